@@ -1,0 +1,55 @@
+"""The ``gcvideo`` command: ``gcvideo train CONFIG``, ``gcvideo test CHECKPOINT`` and so on.
+
+Each subcommand is a module of ``gcvideo.commands`` with ``add_arguments(parser)`` and ``run(args) -> int | None``; it
+is imported only when called. Errors a user can cause end as one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from gcvideo import __version__
+from gcvideo.errors import GcvideoError
+
+COMMANDS = {
+    "demo": "make a synthetic action set, train on it, test, and show where everything lies",
+    "train": "train a network on videos",
+    "test": "multi-view test of a checkpoint: top-1 and top-5",
+    "predict": "label videos with a checkpoint",
+    "prepare": "make, index, check and transcode data sets",
+    "benchmark": "measure cost: parameters, multiply-adds, time, memory",
+    "convert": "bring weights from and to other toolkits",
+    "export": "write a network as ONNX or as an exported program",
+    "analyze": "look inside the attention of a trained network",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="gcvideo", description="3D global context networks for video recognition")
+    parser.add_argument("--version", action="version", version=f"gcvideo {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, help_text in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=help_text, description=help_text)
+        if argv[:1] == [name]:  # only the command in hand pays for its imports
+            import_module(f"gcvideo.commands.{name}").add_arguments(subparser)
+    args = parser.parse_args(argv)
+    try:
+        return import_module(f"gcvideo.commands.{args.command}").run(args) or 0
+    except GcvideoError as error:
+        print(f"gcvideo {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"gcvideo {args.command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as in `| head`
+        sys.stderr.close()
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,455 @@
+"""What one run is: typed dataclasses, filled from YAML files with ``_base_`` and from ``key=value`` overrides.
+
+``load_config`` is the only way in. It reads the file and its bases, merges the overrides, checks every key and type
+through an OmegaConf structured config and returns plain dataclasses whose ``__post_init__`` rejects values that
+contradict each other. Every error is a one-line ``ConfigError`` that names the file, the key and the nearest right one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gcvideo.errors import ConfigError
+
+STAGES = ("res2", "res3", "res4", "res5")
+# Blocks of each ResNet stage, res2 to res5 (He et al. 2016, table 1).
+BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+@dataclass(kw_only=True)
+class ContextConfig:
+    """Global-context or non-local blocks, and where they go.
+
+    ``gc``, ``snl`` and ``se`` are points of the three-step space of GCNet (section 3.3); ``pool``, ``transform`` and
+    ``fusion`` override one step each. ``nl`` is the pairwise block of Wang et al. 2018.
+    """
+
+    kind: Literal["none", "gc", "snl", "se", "nl"] = "none"
+    # Stage -> list of block indices (from 0), "all", or "every_other" (blocks 1, 3, 5 ...).
+    stages: dict[str, Any] = field(default_factory=dict)
+    # Where in a residual block; by default after_1x1 (GCNet) for gc, snl, se and after_add (Wang et al.) for nl.
+    position: Literal["after_1x1", "after_3x3", "after_add"] | None = None
+    # Bottleneck C -> C / reduction; by default 4 (GCNet on Kinetics) for gc, 16 for se, 2 for nl.
+    reduction: int | None = None
+    pool: Literal["attention", "average"] | None = None
+    transform: Literal["bottleneck", "linear", "squeeze"] | None = None
+    fusion: Literal["add", "scale", "scale_add"] | None = None
+    layer_norm: bool = True
+    # The next three belong to nl alone.
+    instantiation: Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation"] = "embedded_gaussian"
+    # Spatial 2 x 2 max-pooling of keys and values: before their convolutions (the released Caffe2 code), after, none.
+    subsample: Literal["none", "before", "after"] = "before"
+    # Batch norm after the output convolution, its scale starting at zero.
+    norm: bool = True
+
+    def __post_init__(self) -> None:
+        presets = {"gc": ("attention", "bottleneck", "add"), "snl": ("attention", "linear", "add")}
+        presets["se"] = ("average", "squeeze", "scale")
+        if self.kind in presets:
+            pool, transform, fusion = presets[self.kind]
+            self.pool = self.pool or typing.cast(Any, pool)
+            self.transform = self.transform or typing.cast(Any, transform)
+            self.fusion = self.fusion or typing.cast(Any, fusion)
+        elif self.pool or self.transform or self.fusion:
+            raise ConfigError(
+                f"model.context: pool, transform and fusion belong to the kinds gc, snl and se, not to {self.kind!r}"
+            )
+        if self.kind != "none":
+            self.position = self.position or ("after_add" if self.kind == "nl" else "after_1x1")
+            self.reduction = self.reduction or {"nl": 2, "se": 16}.get(self.kind, 4)
+            _positive("model.context.reduction", self.reduction)
+        if self.kind == "none" and self.stages:
+            raise ConfigError("model.context: stages are given but kind is 'none': set kind to gc, snl, se or nl")
+        if self.kind != "none" and not self.stages:
+            raise ConfigError(
+                f"model.context: kind {self.kind!r} needs stages, for example {{res3: all, res4: [1, 3, 5]}}"
+            )
+        for stage, blocks in self.stages.items():
+            if stage not in STAGES:
+                raise ConfigError(f"model.context.stages: no stage {stage!r}; the stages are {', '.join(STAGES)}")
+            indices = isinstance(blocks, list) and all(isinstance(b, int) and b >= 0 for b in blocks)
+            if not indices and blocks not in ("all", "every_other"):
+                raise ConfigError(
+                    f"model.context.stages.{stage}: {blocks!r} is neither a list of block indices nor 'all' nor "
+                    "'every_other'"
+                )
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The network: an inflated 3D ResNet."""
+
+    # slow: SlowFast's slow pathway; c2d and i3d: the two baselines of Wang et al. 2018.
+    arch: Literal["slow", "c2d", "i3d"] = "slow"
+    depth: int = 50
+    num_classes: int = 400
+    # Channels of the stem; 64 in every published network.
+    width: int = 64
+    # ResNeXt: groups and channels per group of the 3 x 3 convolutions (32 x 4d is groups 32, width_per_group 4).
+    groups: int = 1
+    width_per_group: int = 64
+    # i3d only: which convolution of a bottleneck is inflated in time.
+    inflation: Literal["3x1x1", "3x3x3"] = "3x1x1"
+    dropout: float = 0.5
+    drop_path: float = 0.0
+    # The last batch norm of each residual branch starts at zero (Goyal et al. 2017; SlowFast's recipe).
+    zero_init_last_norm: bool = True
+    context: ContextConfig = field(default_factory=ContextConfig)
+    # A gcvideo checkpoint to start from; the head is left out where the number of classes differs.
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.depth not in BLOCKS_PER_STAGE:
+            raise ConfigError(f"model.depth: {self.depth} is not one of {', '.join(map(str, BLOCKS_PER_STAGE))}")
+        for name in ("num_classes", "width", "groups", "width_per_group"):
+            _positive(f"model.{name}", getattr(self, name))
+        _fraction("model.dropout", self.dropout)
+        _fraction("model.drop_path", self.drop_path)
+        for stage, blocks in self.context.stages.items():
+            count = BLOCKS_PER_STAGE[self.depth][STAGES.index(stage)]
+            if isinstance(blocks, list) and any(index >= count for index in blocks):
+                raise ConfigError(
+                    f"model.context.stages.{stage}: block {max(blocks)} does not exist; {stage} of depth {self.depth} "
+                    f"has blocks 0 to {count - 1}"
+                )
+
+
+@dataclass(kw_only=True)
+class SplitConfig:
+    """One split: an annotation and the folder that its paths or ids lie in."""
+
+    # Official Kinetics CSV, `path label` list, or a folder of class folders.
+    annotation: str | None = None
+    # Folder of the videos; by default the annotation's own folder.
+    root: str | None = None
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Which videos, and how clips are cut out of them."""
+
+    train: SplitConfig = field(default_factory=SplitConfig)
+    val: SplitConfig = field(default_factory=SplitConfig)
+    # By default the val split.
+    test: SplitConfig = field(default_factory=SplitConfig)
+    # Text file with one class name a line, in label order. By default the sorted class names of the train split.
+    classes: str | None = None
+    # A clip is `frames` frames, `stride` frames apart ("8x8" in the papers).
+    frames: int = 8
+    stride: int = 8
+    crop: int = 224
+    # Training: the short side is scaled to a random length in this range, then a random crop is taken.
+    short_side: tuple[int, int] = (256, 320)
+    flip: float = 0.5
+    # Per-channel RGB statistics, for pixels in [0, 1]. These are Kinetics' customary ones (PySlowFast).
+    mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
+    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    backend: Literal["auto", "decord", "pyav"] = "auto"
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "stride", "crop"):
+            _positive(f"data.{name}", getattr(self, name))
+        low, high = self.short_side
+        if not self.crop <= low <= high:
+            raise ConfigError(
+                f"data.short_side: [{low}, {high}] must rise and start no lower than data.crop ({self.crop})"
+            )
+        _fraction("data.flip", self.flip, closed=True)
+        if min(self.std) <= 0:
+            raise ConfigError("data.std: every value must be positive")
+        if self.workers < 0:
+            raise ConfigError("data.workers: must be 0 (decode in the main process) or more")
+
+
+@dataclass(kw_only=True)
+class TestConfig:
+    """Multi-view testing: `clips` x `crops` views of each video."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    clips: int = 10
+    crops: Literal[1, 3, 5] = 3
+    short_side: int = 256
+    crop: int = 256
+    # Where the clips lie: see gcvideo.data.sampling.uniform_clips.
+    convention: Literal["pyslowfast", "mmaction2"] = "pyslowfast"
+    ensemble: Literal["softmax", "logits", "max"] = "softmax"
+    # Views in one forward pass; by default 3 on CPU and 30 on GPU.
+    views_per_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "short_side", "crop"):
+            _positive(f"test.{name}", getattr(self, name))
+        if self.crop > self.short_side:
+            raise ConfigError(f"test.crop: {self.crop} does not fit in test.short_side ({self.short_side})")
+        if self.views_per_batch is not None:
+            _positive("test.views_per_batch", self.views_per_batch)
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """SGD and its learning rate over time."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    # For `train.batch_size` clips a step, whatever the number of processes.
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 1e-4
+    # Whether batch norms, layer norms and biases are decayed too.
+    decay_norm_and_bias: bool = True
+    schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
+    warmup_epochs: float = 0.0
+    warmup_start_lr: float = 0.01
+    # The step schedule multiplies the learning rate by `gamma` at each of these epochs.
+    milestones: list[float] = field(default_factory=list)
+    gamma: float = 0.1
+    # Largest L2 norm of all gradients together; 0 leaves them alone.
+    clip_grad_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ConfigError(f"optim.lr: must be positive, not {self.lr}")
+        for name in ("weight_decay", "warmup_epochs", "warmup_start_lr", "clip_grad_norm"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"optim.{name}: must not be negative, is {getattr(self, name)}")
+        if self.schedule == "step" and not self.milestones:
+            raise ConfigError("optim.schedule: 'step' needs optim.milestones, the epochs at which the rate falls")
+        if self.nesterov and self.momentum <= 0 and self.optimizer == "sgd":
+            raise ConfigError("optim.nesterov: needs optim.momentum above 0")
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """The loop."""
+
+    epochs: float = 196
+    # Clips a step over all processes and accumulation steps together.
+    batch_size: int = 64
+    # Micro-batches whose gradients are summed before a step.
+    accumulate: int = 1
+    # auto: bfloat16 where the device has matrix units for it, else float32.
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    label_smoothing: float = 0.0
+    val_every: int = 1  # epochs; 0: only at the end
+    log_every: int = 10  # steps
+    checkpoint_every: int = 0  # steps, besides the end of each epoch; 0: never
+    checkpoint_minutes: float = 10.0  # and after so many minutes; 0: never
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        if self.epochs <= 0:
+            raise ConfigError(f"train.epochs: must be positive, not {self.epochs}")
+        for name in ("batch_size", "accumulate", "log_every", "keep_checkpoints"):
+            _positive(f"train.{name}", getattr(self, name))
+        for name in ("val_every", "checkpoint_every", "checkpoint_minutes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"train.{name}: must be 0 or more")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"train.batch_size: {self.batch_size} does not divide into {self.accumulate} accumulation steps"
+            )
+        _fraction("train.label_smoothing", self.label_smoothing)
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """Everything a run depends on. The resolved copy is written beside every result."""
+
+    name: str = MISSING
+    # The run folder is `output`/`name`.
+    output: str = "runs"
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    test: TestConfig = field(default_factory=TestConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name in (".", ".."):
+            raise ConfigError(f"name: {self.name!r} cannot name a run folder")
+        if self.optim.warmup_epochs >= self.train.epochs:
+            raise ConfigError(
+                f"optim.warmup_epochs: {self.optim.warmup_epochs:g} leaves nothing of train.epochs "
+                f"({self.train.epochs:g})"
+            )
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder that holds everything the run leaves."""
+        return Path(self.output).expanduser() / self.name
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a config file, its bases and ``key=value`` overrides.
+
+    Args:
+        path: a YAML file, or the name of a shipped one ("kinetics400/slow_r50_8x8.yaml").
+        overrides: for example ``["optim.lr=0.02", "model.context.kind=gc"]``.
+
+    Raises:
+        ConfigError: one line, naming the file (or override), the key, and the nearest right one.
+    """
+    merged = OmegaConf.structured(RunConfig)
+    path = find_config(path)
+    for file, values in _with_bases(path):
+        merged = _merge(merged, values, where=str(file))
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"override {override!r}: write key=value, for example optim.lr=0.02")
+        try:
+            values = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise ConfigError(f"override {override!r}: {_first_line(error)}") from None
+        merged = _merge(merged, values, where=f"override {override!r}")
+    if OmegaConf.is_missing(merged, "name"):
+        merged.name = path.stem
+    try:
+        config = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, ConfigError) as error:
+        raise ConfigError(f"{path}: {_first_line(error)}") from None
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def save_config(config: RunConfig, path: str | Path) -> None:
+    """Write the resolved config as YAML that ``load_config`` reads back."""
+    Path(path).write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False))
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain dicts, lists and scalars: safe inside a checkpoint, JSON or YAML."""
+    return typing.cast(dict[str, Any], _plain(dataclasses.asdict(config)))
+
+
+def config_from_dict(values: dict[str, Any], *, where: str) -> RunConfig:
+    """The inverse of ``config_to_dict``; ``where`` names the source in errors."""
+    merged = _merge(OmegaConf.structured(RunConfig), values, where=where)
+    try:
+        return typing.cast(RunConfig, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, ConfigError) as error:
+        raise ConfigError(f"{where}: {_first_line(error)}") from None
+
+
+def find_config(path: str | Path) -> Path:
+    """The file itself, or a shipped config of that name."""
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    if (shipped / path).is_file():
+        return shipped / path
+    names = [str(p.relative_to(shipped)) for p in shipped.rglob("*.yaml")]
+    raise ConfigError(f"{path}: no such config file{_nearest(str(path), names)}")
+
+
+def shipped_configs() -> Path:
+    """The folder ``configs/``: beside the package in a source tree, inside it once installed."""
+    package = Path(__file__).parent
+    beside = package.parent / "configs"
+    return beside if beside.is_dir() and (package.parent / "setup.cfg").is_file() else package / "configs"
+
+
+def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield (file, values), the farthest base first."""
+    path = path.resolve()
+    if path in seen:
+        raise ConfigError(f"{path}: _base_ refers back to itself through {' -> '.join(p.name for p in seen)}")
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path)) if path.read_text().strip() else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: {_first_line(error)}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines, found a {type(values).__name__}")
+    base = values.pop("_base_", None)
+    for name in [base] if isinstance(base, str) else base or []:
+        if not (path.parent / str(name)).is_file():
+            raise ConfigError(f"{path}: _base_ file {name!r} does not exist in {path.parent}")
+        yield from _with_bases(path.parent / str(name), (*seen, path))
+    yield path, typing.cast(dict[str, Any], values)
+
+
+def _merge(config: Any, values: Any, *, where: str) -> Any:
+    _check_keys(RunConfig, values, where=where)
+    try:
+        # Each source replaces the placement of blocks as a whole: stages are not to be gathered from several files.
+        if "stages" in (values.get("model") or {}).get("context", {}):
+            config.model.context.stages = {}
+        return OmegaConf.merge(config, values)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "?"
+        raise ConfigError(f"{where}: {key}: {_first_line(error)}") from None
+
+
+def _check_keys(schema: type, values: Any, *, where: str, prefix: str = "") -> None:
+    """Refuse keys that the dataclass does not have, naming the nearest one it has."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: {prefix.rstrip('.')}: expected `key: value` lines, got {values!r}")
+    hints = typing.get_type_hints(schema)
+    for key, value in values.items():
+        if key not in hints:
+            everywhere = list(_all_keys(RunConfig))
+            near = _nearest(str(key), list(hints)) or _nearest_leaf(str(key), everywhere)
+            raise ConfigError(f"{where}: unknown key {prefix}{key}{near}")
+        if dataclasses.is_dataclass(hints[key]):
+            _check_keys(typing.cast(type, hints[key]), value, where=where, prefix=f"{prefix}{key}.")
+
+
+def _all_keys(schema: type, prefix: str = "") -> Iterator[str]:
+    for key, hint in typing.get_type_hints(schema).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _all_keys(typing.cast(type, hint), f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _nearest_leaf(name: str, keys: Sequence[str]) -> str:
+    """A key of that name in another section, else the keys at hand."""
+    leaves = {key.rpartition(".")[2]: key for key in keys}
+    near = difflib.get_close_matches(name, list(leaves), n=1, cutoff=0.75)
+    return f"; did you mean {leaves[near[0]]!r}?" if near else ""
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    if isinstance(error, yaml.YAMLError):
+        return " ".join(text.split())  # the line number comes last
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _positive(key: str, value: float) -> None:
+    if value <= 0:
+        raise ConfigError(f"{key}: must be positive, not {value}")
+
+
+def _fraction(key: str, value: float, *, closed: bool = False) -> None:
+    if not (0 <= value < 1 or (closed and value == 1)):
+        raise ConfigError(f"{key}: must lie in [0, 1{']' if closed else ')'}, is {value}")

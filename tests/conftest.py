@@ -1,0 +1,25 @@
+"""Fixtures of the whole suite."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of real videos and reference data beside the checkout; tests that need it skip where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the reference videos in {SHARED.name}/ beside the checkout, which are not here")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _few_threads():
+    """Tiny tensors are slower on many threads than on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
