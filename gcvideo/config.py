@@ -313,10 +313,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         if not equals or not key.strip():
             raise ConfigError(f"override {override!r}: write key=value, for example optim.lr=0.02")
         try:
-            values = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+            parsed = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise ConfigError(f"override {override!r}: {_first_line(error)}") from None
-        merged = _merge(merged, values, where=f"override {override!r}")
+        merged = _merge(merged, parsed, where=f"override {override!r}")
     if OmegaConf.is_missing(merged, "name"):
         merged.name = path.stem
     try:

@@ -1,0 +1,133 @@
+"""Configs: bases, overrides, and one-line errors that name the file, the key and the nearest right one."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gcvideo.config import (
+    config_from_dict,
+    config_to_dict,
+    find_config,
+    load_config,
+    save_config,
+    shipped_configs,
+)
+from gcvideo.errors import ConfigError
+
+SHIPPED = sorted(shipped_configs().rglob("*.yaml"))
+
+
+def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_bases_and_overrides_win_in_order(tmp_path):
+    write(tmp_path, "model: {depth: 18, width: 16}\noptim: {lr: 0.5}", "base.yaml")
+    path = write(tmp_path, "_base_: base.yaml\nmodel: {depth: 34}")
+    config = load_config(path, ["optim.lr=1e-3", "data.short_side=[224,256]"])
+    assert (config.model.depth, config.model.width, config.optim.lr) == (34, 16, 1e-3)
+    assert tuple(config.data.short_side) == (224, 256)
+    assert config.name == "run"  # a config without a name takes its file's
+
+
+def test_a_later_source_replaces_the_placement_of_blocks(tmp_path):
+    write(tmp_path, "model: {context: {kind: nl, stages: {res3: [1, 3], res4: [1, 3, 5]}}}", "base.yaml")
+    path = write(tmp_path, "_base_: base.yaml\nmodel: {context: {kind: gc, stages: {res5: all}}}")
+    assert load_config(path).model.context.stages == {"res5": "all"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("gc", ("attention", "bottleneck", "add", "after_1x1", 4)),
+        ("snl", ("attention", "linear", "add", "after_1x1", 4)),
+        ("se", ("average", "squeeze", "scale", "after_1x1", 16)),
+        ("nl", (None, None, None, "after_add", 2)),
+    ],
+)
+def test_kinds_fill_in_their_own_defaults(tmp_path, kind, expected):
+    path = write(tmp_path, "model: {context: {stages: {res3: all}, kind: gc}}")
+    context = load_config(path, [f"model.context.kind={kind}"]).model.context
+    assert (context.pool, context.transform, context.fusion, context.position, context.reduction) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {dept: 18}", "unknown key model.dept; did you mean 'depth'?"),
+        ("lr: 3", "unknown key lr; did you mean 'optim.lr'?"),
+        ("model: {depth: abc}", "model.depth: .*'abc'"),
+        ("model: {depth: 19}", "model.depth: 19 is not one of 18, 34, 50, 101, 152"),
+        ("model: {context: {kind: gcc}}", "model.context.kind: .*'gcc'.*'gc'"),
+        ("model: {context: {kind: gc}}", "kind 'gc' needs stages"),
+        ("model: {context: {stages: {res3: all}}}", "set kind to gc, snl, se or nl"),
+        ("model: {context: {kind: gc, stages: {res9: all}}}", "no stage 'res9'"),
+        ("model: {context: {kind: gc, stages: {res3: some}}}", "stages.res3: 'some' is neither"),
+        ("model: {context: {kind: gc, stages: {res3: [0, 4]}}}", "block 4 does not exist"),
+        ("model: {context: {kind: nl, pool: average, stages: {res3: all}}}", "belong to the kinds gc, snl and se"),
+        ("model: 3", "model: expected `key: value` lines"),
+        ("name: x\nname: y", "duplicate key name"),
+        ("name: a/b", "name: 'a/b' cannot name a run folder"),
+        ("a: [", "while parsing"),
+        ("[1, 2]", "expected `key: value` lines"),
+        ("_base_: nowhere.yaml", "_base_ file 'nowhere.yaml' does not exist"),
+        ("_base_: run.yaml", "_base_ refers back to itself"),
+        ("data: {short_side: [320, 256]}", "data.short_side: .* must rise"),
+        ("data: {crop: 256, short_side: [224, 256]}", "start no lower than data.crop"),
+        ("test: {crop: 300}", "test.crop: 300 does not fit"),
+        ("optim: {warmup_epochs: 30}\ntrain: {epochs: 20}", "leaves nothing of train.epochs"),
+        ("train: {batch_size: 10, accumulate: 3}", "does not divide"),
+        ("optim: {schedule: step}", "needs optim.milestones"),
+    ],
+)
+def test_errors_are_one_line_that_names_file_and_key(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(path))
+    assert re.search(message, str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lr", "write key=value"),
+        ("optm.lr=3", "unknown key optm; did you mean 'optim'?"),
+        ("optim.lr=fast", "optim.lr: .*'fast'"),
+        ("optim.lr=", "optim.lr"),
+    ],
+)
+def test_errors_in_overrides_quote_the_override(tmp_path, override, message):
+    path = write(tmp_path, "name: x")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, [override])
+    assert repr(override) in str(caught.value)
+    assert re.search(message, str(caught.value)), str(caught.value)
+
+
+def test_a_missing_config_names_the_nearest_shipped_one():
+    with pytest.raises(ConfigError, match=r"did you mean 'kinetics400/slow_r50_8x8\.yaml'"):
+        load_config("kinetics400/slow_r50_8x.yaml")
+
+
+def test_shipped_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("kinetics400/slow_r50_8x8.yaml").is_file()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_config_loads(path):
+    config = load_config(path)
+    assert config.name == path.stem, "a config is named after its file, so that runs do not overwrite each other"
+
+
+def test_a_saved_config_reads_back_the_same(tmp_path):
+    config = load_config("kinetics400/slow_r50_gc_c345_8x8.yaml", ["test.clips=4"])
+    save_config(config, tmp_path / "config.yaml")
+    assert config_to_dict(load_config(tmp_path / "config.yaml")) == config_to_dict(config)
+    assert config_to_dict(config_from_dict(config_to_dict(config), where="checkpoint")) == config_to_dict(config)
