@@ -1,0 +1,272 @@
+"""A small synthetic action set whose classes differ only by motion and its order over the whole clip.
+
+Each clip shows a patterned disc on a textured background, as a real H.264 MP4 file. The disc goes left then right, or
+right then left; its pattern grows or shrinks, or turns clockwise or counterclockwise; or it bounces twice or thrice.
+
+No single frame gives the class away, by construction and not only by chance: every motion is a shift along a closed
+loop. The position wraps around the frame (a torus), the angle is periodic, and the pattern is periodic in the
+logarithm of the radius, so that growing never runs out of pattern. With a uniformly random starting point on each loop,
+any one frame of any class, at any time, has the same distribution.
+
+A clip of 8 frames with a stride of 5 spans 36 of a video's 48 frames, which is enough to tell all classes apart.
+Horizontal flips would swap classes: train with ``data.flip: 0``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from gcvideo.console import Progress
+from gcvideo.data.prepare.pool import default_workers, run_jobs
+from gcvideo.errors import DataError
+from gcvideo.files import write_atomically, write_json
+
+CLASSES = (
+    "left then right",
+    "right then left",
+    "growing",
+    "shrinking",
+    "turning clockwise",
+    "turning counterclockwise",
+    "bouncing twice",
+    "bouncing thrice",
+)
+WIDTH, HEIGHT = 96, 80  # pixels
+FRAMES, FPS = 48, 20
+RECIPE = 1  # raised whenever the same arguments would give other pixels
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """Where a set lies: the two annotations and the folders of their videos."""
+
+    folder: Path
+
+    @property
+    def train(self) -> Path:
+        """Annotation of the training split, in the official Kinetics columns."""
+        return self.folder / "train.csv"
+
+    @property
+    def val(self) -> Path:
+        """Annotation of the validation split."""
+        return self.folder / "val.csv"
+
+    def videos(self, split: str) -> Path:
+        """Folder of a split's videos, ``ID_SSSSSS_EEEEEE.mp4``."""
+        return self.folder / split
+
+
+def make_synthetic(
+    folder: str | Path,
+    *,
+    train: int = 240,
+    val: int = 80,
+    seed: int = 0,
+    workers: int | None = None,
+) -> SyntheticSet:
+    """Make the set, or finish one that was cut off. A complete one is left as it is.
+
+    Args:
+        folder: made if need be.
+        train, val: videos of each split; the classes are balanced as far as the number divides.
+        seed: the same seed gives the same videos.
+        workers: processes that draw and encode; by default one a core.
+
+    Raises:
+        DataError: the folder holds something else, such as a set made with other arguments.
+    """
+    made = SyntheticSet(Path(folder).expanduser())
+    _claim(made.folder, {"recipe": RECIPE, "train": train, "val": val, "seed": seed})
+    plans = [*_plan(made, "train", train, seed), *_plan(made, "val", val, seed)]
+    missing = [plan for plan in plans if not Path(plan.path).is_file()]
+    if missing:
+        done = len(plans) - len(missing)
+        with Progress("synthetic set", total=len(plans), unit="videos", start=done) as progress:
+            for outcome in run_jobs(_make_video, missing, workers=min(workers or default_workers(), len(missing))):
+                if outcome.error:
+                    raise DataError(f"{outcome.item.path}: {outcome.error}")
+                progress.advance()
+    for split, annotation in (("train", made.train), ("val", made.val)):
+        _write_annotation(annotation, [plan for plan in plans if plan.split == split])
+    return made
+
+
+class Motion(NamedTuple):
+    """How the disc moves, frame by frame; each field is (T,) float32, relative to a random start."""
+
+    x: np.ndarray  # pixels to the right
+    y: np.ndarray  # pixels down
+    growth: np.ndarray  # natural logarithm of the pattern's scale
+    angle: np.ndarray  # radians clockwise
+
+
+def draw_motion(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> Motion:
+    """A random motion of a class: its speed and the moments at which it turns vary, its order does not."""
+    time = np.linspace(0, 1, frames, dtype=np.float32)
+    still = np.zeros_like(time)
+    motion = Motion(still, still, still, still)
+    name = CLASSES[label]
+    pace = np.float32(rng.uniform(0.85, 1.15))
+    if name in ("left then right", "right then left"):
+        turning_point = rng.uniform(0.42, 0.58)
+        distance = 80 * pace * np.abs(time - turning_point).astype(np.float32)
+        return motion._replace(x=distance if name == "left then right" else -distance)
+    if name in ("growing", "shrinking"):
+        # Two periods of the pattern over the clip: a quarter period between the frames of a clip with stride 5.
+        growth = 2.0 * _PERIOD * pace * time
+        return motion._replace(growth=growth if name == "growing" else -growth)
+    if name in ("turning clockwise", "turning counterclockwise"):
+        angle = 2 * math.pi * pace * time
+        return motion._replace(angle=angle if name == "turning clockwise" else -angle)
+    bounces = 2 if name == "bouncing twice" else 3
+    height = rng.uniform(24, 36)
+    up = height * np.abs(np.sin(math.pi * (bounces * time + rng.uniform())))
+    return motion._replace(y=-up.astype(np.float32))
+
+
+def draw_clip(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> np.ndarray:
+    """The frames of one clip of a class, uint8 (T, H, W, 3) RGB."""
+    motion = draw_motion(label, rng, frames=frames)
+    background = _draw_background(rng)
+    radius = rng.uniform(20, 26)
+    x = motion.x + np.float32(rng.uniform(0, WIDTH))
+    y = motion.y + np.float32(rng.uniform(0, HEIGHT))
+    # Distance of every pixel to the centre of the disc, the short way around the torus: (T, H, W).
+    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
+    dx = (columns - x[:, None, None] + WIDTH / 2) % WIDTH - WIDTH / 2
+    dy = (rows - y[:, None, None] + HEIGHT / 2) % HEIGHT - HEIGHT / 2
+    distance = np.hypot(dx, dy)
+    pattern = _draw_pattern(
+        np.log(np.maximum(distance, 0.5)) - motion.growth[:, None, None],
+        np.arctan2(dy, dx) - motion.angle[:, None, None],
+        rng,
+    )[..., None]
+    first, second = _draw_two_colours(rng)
+    disc = second + (first - second) * pattern
+    inside = np.clip(radius - distance + 0.5, 0, 1)[..., None]
+    return (background + (disc - background) * inside).astype(np.uint8)
+
+
+# The pattern repeats whenever the radius grows by this factor, here as its natural logarithm.
+_PERIOD = math.log(3.0)
+
+
+def _draw_pattern(log_radius: np.ndarray, angle: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A two-tone pattern of rings and spokes in [0, 1], periodic in both arguments, with random phases."""
+    ring = 2 * math.pi / _PERIOD * log_radius + np.float32(rng.uniform(0, 2 * math.pi))
+    spoke = angle + np.float32(rng.uniform(0, 2 * math.pi))
+    twist = rng.choice([-1, 1])  # one spiral wave beside the rings and spokes makes every pattern another
+    lean = np.float32(rng.uniform(0, 2 * math.pi))
+    strength = rng.uniform(0.8, 1.2, 3).astype(np.float32)
+    wave = (
+        strength[0] * np.sin(ring)
+        + strength[1] * np.sin(spoke)
+        + 0.6 * strength[2] * np.sin(2 * spoke + twist * ring + lean)
+    )
+    return 1 / (1 + np.exp(-6 * wave))
+
+
+def _draw_background(rng: np.random.Generator) -> np.ndarray:
+    """A still, smooth random texture of muted colours, float32 (H, W, 3)."""
+    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
+    texture = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+    for _ in range(6):
+        kx, ky = rng.integers(-3, 4, 2)  # whole waves across the frame: the texture wraps around as the disc does
+        phase = 2 * math.pi * (kx * columns / WIDTH + ky * rows / HEIGHT) + np.float32(rng.uniform(0, 2 * math.pi))
+        texture += np.sin(phase)[..., None] * rng.uniform(-14, 14, 3).astype(np.float32)
+    return np.clip(rng.uniform(80, 170, 3).astype(np.float32) + texture, 0, 255)
+
+
+def _draw_two_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """One dark and one light colour in random order, each float32 (3,)."""
+    dark = rng.uniform(0, 70, 3).astype(np.float32)
+    light = rng.uniform(185, 255, 3).astype(np.float32)
+    return (dark, light) if rng.random() < 0.5 else (light, dark)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One video to be made."""
+
+    path: str
+    split: str
+    label: int
+    id: str
+    start: int  # seconds, as if cut out of a longer video
+    seed: tuple[int, int, int]
+
+
+_ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_SECONDS = math.ceil(FRAMES / FPS)
+
+
+def _plan(made: SyntheticSet, split: str, count: int, seed: int) -> list[_Plan]:
+    number = ("train", "val").index(split)
+    rng = np.random.default_rng([seed, number])
+    labels = rng.permutation(np.arange(count) % len(CLASSES))
+    plans = []
+    for index, label in enumerate(labels.tolist()):
+        name = "".join(rng.choice(list(_ID_LETTERS), 11))
+        start = int(rng.integers(0, 290))
+        path = made.videos(split) / f"{name}_{start:06d}_{start + _SECONDS:06d}.mp4"
+        plans.append(_Plan(str(path), split, label, name, start, (seed, number, index)))
+    return plans
+
+
+def _make_video(plan: _Plan) -> None:
+    rng = np.random.default_rng(plan.seed)
+    content = _encode(draw_clip(plan.label, rng))
+    write_atomically(plan.path, content)
+
+
+def _encode(frames: np.ndarray) -> bytes:
+    """H.264 in MP4, from uint8 (T, H, W, 3) RGB."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        # One thread: the bytes must not depend on the number of cores.
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "20", "preset": "veryfast", "threads": "1"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def _claim(folder: Path, wanted: dict[str, int]) -> None:
+    """Write down what the folder is to hold, or check that it is the same as before."""
+    if wanted["train"] < 1 or wanted["val"] < 1:
+        raise DataError(f"{folder}: a synthetic set needs at least one video in each split")
+    note = folder / "synthetic.json"
+    if note.is_file():
+        try:
+            found = json.loads(note.read_text())
+        except ValueError:
+            found = None
+        if found != wanted:
+            raise DataError(f"{folder}: holds a synthetic set made with {found}, not {wanted}; choose another folder")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: exists and is not a synthetic set; choose another folder")
+    else:
+        write_json(note, wanted)
+
+
+def _write_annotation(path: Path, plans: list[_Plan]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["label", "youtube_id", "time_start", "time_end", "split"])
+    for plan in plans:
+        writer.writerow([CLASSES[plan.label], plan.id, plan.start, plan.start + _SECONDS, plan.split])
+    content = text.getvalue().encode()
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomically(path, content)
