@@ -159,7 +159,7 @@ def test_equal_scores_rank_in_the_order_of_the_classes():
 
 def test_predictions_survive_a_round_trip(tmp_path):
     result = run([video(0), broken(1), video(2)], ensemble="logits")
-    result.classes = ["<script>", 'quo"te', "new\nline", "‮rtl", "e", "f", "g"]
+    result.classes = ["<script>", 'quo"te', "new\nline", "\u202ertl", "e", "f", "g"]
     result.paths = ["a b.mp4", "ü" * 200]
     result.info = {"fingerprint": "abc"}
     result.save(tmp_path / "predictions.npz")
