@@ -33,6 +33,11 @@ def warn(text: str) -> None:
         _log(f"warning: {text}")
 
 
+def printable(text: str) -> str:
+    """A file name or label on one line, as it can be shown: control and direction characters are written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
 def table(rows: Sequence[Sequence[object]], *, columns: Sequence[str], title: str | None = None) -> None:
     """Print an aligned table; numbers to the right, text to the left."""
     for line in table_lines(rows, columns=columns, title=title):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,9 @@ class Journal:
         self._written = time.monotonic()
 
     def remove(self) -> None:
-        """Forget everything: the test is done and its results are written."""
+        """Forget this test's videos: it is done and its results are written, or it is to start anew."""
         self._waiting.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for part in self.folder.glob(f"{self.prefix}*.npz"):
+            part.unlink(missing_ok=True)
+        with suppress(OSError):  # absent, or parts of another test are left in it
+            self.folder.rmdir()

@@ -1,0 +1,146 @@
+"""``gcvideo test CHECKPOINT [CONFIG] [key=value ...]``: multi-view test; or re-score the predictions of one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gcvideo import console, distributed
+from gcvideo.config import RunConfig, config_from_dict, load_config
+from gcvideo.console import printable
+from gcvideo.errors import CheckpointError, ConfigError
+from gcvideo.files import write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.usage = "gcvideo test CHECKPOINT [CONFIG] [key=value ...] [options]"
+    parser.add_argument(
+        "checkpoint", nargs="?", help="a checkpoint, or the folder of a run (its checkpoints/best.pt is taken)"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="CONFIG | key=value",
+        help="a config to take data and views from, and changes; by default the config stored in the checkpoint",
+    )
+    parser.add_argument("--output", metavar="DIR", help="where the results go; by default the run's own folder")
+    parser.add_argument("--json", metavar="FILE", help="write the results there as well")
+    parser.add_argument("--html", metavar="FILE", help="write a report with accuracy per class, mistakes and failures")
+    parser.add_argument("--restart", action="store_true", help="forget the videos a killed test has finished")
+    parser.add_argument("--compile", action="store_true", help="compile the network first (pays for many videos)")
+    scoring = parser.add_argument_group("re-scoring, without model or videos")
+    scoring.add_argument("--from-predictions", metavar="FILE", help="a predictions.npz")
+    scoring.add_argument("--ensemble", choices=("softmax", "logits", "max"), help="another way to ensemble the views")
+    scoring.add_argument("--subset", metavar="FILE", help="only the videos whose ids this text file lists, one a line")
+    scoring.add_argument("--compare", metavar="FILE", help="a second predictions.npz: McNemar's test between the two")
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Test, or re-score; prints a table and writes what was found."""
+    if args.from_predictions:
+        return _rescore(args)
+    for option in ("ensemble", "subset", "compare"):
+        if getattr(args, option):
+            raise ConfigError(f"--{option} re-scores a predictions.npz: give one with --from-predictions FILE")
+    if not args.checkpoint:
+        raise ConfigError("give a checkpoint, or --from-predictions FILE")
+    return _test(args)
+
+
+def _test(args: argparse.Namespace) -> None:
+    from gcvideo.engine.checkpoint import load_checkpoint
+    from gcvideo.engine.inference import optimize_for_inference
+    from gcvideo.engine.runtime import describe, pick_device, pick_precision, tune
+    from gcvideo.engine.testing import hash_file, run_test
+    from gcvideo.models.resnet3d import build_model
+
+    path = find_checkpoint(args.checkpoint)
+    checkpoint = {**load_checkpoint(path), "path": str(path), "sha256": hash_file(path)}
+    config = resolve_config(checkpoint, path, args.overrides)
+    output = Path(args.output).expanduser() if args.output else _run_folder(path, config)
+    device = pick_device(config.device)
+    tune(device)
+    precision = pick_precision(config.train.precision, device)
+    model = build_model(config.model)
+    load_weights(model, checkpoint["model"], path)
+    model = optimize_for_inference(model.to(device), precision=precision, compile=args.compile)
+    with distributed.init_from_env(device.type):
+        console.say(f"{path} on {describe(device, precision)}")
+        results, predictions = run_test(
+            model,
+            config,
+            output=output,
+            checkpoint=checkpoint,
+            precision=precision,
+            restart=args.restart,
+        )
+    if not distributed.is_main():
+        return
+    show(results)
+    console.say(f"results and predictions: {output}")
+    if args.json:
+        write_json(args.json, results)
+    if args.html:
+        from gcvideo.analysis.report import write_report
+
+        write_report(args.html, results, predictions)
+        console.say(f"report: {args.html}")
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print the accuracies by name, and the videos that failed."""
+    names = {"clip": "clip (each view alone)", "video": "video (views ensembled)"}
+    rows = [[names[kind], *(f"{100 * results[kind][k]:.2f} %" for k in ("top1", "top5"))] for kind in names if kind in results]
+    counted = f"{results['answered']} of {results['videos']} videos, {results['protocol']}, {results['ensemble']}"
+    if rows:
+        console.table(rows, columns=["accuracy", "top-1", "top-5"], title=counted)
+    else:
+        console.say(f"{counted}: no accuracy, for want of labels or of readable videos")
+    for failure in results["failures"][:10]:
+        console.warn(f"{printable(failure['path'] or failure['id'])}: {printable(failure['reason'])}")
+    if results["failed"] > 10:
+        console.warn(f"and {results['failed'] - 10} more videos failed; results.json names them all")
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Fill a network, or say in one line that the weights are another one's."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+        raise CheckpointError(f"{path}: the weights do not fit the network of its config: {lines[0][:200]}") from None
+
+
+def find_checkpoint(place: str) -> Path:
+    """The checkpoint file itself, or the best (else the last) one of a run folder."""
+    path = Path(place).expanduser()
+    if path.is_dir():
+        for name in ("best.pt", "last.pt"):
+            if (path / "checkpoints" / name).is_file():
+                return path / "checkpoints" / name
+        raise CheckpointError(f"{path}: neither checkpoints/best.pt nor checkpoints/last.pt in this folder")
+    return path
+
+
+def resolve_config(checkpoint: dict[str, Any], path: Path, overrides: list[str]) -> RunConfig:
+    """The config to test with: the stored one, or CONFIG's with the stored network, and the overrides."""
+    for override in overrides:
+        if override.startswith("model."):
+            raise ConfigError(f"override {override!r}: the network comes with the checkpoint and cannot be changed")
+    stored = config_from_dict(checkpoint["config"], where=str(path))
+    if overrides and "=" not in overrides[0]:
+        config = load_config(overrides[0], overrides[1:])
+        config.model = stored.model
+        return config
+    return config_from_dict(checkpoint["config"], where=str(path), overrides=overrides)
+
+
+def _run_folder(checkpoint: Path, config: RunConfig) -> Path:
+    """The run that the checkpoint lies in, else the folder that the config names."""
+    inside = checkpoint.parent.name == "checkpoints"
+    return checkpoint.parent.parent if inside else config.run_dir

@@ -1,0 +1,59 @@
+"""Make a trained network fast to run: fold batch norms, choose number format and memory layout, compile."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+def optimize_for_inference(
+    model: nn.Module, *, precision: Literal["fp32", "bf16"] = "fp32", compile: bool = False
+) -> nn.Module:
+    """A copy of a network, for inference alone: the same answers, sooner.
+
+    Batch norms are folded into the convolutions before them (equal to 1e-5). ``bf16`` turns weights and activations
+    into bfloat16 in the channels-last layout, without which bfloat16 gains nothing on a CPU (logits within 5e-3,
+    relative). ``compile`` hands the whole to ``torch.compile``, on a CPU with frozen weights; the first batch then
+    takes a minute or so.
+
+    Args:
+        model: on the device it is to run on. It is left as it is.
+    """
+    model = fold_batch_norms(copy.deepcopy(model).eval())
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if precision == "bf16":
+        model.to(torch.bfloat16)
+    if precision == "bf16" or not on_cpu:
+        _to_channels_last(model)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    if compile:
+        return torch.compile(model, options={"freezing": True} if on_cpu else None)  # type: ignore[return-value]
+    return model
+
+
+def fold_batch_norms(model: nn.Module) -> nn.Module:
+    """Fold each ``BatchNorm3d`` into the ``Conv3d`` registered right before it, in place; returns the model.
+
+    That the two follow each other in ``forward`` too is a convention of this package's networks (and pytorchvideo's),
+    which the tests check for every kind of them.
+    """
+    for parent in model.modules():
+        children = list(parent.named_children())
+        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
+            fits = isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d)
+            if fits and conv.out_channels == norm.num_features:
+                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, nn.Identity())
+    return model
+
+
+def _to_channels_last(model: nn.Module) -> None:
+    """Lay out the convolutions' weights channels last; their outputs then follow. Other weights have no such layout."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
