@@ -1,0 +1,237 @@
+"""Map-style datasets: random clips to train on, and all views of a video to test on.
+
+Neither ever raises for a bad video. Training fills the slot with the next good record and says so; testing reports
+the failure in the video's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gcvideo.config import DataConfig, TestConfig
+from gcvideo.data.annotations import RecordTable, VideoRecord
+from gcvideo.data.quarantine import BAD, SUSPECT, Failure, Quarantine
+from gcvideo.data.reader import VideoReader, open_video
+from gcvideo.data.sampling import crop_boxes, random_clip, sample_rng, uniform_clips
+from gcvideo.data.transforms import crop_and_resize, random_short_side_box, resize_short_side
+from gcvideo.errors import DataError, VideoError
+
+# A sample's decoded frames may take this much memory; test frames beyond it are decoded and shrunk in portions.
+MAX_DECODED_BYTES = 1 << 30
+# Broken headers declare absurd sizes, and decoders allocate several frames at once: 16384 x 8192 is refused.
+MAX_PIXELS = 1 << 26
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class ClipSample(NamedTuple):
+    """One training clip: uint8 (C, T, H, W), the label and index of the record it shows, and what failed before."""
+
+    clip: Tensor
+    label: int
+    index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody needs here
+    failures: list[Failure]
+
+
+class VideoViews(NamedTuple):
+    """What the views of one video are cut from.
+
+    Attributes:
+        frames: uint8 (C, U, H, W), the unique frames of all clips, the short side already resized.
+        clips: int64 (num_clips, T), positions into U.
+        crops: int64 (num_crops, 4), top, left, height, width.
+        label: -1 where unknown.
+        index: of the record.
+        id: of the record.
+        failure: why the video could not be read; ``frames`` is empty then.
+    """
+
+    frames: Tensor
+    clips: Tensor
+    crops: Tensor
+    label: int
+    index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody needs here
+    id: str
+    failure: Failure | None
+
+
+class _VideoDataset(Dataset[T]):
+    """Opens records, each on a second decoder where the first one fails, and tells its process which one it holds."""
+
+    def __init__(self, records: RecordTable, *, data: DataConfig, quarantine: Quarantine) -> None:
+        self.records = records
+        self.data = data
+        self.quarantine = quarantine
+        # A worker process puts its own function here, so that the main process knows which video killed it.
+        self.hold: Callable[[int], None] = lambda index: None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def _read(self, index: int, read: Callable[[VideoReader], R]) -> R:
+        """Call ``read`` on the open video.
+
+        Raises:
+            VideoError: no decoder could read it, with the first one's reason.
+        """
+        if self.quarantine.state[index] == BAD:
+            raise VideoError(self.records[index].path, self.quarantine.failure(index).reason)
+        self.hold(index)
+        record = self.records[index]
+        backends = [self.data.backend, "decord" if self.data.backend == "pyav" else "pyav"]
+        if self.quarantine.state[index] == SUSPECT:
+            del backends[0]  # it killed a process
+        errors = []
+        for backend in backends:
+            try:
+                return self._read_once(record, backend, read)
+            except VideoError as error:
+                errors.append(error)
+        self.quarantine.mark(index, errors[0].reason)
+        raise errors[0]
+
+    def _read_once(self, record: VideoRecord, backend: str, read: Callable[[VideoReader], R]) -> R:
+        try:
+            with open_video(record.path, backend=backend) as video:
+                if video.height * video.width > MAX_PIXELS:
+                    raise VideoError(record.path, f"frames of {video.width} x {video.height} are too large to decode")
+                return read(video)
+        except MemoryError:
+            raise VideoError(record.path, "needs more memory than a worker process may use") from None
+
+    def _speed(self, video: VideoReader) -> float:
+        return video.fps / self.data.target_fps if self.data.target_fps else 1.0
+
+
+class ClipDataset(_VideoDataset[ClipSample]):
+    """Training clips. ``dataset[epoch, index]`` is a pure function of (seed, epoch, index) and the videos.
+
+    A record that cannot be read is declared bad, and its slot filled by the next good one in the order of the table
+    (the first follows the last), cut with the slot's own randomness. A record already known to be bad gives the very
+    same substitute, so a resumed run sees the same clips.
+
+    Args:
+        records: every one labelled.
+        data: which clips to cut.
+        seed: of the run.
+        quarantine: file of bad videos to honour and to add to; None keeps them in memory only.
+
+    Raises:
+        DataError: a record has no label.
+    """
+
+    def __init__(self, records: RecordTable, *, data: DataConfig, seed: int, quarantine: str | None = None) -> None:
+        super().__init__(records, data=data, quarantine=Quarantine(records, quarantine))
+        self.seed = seed
+        unlabelled = np.flatnonzero(records.labels < 0)
+        if len(unlabelled):
+            raise DataError(
+                f"{records.source}: {records[int(unlabelled[0])].id} has no label, which training needs "
+                f"({len(unlabelled):,} of {len(records):,} have none)"
+            )
+
+    def __getitem__(self, key: tuple[int, int]) -> ClipSample:
+        """The clip of a slot.
+
+        Raises:
+            DataError: not one of the videos can be read.
+        """
+        epoch, slot = key
+        failures = []
+        for offset in range(len(self.records)):
+            index = (slot + offset) % len(self.records)
+            rng = sample_rng(self.seed, epoch, slot)
+            try:
+                clip = self._read(index, lambda video, rng=rng: self._cut(video, rng))  # type: ignore[misc]
+            except VideoError as error:
+                failures.append(Failure(self.records[index].id, error.path, error.reason))
+            else:
+                return ClipSample(clip, self.records[index].label, index, failures)
+        raise DataError(f"{self.records.source}: none of the {len(self):,} videos can be read; {failures[0].reason}")
+
+    def _cut(self, video: VideoReader, rng: np.random.Generator) -> Tensor:
+        data = self.data
+        indices = random_clip(
+            len(video), data.frames, data.stride, rng, convention=data.convention, speed=self._speed(video)
+        )
+        frames = video.frames(indices)
+        box = random_short_side_box(*frames.shape[1:3], short_side=data.short_side, crop=data.crop, rng=rng)
+        return crop_and_resize(frames, box, (data.crop, data.crop), flip=rng.random() < data.flip)
+
+
+class ViewDataset(_VideoDataset[VideoViews]):
+    """All views of a video, from one decode in which every frame is decoded once.
+
+    Args:
+        records: labelled or not.
+        data: length and stride of a clip, decoder.
+        test: number and place of the views. One clip and one crop make the usual validation during training.
+    """
+
+    def __init__(self, records: RecordTable, *, data: DataConfig, test: TestConfig) -> None:
+        super().__init__(records, data=data, quarantine=Quarantine(records))
+        self.test = test
+
+    def __getitem__(self, index: int) -> VideoViews:
+        record = self.records[index]
+        try:
+            frames, clips, crops = self._read(index, self._cut)
+            failure = None
+        except VideoError as error:
+            frames = torch.empty((3, 0, 0, 0), dtype=torch.uint8)
+            clips = torch.empty((0, self.data.frames), dtype=torch.int64)
+            crops = torch.empty((0, 4), dtype=torch.int64)
+            failure = Failure(record.id, error.path, error.reason)
+        return VideoViews(frames, clips, crops, record.label, index, record.id, failure)
+
+    def _cut(self, video: VideoReader) -> tuple[Tensor, Tensor, Tensor]:
+        data, test = self.data, self.test
+        clips = uniform_clips(
+            len(video), data.frames, data.stride, test.clips, convention=test.convention, speed=self._speed(video)
+        )
+        unique, positions = np.unique(clips, return_inverse=True)
+        portion = max(1, MAX_DECODED_BYTES // (video.height * video.width * 3))
+        frames = torch.cat(
+            [
+                resize_short_side(video.frames(unique[start : start + portion]), test.short_side, test.convention)
+                for start in range(0, len(unique), portion)
+            ],
+            dim=1,
+        )
+        height, width = frames.shape[2:]
+        if test.whole_frame:
+            crops = np.array([(0, 0, height, width)])
+        else:
+            crops = crop_boxes(height, width, test.crop, test.crops, test.convention)
+        return frames, torch.from_numpy(positions.reshape(clips.shape)), torch.from_numpy(crops)
+
+
+def make_views(views: VideoViews, view_indices: Sequence[int] | None = None) -> Tensor:
+    """Cut views out of a video's frames, on whatever device they lie.
+
+    Args:
+        views: of a video that could be read.
+        view_indices: which views; view ``clip x num_crops + crop`` is that crop of that clip. By default all.
+
+    Returns:
+        uint8 (V, C, T, h, w).
+    """
+    num_crops = len(views.crops)
+    if view_indices is None:
+        view_indices = range(len(views.clips) * num_crops)
+    clips = views.clips.to(views.frames.device)
+    boxes = views.crops.tolist()
+    cut = []
+    for view in view_indices:
+        top, left, height, width = boxes[view % num_crops]
+        # Cropping is a view on the frames; picking the clip's frames makes the copy.
+        part = views.frames[:, :, top : top + height, left : left + width]
+        cut.append(part.index_select(1, clips[view // num_crops]))  # (C, T, h, w)
+    return torch.stack(cut)

@@ -1,0 +1,177 @@
+"""Loaders: which sample goes where and when, and batches from worker processes that may die.
+
+The order of an epoch is one permutation that depends on the seed and the epoch alone. A loader can start at any step
+of it, and any number of workers gives identical batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gcvideo.data.dataset import ClipDataset, Failure, VideoViews, ViewDataset
+from gcvideo.data.workers import Hold, WorkerPool
+
+
+class ClipBatch(NamedTuple):
+    """A micro-batch of training clips.
+
+    Attributes:
+        clips: uint8 (N, C, T, H, W).
+        labels: int64 (N,).
+        indices: int64 (N,), of the records that the clips show.
+        failures: of the records that could not be read and whose slots the next good records fill.
+    """
+
+    clips: Tensor
+    labels: Tensor
+    indices: Tensor
+    failures: list[Failure]
+
+    def pin_memory(self) -> ClipBatch:
+        """The batch in page-locked memory, from which copies to a GPU run in the background."""
+        return ClipBatch(self.clips.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory(), self.failures)
+
+
+def steps_per_epoch(num_records: int, global_batch: int) -> int:
+    """Steps of an epoch: the ragged end is dropped, but a set smaller than one batch makes one step."""
+    return max(1, num_records // global_batch)
+
+
+def epoch_order(num_records: int, *, seed: int, epoch: int, global_batch: int) -> np.ndarray:
+    """The slots of an epoch in order, int64 (steps x global_batch,).
+
+    A permutation of the records, cut to whole batches. A set smaller than one batch is repeated to fill it.
+    """
+    # Sample randomness comes from (seed, epoch, index); -1 is no index, so the two never share a stream.
+    order = np.random.default_rng((seed, epoch, num_records, 0x0BDE)).permutation(num_records)
+    return np.resize(order, steps_per_epoch(num_records, global_batch) * global_batch)
+
+
+class TrainLoader:
+    """One epoch of micro-batches of one process; made by ``train_loader``."""
+
+    def __init__(self, dataset: ClipDataset, batches: np.ndarray, *, epoch: int, workers: int) -> None:
+        self.dataset = dataset
+        self.batches = batches  # (micro-batches, batch_size) slots
+        self.epoch = epoch
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        for batch in _run(self.dataset, self._load, self.batches, self.workers):
+            for failure in batch.failures:
+                self.dataset.quarantine.write(failure)
+            yield batch
+
+    def _load(self, slots: np.ndarray, hold: Hold) -> ClipBatch:
+        self.dataset.hold = hold
+        samples = [self.dataset[self.epoch, int(slot)] for slot in slots]
+        return ClipBatch(
+            clips=torch.stack([sample.clip for sample in samples]),
+            labels=torch.tensor([sample.label for sample in samples]),
+            indices=torch.tensor([sample.index for sample in samples]),
+            failures=[failure for sample in samples for failure in sample.failures],
+        )
+
+
+class EvalLoader:
+    """The videos of one process; made by ``eval_loader``."""
+
+    def __init__(self, dataset: ViewDataset, indices: list[int], *, workers: int) -> None:
+        self.dataset = dataset
+        self.indices = indices
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[VideoViews]:
+        return _run(self.dataset, self._load, self.indices, self.workers)
+
+    def _load(self, index: int, hold: Hold) -> VideoViews:
+        self.dataset.hold = hold
+        return self.dataset[index]
+
+
+def train_loader(
+    dataset: ClipDataset,
+    *,
+    batch_size: int,
+    accumulate: int = 1,
+    seed: int,
+    epoch: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+) -> TrainLoader:
+    """The micro-batches of one process for one epoch, from a step on.
+
+    Step b of the epoch takes places b x B to (b + 1) x B of the epoch's order, where B is the global batch,
+    ``batch_size x accumulate x world_size``. Process r takes the r-th share of them, and its micro-batches follow each
+    other. So the clips of a step stay the same when processes and accumulation are exchanged for each other. The
+    ragged end of an epoch is dropped; a set smaller than B is repeated to fill one step.
+
+    Args:
+        dataset: the clips.
+        batch_size: clips in one of this process's micro-batches.
+        accumulate: micro-batches a step.
+        seed: of the run.
+        epoch: from 0.
+        start_step: steps of the epoch that are done already.
+        rank: of this process.
+        world_size: number of processes.
+        workers: worker processes; 0 decodes in this one, where a crash of the decoder ends the run.
+
+    Returns:
+        An iterable of ``ClipBatch`` with a length.
+    """
+    global_batch = batch_size * accumulate * world_size
+    order = epoch_order(len(dataset), seed=seed, epoch=epoch, global_batch=global_batch)
+    share = order.reshape(-1, world_size, accumulate, batch_size)[start_step:, rank]  # (steps, accumulate, batch_size)
+    return TrainLoader(dataset, share.reshape(-1, batch_size), epoch=epoch, workers=workers)
+
+
+def eval_loader(
+    dataset: ViewDataset,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    skip: Collection[str] | Collection[int] = (),
+) -> EvalLoader:
+    """The videos of one process, one an item; every video is on exactly one process.
+
+    A video that cannot be read comes as a ``VideoViews`` with its ``failure``; nothing stands in for it.
+
+    Args:
+        dataset: the videos.
+        rank: of this process, which takes every ``world_size``-th video.
+        world_size: number of processes.
+        workers: worker processes; 0 decodes in this one.
+        skip: ids (or indices) of videos that are done already.
+    """
+    done = set(skip)
+    mine = range(rank, len(dataset), world_size)
+    indices = [i for i in mine if i not in done and dataset.records[i].id not in done] if done else list(mine)
+    return EvalLoader(dataset, indices, workers=workers)
+
+
+def _run(dataset: Any, load: Any, tasks: Any, workers: int) -> Iterator[Any]:
+    if workers == 0:
+        return (load(task, lambda item: None) for task in tasks)
+    pool: WorkerPool[Any, Any] = WorkerPool(
+        load,
+        workers=min(workers, max(len(tasks), 1)),
+        on_death=dataset.quarantine.strike,
+        time_limit=dataset.data.video_timeout,
+        memory_limit=int(dataset.data.worker_memory * 2**30),
+    )
+    return pool.map(tasks)
