@@ -71,7 +71,7 @@ class ContextConfig:
                 f"model.context: pool, transform and fusion belong to the kinds gc, snl and se, not to {self.kind!r}"
             )
         if self.transform_first and (self.pool, self.transform, self.fusion) != ("attention", "linear", "add"):
-            raise ConfigError("model.context.transform_first: belongs to snl (attention pooling, linear transform, add)")
+            raise ConfigError("model.context.transform_first: needs attention pooling, a linear transform, add (snl)")
         if self.kind != "none":
             self.position = self.position or ("after_add" if self.kind == "nl" else "after_1x1")
             self.reduction = self.reduction or {"nl": 2, "se": 16}.get(self.kind, 4)
@@ -108,8 +108,8 @@ class ModelConfig:
     width_per_group: int = 64
     # i3d only: which convolution of a bottleneck is inflated in time.
     inflation: Literal["3x1x1", "3x3x3"] = "3x1x1"
-    # Temporal kernel of the stem and of each block of a stage, repeated along it, for example {stem: [5], res3: [3, 1]}.
-    # What is not given is as in the architecture's paper.
+    # Temporal kernels of the stem and of each stage's blocks, repeated along it, for example {stem: [5], res3: [3, 1]};
+    # by default those of the architecture's paper.
     temporal_kernels: dict[str, list[int]] = field(default_factory=dict)
     dropout: float = 0.5
     drop_path: float = 0.0
@@ -127,7 +127,7 @@ class ModelConfig:
         _fraction("model.dropout", self.dropout)
         _fraction("model.drop_path", self.drop_path)
         if self.depth < 50 and (self.groups, self.width_per_group) != (1, 64):
-            raise ConfigError(f"model.groups: ResNeXt needs the bottleneck blocks of depth 50 and more, not {self.depth}")
+            raise ConfigError(f"model.groups: ResNeXt needs the bottlenecks of depth 50 and more, not {self.depth}")
         if self.depth >= 50 and self.width * self.width_per_group < 64:
             raise ConfigError(
                 f"model.width_per_group: {self.width_per_group} leaves no channels at model.width {self.width}"

@@ -33,3 +33,7 @@ class VideoError(GcvideoError):
 
 class CheckpointError(GcvideoError):
     """A checkpoint that is damaged, unsafe to read, or does not fit the model."""
+
+
+class InputShapeError(GcvideoError, ValueError):
+    """A clip of a shape that the network's strides do not allow."""

@@ -1,0 +1,16 @@
+"""Blocks that see a whole clip at once: the global context family and the non-local family."""
+
+from gcvideo.layers.context import ContextBlock, gc_block, se_block, snl_block
+from gcvideo.layers.non_local import NonLocalBlock
+from gcvideo.layers.trace import BlockTrace, TracedBlock, record_attention
+
+__all__ = [
+    "BlockTrace",
+    "ContextBlock",
+    "NonLocalBlock",
+    "TracedBlock",
+    "gc_block",
+    "record_attention",
+    "se_block",
+    "snl_block",
+]

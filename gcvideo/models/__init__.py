@@ -1,0 +1,88 @@
+"""Networks by name.
+
+``create_model("slow_r50_gc_c345", num_classes=10)`` builds one of ``MODELS``; overrides are fields of ``ModelConfig``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+from gcvideo.config import ContextConfig, ModelConfig
+from gcvideo.errors import ConfigError
+from gcvideo.models.resnet3d import ResNet3d, build_model
+
+__all__ = ["MODELS", "ResNet3d", "build_model", "create_model", "model_config"]
+
+# Five blocks in every other residual block of c3 and c4 (Wang et al. 2018, table 2c); in a ResNet-101 at the places of
+# the authors' Caffe2 code.
+FIVE = {
+    34: {"res3": [1, 3], "res4": [1, 3, 5]},
+    50: {"res3": [1, 3], "res4": [1, 3, 5]},
+    101: {"res3": [1, 3], "res4": [6, 13, 20]},
+}
+C345 = {"res3": "all", "res4": "all", "res5": "all"}
+RESNEXT = {"groups": 32, "width_per_group": 4}
+
+
+def _named_models() -> dict[str, dict[str, Any]]:
+    models: dict[str, dict[str, Any]] = {}
+    for arch in ("slow", "i3d", "c2d"):
+        for depth in (18, 34, 50, 101, 152):
+            base = {"arch": arch, "depth": depth}
+            models[f"{arch}_r{depth}"] = base
+            if depth in FIVE:
+                for kind in ("nl", "snl", "gc"):
+                    models[f"{arch}_r{depth}_{kind}5"] = {**base, "context": {"kind": kind, "stages": FIVE[depth]}}
+            for kind in ("gc", "se"):
+                models[f"{arch}_r{depth}_{kind}_c345"] = {**base, "context": {"kind": kind, "stages": C345}}
+        for depth in (50, 101):
+            base = {"arch": arch, "depth": depth, **RESNEXT}
+            models[f"{arch}_x{depth}_32x4d"] = base
+            models[f"{arch}_x{depth}_32x4d_gc_c345"] = {**base, "context": {"kind": "gc", "stages": C345}}
+    return models
+
+
+# Name -> arguments of ModelConfig; `context` holds arguments of ContextConfig.
+MODELS = _named_models()
+
+
+def create_model(name: str, *, num_classes: int = 400, **overrides: Any) -> ResNet3d:
+    """Build a named network with fresh weights.
+
+    Args:
+        name: a key of ``MODELS``, for example "slow_r50_gc_c345".
+        num_classes: width of the output.
+        **overrides: fields of ``ModelConfig``, for example ``width=16, depth=18, dropout=0.0``. ``context`` may be a
+            dict that changes fields of the name's own context: ``context={"reduction": 16}``.
+
+    Returns:
+        the network, in training mode.
+
+    Raises:
+        ConfigError: an unknown name or field, with the nearest ones, or values that contradict each other.
+    """
+    return build_model(model_config(name, num_classes=num_classes, **overrides))
+
+
+def model_config(name: str, **overrides: Any) -> ModelConfig:
+    """The config of a named network; the arguments are those of ``create_model``."""
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
+        raise ConfigError(f"unknown model {name!r}; the nearest are {', '.join(near) or ', '.join(MODELS)}")
+    _check_fields("", overrides, ModelConfig)
+    values = {**MODELS[name], **overrides}
+    context = values.pop("context", {})
+    if not isinstance(context, ContextConfig):
+        _check_fields("context.", context, ContextConfig)
+        context = ContextConfig(**{**MODELS[name].get("context", {}), **context})
+    return ModelConfig(**values, context=context)
+
+
+def _check_fields(prefix: str, values: dict[str, Any], schema: type) -> None:
+    fields = [field.name for field in dataclasses.fields(schema)]
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=3, cutoff=0.4)
+            raise ConfigError(f"unknown model option {prefix}{key}; the nearest are {', '.join(near or fields)}")

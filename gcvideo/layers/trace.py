@@ -1,0 +1,66 @@
+"""What a block attended to, taken from the forward pass that computes its output anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class BlockTrace(NamedTuple):
+    """One forward pass through a context or non-local block.
+
+    Attributes:
+        input: x (N, C, T, H, W).
+        attention: weights over the positions attended to. (N, 1, T, H, W) for attention pooling, one map for all
+            queries; (N, T * H * W, T, H', W') for the non-local block, a map for each query; None for average pooling.
+        context: what the weights gathered. (N, C) pooled; (N, d, T, H, W) in a non-local block.
+        output: the term that is fused with x. (N, C), the gate itself where the fusion only scales; (N, C, T, H, W)
+            in a non-local block.
+    """
+
+    input: Tensor
+    attention: Tensor | None
+    context: Tensor
+    output: Tensor
+
+
+class TracedBlock(nn.Module):
+    """Base of the blocks whose ``forward(x, return_attention=True)`` returns ``(y, BlockTrace)`` instead of y."""
+
+
+@contextmanager
+def record_attention(model: nn.Module) -> Iterator[dict[str, BlockTrace]]:
+    """Collect the trace of every context and non-local block while the model runs as usual.
+
+    Usage::
+
+        with record_attention(model) as traces:
+            logits = model(clips)
+        traces["res4.1.context"].attention
+
+    Args:
+        model: any module with such blocks inside; it must not be compiled.
+
+    Yields:
+        block name -> trace of its latest forward pass, in the order of execution.
+    """
+    traces: dict[str, BlockTrace] = {}
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, TracedBlock)}
+
+    def traced(name: str, block: nn.Module) -> Any:
+        def forward(x: Tensor) -> Tensor:
+            y, traces[name] = type(block).forward(block, x, return_attention=True)
+            return y
+
+        return forward
+
+    for name, block in blocks.items():
+        block.forward = traced(name, block)
+    try:
+        yield traces
+    finally:
+        for block in blocks.values():
+            del block.forward

@@ -1,0 +1,370 @@
+"""3D ResNets for clips, with context or non-local blocks where the config puts them.
+
+======  =======================================  ================================================================
+arch    source                                   temporal kernels (stem; res2 to res5) and temporal stride
+======  =======================================  ================================================================
+slow    Feichtenhofer et al. 2019, table 1       1; 1, 1, 3, 3; none
+c2d     Wang et al. 2018, table 1                1; 1, 1, 1, 1; 2 x 1 x 1 max-pooling after res2
+i3d     Wang et al. 2018, section 4.1            5; 3, every other, every other, every other; the same pooling
+======  =======================================  ================================================================
+
+The details the papers leave open follow PySlowFast and pytorchvideo: stride in the 3 x 3 convolution, zero padding
+everywhere, stem stride (1, 2, 2). Stem and head are pytorchvideo's.
+
+Keys of the state dict, where i is the block within its stage. Convolutions have no bias; each norm has ``weight``,
+``bias``, ``running_mean``, ``running_var``, ``num_batches_tracked``::
+
+    stem.conv.weight  stem.norm.*
+    res{2..5}.{i}.branch1_conv.weight  .branch1_norm.*                  shortcut, where it changes shape
+    res{2..5}.{i}.branch2.conv_a.weight  .norm_a.*  .conv_b.weight  .norm_b.*
+    res{2..5}.{i}.branch2.conv_c.weight  .norm_c.*                      depth 50 and more
+    res{2..5}.{i}.context.pool.weight                                   (1, C), attention pooling
+    res{2..5}.{i}.context.transform.{add,scale}.fc1.weight  .bias       (C/r, C), (C/r,); bottleneck and squeeze
+    res{2..5}.{i}.context.transform.{add,scale}.norm.weight  .bias      (C/r,), bottleneck with layer norm
+    res{2..5}.{i}.context.transform.{add,scale}.fc2.weight  .bias       (C, C/r), (C,)
+    res{2..5}.{i}.context.transform.{add,scale}.fc.weight  .bias        (C, C), (C,); linear
+    res{2..5}.{i}.context.{theta,phi,g}.weight  .bias                   (d, C), (d,); non-local, gaussian has g only
+    res{2..5}.{i}.context.concat.weight                                 (1, 2d), concatenation: theta's half first
+    res{2..5}.{i}.context.out.weight  .bias  .norm.*                    (C, d), (C,); W_z and its batch norm
+    head.proj.weight  .bias                                             (classes, C), (classes,)
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from gcvideo.config import BLOCKS_PER_STAGE, STAGES, ContextConfig, ModelConfig
+from gcvideo.errors import InputShapeError
+from gcvideo.layers import ContextBlock, NonLocalBlock
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # its activations are TorchScript functions
+    from pytorchvideo.layers.drop_path import DropPath
+    from pytorchvideo.models.head import create_res_basic_head
+    from pytorchvideo.models.stem import create_res_basic_stem
+
+# Temporal kernels of the stem and of the blocks of each stage, repeated along the stage.
+TEMPORAL_KERNELS = {
+    "slow": {"stem": [1], "res2": [1], "res3": [1], "res4": [3], "res5": [3]},
+    "c2d": {"stem": [1], "res2": [1], "res3": [1], "res4": [1], "res5": [1]},
+    "i3d": {"stem": [5], "res2": [3], "res3": [3, 1], "res4": [3, 1], "res5": [1, 3]},
+}
+
+
+def build_model(config: ModelConfig) -> ResNet3d:
+    """The network of a config, with fresh weights. ``config.weights`` is for the caller to load."""
+    return ResNet3d(config)
+
+
+class ResNet3d(nn.Module):
+    """Stem, four stages of residual blocks, head.
+
+    Weights are drawn for the plain network first and for its context blocks last, so that one seed gives one backbone
+    whatever blocks are added, and no global initialisation touches the zeros that make a fresh block harmless.
+
+    Args:
+        config: architecture, depth, width, number of classes and placement of blocks.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        kernel = _temporal_kernels(config, "stem")[0]
+        self.stem = create_res_basic_stem(
+            in_channels=3,
+            out_channels=config.width,
+            conv_kernel_size=(kernel, 7, 7),
+            conv_stride=(1, 2, 2),
+            conv_padding=(kernel // 2, 3, 3),
+        )
+        widths = [config.width * _expansion(config.depth) * 2**i for i in range(len(STAGES))]
+        self.res2 = _make_stage(config, "res2", config.width)
+        # C2D and I3D halve the number of frames after res2 (Wang et al. 2018, table 1).
+        self.pool2 = nn.Identity() if config.arch == "slow" else nn.MaxPool3d((2, 1, 1))
+        self.res3 = _make_stage(config, "res3", widths[0])
+        self.res4 = _make_stage(config, "res4", widths[1])
+        self.res5 = _make_stage(config, "res5", widths[2])
+        self.head = create_res_basic_head(
+            in_features=widths[3],
+            out_features=config.num_classes,
+            pool=nn.AdaptiveAvgPool3d,
+            output_size=1,
+            dropout_rate=config.dropout,
+        )
+        self.reset_parameters()
+        self._place_blocks(config.context)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify clips.
+
+        Args:
+            x: (N, 3, T, H, W), normalised. Any H and W from 32 up; T a multiple of 2 for C2D and I3D.
+
+        Returns:
+            logits (N, num_classes): the class scores averaged over all positions, so that any crop can be tested.
+
+        Raises:
+            InputShapeError: the strides do not allow such a clip.
+        """
+        return self.head(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head pools: (N, C, T', H / 32, W / 32), T' = T for Slow and T / 2 for C2D and I3D."""
+        self.check_input(x)
+        x = self.pool2(self.res2(self.stem(x)))
+        return self.res5(self.res4(self.res3(x)))
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse clips that the strides do not allow, naming the reason."""
+        shape = tuple(x.shape)
+        if len(shape) != 5 or shape[1] != 3:
+            raise InputShapeError(f"clips must have shape (N, 3, T, H, W), not {shape}")
+        frames, height, width = shape[2:]
+        if height < 32 or width < 32:
+            raise InputShapeError(
+                f"clips of {height} x {width} pixels are too small: the network divides height and width by 32"
+            )
+        if frames < 1:
+            raise InputShapeError("clips must have at least one frame")
+        if self.config.arch != "slow" and frames % 2:
+            raise InputShapeError(
+                f"{self.config.arch} pools pairs of frames after res2, so clips need an even number of frames, "
+                f"not {frames}"
+            )
+        self._check_subsampling(height, width)
+
+    def _check_subsampling(self, height: int, width: int) -> None:
+        context = self.config.context
+        if context.kind != "nl" or context.subsample == "none":
+            return
+        stride = 2 ** max(STAGES.index(stage) + 2 for stage in context.stages)  # 4 at res2, 32 at res5
+        if min(height, width) <= stride:
+            raise InputShapeError(
+                f"clips of {height} x {width} pixels leave the non-local block one position a side, too few for its "
+                f"2 x 2 sub-sampling: give more than {stride}, or set model.context.subsample to none"
+            )
+
+    def reset_parameters(self) -> None:
+        """He initialisation by fan-out for convolutions and N(0, 0.01) for the head, as in SlowFast; then the blocks.
+
+        The last batch norm of each residual branch starts at zero if the config says so (Goyal et al. 2017, 5.1).
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm3d):
+                module.reset_parameters()
+        nn.init.normal_(self.head.proj.weight, std=0.01)
+        nn.init.zeros_(self.head.proj.bias)
+        for _, block in self.blocks():
+            if self.config.zero_init_last_norm:
+                nn.init.zeros_(block.branch2.last_norm.weight)
+        for _, block in self.blocks():
+            if block.context is not None:
+                block.context.reset_parameters()
+
+    def blocks(self) -> Iterator[tuple[str, ResBlock]]:
+        """The residual blocks from first to last, by name ("res2.0", ...)."""
+        for stage in STAGES:
+            for i, block in enumerate(self.get_submodule(stage).children()):
+                assert isinstance(block, ResBlock)
+                yield f"{stage}.{i}", block
+
+    def _place_blocks(self, context: ContextConfig) -> None:
+        for name, block in self.blocks():
+            stage, index = name.split(".")
+            if _is_placed(context.stages.get(stage, []), int(index)):
+                assert context.position is not None
+                channels = block.branch2.hidden if context.position == "after_3x3" else block.channels
+                block.context = make_block(channels, context)
+                block.position = context.position
+
+
+def _make_stage(config: ModelConfig, stage: str, in_channels: int) -> nn.Sequential:
+    """The residual blocks of a stage; all stages but the first halve height and width."""
+    index = STAGES.index(stage)
+    depths = BLOCKS_PER_STAGE[config.depth]
+    planes = config.width * 2**index
+    kernels = _temporal_kernels(config, stage)
+    blocks = []
+    for i in range(depths[index]):
+        # Drop-path rates grow linearly from 0 at the first block of all (Huang et al. 2016, section 3).
+        depth = (sum(depths[:index]) + i) / (sum(depths) - 1)
+        blocks.append(
+            ResBlock(
+                in_channels if i == 0 else planes * _expansion(config.depth),
+                planes,
+                config=config,
+                temporal_kernel=kernels[i % len(kernels)],
+                stride=2 if i == 0 and index > 0 else 1,
+                drop_path=config.drop_path * depth,
+            )
+        )
+    return nn.Sequential(*blocks)
+
+
+def _temporal_kernels(config: ModelConfig, stage: str) -> list[int]:
+    return config.temporal_kernels.get(stage) or TEMPORAL_KERNELS[config.arch][stage]
+
+
+def _expansion(depth: int) -> int:
+    """Output channels of a residual block over its planes."""
+    return 4 if depth >= 50 else 1
+
+
+class ResBlock(nn.Module):
+    """Residual block, with an optional context block at one of three positions.
+
+    ::
+
+        x -> conv_a -> conv_b -[after_3x3]-> conv_c -[after_1x1]-> + -> ReLU -[after_add]-> y
+          \\------------------- (projection) ---------------------/
+
+    GCNet inserts after the last 1 x 1 convolution, before the sum; Wang et al. 2018 after the sum.
+
+    Args:
+        in_channels: channels of the input.
+        planes: width of the stage, from which its inner and output channels follow.
+        config: depth, groups, width per group and inflation.
+        temporal_kernel: of this block.
+        stride: in height and width.
+        drop_path: probability that a sample skips the branch in training (Huang et al. 2016).
+    """
+
+    def __init__(
+        self, in_channels: int, planes: int, *, config: ModelConfig, temporal_kernel: int, stride: int, drop_path: float
+    ) -> None:
+        super().__init__()
+        branch = BottleneckBranch if config.depth >= 50 else BasicBranch
+        self.branch2 = branch(in_channels, planes, config=config, temporal_kernel=temporal_kernel, stride=stride)
+        self.channels = self.branch2.channels
+        project = in_channels != self.channels or stride != 1
+        self.branch1_conv = _conv(in_channels, self.channels, (1, 1, 1), stride) if project else None
+        self.branch1_norm = nn.BatchNorm3d(self.channels) if project else None
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.activation = nn.ReLU(inplace=True)
+        self.context: ContextBlock | NonLocalBlock | None = None
+        self.position = "after_1x1"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, T, H, W) -> (N, channels, T, H / stride, W / stride)."""
+        shortcut = x
+        if self.branch1_conv is not None and self.branch1_norm is not None:
+            shortcut = self.branch1_norm(self.branch1_conv(x))
+        x = self.branch2(x, self.context if self.position == "after_3x3" else None)
+        if self.context is not None and self.position == "after_1x1":
+            x = self.context(x)
+        x = self.activation(self.drop_path(x) + shortcut)
+        if self.context is not None and self.position == "after_add":
+            x = self.context(x)
+        return x
+
+
+class BottleneckBranch(nn.Module):
+    """T x 1 x 1, 1 x 3 x 3 and 1 x 1 x 1 convolutions, each with batch norm; the 3 x 3 has the stride and the groups.
+
+    With inflation "3x3x3" an I3D inflates the 3 x 3 convolution in time instead of the first one.
+    """
+
+    def __init__(self, in_channels: int, planes: int, *, config: ModelConfig, temporal_kernel: int, stride: int):
+        super().__init__()
+        self.channels = planes * 4
+        self.hidden = hidden = planes * config.width_per_group // 64 * config.groups  # ResNeXt: Xie et al. 2017
+        kernel_a, kernel_b = temporal_kernel, 1
+        if config.arch == "i3d" and config.inflation == "3x3x3":
+            kernel_a, kernel_b = kernel_b, kernel_a
+        self.conv_a = _conv(in_channels, hidden, (kernel_a, 1, 1))
+        self.norm_a = nn.BatchNorm3d(hidden)
+        self.act_a = nn.ReLU(inplace=True)
+        self.conv_b = _conv(hidden, hidden, (kernel_b, 3, 3), stride, config.groups)
+        self.norm_b = nn.BatchNorm3d(hidden)
+        self.act_b = nn.ReLU(inplace=True)
+        self.conv_c = _conv(hidden, self.channels, (1, 1, 1))
+        self.norm_c = nn.BatchNorm3d(self.channels)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm3d:
+        """The norm before the sum."""
+        return self.norm_c
+
+    def forward(self, x: Tensor, inner: nn.Module | None = None) -> Tensor:
+        """The branch, with ``inner`` applied to the (N, hidden, T, H, W) features after the 3 x 3 convolution."""
+        x = self.act_a(self.norm_a(self.conv_a(x)))
+        x = self.act_b(self.norm_b(self.conv_b(x)))
+        if inner is not None:
+            x = inner(x)
+        return self.norm_c(self.conv_c(x))
+
+
+class BasicBranch(nn.Module):
+    """T x 3 x 3 and 1 x 3 x 3 convolutions, the block of ResNet-18 and 34; the first has the stride.
+
+    Having no 1 x 1, it takes ``after_3x3`` as after its first convolution and ``after_1x1`` as after its last.
+    """
+
+    def __init__(self, in_channels: int, planes: int, *, config: ModelConfig, temporal_kernel: int, stride: int):
+        super().__init__()
+        self.channels = self.hidden = planes
+        self.conv_a = _conv(in_channels, planes, (temporal_kernel, 3, 3), stride)
+        self.norm_a = nn.BatchNorm3d(planes)
+        self.act_a = nn.ReLU(inplace=True)
+        self.conv_b = _conv(planes, planes, (1, 3, 3))
+        self.norm_b = nn.BatchNorm3d(planes)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm3d:
+        """The norm before the sum."""
+        return self.norm_b
+
+    def forward(self, x: Tensor, inner: nn.Module | None = None) -> Tensor:
+        """The branch, with ``inner`` applied between its two convolutions."""
+        x = self.act_a(self.norm_a(self.conv_a(x)))
+        if inner is not None:
+            x = inner(x)
+        return self.norm_b(self.conv_b(x))
+
+
+def make_block(channels: int, config: ContextConfig) -> ContextBlock | NonLocalBlock:
+    """The context or non-local block of a config."""
+    assert config.reduction is not None, "ContextConfig fills in the reduction of its kind"
+    if config.kind == "nl":
+        return NonLocalBlock(
+            channels,
+            instantiation=config.instantiation,
+            reduction=config.reduction,
+            subsample=config.subsample,
+            norm=config.norm,
+            bias=config.bias,
+            scale=config.scale,
+        )
+    assert config.pool is not None
+    assert config.transform is not None
+    assert config.fusion is not None
+    return ContextBlock(
+        channels,
+        pool=config.pool,
+        transform=config.transform,
+        fusion=config.fusion,
+        reduction=config.reduction,
+        layer_norm=config.layer_norm,
+        bias=config.bias,
+        transform_first=config.transform_first,
+    )
+
+
+def _conv(
+    in_channels: int, out_channels: int, kernel: tuple[int, int, int], stride: int = 1, groups: int = 1
+) -> nn.Conv3d:
+    """Convolution without bias, zero-padded to keep the shape, striding in space alone."""
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+    return nn.Conv3d(in_channels, out_channels, kernel, (1, stride, stride), padding, groups=groups, bias=False)
+
+
+def _is_placed(where: list[int] | str, index: int) -> bool:
+    """Whether the block of this index is meant: by a list of indices, "all", or "every_other" (1, 3, 5 ...)."""
+    if isinstance(where, list):
+        return index in where
+    return where == "all" or index % 2 == 1
