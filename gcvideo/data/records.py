@@ -1,0 +1,101 @@
+"""The records of a data set: one table, in columns."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRecord:
+    """One video: where it lies, its label (-1: unknown) and the name it goes by in reports."""
+
+    path: str
+    label: int
+    id: str
+
+
+class RecordTable(Sequence[VideoRecord]):
+    """Records in columns: Kinetics-700 takes tens of megabytes, and worker processes share them untouched.
+
+    A ``VideoRecord`` is made on access.
+
+    Args:
+        ids: of the videos.
+        paths: relative to ``root``, or absolute.
+        labels: integers, -1 where unknown.
+        root: folder of the videos.
+        classes: class names in label order, where known.
+        source: the annotation that the table was read from.
+        missing: ids that the annotation has and the folder does not.
+
+    Attributes:
+        labels: int32 (len,).
+    """
+
+    def __init__(
+        self,
+        *,
+        ids: Iterable[str],
+        paths: Iterable[str],
+        labels: Iterable[int],
+        root: str | Path = "",
+        classes: Sequence[str] | None = None,
+        source: str = "",
+        missing: Sequence[str] = (),
+    ) -> None:
+        self._ids = pa.array(ids, type=pa.large_string())
+        self._paths = pa.array(paths, type=pa.large_string())
+        self.labels = np.fromiter(labels, dtype=np.int32)
+        self.root = str(root)
+        self.classes = tuple(classes) if classes is not None else None
+        self.source = source
+        self.missing = tuple(missing)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @overload
+    def __getitem__(self, index: int) -> VideoRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> RecordTable: ...
+    def __getitem__(self, index: int | slice) -> VideoRecord | RecordTable:
+        if isinstance(index, slice):
+            return self.select(np.arange(len(self))[index])
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        index = int(index) % len(self)
+        path = os.path.join(self.root, self._paths[index].as_py())
+        return VideoRecord(path=path, label=int(self.labels[index]), id=self._ids[index].as_py())
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> RecordTable:
+        """The records of these indices, in this order."""
+        table = RecordTable(ids=(), paths=(), labels=(), root=self.root, classes=self.classes, source=self.source)
+        rows = np.asarray(indices, dtype=np.int64)
+        table._ids, table._paths, table.labels = self._ids.take(rows), self._paths.take(rows), self.labels[rows]
+        return table
+
+    def find(self, ids: Iterable[str]) -> np.ndarray:
+        """Indices of the records with these ids, int64, rising."""
+        return np.flatnonzero(pc.is_in(self._ids, pa.array(ids, type=pa.large_string())).to_numpy(False))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all (id, label) pairs in sorted order.
+
+        It tells which videos with which labels a run saw. It covers neither the order of the rows nor where the files
+        lie nor their bytes, so a copied or transcoded data set keeps its fingerprint.
+        """
+        digest = hashlib.sha256()
+        for line in sorted(f"{id_}\t{label}\n" for id_, label in zip(self._ids.to_pylist(), self.labels, strict=True)):
+            digest.update(line.encode())
+        return digest.hexdigest()
