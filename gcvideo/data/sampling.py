@@ -57,7 +57,7 @@ def random_clip(
         (T,) int64, each in [0, num_frames).
     """
     if convention == "mmaction2":
-        last_start = max(num_frames - (frames - 1) * stride - 1, 0)
+        last_start = max(num_frames - frames * stride, 0)
         return _loop(int(rng.integers(last_start + 1)) + stride * np.arange(frames), num_frames)
     slack = max(num_frames - frames * stride * speed, 0)
     return _spread(rng.uniform(0, slack), num_frames, frames, stride, speed)
