@@ -291,6 +291,7 @@ class TrainConfig:
     compile: bool = False
     label_smoothing: float = 0.0
     val_every: int = 1  # epochs; 0: only at the end
+    val_clips: int = 1  # clips of each video that validation looks at, one crop each
     log_every: int = 10  # steps
     checkpoint_every: int = 0  # steps, besides the end of each epoch; 0: never
     checkpoint_minutes: float = 10.0  # and after so many minutes; 0: never
@@ -299,7 +300,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.epochs <= 0:
             raise ConfigError(f"train.epochs: must be positive, not {self.epochs}")
-        for name in ("batch_size", "accumulate", "log_every", "keep_checkpoints"):
+        for name in ("batch_size", "accumulate", "val_clips", "log_every", "keep_checkpoints"):
             _positive(f"train.{name}", getattr(self, name))
         for name in ("val_every", "checkpoint_every", "checkpoint_minutes"):
             if getattr(self, name) < 0:

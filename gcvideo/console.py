@@ -113,6 +113,10 @@ class Progress:
         if time.monotonic() - self._last_line >= self.every:
             self._plain_line()
 
+    def show(self, **fields: object) -> None:
+        """Replace what is shown behind the rate, without counting anything."""
+        self.advance(0, **fields)
+
     def close(self) -> None:
         """End with one last line, so that the log says how it went."""
         if self._bar is not None:

@@ -37,3 +37,7 @@ class CheckpointError(GcvideoError):
 
 class InputShapeError(GcvideoError, ValueError):
     """A clip of a shape that the network's strides do not allow."""
+
+
+class TrainingError(GcvideoError):
+    """A training that must not go on, because its loss is no longer a number."""

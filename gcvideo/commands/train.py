@@ -1,0 +1,41 @@
+"""``gcvideo train CONFIG [key=value ...]``: train a network; alone, or on many processes under ``torchrun``."""
+
+from __future__ import annotations
+
+import argparse
+
+from gcvideo import console, distributed
+from gcvideo.config import load_config
+from gcvideo.files import write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.epilog = (
+        "Exit codes: 0 trained to the end; 2 a mistake in config or data, in one line; 75 SIGTERM or SIGUSR1 came and "
+        "a checkpoint was saved: the same command with --resume goes on."
+    )
+    parser.add_argument("config", help="a YAML file, or the name of a shipped one (demo/synthetic_gc.yaml)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config (optim.lr=0.02)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+    parser.add_argument("--overwrite", action="store_true", help="remove the run that the folder holds and start anew")
+    parser.add_argument("--json", metavar="FILE", help="write the results there as well")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; returns 0, or 75 where a signal stopped the run."""
+    config = load_config(args.config, args.overrides)
+    from gcvideo.engine.runtime import pick_device
+    from gcvideo.engine.stopping import EXIT_CODE, Stopped
+    from gcvideo.engine.trainer import Trainer
+
+    with distributed.init_from_env(pick_device(config.device).type):
+        try:
+            # torchrun starts a job that failed anew with the same arguments: it goes on from the last checkpoint.
+            results = Trainer(config).fit(resume=args.resume or distributed.was_restarted(), overwrite=args.overwrite)
+        except Stopped as signal:
+            console.warn(f"stopped by {signal}; a checkpoint is saved, go on with --resume")
+            return EXIT_CODE
+        if args.json and distributed.is_main():
+            write_json(args.json, results)
+    return 0

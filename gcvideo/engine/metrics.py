@@ -1,0 +1,78 @@
+"""Accuracy: of scores at hand, and of training while it runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gcvideo import distributed
+
+
+def topk_accuracy(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> list[float]:
+    """Share of rows whose label is among the k best scores, for each k; NaN where there are no rows.
+
+    Args:
+        scores: (N, K).
+        labels: (N,) in [0, K). A ``k`` above K counts every row as right.
+    """
+    if not len(scores):
+        return [math.nan] * len(ks)
+    ranked = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices  # (N, k)
+    hits = ranked == labels[:, None]
+    return [hits[:, :k].any(dim=1).float().mean().item() for k in ks]
+
+
+class TrainMeter:
+    """Loss and accuracy of the steps since the last reading, kept on the device.
+
+    ``add`` never makes the host wait for the device; ``read`` does, once. So a loop that reads every N steps lets the
+    host run ahead for N steps. A loss that is not finite is remembered with its step, however late it is read.
+
+    Args:
+        device: where losses and logits are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # Sum of losses, right answers, clips, sum of gradient norms, micro-batches, steps.
+        self._sums = torch.zeros(6, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+        self._no_step = torch.tensor(torch.iinfo(torch.int64).max, device=device)
+        self._first_bad = self._no_step.clone()
+
+    @torch.no_grad()
+    def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count a micro-batch: its mean loss, its logits (N, K), its labels (N,)."""
+        self._sums[0] += loss
+        self._sums[1] += (logits.argmax(dim=1) == labels).sum()
+        self._sums[2] += len(labels)
+        self._sums[4] += 1
+        bad = torch.where(torch.isfinite(loss), self._no_step, torch.full_like(self._no_step, step))
+        self._first_bad = torch.minimum(self._first_bad, bad)
+
+    @torch.no_grad()
+    def add_step(self, grad_norm: Tensor | None) -> None:
+        """Count an optimizer step, with the norm of its gradients where it was computed."""
+        self._sums[5] += 1
+        if grad_norm is not None:
+            self._sums[3] += grad_norm
+
+    def first_bad_step(self) -> int | None:
+        """The first step since the beginning with a loss of this process that is not finite. Waits for the device."""
+        step = int(self._first_bad)
+        return None if step == int(self._no_step) else step
+
+    def read(self) -> dict[str, float]:
+        """Means since the last reading, over all processes: ``loss``, ``top1`` (a fraction), ``grad_norm``, ``steps``.
+
+        Every process must call it. Waits for the device.
+        """
+        loss, right, clips, norm, micro_batches, steps = distributed.all_reduce(self._sums).tolist()
+        self._sums.zero_()
+        return {
+            "loss": loss / max(micro_batches, 1),
+            "top1": right / max(clips, 1),
+            "grad_norm": norm / max(steps, 1),
+            "steps": steps / distributed.world_size(),
+        }

@@ -1,0 +1,79 @@
+"""Bringing clips to the device ahead of the step that needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from gcvideo.data.loader import ClipBatch
+
+
+class Prefetcher:
+    """Batches of a loader with their clips and labels on the device, and the time spent waiting for them.
+
+    On a GPU the next batch is copied on a stream of its own while the present one is computed on. The host may run at
+    most two batches ahead of the GPU: so it never idles, and the time that ``next`` takes is truly a wait for data.
+
+    Attributes:
+        waited: seconds spent waiting for the loader since the last ``reset``.
+    """
+
+    def __init__(self, loader: Iterable[ClipBatch], device: torch.device) -> None:
+        self.device = device
+        self.waited = 0.0
+        self._loader = iter(loader)
+        self._cuda = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if self._cuda else None
+        self._copied: deque[tuple[ClipBatch, torch.cuda.Event]] = deque()
+        self._handed_out: deque[torch.cuda.Event] = deque()
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        return self
+
+    def __next__(self) -> ClipBatch:
+        """The next batch; ``indices`` and ``failures`` stay on the host."""
+        if not self._cuda:
+            return self._load()
+        self._hold_back()
+        if not self._copied:
+            self._copied.append(self._start_copy(self._load()))
+        batch, arrived = self._copied.popleft()
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(arrived)
+        for tensor in (batch.clips, batch.labels):
+            tensor.record_stream(stream)  # its memory belongs to the copying stream
+        with contextlib.suppress(StopIteration):
+            self._copied.append(self._start_copy(self._load()))
+        return batch
+
+    def reset(self) -> float:
+        """The time waited since the last call, in seconds."""
+        waited, self.waited = self.waited, 0.0
+        return waited
+
+    def _load(self) -> ClipBatch:
+        began = time.perf_counter()
+        try:
+            return next(self._loader)
+        finally:
+            self.waited += time.perf_counter() - began
+
+    def _start_copy(self, batch: ClipBatch) -> tuple[ClipBatch, torch.cuda.Event]:
+        arrived = torch.cuda.Event()
+        with torch.cuda.stream(self._stream):
+            clips = batch.clips.to(self.device, non_blocking=True)
+            labels = batch.labels.to(self.device, non_blocking=True)
+            arrived.record(self._stream)
+        return batch._replace(clips=clips, labels=labels), arrived
+
+    def _hold_back(self) -> None:
+        """Wait until the GPU has finished with all but the last two batches."""
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(self.device))
+        self._handed_out.append(done)
+        if len(self._handed_out) > 2:
+            self._handed_out.popleft().synchronize()

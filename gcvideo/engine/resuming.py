@@ -1,0 +1,103 @@
+"""Going on from a checkpoint: reading it on every process, and saying what is not as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gcvideo import distributed
+from gcvideo.engine.checkpoint import CheckpointFolder, load_checkpoint
+from gcvideo.errors import GcvideoError
+
+# Keys of the config that change neither the weights a run ends with nor the order of its samples.
+HARMLESS: tuple[str, ...] = (
+    "name",
+    "output",
+    "device",
+    "test.",
+    "data.workers",
+    "data.val.",
+    "data.test.",
+    "train.val_",
+    "train.log_",
+)
+HARMLESS += ("train.checkpoint", "train.keep_checkpoints", "data.worker_memory", "data.video_timeout")
+
+
+def load_together(checkpoints: CheckpointFolder) -> dict[str, Any] | None:
+    """The newest readable checkpoint, chosen by rank 0 and read by every process; None where there is none.
+
+    Raises:
+        CheckpointError: on every process alike.
+    """
+    answer: dict[str, Any] | GcvideoError | None = None
+    if distributed.is_main():
+        try:
+            answer = checkpoints.load_latest()
+        except GcvideoError as error:
+            answer = error
+    chosen = answer["path"] if isinstance(answer, dict) else answer
+    chosen = distributed.broadcast_object(chosen)
+    if isinstance(chosen, GcvideoError):
+        raise chosen
+    if chosen is None or isinstance(answer, dict):
+        return answer if isinstance(answer, dict) else None
+    return {**load_checkpoint(chosen), "path": chosen}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Restore an optimizer, its buffers laid out in memory as the parameters are, which fused kernels rely on."""
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    optimizer.state[parameter][name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What has changed since a checkpoint was written, a line each; empty where the run goes on exactly.
+
+    Args:
+        before: the checkpoint.
+        now: the same keys of the run at hand.
+    """
+    lines = []
+    old, new = _flat(before["config"]), _flat(now["config"])
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key) and not key.startswith(HARMLESS):
+            lines.append(f"{key} was {old.get(key)!r} in the checkpoint and is {new.get(key)!r} now")
+    if before["fingerprint"] != now["fingerprint"]:
+        lines.append(
+            f"the training videos or their labels are not those of the checkpoint (fingerprint "
+            f"{before['fingerprint'][:12]}, now {now['fingerprint'][:12]})"
+        )
+    if before["classes"] is not None and now["classes"] is not None and before["classes"] != now["classes"]:
+        lines.append(f"the classes are not those of the checkpoint: {_first_difference(before, now)}")
+    if before["world_size"] != now["world_size"]:
+        lines.append(
+            f"{before['world_size']} processes wrote the checkpoint, {now['world_size']} go on: the order of the clips "
+            "and the clips of each step stay the same, batch norms see other shares of them"
+        )
+    for package, version in before["versions"].items():
+        if now["versions"].get(package) != version:
+            lines.append(f"{package} was {version} and is {now['versions'].get(package)} now")
+    return lines
+
+
+def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    if len(before["classes"]) != len(now["classes"]):
+        return f"{len(before['classes'])} there, {len(now['classes'])} here"
+    label = next(i for i, (a, b) in enumerate(zip(before["classes"], now["classes"], strict=True)) if a != b)
+    return f"label {label} was {before['classes'][label]!r} and is {now['classes'][label]!r} now"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,66 @@
+"""Noticing a loss that is no longer a number, and which videos it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gcvideo import distributed
+from gcvideo.data.annotations import RecordTable
+from gcvideo.engine.metrics import TrainMeter
+from gcvideo.errors import TrainingError
+from gcvideo.files import write_json
+
+
+class LossWatch:
+    """Remembers the batches since the last check, and stops the run where one of their losses was not finite.
+
+    The check is made when figures are read anyway and before every checkpoint, so it costs no wait of its own and
+    weights that such a loss has spoilt are never saved.
+
+    Args:
+        meter: that sees every loss.
+        records: that the batches' indices refer to.
+        path: file that names the videos of the fatal step.
+    """
+
+    def __init__(self, meter: TrainMeter, records: RecordTable, path: Path) -> None:
+        self.meter, self.records, self.path = meter, records, path
+        self._recent: list[tuple[int, int, float, Tensor]] = []
+
+    def note(self, *, step: int, epoch: int, lr: float, indices: Tensor) -> None:
+        """Remember a micro-batch: ``indices`` (N,) int64 are its records."""
+        self._recent.append((step, epoch, lr, indices))
+
+    def check(self) -> None:
+        """Every process must call it. Waits for the device.
+
+        Raises:
+            TrainingError: on every process, if any of them had a loss that is not finite.
+        """
+        bad = self.meter.first_bad_step()
+        if not distributed.agree(int(bad is not None)):
+            self._recent.clear()
+            return
+        mine: list[dict[str, Any]] = [
+            {
+                "step": step,
+                "epoch": epoch,
+                "lr": lr,
+                "rank": distributed.rank(),
+                "videos": [self.records[i].id for i in indices.tolist()],
+            }
+            for step, epoch, lr, indices in self._recent
+            if step == bad
+        ]
+        batches = [batch for part in distributed.gather_objects(mine) for batch in part]
+        first = min(batches, key=lambda batch: int(batch["step"]))
+        batches = [batch for batch in batches if batch["step"] == first["step"]]
+        if distributed.is_main():
+            write_json(self.path, {"batches": batches})
+        raise TrainingError(
+            f"the loss is not finite at step {first['step']} (lr {first['lr']:.4g}); {self.path} names the videos of "
+            "that batch. The last checkpoint is from before: lower optim.lr or set optim.clip_grad_norm, then --resume"
+        )
