@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gcvideo import console, distributed
 from gcvideo.config import RunConfig, config_from_dict, load_config
 from gcvideo.console import printable
-from gcvideo.errors import CheckpointError, ConfigError
+from gcvideo.errors import ConfigError
 from gcvideo.files import write_json
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,24 +37,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scoring.add_argument("--compare", metavar="FILE", help="a second predictions.npz: McNemar's test between the two")
 
 
-def run(args: argparse.Namespace) -> int | None:
+def run(args: argparse.Namespace) -> None:
     """Test, or re-score; prints a table and writes what was found."""
     if args.from_predictions:
-        return _rescore(args)
+        from gcvideo.commands.rescore import rescore
+
+        rescore(args)
+        return
     for option in ("ensemble", "subset", "compare"):
         if getattr(args, option):
             raise ConfigError(f"--{option} re-scores a predictions.npz: give one with --from-predictions FILE")
     if not args.checkpoint:
         raise ConfigError("give a checkpoint, or --from-predictions FILE")
-    return _test(args)
+    _test(args)
 
 
 def _test(args: argparse.Namespace) -> None:
     from gcvideo.engine.checkpoint import load_checkpoint
     from gcvideo.engine.inference import optimize_for_inference
+    from gcvideo.engine.predictor import find_checkpoint, restore_model
     from gcvideo.engine.runtime import describe, pick_device, pick_precision, tune
     from gcvideo.engine.testing import hash_file, run_test
-    from gcvideo.models.resnet3d import build_model
 
     path = find_checkpoint(args.checkpoint)
     checkpoint = {**load_checkpoint(path), "path": str(path), "sha256": hash_file(path)}
@@ -66,9 +66,8 @@ def _test(args: argparse.Namespace) -> None:
     device = pick_device(config.device)
     tune(device)
     precision = pick_precision(config.train.precision, device)
-    model = build_model(config.model)
-    load_weights(model, checkpoint["model"], path)
-    model = optimize_for_inference(model.to(device), precision=precision, compile=args.compile)
+    model = restore_model(checkpoint, config, path).to(device)
+    model = optimize_for_inference(model, precision=precision, compile=args.compile)
     with distributed.init_from_env(device.type):
         console.say(f"{path} on {describe(device, precision)}")
         results, predictions = run_test(
@@ -95,7 +94,7 @@ def _test(args: argparse.Namespace) -> None:
 def show(results: dict[str, Any]) -> None:
     """Print the accuracies by name, and the videos that failed."""
     names = {"clip": "clip (each view alone)", "video": "video (views ensembled)"}
-    rows = [[names[kind], *(f"{100 * results[kind][k]:.2f} %" for k in ("top1", "top5"))] for kind in names if kind in results]
+    rows = [[names[kind], *(percent(results[kind][k]) for k in ("top1", "top5"))] for kind in names if kind in results]
     counted = f"{results['answered']} of {results['videos']} videos, {results['protocol']}, {results['ensemble']}"
     if rows:
         console.table(rows, columns=["accuracy", "top-1", "top-5"], title=counted)
@@ -107,24 +106,9 @@ def show(results: dict[str, Any]) -> None:
         console.warn(f"and {results['failed'] - 10} more videos failed; results.json names them all")
 
 
-def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Fill a network, or say in one line that the weights are another one's."""
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-        raise CheckpointError(f"{path}: the weights do not fit the network of its config: {lines[0][:200]}") from None
-
-
-def find_checkpoint(place: str) -> Path:
-    """The checkpoint file itself, or the best (else the last) one of a run folder."""
-    path = Path(place).expanduser()
-    if path.is_dir():
-        for name in ("best.pt", "last.pt"):
-            if (path / "checkpoints" / name).is_file():
-                return path / "checkpoints" / name
-        raise CheckpointError(f"{path}: neither checkpoints/best.pt nor checkpoints/last.pt in this folder")
-    return path
+def percent(share: float) -> str:
+    """A fraction in [0, 1], as it is shown."""
+    return f"{100 * share:.2f} %"
 
 
 def resolve_config(checkpoint: dict[str, Any], path: Path, overrides: list[str]) -> RunConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,36 +43,59 @@ def evaluate(
         finished: answers of an earlier run that was cut off (this process's share); the loader must skip them.
         on_video: called with each video's scores, or its failure, as soon as they are known.
     """
+    videos = list(finished)
+    failures: list[Failure] = []
+    for _, answer in answer_videos(model, loader, test=test, data=data, device=device, precision=precision):
+        if isinstance(answer, VideoScores):
+            videos.append(answer)
+        else:
+            failures.append(answer)
+        if on_video is not None:
+            on_video(answer)
+    everything = distributed.gather_objects((videos, failures))
+    return Predictions.collect(
+        [video for part, _ in everything for video in part],
+        ensemble=test.ensemble,
+        failures=[failure for _, part in everything for failure in part],
+    )
+
+
+def answer_videos(
+    model: nn.Module,
+    loader: Iterable[VideoViews],
+    *,
+    test: TestConfig,
+    data: DataConfig,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+) -> Iterator[tuple[int, VideoScores | Failure]]:
+    """The answers of this process's videos, one by one; for the arguments see ``evaluate``.
+
+    Yields:
+        the video's index, and its scores or why it could not be read.
+    """
     device = torch.device(device)
     size = test.views_per_batch or VIEWS_PER_BATCH.get(device.type, 30)
-    failures: list[Failure] = []
-    answers = list(finished)
+    failed: list[tuple[int, Failure]] = []
 
     def readable() -> Iterator[VideoViews]:
         for video in loader:
             if video.failure is None:
                 yield video
             else:
-                failures.append(video.failure)
-                if on_video is not None:
-                    on_video(video.failure)
+                failed.append((video.index, video.failure))
 
     was_training = model.training
     model.eval()
     try:
         batches = view_batches(readable(), size, device)
-        for video in _answer(_forward(model, batches, data=data, precision=precision)):
-            answers.append(video)
-            if on_video is not None:
-                on_video(video)
+        for scores in _answer(_forward(model, batches, data=data, precision=precision)):
+            yield scores.index, scores
+            while failed:
+                yield failed.pop(0)
+        yield from failed
     finally:
         model.train(was_training)
-    everything = distributed.gather_objects((answers, failures))
-    return Predictions.collect(
-        [answer for part, _ in everything for answer in part],
-        ensemble=test.ensemble,
-        failures=[tuple(failure) for _, part in everything for failure in part],
-    )
 
 
 @dataclass
@@ -125,7 +147,6 @@ def _fill(parts: list[Tensor], size: int) -> Tensor:
     return torch.cat([*parts, parts[0][:1].expand(missing, *parts[0].shape[1:])]) if missing else torch.cat(parts)
 
 
-@torch.no_grad()
 def _forward(
     model: nn.Module, batches: Iterable[tuple[Tensor, list[tuple[_Video, int]]]], *, data: DataConfig, precision: str
 ) -> Iterator[tuple[Tensor, list[tuple[_Video, int]]]]:
@@ -137,7 +158,7 @@ def _forward(
     before: tuple[Tensor, list[tuple[_Video, int]]] | None = None
     for clips, owners in batches:
         mixed = precision == "bf16" and dtype == torch.float32
-        with torch.autocast(clips.device.type, torch.bfloat16) if mixed else nullcontext():
+        with torch.no_grad(), torch.autocast(clips.device.type, torch.bfloat16, enabled=mixed):
             logits = model(normalize(clips, mean=data.mean, std=data.std, dtype=dtype))
         if before is not None:
             yield before[0].float().cpu(), before[1]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-def optimize_for_inference(
-    model: nn.Module, *, precision: Literal["fp32", "bf16"] = "fp32", compile: bool = False
-) -> nn.Module:
+def optimize_for_inference(model: nn.Module, *, precision: str = "fp32", compile: bool = False) -> nn.Module:
     """A copy of a network, for inference alone: the same answers, sooner.
 
     Batch norms are folded into the convolutions before them (equal to 1e-5). ``bf16`` turns weights and activations
@@ -22,6 +20,7 @@ def optimize_for_inference(
 
     Args:
         model: on the device it is to run on. It is left as it is.
+        precision: ``fp32`` or ``bf16``.
     """
     model = fold_batch_norms(copy.deepcopy(model).eval())
     on_cpu = next(model.parameters()).device.type == "cpu"
@@ -43,10 +42,10 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     which the tests check for every kind of them.
     """
     for parent in model.modules():
-        children = list(parent.named_children())
-        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
-            fits = isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d)
-            if fits and conv.out_channels == norm.num_features:
+        for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
+            if not isinstance(conv, nn.Conv3d) or not isinstance(norm, nn.BatchNorm3d):
+                continue
+            if conv.out_channels == norm.num_features:
                 setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, norm_name, nn.Identity())
     return model

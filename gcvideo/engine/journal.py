@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -15,6 +16,8 @@ import numpy as np
 
 from gcvideo.engine.predictions import VideoScores
 from gcvideo.files import write_atomically
+
+COLUMNS = [field.name for field in dataclasses.fields(VideoScores)]
 
 
 class Journal:
@@ -44,12 +47,13 @@ class Journal:
         for path in sorted(self.folder.glob(f"{self.prefix}*.npz")):
             try:
                 with np.load(path, allow_pickle=False) as part:
-                    columns = [part[name] for name in VideoScores._fields]
+                    columns = [part[name] for name in COLUMNS]
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                 continue
             for row in zip(*columns, strict=True):
-                plain = [value if isinstance(value, np.ndarray) else value.item() for value in row]
-                videos[plain[0]] = VideoScores(*plain)
+                plain: list[Any] = [value if isinstance(value, np.ndarray) else value.item() for value in row]
+                video = VideoScores(*plain)
+                videos[video.index] = video
         return [videos[index] for index in sorted(videos)]
 
     def add(self, video: VideoScores) -> None:
@@ -63,8 +67,8 @@ class Journal:
         if self._waiting:
             first = self._waiting[0].index
             buffer = io.BytesIO()
-            columns = zip(VideoScores._fields, zip(*self._waiting, strict=True), strict=True)
-            np.savez(buffer, **{name: np.stack([np.asarray(v) for v in values]) for name, values in columns})
+            columns = {name: np.stack([np.asarray(getattr(v, name)) for v in self._waiting]) for name in COLUMNS}
+            np.savez(buffer, **columns)  # type: ignore[arg-type]  # numpy's stub takes the flags for arrays too
             write_atomically(self.folder / f"{self.prefix}rank{self.rank}-{first:08d}.npz", buffer.getvalue())
             self._waiting.clear()
         self._written = time.monotonic()

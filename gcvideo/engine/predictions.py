@@ -24,17 +24,19 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from gcvideo.data.dataset import Failure
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically
 
 ENSEMBLES = ("softmax", "logits", "max")
 
 
-class VideoScores(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class VideoScores:
     """The answer for one video: each ensemble's scores are (K,) float32."""
 
     index: int
@@ -48,14 +50,6 @@ class VideoScores(NamedTuple):
     max: np.ndarray
 
 
-class FailedVideo(NamedTuple):
-    """A video that could not be read."""
-
-    id: str
-    path: str
-    reason: str
-
-
 @dataclass
 class Predictions:
     """Scores of V videos over K classes, and the videos that failed. Field by field: see the module's table."""
@@ -67,7 +61,7 @@ class Predictions:
     views: np.ndarray
     clip_top1: np.ndarray
     clip_top5: np.ndarray
-    failures: list[FailedVideo] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     ensemble: str = "softmax"
     paths: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
@@ -75,7 +69,7 @@ class Predictions:
 
     @classmethod
     def collect(
-        cls, videos: Sequence[VideoScores], *, ensemble: str = "softmax", failures: Sequence[tuple[str, str, str]] = ()
+        cls, videos: Sequence[VideoScores], *, ensemble: str = "softmax", failures: Sequence[Failure] = ()
     ) -> Predictions:
         """Gather the answers of single videos, in the order of their indices."""
         videos = sorted(videos, key=lambda video: video.index)
@@ -88,7 +82,7 @@ class Predictions:
             views=np.array([video.views for video in videos], np.int64),
             clip_top1=np.array([video.clip_top1 for video in videos], np.int64),
             clip_top5=np.array([video.clip_top5 for video in videos], np.int64),
-            failures=[FailedVideo(*failure) for failure in sorted(failures)],
+            failures=sorted(failures),
             ensemble=ensemble,
         )
 
@@ -100,9 +94,9 @@ class Predictions:
         """Video scores (V, K) float32 by the chosen ensemble."""
         return self.averages[self.ensemble]
 
-    def select(self, keep: np.ndarray) -> Predictions:
-        """The videos where ``keep`` (V,) bool is true."""
-        kept = np.flatnonzero(keep)
+    def select(self, keep: np.ndarray | Sequence[bool]) -> Predictions:
+        """The videos where ``keep`` (V,) bool is true, with all failures."""
+        kept = np.flatnonzero(np.asarray(keep, dtype=bool))
         return replace(
             self,
             ids=[self.ids[i] for i in kept],
@@ -139,7 +133,6 @@ class Predictions:
 
     def save(self, path: str | Path) -> None:
         """Write ``predictions.npz``: complete or not at all."""
-        failed = list(zip(*self.failures, strict=True)) or [(), (), ()]
         arrays = {
             "ids": _strings(self.ids),
             "paths": _strings(self.paths),
@@ -150,7 +143,9 @@ class Predictions:
             "views": self.views,
             "clip_top1": self.clip_top1,
             "clip_top5": self.clip_top5,
-            **{f"failed_{name}": _strings(values) for name, values in zip(("ids", "paths", "reasons"), failed)},
+            "failed_ids": _strings([failure.id for failure in self.failures]),
+            "failed_paths": _strings([failure.path for failure in self.failures]),
+            "failed_reasons": _strings([failure.reason for failure in self.failures]),
             "classes": _strings(self.classes),
             "info": np.array(json.dumps({**self.info, "ensemble": self.ensemble})),
         }
@@ -175,7 +170,7 @@ class Predictions:
                 views=arrays["views"],
                 clip_top1=arrays["clip_top1"],
                 clip_top5=arrays["clip_top5"],
-                failures=[FailedVideo(*map(str, row)) for row in zip(*failed, strict=True)],
+                failures=[Failure(*map(str, row)) for row in zip(*failed, strict=True)],
                 ensemble=info["ensemble"],
                 classes=arrays["classes"].tolist(),
                 info=info,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from torch import nn
 
 from gcvideo import console, distributed
 from gcvideo.config import RunConfig, TestConfig, config_to_dict
-from gcvideo.data.annotations import RecordTable, load_classes, load_records
+from gcvideo.data.annotations import RecordTable
 from gcvideo.data.dataset import Failure, ViewDataset
 from gcvideo.data.loader import eval_loader
 from gcvideo.engine.evaluator import evaluate
 from gcvideo.engine.journal import Journal
-from gcvideo.engine.predictions import FailedVideo, Predictions, VideoScores
+from gcvideo.engine.predictions import Predictions, VideoScores
 from gcvideo.engine.runtime import versions
+from gcvideo.engine.splits import load_split
 from gcvideo.errors import DataError
 from gcvideo.files import write_json
 
@@ -102,22 +104,22 @@ def run_test(
     return results, predictions
 
 
-def test_records(config: RunConfig, classes: list[str] | None) -> RecordTable:
-    """The records of the test split; by default those of the val split."""
+def test_records(config: RunConfig, classes: Sequence[str] | None) -> RecordTable:
+    """The records of the test split; by default those of the val split.
+
+    Args:
+        classes: names in label order, as the checkpoint has them. They take the place of ``data.classes``, whose file
+            need not be here any more.
+    """
     split, name = (config.data.test, "test") if config.data.test.annotation else (config.data.val, "val")
-    if not split.annotation:
+    if classes:
+        config = replace(config, data=replace(config.data, classes=None))
+    records = load_split(config, split, name=name, classes=tuple(classes) if classes else None)
+    if records is None:
         raise DataError(
             "no videos to test on: set data.test.annotation (or data.val.annotation) to an annotation file or a "
             "folder of class folders"
         )
-    if classes is None and config.data.classes:
-        classes = list(load_classes(config.data.classes))
-    num_classes = config.model.num_classes
-    if classes is not None and len(classes) != num_classes:
-        raise DataError(f"{len(classes)} class names for a network of {num_classes} classes: check data.classes")
-    records = load_records(split.annotation, root=split.root, classes=classes, num_classes=num_classes)
-    if not len(records) and not records.missing:
-        raise DataError(f"{split.annotation}: data.{name}.annotation lists no video")
     return records
 
 
@@ -162,7 +164,7 @@ def _write(
 ) -> dict[str, Any]:
     predictions.paths = [records[index].path for index in predictions.indices]
     predictions.classes = list(records.classes or checkpoint.get("classes") or ())
-    predictions.failures += [FailedVideo(id_, "", "is listed but not among the files") for id_ in records.missing]
+    predictions.failures += [Failure(id_, "", "is listed but not among the files") for id_ in records.missing]
     stamp = {name: checkpoint.get(name) for name in ("path", "sha256", "epoch", "step")}
     results = {
         "protocol": protocol(config.test),

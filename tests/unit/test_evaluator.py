@@ -1,6 +1,7 @@
 """Multi-view evaluation: ensembling, batching, failures, journal. Independent arithmetic, no decoding."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -211,7 +212,7 @@ def test_the_journal_reads_only_what_belongs_to_the_same_test(tmp_path):
     journal = Journal(tmp_path, {"clips": 10}, seconds=0)
     journal.add(one)
     other_rank = Journal(tmp_path, {"clips": 10}, rank=1, seconds=0)
-    other_rank.add(one._replace(index=4, id="v4"))
+    other_rank.add(replace(one, index=4, id="v4"))
     (tmp_path / (journal.prefix + "torn.npz")).write_bytes(b"PK\x03\x04")
     assert [v.id for v in Journal(tmp_path, {"clips": 10}).read()] == ["v3", "v4"]
     assert Journal(tmp_path, {"clips": 1}).read() == []

@@ -1,0 +1,199 @@
+"""``gcvideo test`` from the command line: the same answers however it is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gcvideo.cli import main
+from gcvideo.engine import testing
+from gcvideo.engine.journal import Journal
+from gcvideo.engine.predictions import Predictions
+from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("test_command")
+    tiny_videos(folder)
+    (folder / "broken.mp4").write_bytes(b"this is no video")
+    with (folder / "val.txt").open("a") as file:
+        file.write("broken.mp4 1\n")
+    tiny_checkpoint(folder)
+    return folder
+
+
+def run(place: Path, output: Path, *arguments: str) -> tuple[dict[str, Any], Predictions]:
+    checkpoint = place / "runs/tiny/checkpoints/best.pt"
+    assert main(["test", str(checkpoint), *arguments, "--output", str(output)]) == 0
+    return json.loads((output / "results.json").read_text()), Predictions.load(output / "predictions.npz")
+
+
+@pytest.fixture(scope="module")
+def reference(place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Predictions]:
+    return run(place, tmp_path_factory.mktemp("reference"))
+
+
+def same(one: Predictions, other: Predictions) -> bool:
+    return one.ids == other.ids and np.array_equal(one.scores, other.scores)
+
+
+def test_results_say_what_was_tested(place: Path, reference: tuple[dict[str, Any], Predictions]) -> None:
+    results, predictions = reference
+    assert results["videos"] == 7
+    assert results["answered"] == 6
+    assert results["views_per_video"] == 6
+    assert results["views"] == 36
+    assert results["failed"] == 1
+    assert results["failures"][0]["path"].endswith("broken.mp4")
+    assert results["failures"][0]["reason"]
+    assert results["protocol"] == "2 clips x 3 crops of 32"
+    assert len(results["checkpoint"]["sha256"]) == 64
+    assert len(results["fingerprint"]) == 64
+    assert results["config"]["test"]["crops"] == 3
+    right = predictions.scores.argmax(axis=1) == predictions.labels
+    assert results["video"]["top1"] == pytest.approx(right.mean())
+    assert results["video"]["top5"] == 1  # of four classes
+    assert results["video_of_all"]["top1"] == pytest.approx(right.sum() / 7)
+    assert predictions.classes == CLASSES
+    assert len({tuple(row.argsort()) for row in predictions.scores}) > 1, "the videos must differ for tests to tell"
+
+
+@pytest.mark.parametrize("overrides", [("data.workers=2",), ("test.views_per_batch=1",), ("test.views_per_batch=16",)])
+def test_answers_do_not_depend_on_workers_or_batch_size(
+    place: Path, tmp_path: Path, reference: tuple[dict[str, Any], Predictions], overrides: tuple[str, ...]
+) -> None:
+    results, predictions = run(place, tmp_path, *overrides)
+    assert results["video"] == reference[0]["video"]
+    assert results["clip"] == reference[0]["clip"]
+    assert predictions.ids == reference[1].ids
+    np.testing.assert_allclose(predictions.scores, reference[1].scores, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_count_every_video_once(
+    place: Path, tmp_path: Path, reference: tuple[dict[str, Any], Predictions]
+) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gcvideo.cli"]
+    checkpoint = place / "runs/tiny/checkpoints/best.pt"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "test", str(checkpoint), "--output", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["processes"] == 2
+    assert results["video"] == reference[0]["video"]
+    assert results["failed"] == 1
+    assert same(Predictions.load(tmp_path / "predictions.npz"), reference[1])
+
+
+def test_a_killed_test_goes_on_where_it_stood(
+    place: Path,
+    tmp_path: Path,
+    reference: tuple[dict[str, Any], Predictions],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    noted = []
+
+    class Dying(Journal):
+        def add(self, video: Any) -> None:
+            self.seconds = 0
+            super().add(video)
+            noted.append(video)
+            if len(noted) == 3:
+                raise KeyboardInterrupt
+
+    checkpoint = str(place / "runs/tiny/checkpoints/best.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr(testing, "Journal", Dying)
+        assert main(["test", checkpoint, "--output", str(tmp_path)]) == 130
+    assert not (tmp_path / "results.json").exists()
+    capsys.readouterr()
+    _, predictions = run(place, tmp_path)
+    assert "3 of 7 videos were finished" in capsys.readouterr().out
+    assert same(predictions, reference[1])
+    assert not (tmp_path / "test_parts").exists()
+
+
+def test_another_protocol_does_not_take_up_the_finished_videos(place: Path, tmp_path: Path) -> None:
+    config = testing.RunConfig(name="a")
+    records = testing.RecordTable(ids=["a"], paths=["a"], labels=[0])
+    keys = [testing._journal_key(config, records, checkpoint, "fp32") for checkpoint in ("one", "two")]
+    config.test.clips = 3
+    keys.append(testing._journal_key(config, records, "one", "fp32"))
+    assert len({Journal(tmp_path, key).prefix for key in keys}) == 3
+
+
+def test_the_fast_protocol_is_reported_apart(place: Path, tmp_path: Path) -> None:
+    checkpoint = str(place / "runs/tiny/checkpoints/best.pt")
+    assert main(["test", checkpoint, "test.whole_frame=true", "--output", str(tmp_path)]) == 0
+    assert not (tmp_path / "results.json").exists()
+    results = json.loads((tmp_path / "results_fast.json").read_text())
+    assert results["protocol"] == "fast: 2 clips x the whole frame, short side 36"
+    assert results["views_per_video"] == 2
+    assert Predictions.load(tmp_path / "predictions_fast.npz").ids
+
+
+def test_a_run_folder_means_its_best_checkpoint(place: Path) -> None:
+    assert main(["test", str(place / "runs/tiny"), "test.clips=1", "test.crops=1"]) == 0
+    assert (place / "runs/tiny/results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{best}", "test.clip=1"], "did you mean 'clips'"),
+        (["{best}", "model.depth=50"], "comes with the checkpoint"),
+        (["absent.pt"], "absent.pt: no such checkpoint"),
+        (["{place}"], "neither checkpoints/best.pt nor checkpoints/last.pt"),
+        ([], "give a checkpoint"),
+        (["{best}", "--ensemble", "max"], "--from-predictions"),
+        (["{best}", "data.val.annotation=nowhere.txt"], "nowhere.txt"),
+        (["{best}", "data.val.annotation=null"], "data.test.annotation"),
+        (["{place}/val.txt"], "not a checkpoint"),
+    ],
+)
+def test_a_wrong_command_gets_one_line_and_exit_code_2(
+    place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    names = {"best": str(place / "runs/tiny/checkpoints/best.pt"), "place": str(place)}
+    assert main(["test", *(argument.format(**names) for argument in arguments)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "\n" not in error
+
+
+def test_rescoring_needs_no_model(
+    place: Path, tmp_path: Path, reference: tuple[dict[str, Any], Predictions], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, predictions = reference
+    predictions.save(tmp_path / "a.npz")
+    command = ["test", "--from-predictions", str(tmp_path / "a.npz"), "--json", str(tmp_path / "out.json")]
+    assert main([*command, "--ensemble", "max", "--compare", str(tmp_path / "a.npz")]) == 0
+    results = json.loads((tmp_path / "out.json").read_text())
+    right = predictions.averages["max"].argmax(axis=1) == predictions.labels
+    assert results["video"]["top1"] == pytest.approx(right.mean())
+    assert results["ensemble"] == "max"
+    assert results["mcnemar"]["p_value"] == 1
+    assert np.trace(results["confusion"]) == right.sum()
+
+    (tmp_path / "ids.txt").write_text("\n".join(predictions.ids[:2]) + "\n")
+    assert main([*command, "--subset", str(tmp_path / "ids.txt")]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["answered"] == 2
+    capsys.readouterr()
+    (tmp_path / "ids.txt").write_text("never seen\n")
+    assert main([*command, "--subset", str(tmp_path / "ids.txt")]) == 2
+    assert "'never seen'" in capsys.readouterr().err
