@@ -234,9 +234,10 @@ def _weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
 
 def _autocast(x: Tensor) -> Tensor:
     """What autocast does to the input of a convolution, for products inside a Function, which it would not reach."""
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        return x.to(torch.get_autocast_dtype(x.device.type))
-    return x
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):  # the meta device has none
+        return x
+    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(device))
 
 
 # ---------------------------------------------------------------- step 2: transform

@@ -1,0 +1,31 @@
+"""``gcvideo benchmark NAME ...``: each benchmark is a module of ``gcvideo.analysis``, imported only when it is run."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+
+# Name -> module with `add_arguments(parser)` and `run(args) -> int | None`.
+BENCHMARKS = {
+    "complexity": "gcvideo.analysis.complexity",
+}
+HELP = {
+    "complexity": "parameters and multiply-adds of configs, without running them",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Take the benchmark's name; what follows it is parsed by the benchmark itself."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "benchmarks:\n" + "\n".join(f"  {name:12}{text}" for name, text in HELP.items())
+    parser.add_argument("benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help=", ".join(BENCHMARKS))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="see BENCHMARK --help")
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Run one benchmark."""
+    module = import_module(BENCHMARKS[args.benchmark])
+    parser = argparse.ArgumentParser(prog=f"gcvideo benchmark {args.benchmark}", description=HELP[args.benchmark])
+    module.add_arguments(parser)
+    code: int | None = module.run(parser.parse_args(args.arguments))
+    return code
