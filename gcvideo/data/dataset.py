@@ -26,6 +26,7 @@ from gcvideo.errors import DataError, VideoError
 MAX_DECODED_BYTES = 1 << 30
 # Broken headers declare absurd sizes, and decoders allocate several frames at once: 16384 x 8192 is refused.
 MAX_PIXELS = 1 << 26
+MAX_FAILURES_IN_A_ROW = 1000
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -94,7 +95,6 @@ class _VideoDataset(Dataset[T]):
                 return self._read_once(record, backend, read)
             except VideoError as error:
                 errors.append(error)
-        self.quarantine.mark(index, errors[0].reason)
         raise errors[0]
 
     def _read_once(self, record: VideoRecord, backend: str, read: Callable[[VideoReader], R]) -> R:
@@ -141,20 +141,27 @@ class ClipDataset(_VideoDataset[ClipSample]):
         """The clip of a slot.
 
         Raises:
-            DataError: not one of the videos can be read.
+            DataError: no video can be read, or a thousand in a row cannot: something other than the videos is broken.
         """
         epoch, slot = key
         failures = []
-        for offset in range(len(self.records)):
-            index = (slot + offset) % len(self.records)
+        fresh = 0
+        for offset in range(len(self)):
+            index = (slot + offset) % len(self)
             rng = sample_rng(self.seed, epoch, slot)
             try:
                 clip = self._read(index, lambda video, rng=rng: self._cut(video, rng))  # type: ignore[misc]
             except VideoError as error:
                 failures.append(Failure(self.records[index].id, error.path, error.reason))
+                fresh += self.quarantine.state[index] != BAD
             else:
                 return ClipSample(clip, self.records[index].label, index, failures)
-        raise DataError(f"{self.records.source}: none of the {len(self):,} videos can be read; {failures[0].reason}")
+            if fresh == MAX_FAILURES_IN_A_ROW:
+                break
+        raise DataError(
+            f"{self.records.source}: {len(failures):,} videos in a row cannot be read, the first of them "
+            f"{failures[0].path}: {failures[0].reason}"
+        )
 
     def _cut(self, video: VideoReader, rng: np.random.Generator) -> Tensor:
         data = self.data

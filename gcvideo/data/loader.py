@@ -47,8 +47,8 @@ def epoch_order(num_records: int, *, seed: int, epoch: int, global_batch: int) -
 
     A permutation of the records, cut to whole batches. A set smaller than one batch is repeated to fill it.
     """
-    # Sample randomness comes from (seed, epoch, index); -1 is no index, so the two never share a stream.
-    order = np.random.default_rng((seed, epoch, num_records, 0x0BDE)).permutation(num_records)
+    # A fourth number keeps this stream apart from those of samples, which come from (seed, epoch, index).
+    order = np.random.default_rng((seed, epoch, 0, 1)).permutation(num_records)
     return np.resize(order, steps_per_epoch(num_records, global_batch) * global_batch)
 
 
@@ -66,9 +66,7 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[ClipBatch]:
         for batch in _run(self.dataset, self._load, self.batches, self.workers):
-            for failure in batch.failures:
-                self.dataset.quarantine.write(failure)
-            yield batch
+            yield batch._replace(failures=[self.dataset.quarantine.add(failure) for failure in batch.failures])
 
     def _load(self, slots: np.ndarray, hold: Hold) -> ClipBatch:
         self.dataset.hold = hold
@@ -93,7 +91,8 @@ class EvalLoader:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[VideoViews]:
-        return _run(self.dataset, self._load, self.indices, self.workers)
+        for views in _run(self.dataset, self._load, self.indices, self.workers):
+            yield views._replace(failure=self.dataset.quarantine.add(views.failure)) if views.failure else views
 
     def _load(self, index: int, hold: Hold) -> VideoViews:
         self.dataset.hold = hold

@@ -27,8 +27,11 @@ class Quarantine:
     """The state of every record, visible to all processes, and a file that remembers the bad ones.
 
     A record is SOUND at first. One that took a worker process down with it is SUSPECT: it gets one more chance, on the
-    other decoder. One that no decoder reads is BAD, and no longer touched. The file has one JSON object a line (id,
-    path, reason), only ever grows, and is honoured at the next start; delete lines to give videos another chance.
+    other decoder. One that no decoder reads is BAD, and no longer touched. Only the main process changes states; worker
+    processes, forked from it, see the changes at once.
+
+    The file has one JSON object a line (id, path, reason), only ever grows, and is honoured at the next start; delete
+    lines to give videos another chance.
 
     Args:
         records: the data set.
@@ -41,13 +44,10 @@ class Quarantine:
     def __init__(self, records: RecordTable, path: str | Path | None = None) -> None:
         self.records = records
         self.path = Path(path) if path is not None else None
-        # Memory shared with worker processes forked later: what one finds out, all know.
         self.state = np.frombuffer(mmap.mmap(-1, max(len(records), 1)), dtype=np.uint8)
         self.reasons: dict[str, str] = {}  # of bad records, by id
-        self._written: set[str] = set()
         if self.path is not None and self.path.exists():
             self.reasons = _read(self.path)
-            self._written = set(self.reasons)
             self.state[self.records.find(self.reasons)] = BAD
 
     def __len__(self) -> int:
@@ -58,29 +58,24 @@ class Quarantine:
         record = self.records[index]
         return Failure(record.id, record.path, self.reasons.get(record.id, "quarantined"))
 
-    def mark(self, index: int, reason: str) -> None:
-        """Declare a record BAD. Worker processes only mark; the main process writes the file (``write``)."""
-        self.state[index] = BAD
-        self.reasons.setdefault(self.records[index].id, reason)
-
     def strike(self, index: int, reason: str) -> None:
-        """A worker process died on this record: SUSPECT the first time, BAD and written down the second time."""
+        """A worker process died on this record: SUSPECT the first time, BAD the second time."""
         if self.state[index] == SOUND:
             self.state[index] = SUSPECT
         else:
-            self.mark(index, reason)
-            self.write(self.failure(index))
+            record = self.records[index]
+            self.add(Failure(record.id, record.path, reason))
 
-    def write(self, failure: Failure) -> None:
-        """Add a failure to the file, once."""
-        if failure.id in self._written:
-            return
-        self._written.add(failure.id)
-        self.reasons.setdefault(failure.id, failure.reason)
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(failure._asdict()) + "\n")
+    def add(self, failure: Failure) -> Failure:
+        """Declare a record BAD, in the file too; returns the failure with the reason that was found first."""
+        if failure.id not in self.reasons:
+            self.reasons[failure.id] = failure.reason
+            self.state[self.records.find([failure.id])] = BAD
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(failure._asdict()) + "\n")
+        return failure._replace(reason=self.reasons[failure.id])
 
 
 def _read(path: Path) -> dict[str, str]:

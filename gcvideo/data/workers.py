@@ -131,6 +131,8 @@ class WorkerPool(Generic[Task, Result]):
 
     def _replace(self, worker: _Worker) -> None:
         """Bury a dead worker, blame the item it held, and give its tasks to a new one."""
+        worker.process.join(timeout=10)
+        worker.process.kill()  # in case that its connection broke, and not the process
         worker.process.join()
         number = self._workers.index(worker)
         how = _cause_of_death(worker.process.exitcode, self._time_limit)
@@ -163,10 +165,13 @@ class WorkerPool(Generic[Task, Result]):
 
         parent = os.getppid()
         while True:
-            while not link.poll(5):
-                if os.getppid() != parent:
-                    os._exit(0)
-            task_number, slot, task = link.recv()
+            try:
+                while not link.poll(2):
+                    if os.getppid() != parent:
+                        os._exit(0)
+                task_number, slot, task = link.recv()
+            except (EOFError, OSError):
+                os._exit(0)
             try:
                 result: Any = self._work(task, hold)
             except Exception as error:
