@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
+from gcvideo.data.transforms import normalize
 from gcvideo.engine.checkpoint import save_checkpoint
 from gcvideo.models.resnet3d import build_model
 from tests.videos import moving_frames, write_video
@@ -43,13 +44,17 @@ def tiny_config(folder: Path, **sections: dict[str, Any]) -> RunConfig:
 
 
 def tiny_checkpoint(folder: Path, **sections: dict[str, Any]) -> Path:
-    """``folder/runs/tiny/checkpoints/best.pt``: random weights, large enough for scores to differ."""
+    """``folder/runs/tiny/checkpoints/best.pt``: random weights, scaled so that different videos get different labels."""
     config = tiny_config(folder, **sections)
     torch.manual_seed(0)
     model = build_model(config.model)
     with torch.no_grad():
         for parameter in model.parameters():  # zero-initialised norms and blocks would make all videos alike
             parameter.add_(0.3 * torch.randn_like(parameter))
+        clips = torch.stack([torch.from_numpy(moving_frames(4, 32, 32, seed=i)) for i in range(8)])  # (8, T, H, W, 3)
+        logits = model.eval()(normalize(clips.permute(0, 4, 1, 2, 3), mean=config.data.mean, std=config.data.std))
+        model.head.proj.weight.mul_(2 / logits.std(dim=0)[:, None])
+        model.head.proj.bias.sub_(logits.mean(dim=0)).mul_(2 / logits.std(dim=0))
     path = config.run_dir / "checkpoints" / "best.pt"
     state = {"model": model.state_dict(), "config": config_to_dict(config), "classes": CLASSES}
     save_checkpoint(path, {**state, "fingerprint": "0" * 64, "epoch": 1, "step": 10})

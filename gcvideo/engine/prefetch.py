@@ -1,4 +1,4 @@
-"""Bringing clips to the device ahead of the step that needs them."""
+"""Bringing clips to the device ahead of the step that needs them, and telling that wait from the work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -64,6 +65,7 @@ class Prefetcher:
 
     def _start_copy(self, batch: ClipBatch) -> tuple[ClipBatch, torch.cuda.Event]:
         arrived = torch.cuda.Event()
+        batch = batch.pin_memory()
         with torch.cuda.stream(self._stream):
             clips = batch.clips.to(self.device, non_blocking=True)
             labels = batch.labels.to(self.device, non_blocking=True)
@@ -77,3 +79,48 @@ class Prefetcher:
         self._handed_out.append(done)
         if len(self._handed_out) > 2:
             self._handed_out.popleft().synchronize()
+
+
+class Stopwatch:
+    """The time of a run: as a whole, and of its training steps the wait for data and the work.
+
+    Args:
+        seconds: that earlier parts of an interrupted run took.
+
+    Attributes:
+        data: seconds of training steps spent waiting for clips.
+        compute: the other seconds of training steps.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._began = time.monotonic() - seconds
+        self._lap = 0.0
+        self.data = self.compute = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of the run so far, interruptions left out."""
+        return time.monotonic() - self._began
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Laps are counted from here."""
+        self._lap = time.monotonic()
+        yield
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that belongs to no lap."""
+        began = time.monotonic()
+        yield
+        self._lap += time.monotonic() - began
+
+    def lap(self, waited: float) -> tuple[float, float]:
+        """Seconds of data and of compute since the last lap, of which ``waited`` were spent waiting for data."""
+        now = time.monotonic()
+        elapsed = max(now - self._lap, 1e-9)
+        self._lap = now
+        waited = min(waited, elapsed)
+        self.data += waited
+        self.compute += elapsed - waited
+        return waited, elapsed - waited

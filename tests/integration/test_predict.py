@@ -1,0 +1,221 @@
+"""``gcvideo predict`` and ``gcvideo.load(...).predict(...)``: every input is answered or refused in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gcvideo
+from gcvideo.cli import main
+from gcvideo.engine.predictions import Predictions
+from gcvideo.engine.predictor import Predictor
+from gcvideo.engine.sources import find_sources
+from gcvideo.errors import CheckpointError, VideoError
+from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
+from tests.videos import moving_frames, write_video
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predict")
+    tiny_videos(folder, 3)
+    tiny_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(place: Path) -> str:
+    return str(place / "runs/tiny/checkpoints/best.pt")
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint: str) -> Iterator[Predictor]:
+    yield gcvideo.load(checkpoint, device="cpu")
+
+
+def predict(checkpoint: str, *arguments: object, expect: int = 0) -> None:
+    assert main(["predict", *map(str, arguments), "--checkpoint", checkpoint, "--workers", "0"]) == expect
+
+
+def test_the_python_call_gives_the_best_labels_first(predictor: Predictor, place: Path) -> None:
+    predictions = predictor.predict(place / "video_0.mp4", top=3)
+    assert len(predictions) == 3
+    scores = [p.score for p in predictions]
+    assert scores == sorted(scores, reverse=True)
+    assert all(p.label == CLASSES[p.index] for p in predictions)
+    assert sum(p.score for p in predictor.predict(place / "video_0.mp4", top=10)) == pytest.approx(1)
+
+
+def test_predict_and_test_give_the_same_scores(predictor: Predictor, place: Path, tmp_path: Path) -> None:
+    assert main(["test", predictor.source, "--output", str(tmp_path)]) == 0
+    tested = Predictions.load(tmp_path / "predictions.npz")
+    answers = list(predictor.answers([place / f"video_{i}.mp4" for i in range(3)]))
+    scores = np.stack([answer.scores for answer in answers if answer.scores is not None])
+    np.testing.assert_allclose(scores, tested.scores, atol=1e-6)
+
+
+def test_files_say_what_the_terminal_says(
+    checkpoint: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"]
+    predict(checkpoint, place / "video_0.mp4", place / "absent.mp4", "--top", 2, *files, expect=1)
+    out, err = capsys.readouterr()
+    answered, refused = json.loads((tmp_path / "a.json").read_text())["videos"]
+    assert refused["error"] == "no such file"
+    assert err.strip() == f"warning: {place}/absent.mp4: no such file"
+    best = answered["predictions"][0]
+    assert f"{100 * best['score']:.2f} %  {best['label']}" in out
+    rows = list(csv.DictReader((tmp_path / "a.csv").open(newline="")))
+    assert [row["label"] for row in rows[:2]] == [p["label"] for p in answered["predictions"]]
+    assert rows[2]["error"] == "no such file"
+
+
+def test_folders_and_patterns(checkpoint: str, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "sub dir" / "deeper").mkdir(parents=True)
+    shutil.copy(place / "video_0.mp4", tmp_path / "sub dir" / "deeper" / "a.MP4")
+    shutil.copy(place / "video_1.mp4", tmp_path / "sub dir" / "b [1].mp4")
+    (tmp_path / "sub dir" / "notes.txt").write_text("no video")
+    predict(checkpoint, tmp_path, "--json", tmp_path / "a.json", "--clips", 1, "--crops", 1)
+    found = [entry["video"] for entry in json.loads((tmp_path / "a.json").read_text())["videos"]]
+    assert [Path(name).name for name in found] == ["b [1].mp4", "a.MP4"]
+    assert [s.name for s in find_sources([str(tmp_path / "**" / "*.MP4")])] == [found[1]]
+    assert [s.name for s in find_sources([found[0]])] == [found[0]], "an existing name is no pattern"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("https://example.org/a.mp4", "is a URL"),
+        ("rtsp://camera/1", "is a URL"),
+        ("file:///a.mp4", "is a URL"),
+        ("nothing/*.mp4", "no file matches"),
+        ("absent.mp4", "no such file"),
+        ("x" * 300, "File name too long"),
+        ("/dev/null", "not a regular file"),
+        ("{place}/empty", "without video files"),
+        ("{place}/pipe.mp4", "not a regular file"),
+        ("{place}/dangling.mp4", "dangling link"),
+        ("nul\0byte", "not a valid file name"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_line(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, reason: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "dangling.mp4").symlink_to(tmp_path / "gone.mp4")
+    predict(checkpoint, name.format(place=tmp_path), expect=2)
+    error = capsys.readouterr().err.strip()
+    assert reason in error
+    assert "\n" not in error
+
+
+HOSTILE_NAMES = [
+    "<script>alert(1)</script>.mp4".replace("/", "_"),
+    "quotes \"double\" 'single' `back`.mp4",
+    "two\nlines.mp4",
+    "\u202egpj.mp4",
+    "x" * 200 + ".mp4",
+    "-rf.mp4",
+    "percent %s {0} $HOME.mp4",
+    "ünï cödé 视频.mp4",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_hostile_names_are_answered(
+    checkpoint: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    shutil.copy(place / "video_0.mp4", tmp_path / name)
+    files = ["--json", tmp_path / "out.json", "--csv", tmp_path / "out.csv"]
+    predict(checkpoint, tmp_path / name, "--clips", 1, "--crops", 1, "--top", 1, *files)
+    out, _ = capsys.readouterr()
+    assert len(out.strip().splitlines()) == 2, "a name takes one line, whatever is in it"
+    assert "\u202e" not in out
+    assert json.loads((tmp_path / "out.json").read_text())["videos"][0]["video"] == str(tmp_path / name)
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file))[0]["video"] == str(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("one_frame", {"count": 1}),
+        ("shorter than a clip", {"count": 3}),
+        ("portrait", {"count": 12, "height": 64, "width": 36}),
+        ("wide", {"count": 12, "height": 16, "width": 200}),
+        ("odd size", {"count": 12, "height": 47, "width": 63}),
+    ],
+)
+def test_odd_videos_are_answered(predictor: Predictor, tmp_path: Path, name: str, options: dict[str, int]) -> None:
+    path = write_video(tmp_path / f"{name}.mp4", moving_frames(**options), pixel_format="yuv444p")
+    assert len(predictor.predict(path)) == len(CLASSES)
+
+
+def test_a_rotated_video_is_seen_as_displayed(predictor: Predictor, tmp_path: Path) -> None:
+    frames = moving_frames(16)
+    lossless = {"options": {"qp": "0", "preset": "ultrafast"}, "pixel_format": "yuv444p"}
+    upright = write_video(tmp_path / "upright.mp4", np.ascontiguousarray(np.rot90(frames, axes=(1, 2))), **lossless)
+    turned = write_video(tmp_path / "turned.mp4", frames, rotation=90, **lossless)
+    again = write_video(tmp_path / "again.mp4", np.ascontiguousarray(np.rot90(frames, 3, axes=(1, 2))), **lossless)
+    scores = [next(predictor.answers([path])).scores for path in (upright, turned, again)]
+    differences = [np.abs(scores[1] - scores[k]).max() for k in (0, 2)]
+    # Chroma and resizing are not quite the same turned; another picture altogether is an order of magnitude away.
+    assert min(differences) < 0.1 * max(differences)
+    assert max(differences) > 0.05
+
+
+def test_variable_frame_rate_is_answered(predictor: Predictor, tmp_path: Path) -> None:
+    pts = np.cumsum([1, 1, 5, 1, 9, 1, 1, 2, 30, 1, 1, 1]).tolist()
+    path = write_video(tmp_path / "vfr.mp4", moving_frames(12), pts=pts, time_base=Fraction(1, 30))
+    assert predictor.predict(path)
+
+
+@pytest.mark.slow
+def test_4k_is_answered(predictor: Predictor, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "4k.mp4", np.repeat(np.repeat(moving_frames(4), 45, 1), 60, 2)[:, :2160, :3840])
+    assert predictor.predict(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"this is no video", b"\x00\x00\x00\x18ftypmp42" + b"\0" * 99])
+def test_a_file_that_is_no_video_is_named(predictor: Predictor, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.mp4").write_bytes(content)
+    with pytest.raises(VideoError, match=r"bad\.mp4") as caught:
+        predictor.predict(tmp_path / "bad.mp4")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ckpt.pt").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"ckpt\.pt"):
+        gcvideo.load(tmp_path / "ckpt.pt")
+
+
+@pytest.mark.parametrize("option", [("--top", "0"), ("--clips", "0"), ("--workers", "-1")])
+def test_options_out_of_range(checkpoint: str, place: Path, option: tuple[str, str]) -> None:
+    assert main(["predict", str(place / "video_0.mp4"), "--checkpoint", checkpoint, *option]) == 2
+
+
+@pytest.mark.slow
+def test_every_real_video_is_answered_or_refused_in_one_line(
+    checkpoint: str, shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    views = ["--clips", "1", "--crops", "1", "--top", "1", "--workers", "2"]
+    code = main(
+        ["predict", str(shared / "videos"), "--checkpoint", checkpoint, *views, "--json", str(tmp_path / "a.json")]
+    )
+    entries = json.loads((tmp_path / "a.json").read_text())["videos"]
+    refused = [entry for entry in entries if entry["error"]]
+    assert code == (1 if refused else 0)
+    assert len(entries) >= 20
+    assert len(capsys.readouterr().err.strip().splitlines()) <= len(refused)
+    assert all("\n" not in entry["error"] for entry in refused)
+    assert all(not entry["error"] for entry in entries if "kinetics400" in entry["video"])
