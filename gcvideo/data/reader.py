@@ -1,18 +1,34 @@
 """Exact frames of a video file, by index.
 
 ``open_video`` gives a ``VideoReader``: its length, the presentation time of every frame, and any frames by index as
-uint8 RGB. Rotation metadata is honoured. Whatever cannot be read raises one ``VideoError`` that says why.
+uint8 RGB. Whatever cannot be read raises one ``VideoError`` that says why. No wrong frame is ever returned knowingly:
+
+====================================================  =======================================================
+file                                                  read by
+====================================================  =======================================================
+MP4 and MOV, H.264 and HEVC, whole pictures,          its own tables say what to decode (``mp4``, ``samples``);
+at most one edit                                      decord or PyAV decodes just that (``decoders``)
+of these: order of output not told, more than 8 bits  the same, PyAV only
+anything else that libav knows                        PyAV through a demuxer (``libav``)
+cut short, encrypted, without pictures, huge          refused, with the reason
+====================================================  =======================================================
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from gcvideo.data.bitstream import is_disposable
+from gcvideo.data.decoders import MAX_BYTES, MAX_PIXELS, decode_with_decord, decode_with_pyav
+from gcvideo.data.libav import LibavVideo
+from gcvideo.data.mp4 import Mp4DataError, Mp4Error, Mp4Track, looks_like_mp4, read_track
+from gcvideo.data.mp4_slice import read_samples
 from gcvideo.errors import VideoError
 
 BACKENDS = ("auto", "decord", "pyav")
@@ -23,97 +39,99 @@ def open_video(path: str | Path, *, backend: str = "auto", short_side: int | Non
 
     Args:
         path: the file.
-        backend: ``auto`` takes decord where it reads the file rightly, else PyAV.
-        short_side: training only; frames may come scaled down (never up) so that their short side has this length.
+        backend: ``auto`` takes decord where it reads the file rightly, else PyAV. ``decord`` refuses the files that
+            only PyAV reads rightly.
+        short_side: for training only; frames come scaled down, never up, so that their short side has this length.
+            The decoder interpolates bilinearly, averaging over the area that a pixel covers.
 
     Raises:
-        VideoError: the file cannot be read.
+        VideoError: the file cannot be read, and why.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
     path = os.fspath(path)
     if not os.path.isfile(path):
-        raise VideoError(path, "is a directory" if os.path.isdir(path) else "no such file")
-    if os.path.getsize(path) == 0:
-        raise VideoError(path, "the file is empty")
+        exists = os.path.exists(path)
+        raise VideoError(
+            path, "is a folder" if os.path.isdir(path) else "is not a file" if exists else "does not exist"
+        )
     try:
-        return VideoReader(path, backend, short_side)
-    except VideoError:
+        return VideoReader(path, _open_source(path, backend), short_side)
+    except (VideoError, KeyboardInterrupt):
         raise
-    except Exception as error:  # libav's bindings raise whatever they meet: ValueError, IndexError, UnicodeDecodeError
+    except Exception as error:  # PyAV raises whatever it meets: InvalidDataError, IndexError, UnicodeDecodeError ...
         raise VideoError(path, f"cannot be opened ({_one_line(error)})") from error
 
 
 class VideoReader:
-    """An open video; made by ``open_video``. A context manager."""
+    """An open video; made by ``open_video``. A context manager.
 
-    def __init__(self, path: str, backend: str, short_side: int | None) -> None:
-        import av
+    Attributes:
+        path: the file.
+        height: of the frames that come out, after rotation and scaling.
+        width: of the frames that come out, after rotation and scaling.
+        fps: average frames per second.
+        pts: float64 (len,), presentation time of each frame in seconds, rising.
+        codec: libavcodec's name.
+        keyframes: int64 (K,), frames at which decoding may start.
+    """
 
+    def __init__(self, path: str, source: _Source, short_side: int | None) -> None:
         self.path = path
-        self.short_side = short_side
-        with av.open(path, metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise VideoError(path, "has no video track")
-            stream = container.streams.video[0]
-            stream.thread_count = 1
-            times: list[Any] = []
-            rotation = 0
-            for frame in container.decode(stream):
-                times.append(frame.pts)
-                rotation = frame.rotation
-                self.height, self.width = frame.height, frame.width
-            if not times:
-                raise VideoError(path, "holds no frame")
-            base = float(stream.time_base)
-            rate = float(stream.average_rate or stream.guessed_rate or 25)
-        increasing = None not in times and all(a < b for a, b in zip(times, times[1:], strict=False))
-        self.pts = np.array(times) * base if increasing else np.arange(len(times)) / rate
-        self.fps = rate
-        self._turns = round(rotation / 90) % 4
-        if self._turns % 2:
-            self.height, self.width = self.width, self.height
-        self.backend = "pyav"
+        self._source = source
+        if source.height * source.width > MAX_PIXELS:
+            raise VideoError(path, f"frames of {source.width} x {source.height} are larger than {MAX_PIXELS} pixels")
+        self._size = _scaled_down((source.height, source.width), short_side)  # before rotation
+        self._turns = source.quarter_turns
+        self.height, self.width = self._size if self._turns % 2 == 0 else self._size[::-1]
+        self.fps = source.fps
+        self.pts = source.seconds
+        self.codec = source.codec
+        self.keyframes = source.keyframes
+
+    @property
+    def backend(self) -> str:
+        """``decord`` or ``pyav``: who decodes."""
+        return self._source.backend
 
     def __len__(self) -> int:
+        """Number of frames that a player would show."""
         return len(self.pts)
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Frames by index, each decoded once; indices may repeat and come in any order.
+        """Frames by index; they may repeat and come in any order, and each is decoded once.
 
         Returns:
-            uint8 (T, H, W, 3) RGB.
+            uint8 (T, H, W, 3) RGB, in the order of ``indices``.
 
         Raises:
-            VideoError: a frame cannot be decoded.
-            IndexError: an index is outside the video.
+            VideoError: a frame cannot be decoded, or the frames together exceed the memory bound.
+            IndexError: an index lies outside the video.
         """
-        wanted, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
-        if len(wanted) and (wanted[0] < 0 or wanted[-1] >= len(self)):
-            raise IndexError(f"{self.path}: frame {wanted[-1]} of {len(self)}")
+        indices = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if not len(indices):
+            return np.empty((0, self.height, self.width, 3), np.uint8)
+        wanted, position = np.unique(indices, return_inverse=True)
+        if wanted[0] < 0 or wanted[-1] >= len(self):
+            raise IndexError(f"{self.path}: frames {wanted[0]} to {wanted[-1]} of {len(self)}")
+        if len(indices) * self.height * self.width * 3 > MAX_BYTES:
+            raise VideoError(
+                self.path, f"{len(indices)} frames of {self.width} x {self.height} exceed {MAX_BYTES} bytes"
+            )
         try:
-            return self._decode(wanted)[inverse]
-        except Exception as error:
+            images = self._source.decode(wanted, self._size)
+        except Exception as error:  # as in open_video
             raise VideoError(self.path, f"cannot be decoded ({_one_line(error)})") from error
-
-    def _decode(self, wanted: np.ndarray) -> np.ndarray:
-        import av
-
-        images = []
-        with av.open(self.path, metadata_errors="replace") as container:
-            stream = container.streams.video[0]
-            stream.thread_count = 1
-            remaining = set(wanted.tolist())
-            for index, frame in enumerate(container.decode(stream)):
-                if index in remaining:
-                    images.append(np.rot90(frame.to_ndarray(format="rgb24"), self._turns))
-                    remaining.remove(index)
-                if not remaining:
-                    break
-        return np.stack(images)
+        if images.shape != (len(wanted), *self._size, 3):
+            raise VideoError(self.path, f"gave frames of shape {images.shape[1:]} instead of {self._size}")
+        images = np.rot90(images, self._turns, axes=(1, 2))
+        if len(wanted) == len(indices) and (position[1:] > position[:-1]).all():
+            return np.ascontiguousarray(images)
+        return images[position]
 
     def close(self) -> None:
         """Let go of the file."""
+        self._source.close()
 
     def __enter__(self) -> VideoReader:
         return self
@@ -122,5 +140,130 @@ class VideoReader:
         self.close()
 
 
+class _Source(Protocol):
+    """What a ``VideoReader`` reads from; sizes are those before rotation."""
+
+    codec: str
+    height: int
+    width: int
+    quarter_turns: int
+    fps: float
+    seconds: np.ndarray
+    keyframes: np.ndarray
+
+    @property
+    def backend(self) -> str: ...
+
+    def decode(self, wanted: np.ndarray, size: tuple[int, int]) -> np.ndarray: ...
+
+    def close(self) -> None: ...
+
+
+class _Mp4Video:
+    """A file whose own tables say what to decode."""
+
+    def __init__(self, file: int, track: Mp4Track, *, decord: bool, pyav: bool) -> None:
+        self._file = file
+        self._track = track
+        self._decoders: list[tuple[str, Any]] = [("decord", decode_with_decord)] if decord else []
+        self._decoders += [("pyav", decode_with_pyav)] if pyav else []
+        self.codec = track.info.codec
+        self.height, self.width = track.info.height, track.info.width
+        self.quarter_turns = track.quarter_turns
+        self.fps = track.table.fps or 25.0
+        self.seconds = track.table.seconds
+        self.keyframes = np.flatnonzero(np.isin(track.table.order, list(track.table.starts)))
+
+    @property
+    def backend(self) -> str:
+        return self._decoders[0][0]
+
+    def decode(self, wanted: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        table = self._track.table
+        span = table.needed(wanted.tolist(), lambda sample: False)
+        bytes_of = dict(zip(span, read_samples(self._file, self._track, span), strict=True))
+        samples = table.needed(wanted.tolist(), lambda sample: is_disposable(bytes_of[sample], self._track.info))
+        data = [bytes_of[sample] for sample in samples]
+        targets = table.order[wanted].tolist()
+        while True:
+            _, decoder = self._decoders[0]
+            try:
+                return decoder(self._track, samples, data, targets, size)
+            except Exception:
+                # decord refuses a few files that are sound, such as very narrow ones.
+                if len(self._decoders) == 1:
+                    raise
+                self._decoders.pop(0)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _open_source(path: str, backend: str) -> _Source:
+    """Decide from the file's tables who reads it rightly."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        head = os.pread(file, 16, 0)
+        if not head:
+            raise VideoError(path, "is empty")
+        if not looks_like_mp4(head):
+            raise Mp4Error("not an MP4 file")
+        track = read_track(file)
+        _check_trust(track)
+        refusal = _why_not_decord(track)
+        if backend == "decord" and refusal:
+            raise Mp4Error(refusal)
+        source = _Mp4Video(
+            file, track, decord=backend != "pyav" and not refusal and _has_decord(), pyav=backend != "decord"
+        )
+        file = -1
+        return source
+    except Mp4DataError as error:
+        raise VideoError(path, str(error)) from error
+    except Mp4Error as error:
+        if backend == "decord":
+            raise VideoError(path, f"decord cannot be trusted with it ({error}); use backend pyav or auto") from error
+        return LibavVideo(path)
+    finally:
+        if file >= 0:
+            os.close(file)
+
+
+def _check_trust(track: Mp4Track) -> None:
+    """Raise where samples and frames are not one to one, or come out in an order that cannot be foretold."""
+    info = track.info
+    if not info.progressive:
+        raise Mp4Error("interlaced")  # a frame may be two samples, one a field
+    if info.reorder is not None and track.table.reorder > info.reorder:
+        raise Mp4Error("pictures are reordered more than the stream allows")
+
+
+def _why_not_decord(track: Mp4Track) -> str | None:
+    """Why decord may give wrong frames even of a slice; None where it may not."""
+    if track.info.reorder is None and track.table.reorder:
+        return "the stream does not tell how pictures are reordered, so that decoders guess"
+    if track.info.bit_depth > 8:
+        return "more than 8 bits a sample"  # other rounding than PyAV's
+    return None
+
+
+def _has_decord() -> bool:
+    return importlib.util.find_spec("decord") is not None
+
+
+def _scaled_down(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    """Height and width with the given short side and the same shape, to the nearest pixel; never larger than before."""
+    short = min(size)
+    if short_side is None or short_side >= short:
+        return size
+    return max(1, round(size[0] * short_side / short)), max(1, round(size[1] * short_side / short))
+
+
 def _one_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
