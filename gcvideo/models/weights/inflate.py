@@ -1,0 +1,48 @@
+"""From pictures to clips: 2D kernels inflated over time, and back.
+
+A 2D kernel repeated T times and divided by T answers to T equal frames as the 2D kernel does to one of them (Carreira
+and Zisserman 2017, section 2.1). So an inflated network sees a still picture exactly as the 2D network does, except for
+frames so near either end that the zero padding in time reaches them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def inflate(kernel: Tensor, frames: int) -> Tensor:
+    """Repeat a kernel over time.
+
+    Args:
+        kernel: (C_out, C_in, H, W).
+        frames: T.
+
+    Returns:
+        (C_out, C_in, T, H, W), each frame a T-th of the kernel.
+    """
+    return kernel.unsqueeze(2).repeat(1, 1, frames, 1, 1) / frames
+
+
+def deflate(kernel: Tensor) -> Tensor:
+    """Sum a kernel (C_out, C_in, T, H, W) over time: (C_out, C_in, H, W), its answer to a still picture."""
+    return kernel.sum(2)
+
+
+def fit(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """The tensor in the shape wanted, or None where that takes more than inflation or dimensions of size one."""
+    if tensor.shape == tuple(shape):
+        return tensor
+    if tensor.dim() == 4 and len(shape) == 5 and tensor.shape == (*shape[:2], *shape[3:]):
+        return inflate(tensor, shape[2])
+    if [size for size in tensor.shape if size > 1] == [size for size in shape if size > 1]:
+        return tensor.reshape(*shape)  # (C, D) is (C, D, 1, 1, 1): a linear map is a convolution with a kernel of one
+    return None
+
+
+def with_dims(tensor: Tensor, dims: int) -> Tensor:
+    """Append or remove trailing dimensions of size one until there are ``dims``."""
+    while tensor.dim() > dims and tensor.shape[-1] == 1:
+        tensor = tensor.squeeze(-1)
+    return tensor.reshape(*tensor.shape, *[1] * (dims - tensor.dim()))

@@ -1,0 +1,177 @@
+"""Read files of weights without running anything that may hide in them; write them whole or not at all.
+
+A pickle is a program. ``torch.load(weights_only=True)`` and safetensors read tensors and plain values alone; a file
+that needs more (Caffe2's ``.pkl``, checkpoints that hold a toolkit's own objects) is refused, unless the caller states
+that its source is trusted.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from gcvideo.errors import CheckpointError
+from gcvideo.files import write_atomically
+
+# First bytes of a zip archive (torch.save since 1.6) and of torch's older file format (pickled magic number).
+_ZIP, _TORCH_LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# Where toolkits put the weights in a checkpoint: gcvideo and torchvision's reference; PySlowFast and pytorchvideo;
+# mmaction2, timm and Lightning; Caffe2.
+_CONTAINERS = ("model", "model_state", "state_dict", "blobs")
+# The entry of a safetensors file's metadata under which gcvideo keeps what is not a tensor.
+_METADATA = "gcvideo"
+# Prefixes that wrappers leave on every key: DistributedDataParallel, torch.compile.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+@dataclass
+class Weights:
+    """The tensors of one file.
+
+    Attributes:
+        tensors: name to tensor, on the CPU, wrapper prefixes removed.
+        extra: whatever else the file holds beside them (config, epoch, ...), plain values.
+        path: the file.
+    """
+
+    tensors: dict[str, Tensor]
+    extra: dict[str, Any] = field(default_factory=dict)
+    path: str = ""
+
+
+def read_weights(path: str | Path, *, unsafe_pickle: bool = False) -> Weights:
+    """Read a state dict from a ``.pt``/``.pth``/``.pyth``, ``.safetensors`` or (if trusted) ``.pkl`` file.
+
+    Args:
+        path: the file.
+        unsafe_pickle: read files that may run code. Only for files whose source is trusted.
+
+    Raises:
+        CheckpointError: the file is absent, damaged, holds no tensors, or is unsafe to read.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file of weights")
+    content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path, unsafe_pickle)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    container = next((name for name in _CONTAINERS if isinstance(content.get(name), Mapping)), None)
+    named = content[container] if container else content
+    tensors = {str(name): _tensor(value) for name, value in named.items() if isinstance(value, (Tensor, np.ndarray))}
+    if not tensors:
+        raise CheckpointError(f"{path}: holds no tensors; its keys are {', '.join(map(str, list(content)[:8]))}")
+    extra = {str(key): value for key, value in content.items() if container and key != container}
+    return Weights(_unwrapped(tensors), extra, str(path))
+
+
+def write_weights(path: str | Path, content: dict[str, Any]) -> None:
+    """Write nested dicts of tensors and plain values by the file's ending: ``.safetensors``, ``.pkl``, else torch's.
+
+    ``.safetensors`` holds tensors alone; the plain values go to its metadata, as JSON. ``.pkl`` is Caffe2's: a pickled
+    dict of NumPy arrays.
+
+    Raises:
+        CheckpointError: the file cannot be written; what was there before is still there.
+    """
+    path = Path(path).expanduser()
+    buffer = io.BytesIO()
+    if path.suffix == ".safetensors":
+        container = next((name for name in _CONTAINERS if name in content), None)
+        tensors = content[container] if container else content
+        plain = {name: value for name, value in content.items() if container and name != container}
+        metadata = {_METADATA: json.dumps(plain)} if plain else None
+        buffer.write(save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata))
+    elif path.suffix == ".pkl":
+        arrays = {
+            name: {key: tensor.numpy() for key, tensor in value.items()} if isinstance(value, dict) else value
+            for name, value in content.items()
+        }
+        pickle.dump(arrays, buffer, protocol=2)  # protocol 2: Caffe2 ran on Python 2
+    else:
+        torch.save(content, buffer)
+    try:
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            plain = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+            return {**plain, "model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its metadata is not JSON: {error}") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def _read_pickled(path: Path, unsafe_pickle: bool) -> Any:
+    with path.open("rb") as file:
+        start = file.read(len(_TORCH_LEGACY))
+    is_torch = start.startswith((_ZIP, _TORCH_LEGACY))
+    if not is_torch and not start.startswith(b"\x80"):
+        raise CheckpointError(
+            f"{path}: neither a PyTorch file nor safetensors nor a pickle: its first bytes are {start!r}"
+        )
+    if not is_torch and not unsafe_pickle:
+        raise CheckpointError(
+            f"{path}: a raw pickle, which can run any code when read; if you trust its source, add --unsafe-pickle"
+        )
+    if start.startswith(_ZIP):
+        _check_sums(path)
+    try:
+        if is_torch:
+            return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
+        with path.open("rb") as file:
+            return pickle.load(file, encoding="latin1")  # latin1: NumPy arrays pickled by Python 2
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if is_torch and not unsafe_pickle and refused:
+            raise CheckpointError(
+                f"{path}: holds a {refused[1]}, which reading tensors alone does not allow; if you trust its source, "
+                "add --unsafe-pickle"
+            ) from None
+        raise CheckpointError(f"{path}: damaged: {_short(error)}") from None
+    except Exception as error:  # a damaged or hostile pickle can raise anything
+        raise CheckpointError(f"{path}: damaged: {_short(error)}") from None
+
+
+def _check_sums(path: Path) -> None:
+    """torch itself does not look at the checksums of its archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        raise CheckpointError(f"{path}: cut short or damaged: {_short(error)}") from None
+    if damaged is not None:
+        raise CheckpointError(f"{path}: damaged: {damaged} does not match its checksum")
+
+
+def _tensor(value: Tensor | np.ndarray) -> Tensor:
+    return value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in _WRAPPERS * 2:  # either order
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]

@@ -1,0 +1,76 @@
+"""What became of every tensor of a file of weights."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Report:
+    """An account of one conversion, inflation or loading: nothing is left out.
+
+    Attributes:
+        source: the file or network the tensors came from.
+        copied: keys of the result whose values came from the source.
+        dropped: keys of the source that the result does without and is none the worse for, with the reason.
+        unmatched: keys of the source that found no place in the result, with the reason.
+        missing: keys of the result that the source has nothing for, with what became of them.
+        notes: remarks that hold for the whole (assumptions, differences between the toolkits).
+    """
+
+    source: str = ""
+    copied: list[str] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
+    unmatched: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """The report for people: one line a reason, its keys gathered as ``res4.{0,1,2}.branch``."""
+        result = [f"{self.source}: {len(self.copied)} tensors copied" if self.source else f"{len(self.copied)} copied"]
+        for title, entries in (
+            ("dropped", self.dropped),
+            ("not matched", self.unmatched),
+            ("not in the source", self.missing),
+        ):
+            by_reason: defaultdict[str, list[str]] = defaultdict(list)
+            for key, reason in entries.items():
+                by_reason[reason].append(key)
+            for reason, keys in by_reason.items():
+                result.append(f"{title} ({len(keys)}): {', '.join(gather(keys))}: {reason}")
+        return result + [f"note: {note}" for note in self.notes]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "source": self.source,
+            "copied": list(self.copied),
+            "dropped": dict(self.dropped),
+            "unmatched": dict(self.unmatched),
+            "missing": dict(self.missing),
+            "notes": list(self.notes),
+        }
+
+
+def gather(keys: list[str]) -> list[str]:
+    """Shorten keys that differ in one number: ``a.0.w, a.1.w`` becomes ``a.{0,1}.w``. No key is lost.
+
+    >>> gather(["res4.0.a.weight", "res4.2.a.weight", "head.bias"])
+    ['res4.{0,2}.a.weight', 'head.bias']
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for key in keys:
+        # The last number that stands between dots: the block index.
+        match = re.match(r"(.*\.)(\d+)(\..*)$", key)
+        place = (match[1], match[3]) if match else (key, "")
+        groups.setdefault(place, []).append(match[2] if match else "")
+    result = []
+    for (before, after), numbers in groups.items():
+        if len(numbers) == 1:
+            result.append(before + numbers[0] + after)
+        else:
+            result.append(f"{before}{{{','.join(numbers)}}}{after}")
+    return result
