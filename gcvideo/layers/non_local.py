@@ -135,12 +135,11 @@ class NonLocalBlock(TracedBlock):
         if self.concat is not None:
             return _gather_relu(*self._concat_logits(query, key), value) / key.shape[1]
         width, value_width = query.shape[2], value.shape[2]
-        if value_width < width:  # gaussian: PyTorch's fused attention wants one width for all three
+        if value_width < width:  # gaussian: PyTorch's fused kernels want one width for all three
             value = F.pad(value, (0, width - value_width))
-        # (N, 1, Q, d): one head.
-        gathered = F.scaled_dot_product_attention(
-            query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), scale=self.scale
-        )
+        # One head: (N, 1, Q, d). The fused kernels also want the channels of a position side by side.
+        query, key, value = (tokens.contiguous().unsqueeze(1) for tokens in (query, key, value))
+        gathered = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
         return gathered.squeeze(1)[..., :value_width]
 
     def _attention_map(self, query: Tensor, key: Tensor) -> Tensor:

@@ -1,0 +1,215 @@
+"""The three-step context block."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gcvideo.layers import BlockTrace, ContextBlock, gc_block, record_attention, se_block, snl_block
+from gcvideo.layers.context import AttentionPool
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
+POOLS = ("attention", "average")
+TRANSFORMS = ("bottleneck", "squeeze", "linear")
+FUSIONS = ("add", "scale", "scale_add")
+
+
+def randomise(module: nn.Module, std: float = 0.3) -> nn.Module:
+    """Give every parameter a value that matters; fresh blocks hide behind zeros."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=std)
+    return module
+
+
+def clip(*shape: int, layout: str = "contiguous", dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return x.contiguous(memory_format=LAYOUTS[layout])
+
+
+def reference_pool(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The formulas, for autograd to differentiate."""
+    attention = torch.einsum("nct,c->nt", x.flatten(2), weight[0]).softmax(1)
+    return torch.einsum("nct,nt->nc", x.flatten(2), attention), attention
+
+
+@pytest.mark.parametrize(("pool", "transform", "fusion"), list(itertools.product(POOLS, TRANSFORMS, FUSIONS)))
+def test_gradients_of_the_whole_space(pool: str, transform: str, fusion: str) -> None:
+    torch.manual_seed(0)
+    block = randomise(ContextBlock(4, pool=pool, transform=transform, fusion=fusion, reduction=2).double())
+    x = clip(2, 4, 2, 2, 1, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, *_: block(x), (x, *block.parameters()))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradient_of_pooling_in_closed_form(layout: str, batch: int) -> None:
+    weight = torch.randn(1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = clip(batch, 5, 2, 3, 2, layout=layout, dtype=torch.float64)
+    results = []
+    pool = AttentionPool(5).double()
+    for function in (lambda x: pool(x)[0], lambda x: reference_pool(x, pool.weight)[0]):
+        pool.weight.data.copy_(weight)
+        leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        pooled = function(leaf)
+        pooled.pow(3).sum().backward()
+        results.append((pooled.detach(), leaf.grad, pool.weight.grad))
+        pool.weight.grad = None
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_low_precision_stays_close_in_both_layouts(layout: str, dtype: torch.dtype, batch: int) -> None:
+    torch.manual_seed(0)
+    block = randomise(gc_block(16).double(), std=0.2)
+    x = clip(batch, 16, 3, 5, 4, layout=layout, dtype=torch.float64).to(dtype).double()
+    expected, low = x.requires_grad_(), x.detach().to(dtype).requires_grad_()
+    y = block(expected)
+    y.pow(2).sum().backward()
+    block = block.to(dtype)
+    z = block(low)
+    z.pow(2).sum().backward()
+    assert z.dtype == dtype
+    assert z.stride() == low.stride()
+    assert low.grad is not None
+    assert low.grad.stride() == low.stride()
+    tolerance = 1e-5 if dtype == torch.float32 else 0.03
+    torch.testing.assert_close(z.double(), y, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(low.grad.double(), expected.grad, rtol=tolerance, atol=10 * tolerance)
+
+
+def test_odd_memory_formats_are_read_rightly() -> None:
+    pool = AttentionPool(4)
+    base = clip(2, 8, 3, 4, 6)
+    for x in (base[:, ::2], base[:, :4, :, :, ::2], base.transpose(3, 4)[:, :4], base[:1, :4].expand(2, 4, 3, 4, 6)):
+        torch.testing.assert_close(pool(x)[0], reference_pool(x, pool.weight)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_pooling_keeps_only_its_input_and_the_weights_for_backward() -> None:
+    x = clip(2, 8, 4, 5, 5).requires_grad_()
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        AttentionPool(8)(x)
+    assert sorted(t.numel() for t in kept) == [8, 2 * 100, x.numel()]  # mask, weights, and x itself
+    assert any(t.data_ptr() == x.data_ptr() for t in kept)
+
+
+@pytest.mark.parametrize("make", [gc_block, snl_block])
+def test_a_fresh_block_that_adds_changes_nothing(make: type) -> None:
+    x = clip(2, 16, 2, 4, 4)
+    assert torch.equal(make(16)(x), x)
+
+
+@pytest.mark.parametrize("fusion", ["scale", "scale_add"])
+def test_a_fresh_block_that_scales_halves_its_input(fusion: str) -> None:
+    x = clip(2, 16, 2, 4, 4)
+    assert torch.equal(ContextBlock(16, fusion=fusion)(x), x / 2)
+    assert torch.equal(se_block(16)(x), x / 2)
+
+
+def test_reset_restores_the_zeros_after_a_global_initialisation() -> None:
+    block = randomise(ContextBlock(8, fusion="scale_add", reduction=2))
+    block.reset_parameters()
+    assert torch.equal(block(x := clip(1, 8, 2, 2, 2)), x / 2)
+    assert block.pool.weight.abs().min() > 0
+
+
+@pytest.mark.parametrize("input_dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("make", [gc_block, snl_block, se_block])
+def test_autocast(make: type, input_dtype: torch.dtype) -> None:
+    block = randomise(make(8))
+    if input_dtype == torch.float64:
+        block = block.double()
+    x = clip(2, 8, 2, 3, 3, dtype=input_dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = block(x)
+    y.float().sum().backward()
+    assert y.dtype == input_dtype
+    assert x.grad is not None
+    assert x.grad.dtype == input_dtype
+    torch.testing.assert_close(y.double(), block.double()(x.double()), rtol=0.05, atol=0.05)
+
+
+def test_no_parameter_has_more_than_two_dimensions_and_the_mask_has_no_bias() -> None:
+    for pool, transform, fusion in itertools.product(POOLS, TRANSFORMS, FUSIONS):
+        block = ContextBlock(8, pool=pool, transform=transform, fusion=fusion).to(memory_format=torch.channels_last_3d)
+        assert max(p.dim() for p in block.parameters()) <= 2
+        assert "pool.bias" not in dict(block.named_parameters())
+
+
+def test_published_block_sizes() -> None:
+    """Closed forms: GC has C + 2 C p + 4 p + C parameters with p = C / r, SNL C + C^2 + C."""
+    sizes = [sum(p.numel() for p in block.parameters()) for block in (gc_block(512), snl_block(512))]
+    assert sizes == [132480, 263168]
+
+
+def test_transform_before_pooling_is_the_same_function() -> None:
+    first, last = (ContextBlock(6, transform="linear", transform_first=flag).double() for flag in (True, False))
+    randomise(first)
+    last.load_state_dict(first.state_dict())
+    x = clip(2, 6, 2, 3, 3, dtype=torch.float64).requires_grad_()
+    torch.testing.assert_close(first(x), last(x))
+    gradients = [torch.autograd.grad(block(x).pow(3).sum(), [x, *block.parameters()]) for block in (first, last)]
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("transform_first", [False, True])
+def test_attention_comes_with_the_output(transform_first: bool) -> None:
+    block = randomise(ContextBlock(6, transform="linear", transform_first=transform_first))
+    x = clip(2, 6, 2, 3, 4)
+    y, trace = block(x, return_attention=True)
+    torch.testing.assert_close(y, block(x))
+    assert trace.attention.shape == (2, 1, 2, 3, 4)
+    torch.testing.assert_close(trace.attention.flatten(2)[:, 0], reference_pool(x, block.pool.weight)[1])
+    torch.testing.assert_close(y - x, trace.output[:, :, None, None, None].expand_as(x), rtol=1e-5, atol=1e-5)
+    assert not trace.attention.requires_grad
+    if not transform_first:
+        torch.testing.assert_close(trace.context, reference_pool(x, block.pool.weight)[0])
+
+
+def test_average_pooling_has_no_attention_and_its_gate_is_traced() -> None:
+    block = randomise(se_block(16))
+    x = clip(2, 16, 2, 3, 3)
+    y, trace = block(x, return_attention=True)
+    assert trace.attention is None
+    torch.testing.assert_close(trace.context, x.mean((2, 3, 4)))
+    torch.testing.assert_close(y, x * trace.output[:, :, None, None, None])
+
+
+def test_recording_a_model() -> None:
+    model = nn.Sequential(randomise(gc_block(4)), nn.Conv3d(4, 4, 1), randomise(se_block(4)))
+    x = clip(1, 4, 2, 2, 2)
+    with record_attention(model) as traces:
+        y = model(x)
+    assert list(traces) == ["0", "2"]
+    assert all(isinstance(trace, BlockTrace) for trace in traces.values())
+    assert torch.equal(traces["0"].input, x)
+    torch.testing.assert_close(y, model(x))  # and the blocks are themselves again
+    assert "forward" not in vars(model[0])
+
+
+def test_recording_ends_with_an_error_too() -> None:
+    model = nn.Sequential(gc_block(4))
+    with pytest.raises(RuntimeError), record_attention(model):
+        model(torch.zeros(1, 3, 2, 2, 2))
+    assert "forward" not in vars(model[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pool": "max"}, "attention, average"),
+        ({"transform": "conv"}, "bottleneck, squeeze, linear"),
+        ({"fusion": "mul"}, "add, scale, scale_add"),
+        ({"transform_first": True}, "transform_first"),
+    ],
+)
+def test_unknown_choices_are_named(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ContextBlock(4, **arguments)
+
+
+def test_a_narrow_block_keeps_one_hidden_channel() -> None:
+    assert ContextBlock(8, reduction=16).transform["add"].fc1.out_features == 1
