@@ -114,8 +114,10 @@ def remux(
         if start:
             old.seek(offset, stream=stream)
         for packet in old.demux(stream):
-            if packet.dts is None or packet.pts * stream.time_base >= end:
+            if packet.dts is None:
                 continue
+            if packet.dts * stream.time_base >= end:
+                break
             packet.pts -= offset
             packet.dts -= offset
             packet.stream = copy

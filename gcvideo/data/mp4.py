@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from gcvideo.data.samples import SampleTable
 MAX_MOVIE_BOX = 64 << 20
 # First bytes of a key sample that are searched for its picture: parameter sets and messages come before it.
 _HEAD = 4096
+_FOREVER = 1 << 62
 _CONFIG_BOXES = {b"avc1": b"avcC", b"avc3": b"avcC", b"hvc1": b"hvcC", b"hev1": b"hvcC"}
 
 
@@ -173,12 +175,14 @@ def _read_video_track(file: int, file_size: int, movie: _Box, track: _Box) -> Mp
     order = np.argsort(pts, kind="stable")
     if (np.diff(pts[order]) == 0).any():
         raise Mp4Error("two pictures are shown at the same time")
-    shown, shift = _edit(track, movie, time_scale)
-    order = order[(pts[order] >= shown[0]) & (pts[order] < shown[1])]
-    if not len(order):
-        raise Mp4Error("the edit list shows no picture")
+    edit = _edit(track, movie, time_scale)
+    if edit is not None:
+        order = order[(pts[order] >= edit.start) & (pts[order] < edit.end)]
+        if not len(order):
+            raise Mp4Error("the edit list shows no picture")
+        pts = pts - pts[order[0]] + edit.delay  # the first picture shown opens the presentation, as in libavformat
     starts = _starts(file, stbl, offset, size, info)
-    table = SampleTable(pts + shift, order, starts, Fraction(1, time_scale))
+    table = SampleTable(pts, order, starts, Fraction(1, time_scale))
     return Mp4Track(info, entry, config, table, offset, size, _quarter_turns(track.find(b"tkhd")))
 
 
@@ -258,17 +262,20 @@ def _sample_offsets(stbl: _Box, size: np.ndarray) -> np.ndarray:
     return before_sample + np.repeat(chunks - before_chunk, per_chunk)
 
 
-def _edit(track: _Box, movie: _Box, time_scale: int) -> tuple[tuple[int, int], int]:
-    """Which part of the media is shown, and when (section 8.6.6).
+class _Edit(NamedTuple):
+    """Media times ``start`` to ``end`` are shown, beginning at presentation time ``delay``."""
 
-    Returns:
-        first and end of the shown media time; what to add to media times to get presentation times.
-    """
-    everything = (-(1 << 62), 1 << 62)
+    start: int
+    end: int
+    delay: int
+
+
+def _edit(track: _Box, movie: _Box, time_scale: int) -> _Edit | None:
+    """The only part of the media that is shown (section 8.6.6); None where there is no edit list."""
     edits = track.get(b"edts")
     listed = edits.get(b"elst") if edits is not None else None
     if listed is None:
-        return everything, 0
+        return None
     (count,) = listed.unpack("I", 4)
     layout = ">Qqhh" if listed.data[0] == 1 else ">Iihh"
     if count * struct.calcsize(layout) > len(listed.data) - 8:
@@ -280,12 +287,12 @@ def _edit(track: _Box, movie: _Box, time_scale: int) -> tuple[tuple[int, int], i
         delay = _rescale(rows.pop(0)[0], time_scale, movie_scale)
         count -= 1
     if count == 0:
-        return everything, delay
+        return _Edit(-_FOREVER, _FOREVER, delay)
     duration, media_time, rate, _ = rows[0]
     if count != 1 or media_time < 0 or rate != 1:
         raise Mp4Error("an edit list of several parts")
-    end = media_time + _rescale(duration, time_scale, movie_scale) if duration else everything[1]
-    return (media_time, end), delay - media_time
+    end = media_time + _rescale(duration, time_scale, movie_scale) if duration else _FOREVER
+    return _Edit(media_time, end, delay)
 
 
 def _rescale(value: int, to_scale: int, from_scale: int) -> int:
