@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -150,21 +151,22 @@ def _fill(parts: list[Tensor], size: int) -> Tensor:
 def _forward(
     model: nn.Module, batches: Iterable[tuple[Tensor, list[tuple[_Video, int]]]], *, data: DataConfig, precision: str
 ) -> Iterator[tuple[Tensor, list[tuple[_Video, int]]]]:
-    """Logits (N, K) float32 on the CPU of each batch, handed out one batch late.
+    """Logits (N, K) float32 on the CPU of each batch.
 
-    Only then are they waited for, so that the device always has the next batch to work on.
+    A GPU's are handed out one batch late: only then are they waited for, so that it always has work ahead.
     """
     dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
-    before: tuple[Tensor, list[tuple[_Video, int]]] | None = None
+    under_way: deque[tuple[Tensor, list[tuple[_Video, int]]]] = deque()
     for clips, owners in batches:
         mixed = precision == "bf16" and dtype == torch.float32
         with torch.no_grad(), torch.autocast(clips.device.type, torch.bfloat16, enabled=mixed):
             logits = model(normalize(clips, mean=data.mean, std=data.std, dtype=dtype))
-        if before is not None:
-            yield before[0].float().cpu(), before[1]
-        before = logits, owners
-    if before is not None:
-        yield before[0].float().cpu(), before[1]
+        under_way.append((logits, owners))
+        if len(under_way) > 1 or clips.device.type == "cpu":
+            logits, owners = under_way.popleft()
+            yield logits.float().cpu(), owners
+    for logits, owners in under_way:
+        yield logits.float().cpu(), owners
 
 
 def _answer(outputs: Iterable[tuple[Tensor, list[tuple[_Video, int]]]]) -> Iterator[VideoScores]:

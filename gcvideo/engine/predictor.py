@@ -20,6 +20,7 @@ from gcvideo.engine.evaluator import answer_videos
 from gcvideo.engine.inference import optimize_for_inference
 from gcvideo.engine.predictions import VideoScores
 from gcvideo.engine.runtime import pick_device, pick_precision, tune
+from gcvideo.engine.timeline import Segment, Window
 from gcvideo.errors import CheckpointError, VideoError
 from gcvideo.models.resnet3d import build_model
 
@@ -39,6 +40,15 @@ class Answer(NamedTuple):
     path: str
     scores: np.ndarray | None
     reason: str | None
+
+
+class Timeline(NamedTuple):
+    """What happens when: segments without gaps, the windows they come from, seconds seen, why it broke off if so."""
+
+    segments: list[Segment]
+    windows: list[Window]
+    duration: float
+    problem: str | None
 
 
 class Predictor:
@@ -103,8 +113,7 @@ class Predictor:
         following = 0
         for index, found in answer_videos(self.model, loader, test=test, data=self.config.data, device=self.device):
             if isinstance(found, VideoScores):
-                scores = softmax(found.logits) if test.ensemble == "logits" else getattr(found, test.ensemble)
-                waiting[index] = Answer(paths[index], scores, None)
+                waiting[index] = Answer(paths[index], scores_of(found, test), None)
             else:
                 waiting[index] = Answer(paths[index], None, found.reason)
             while following in waiting:
@@ -158,6 +167,11 @@ def restore_model(state: dict[str, Any], config: RunConfig, path: Path) -> nn.Mo
         details = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
         raise CheckpointError(f"{path}: the weights do not fit the network of its config: {details[0][:200]}") from None
     return model
+
+
+def scores_of(video: VideoScores, test: TestConfig) -> np.ndarray:
+    """Scores (K,) in [0, 1] by the ensemble asked for; the mean of logits goes through a softmax."""
+    return softmax(video.logits) if test.ensemble == "logits" else getattr(video, test.ensemble)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

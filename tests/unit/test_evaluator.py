@@ -197,8 +197,8 @@ def test_a_killed_test_keeps_its_finished_videos(tmp_path):
         evaluate(SmallNet(), until_killed(), test=test, data=DATA, on_video=journal.add)
 
     finished = Journal(tmp_path / "parts", {"checkpoint": "abc"}).read()
-    assert [v.index for v in finished] == [0, 1, 2]  # the fourth was still on its way
-    rest = [video(i) for i in range(3, 6)]
+    assert [v.index for v in finished] == [0, 1, 2, 3]
+    rest = [video(i) for i in range(4, 6)]
     resumed = evaluate(SmallNet(), rest, test=test, data=DATA, finished=finished)
     whole = evaluate(SmallNet(), [video(i) for i in range(6)], test=test, data=DATA)
     assert resumed.ids == whole.ids
