@@ -40,8 +40,9 @@ def load_records(
       separated by spaces, tabs or commas; paths may hold any of them. A label is an integer or, after a tab or comma,
       a class name. Every file must exist.
     - A folder with a folder of videos for each class.
-    - A Parquet file with the columns ``id``, ``path`` and ``label`` (integers), and, where they are known, the class
-      names as a JSON list under ``classes`` in the schema's metadata.
+    - An index that ``gcvideo prepare index`` made, or any Parquet file with the columns ``id``, ``path`` and ``label``
+      (integers). The schema's metadata may hold, each as JSON, the ``classes`` in label order, the ``root`` of the
+      paths relative to the file, and the ids that are ``missing``.
 
     Args:
         annotation: a file, or a folder of class folders.
@@ -61,7 +62,7 @@ def load_records(
     if annotation.is_dir():
         table = _read_class_folders(annotation, classes)
     elif annotation.suffix == ".parquet":
-        table = _read_parquet(annotation, folder, classes)
+        table = _read_parquet(annotation, folder if root is not None else None, classes)
     else:
         rows = _read_rows(annotation)
         if "youtube_id" in [name.strip(' "').lower() for name in rows[0][1].split(",")]:
@@ -221,11 +222,14 @@ def _read_class_folders(root: Path, classes: Sequence[str] | None) -> RecordTabl
     return RecordTable(ids=paths, paths=paths, labels=labels, root=root, classes=classes, source=str(root))
 
 
-def _read_parquet(annotation: Path, root: Path, classes: Sequence[str] | None) -> RecordTable:
+def _read_parquet(annotation: Path, root: Path | None, classes: Sequence[str] | None) -> RecordTable:
     try:
         columns = pq.read_table(annotation, columns=["id", "path", "label"])
-        stored = json.loads((columns.schema.metadata or {}).get(b"classes", b"null"))
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        metadata = columns.schema.metadata or {}
+        stored = json.loads(metadata.get(b"classes", b"null"))
+        missing = json.loads(metadata.get(b"missing", b"[]"))
+        root = root or annotation.parent / json.loads(metadata.get(b"root", b'"."'))
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise DataError(f"{annotation}: not an index of videos ({_one_line(error)})") from None
     if classes is not None and stored is not None and list(classes) != list(stored):
         raise DataError(f"{annotation}: was made with other classes; make the index again with the new list of classes")
@@ -236,6 +240,7 @@ def _read_parquet(annotation: Path, root: Path, classes: Sequence[str] | None) -
         root=root,
         classes=classes or stored,
         source=str(annotation),
+        missing=missing,
     )
 
 

@@ -104,6 +104,15 @@ def find_clips(root: Path) -> dict[str, str]:
     return files
 
 
+def clip_name(path: str) -> str:
+    """The clip id that a file is named for; the bare YouTube id of a file without times, else the name itself."""
+    name = os.path.splitext(os.path.basename(path))[0]
+    match = CLIP_NAME.fullmatch(name)
+    if match is None:
+        return name
+    return clip_id(match["id"], match["start"], match["end"]) if match["start"] else match["id"]
+
+
 def videos_under(root: Path) -> Iterator[str]:
     """Paths of all video files, relative to ``root``, in sorted order."""
     for folder, subfolders, names in os.walk(root, followlinks=True):
