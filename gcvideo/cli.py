@@ -30,14 +30,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="gcvideo", description="3D global context networks for video recognition")
-    parser.add_argument("--version", action="version", version=f"gcvideo {__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, help_text in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=help_text, description=help_text)
-        if argv[:1] == [name]:  # only the command in hand pays for its imports
-            import_module(f"gcvideo.commands.{name}").add_arguments(subparser)
-    args = parser.parse_args(argv)
+    args = _parse(argv)
     try:
         return import_module(f"gcvideo.commands.{args.command}").run(args) or 0
     except GcvideoError as error:
@@ -49,6 +42,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as in `| head`
         sys.stderr.close()
         return 141
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    if not argv or argv[0] not in COMMANDS:
+        width = max(map(len, COMMANDS))
+        parser = argparse.ArgumentParser(
+            prog="gcvideo",
+            description="3D global context networks for video recognition",
+            epilog="commands:\n" + "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items()),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.add_argument("--version", action="version", version=f"gcvideo {__version__}")
+        parser.add_argument(
+            "command", choices=COMMANDS, metavar="COMMAND", help="see below; COMMAND --help explains it"
+        )
+        return parser.parse_args(argv)
+    command = argv[0]
+    parser = argparse.ArgumentParser(prog=f"gcvideo {command}", description=COMMANDS[command])
+    parser.set_defaults(command=command)
+    import_module(f"gcvideo.commands.{command}").add_arguments(parser)  # only the command in hand pays for its imports
+    try:
+        # key=value may stand before, between and after the options.
+        return parser.parse_intermixed_args(argv[1:])
+    except TypeError:  # the command has commands of its own
+        return parser.parse_args(argv[1:])
 
 
 if __name__ == "__main__":

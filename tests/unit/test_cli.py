@@ -56,3 +56,9 @@ def test_a_video_error_survives_pickling():
 
     error = pickle.loads(pickle.dumps(VideoError("a.mp4", "no video stream")))
     assert (error.path, error.reason, str(error)) == ("a.mp4", "no video stream", "a.mp4: no video stream")
+
+
+def test_overrides_may_stand_after_options(tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text("name: x")
+    assert main(["train", str(tmp_path / "run.yaml"), "--overwrite", "optim.lrr=3"]) == 2
+    assert "unknown key optim.lrr" in capsys.readouterr().err

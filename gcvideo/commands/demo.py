@@ -1,0 +1,56 @@
+"""``gcvideo demo``: the main job end to end, on videos that it makes itself.
+
+It does nothing of its own: it runs the commands that a user would type, one after the other, and shows each of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import time
+from pathlib import Path
+
+from gcvideo.config import load_config
+
+CONFIG = "demo/synthetic_gc.yaml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("--data", type=Path, default=Path("data/synthetic"), help="folder of the synthetic set")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"changes to the config {CONFIG}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the set, train, test and predict; returns the first exit code that is not 0."""
+    from gcvideo.cli import main
+
+    started = time.monotonic()
+    overrides = [
+        *(f"data.{split}.annotation={args.data / split}.csv" for split in ("train", "val")),
+        *(f"data.{split}.root={args.data / split}" for split in ("train", "val")),
+        *args.overrides,
+    ]
+    run_dir = load_config(CONFIG, overrides).run_dir
+    steps = [
+        ["prepare", "synthetic", str(args.data)],
+        ["train", CONFIG, *overrides, "--overwrite"],
+        ["test", str(run_dir), "--html", str(run_dir / "report.html")],
+    ]
+    for number, step in enumerate(steps, start=1):
+        print(f"\n[{number}/{len(steps)}] gcvideo {shlex.join(step)}", flush=True)
+        code = main(step)
+        if code:
+            return code
+    print(f"\nDone in {time.monotonic() - started:.0f} s. Everything lies in:")
+    for path, what in {
+        args.data: "the videos and their annotations",
+        run_dir / "config.yaml": "the resolved config",
+        run_dir / "checkpoints" / "best.pt": "the trained network",
+        run_dir / "metrics.jsonl": "loss, learning rate and accuracy over time (also for TensorBoard, beside it)",
+        run_dir / "results.json": "top-1, top-5 and how they were measured",
+        run_dir / "predictions.npz": "ids, labels and scores of every tested video",
+        run_dir / "report.html": "the same as a page for a browser",
+    }.items():
+        print(f"  {path}  {what}")
+    return 0
