@@ -157,6 +157,54 @@ class SplitConfig:
 
 
 @dataclass(kw_only=True)
+class AugmentConfig:
+    """Augmentation of training clips; every switch is off by default. See gcvideo.data.augment."""
+
+    # How clips are cropped: the short side at a random length and then a random square (`data.short_side`), or a box
+    # of random area and aspect ratio (Szegedy et al. 2015), as a fraction of the frame and as width over height.
+    crop: Literal["short_side", "inception"] = "short_side"
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (0.75, 1.3333)
+    # RandAugment (Cubuk et al. 2020): operations a clip, and their magnitude, of 30. Here and below "MViT" means the
+    # recipe in PySlowFast's MVIT_B_16x4_CONV.yaml; it takes 4 of magnitude 7.
+    rand_augment: int = 0
+    rand_magnitude: int = 9
+    # Largest change of brightness, contrast, saturation and hue, as in torchvision; customary without RandAugment:
+    # 0.4 for the first three.
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    # Chance that a box of 2 to 33 % of the frame is erased (Zhong et al. 2020). MViT: 0.25.
+    erase: float = 0.0
+    # Parameters of the Beta distributions of mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019), 0 for off; one of
+    # them is taken for each batch, with probability mix_chance. MViT: 0.8 and 1.0, always.
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_chance: float = 1.0
+    # Repeated augmentation (Hoffer et al. 2020): clips cut from each video that is opened. A batch keeps its number of
+    # clips and holds fewer videos; an epoch still opens each video once. MViT: 2.
+    clips_per_video: int = 1
+    # Every class equally often in each epoch (Kang et al. 2020), for small sets with large and small classes.
+    class_balanced: bool = False
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_area
+        if not 0 < low <= high <= 1:
+            raise ConfigError(f"data.augment.crop_area: [{low:g}, {high:g}] must rise within (0, 1]")
+        low, high = self.crop_ratio
+        if not 0 < low <= high:
+            raise ConfigError(f"data.augment.crop_ratio: [{low:g}, {high:g}] must rise and be positive")
+        if self.rand_augment < 0 or not 0 <= self.rand_magnitude <= 30:
+            raise ConfigError("data.augment: rand_augment must be 0 or more, and rand_magnitude lie in [0, 30]")
+        if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5:
+            raise ConfigError("data.augment.color_jitter: every value must be 0 or more, and the hue at most 0.5")
+        for name in ("erase", "mix_chance"):
+            _fraction(f"data.augment.{name}", getattr(self, name), closed=True)
+        for name in ("mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"data.augment.{name}: must be 0 (off) or more")
+        _positive("data.augment.clips_per_video", self.clips_per_video)
+
+
+@dataclass(kw_only=True)
 class DataConfig:
     """Which videos, and how clips are cut out of them."""
 
@@ -177,6 +225,7 @@ class DataConfig:
     # Training: the short side is scaled to a random length in this range, then a random crop is taken.
     short_side: tuple[int, int] = (256, 320)
     flip: float = 0.5
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     # Per-channel RGB statistics, for pixels in [0, 1]. These are Kinetics' customary ones (PySlowFast).
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
@@ -191,7 +240,7 @@ class DataConfig:
         for name in ("frames", "stride", "crop", "video_timeout", "worker_memory"):
             _positive(f"data.{name}", getattr(self, name))
         low, high = self.short_side
-        if not self.crop <= low <= high:
+        if self.augment.crop == "short_side" and not self.crop <= low <= high:
             raise ConfigError(
                 f"data.short_side: [{low}, {high}] must rise and start no lower than data.crop ({self.crop})"
             )
@@ -290,6 +339,17 @@ class TrainConfig:
     channels_last: bool | None = None
     compile: bool = False
     label_smoothing: float = 0.0
+    # Parts of the network that are not trained: stem, res2 ... head, or backbone for all but the head.
+    freeze: list[str] = field(default_factory=list)
+    # Decay of the averaged weights that are validated and tested with, for example 0.9999 (Polyak averaging as in
+    # Tan and Le 2019); 0: none.
+    ema: float = 0.0
+    # Batches over which batch norms are measured anew before each validation (PySlowFast: 200); 0: not at all.
+    precise_bn: int = 0
+    # Processes whose batch norms measure their batches together; 1: each its own (PySlowFast), 0: all together.
+    sync_batch_norm: int = 1
+    # Tells DistributedDataParallel that every step uses the same layers, which saves it looking.
+    static_graph: bool = False
     val_every: int = 1  # epochs; 0: only at the end
     val_clips: int = 1  # clips of each video that validation looks at, one crop each
     log_every: int = 10  # steps
@@ -310,6 +370,12 @@ class TrainConfig:
                 f"train.batch_size: {self.batch_size} does not divide into {self.accumulate} accumulation steps"
             )
         _fraction("train.label_smoothing", self.label_smoothing)
+        _fraction("train.ema", self.ema)
+        for name in ("precise_bn", "sync_batch_norm"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"train.{name}: must be 0 or more")
+        if self.static_graph and self.accumulate > 1:
+            raise ConfigError("train.static_graph: does not go together with train.accumulate above 1")
 
 
 @dataclass(kw_only=True)

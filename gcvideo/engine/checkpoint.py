@@ -29,7 +29,7 @@ import pickle
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -44,25 +44,58 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
 
     Raises:
         CheckpointError: the disk is full or refuses; what was at ``path`` before is still there.
+        TypeError: the state holds something that ``load_checkpoint`` would refuse.
     """
+    _check_plain(state)
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    noted = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+            noted = _ErrorNotingFile(file)
+            torch.save({"format": FORMAT, **state}, cast(IO[bytes], noted))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns some write errors into RuntimeErrors
+    except (OSError, RuntimeError) as error:
+        cause = noted.error if noted and noted.error else error
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).splitlines()[0]
+        raise CheckpointError(
+            f"{path}: cannot write the checkpoint: {reason}; the ones written before are untouched"
+        ) from None
+    finally:
         temporary.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        kept = "; the checkpoint that was there is untouched" if path.exists() else ""
-        raise CheckpointError(f"{path}: cannot write the checkpoint: {reason}{kept}") from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+
+def _check_plain(value: Any, where: str = "state") -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_plain(item, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{where}[{index}]")
+    elif not (value is None or type(value) in (bool, int, float, str) or isinstance(value, torch.Tensor)):
+        raise TypeError(f"{where} is a {type(value).__name__}: a checkpoint holds tensors and plain values only")
+
+
+class _ErrorNotingFile:
+    """Passes bytes on, and remembers the error that torch's zip writer answers with one of its own."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

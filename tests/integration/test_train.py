@@ -1,0 +1,256 @@
+"""``gcvideo train`` from the command line: what it leaves, what it refuses, what it says."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gcvideo.cli import main
+from gcvideo.config import RunConfig, load_config, save_config
+from gcvideo.data.dataset import ClipDataset
+from gcvideo.data.loader import train_loader
+from gcvideo.engine.checkpoint import load_checkpoint
+from gcvideo.engine.learner import Learner
+from gcvideo.engine.optim import learning_rate
+from gcvideo.engine.splits import load_split
+from gcvideo.engine.trainer import Trainer
+from gcvideo.errors import ConfigError
+from gcvideo.models.resnet3d import build_model
+from tests.training import last_state, make_videos, metrics, same_tensors, train_config
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("train"))
+
+
+def train(config: RunConfig, *arguments: str) -> int:
+    path = Path(config.output) / f"{config.name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    save_config(config, path)
+    return main(["train", str(path), *arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> RunConfig:
+    """A run to look at."""
+    config = train_config(place, "finished", train={"val_every": 2, "val_clips": 2})
+    assert train(config, "--json", str(place / "finished.json")) == 0
+    return config
+
+
+def test_a_run_leaves_what_the_documentation_says(finished: RunConfig, place: Path) -> None:
+    folder = finished.run_dir
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "train.log", "metrics.jsonl", "results.json", "checkpoints"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert {"last.pt", "best.pt"} <= {path.name for path in (folder / "checkpoints").iterdir()}
+    assert load_config(folder / "config.yaml") == finished
+    results = json.loads((place / "finished.json").read_text())
+    assert json.loads((folder / "results.json").read_text()) == {"training": results}
+    assert results["steps"] == 6
+    assert results["failures"] == {"count": 0, "videos": []}
+    assert {"clip_top1", "clip_top5", "video_top1", "video_top5"} <= results["validation"].keys()
+    assert results["bound_by"] in ("data", "compute")
+
+
+def test_metrics_have_the_documented_keys(finished: RunConfig) -> None:
+    lines = metrics(finished)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    keys = "kind step epoch loss top1 lr clips_per_second data_seconds compute_seconds seconds"
+    assert set(lines[0]) == set(keys.split())
+    assert [line["epoch"] for line in lines] == [0.5, 1, 1.5, 2, 2.5, 3]
+    expected = [learning_rate(finished.optim, epoch=e / 2, epochs=3, batch_size=4) for e in range(6)]
+    assert [line["lr"] for line in lines] == expected
+    keys = "kind step epoch clip_top1 clip_top5 video_top1 video_top5 videos failures seconds"
+    validations = metrics(finished, "val")
+    assert [line["step"] for line in validations] == [4, 6]  # every second epoch, and at the end
+    assert set(validations[0]) == set(keys.split())
+
+
+def test_the_log_tells_the_story(finished: RunConfig) -> None:
+    log = (finished.run_dir / "train.log").read_text()
+    for words in ("clips/s", "loss", "video top-1", str(finished.run_dir), "bounded the run"):
+        assert words in log
+
+
+def test_the_checkpoint_holds_a_network_to_test_with(finished: RunConfig) -> None:
+    state = load_checkpoint(finished.run_dir / "checkpoints" / "best.pt")
+    build_model(finished.model).load_state_dict(state["model"])
+    assert len(state["fingerprint"]) == 64
+    assert (state["classes"], state["records"]) == (None, 8)  # a list of numbers gives no names
+    assert state["best"]["top1"] == max(line["video_top1"] for line in metrics(finished, "val"))
+    assert state["versions"]["torch"] == torch.__version__
+
+
+def test_the_same_seed_gives_the_same_weights(place: Path) -> None:
+    states = []
+    for name, workers, seed in (("one", 0, 1), ("two", 2, 1), ("other", 0, 2)):
+        config = train_config(place, name, data={"workers": workers}, seed=seed, model={"dropout": 0.5})
+        Trainer(config).fit()
+        states.append(last_state(config))
+    assert same_tensors(states[0]["model"], states[1]["model"])
+    assert same_tensors(states[0]["optimizer"]["state"], states[1]["optimizer"]["state"])
+    assert not same_tensors(states[0]["model"], states[2]["model"])
+
+
+def test_a_step_is_what_plain_torch_does(place: Path) -> None:
+    """One epoch against a loop written out by hand, with torch's own optimizer and without any of our engine."""
+    config = train_config(
+        place, "step", train={"epochs": 2, "label_smoothing": 0.1}, optim={"clip_grad_norm": 1.0, "warmup_epochs": 0.0}
+    )
+    Trainer(config).fit()
+    torch.manual_seed(config.seed)
+    network = build_model(config.model).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    records = load_split(config, config.data.train, name="training")
+    assert records is not None
+    dataset = ClipDataset(records, data=config.data, seed=config.seed)
+    step = 0
+    for epoch in range(2):
+        for batch in train_loader(dataset, batch_size=4, seed=config.seed, epoch=epoch):
+            optimizer.param_groups[0]["lr"] = 0.05 * 0.5 * (1 + math.cos(math.pi * step / 4))
+            logits = network((batch.clips.float() / 255 - 0.45) / 0.225)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, batch.labels, label_smoothing=0.1).backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+    trained = last_state(config)["model"]
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(trained[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_accumulated_micro_batches_are_one_batch(place: Path) -> None:
+    """The gradients of 2 x 2 clips are those of 4, batch norms aside: they are frozen here."""
+    gradients = []
+    for accumulate in (1, 2):
+        config = train_config(place, f"accumulate{accumulate}", train={"accumulate": accumulate})
+        learner = Learner(config, torch.device("cpu"))
+        learner.model.eval()
+        records = load_split(config, config.data.train, name="training")
+        assert records is not None
+        dataset = ClipDataset(records, data=config.data, seed=0)
+        loader = train_loader(dataset, batch_size=4 // accumulate, accumulate=accumulate, seed=0, epoch=0)
+        gradients.append(_gradients(learner, loader))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def _gradients(learner: Learner, loader: Any) -> list[torch.Tensor]:
+    """The gradients that the first step works with."""
+    seen: list[torch.Tensor] = []
+
+    def look(*_: Any) -> None:
+        seen.extend(p.grad.clone() for p in learner.network.parameters() if p.grad is not None)
+
+    learner.optimizer.register_step_pre_hook(look)
+    learner.step(iter(loader), number=0, lr=0.1)
+    return seen
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(finished: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished.run_dir / "metrics.jsonl").read_text()
+    assert train(finished) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "already holds a run" in message
+    assert "--resume" in message
+    assert "--overwrite" in message
+    assert (finished.run_dir / "metrics.jsonl").read_text() == before
+
+
+def test_overwrite_removes_the_old_run_and_nothing_else(place: Path) -> None:
+    config = train_config(place, "overwrite", train={"epochs": 1})
+    assert train(config) == 0
+    (config.run_dir / "notes.txt").write_text("mine")
+    assert train(config) == 2
+    assert train(config, "--overwrite") == 0
+    assert [line["step"] for line in metrics(config)] == [1, 2]
+    assert len(list(config.run_dir.glob("events.out.tfevents*"))) == 1
+    assert (config.run_dir / "notes.txt").read_text() == "mine"
+    assert train(config, "--overwrite", "--resume") == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.learning_rate=1", "unknown key optim.learning_rate"),
+        ("data.train.annotation=nowhere.txt", "nowhere.txt: no such annotation"),
+        ("data.train.annotation=null", "data.train.annotation: not set"),
+        ("train.freeze=[res6]", "the network has no part 'res6'"),
+        ("train.freeze=[backbone,head]", "leaves no parameter to train"),
+        ("model.num_classes=2", "label"),
+        ("model.weights=none.pt", "none.pt: no such checkpoint"),
+        ("train.sync_batch_norm=-1", "train.sync_batch_norm"),
+        ("train.ema=1.5", "train.ema"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_exit_code_2(
+    place: Path, override: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(train_config(place, "mistakes"), "--overwrite", override) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_a_batch_that_does_not_divide_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match=r"train\.batch_size: 4 does not divide over 3 processes x 1 accumulation"):
+        Trainer(train_config(place, "divide"))
+
+
+def test_a_bad_video_is_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_videos(tmp_path)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with (tmp_path / "val.txt").open("a") as file:
+        file.write("empty.mp4 1\n")
+    config = train_config(tmp_path, train={"epochs": 2, "batch_size": 3})
+    assert train(config) == 0
+    results = json.loads((config.run_dir / "results.json").read_text())["training"]
+    assert results["failures"]["count"] == 1
+    assert results["failures"]["videos"][0]["id"] == "empty.mp4"
+    assert results["failures"]["videos"][0]["reason"]
+    assert results["validation"]["failures"] == 1
+    assert "empty.mp4" in (config.run_dir / "quarantine.jsonl").read_text()
+    assert "1 training videos could not be read" in capsys.readouterr().err
+
+
+# --- watchfulness ----------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_videos(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = train_config(place, "nonfinite", train={"log_every": 6, "checkpoint_every": 1})
+    forward = Learner.forward
+    calls: list[list[int]] = []
+
+    def fails_at_step_3(self: Learner, batch: Any) -> Any:
+        calls.append(batch.indices.tolist())
+        loss, logits = forward(self, batch)
+        return (loss * math.nan if len(calls) == 4 else loss), logits
+
+    monkeypatch.setattr(Learner, "forward", fails_at_step_3)
+    assert train(config) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "not finite at step 3" in error
+    assert "(lr " in error
+    (batch,) = json.loads((config.run_dir / "nonfinite.json").read_text())["batches"]
+    assert batch["videos"] == [f"video_{index}.mp4" for index in calls[3]]
+    assert (batch["step"], batch["epoch"], batch["lr"]) == (3, 1, metrics_lr(config, 3))
+    assert last_state(config)["step"] == 3  # the checkpoint before the fatal step, with sound weights
+    assert all(tensor.isfinite().all() for tensor in last_state(config)["model"].values())
+
+
+def metrics_lr(config: RunConfig, step: int) -> float:
+    return learning_rate(config.optim, epoch=step / 2, epochs=3, batch_size=4)

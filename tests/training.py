@@ -1,0 +1,122 @@
+"""Tiny trainings, in this process and in processes that can be killed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gcvideo import distributed
+from gcvideo.config import RunConfig, config_from_dict, config_to_dict
+from gcvideo.engine.checkpoint import load_checkpoint
+from gcvideo.engine.stopping import EXIT_CODE, Stopped
+from gcvideo.engine.trainer import Trainer
+from gcvideo.errors import GcvideoError
+from tests.tiny import tiny_config, tiny_videos
+
+
+def make_videos(folder: Path, count: int = 8) -> Path:
+    """``folder/val.txt`` lists ``count`` tiny videos of four classes; to train and to validate on."""
+    tiny_videos(folder, count)
+    return folder
+
+
+def train_config(folder: Path, name: str = "run", **sections: dict[str, Any]) -> RunConfig:
+    """Three epochs of two steps of four clips, without dropout; everything written in ``folder/runs/name``."""
+    config = config_to_dict(tiny_config(folder))
+    config["name"] = name
+    config["model"]["dropout"] = 0.0
+    config["data"]["train"] = config["data"]["val"] = {"annotation": str(folder / "val.txt")}
+    config["optim"].update(lr=0.05, warmup_epochs=0.5)
+    config["train"].update(epochs=3, batch_size=4, log_every=1, val_every=0, checkpoint_minutes=0)
+    for section, values in sections.items():
+        if isinstance(values, dict):
+            config[section].update(values)
+        else:
+            config[section] = values
+    return config_from_dict(config, where="the test's config")
+
+
+def last_state(config: RunConfig) -> dict[str, Any]:
+    return load_checkpoint(config.run_dir / "checkpoints" / "last.pt")
+
+
+def metrics(config: RunConfig, kind: str = "train") -> list[dict[str, Any]]:
+    lines = (config.run_dir / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def same_tensors(one: Any, other: Any) -> bool:
+    """Whether two nested states are equal to the last bit."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same_tensors(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same_tensors, one, other))
+    return bool(one == other)
+
+
+def start(config: RunConfig, *, processes: int = 1, **options: Any) -> list[BaseProcess]:
+    """Train in processes of their own, which share one warm parent, so that starting them costs little."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gcvideo.engine.trainer", "gcvideo.models.resnet3d", "tests.training"])
+    port = free_port()
+    started = []
+    for rank in range(processes):
+        environment = {"OMP_NUM_THREADS": "1"}
+        if processes > 1:
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        process = context.Process(target=_train, args=(config_to_dict(config), environment, options))
+        process.start()
+        started.append(process)
+    return started
+
+
+def train_in_processes(config: RunConfig, *, processes: int = 1, **options: Any) -> list[int | None]:
+    """Train to the end in processes of their own; returns their exit codes."""
+    return wait(start(config, processes=processes, **options))
+
+
+def wait(processes: list[BaseProcess], timeout: float = 120) -> list[int | None]:
+    for process in processes:
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+    return [process.exitcode for process in processes]
+
+
+def wait_for(condition: Callable[[], bool], processes: list[BaseProcess], timeout: float = 120) -> None:
+    """Until the condition holds or one of the processes has ended."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end and not condition() and all(process.is_alive() for process in processes):
+        time.sleep(0.002)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _train(values: dict[str, Any], environment: dict[str, str], options: dict[str, Any]) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    try:
+        with distributed.init_from_env(timeout_minutes=2):
+            Trainer(config_from_dict(values, where="the test's config")).fit(**options)
+    except Stopped:
+        os._exit(EXIT_CODE)
+    except GcvideoError as error:
+        print(error, flush=True)
+        os._exit(2)
