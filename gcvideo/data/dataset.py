@@ -16,10 +16,11 @@ from torch.utils.data import Dataset
 
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.annotations import RecordTable, VideoRecord
+from gcvideo.data.augment import build_clip_augment, random_box
 from gcvideo.data.quarantine import BAD, SUSPECT, Failure, Quarantine
 from gcvideo.data.reader import VideoReader, open_video
 from gcvideo.data.sampling import crop_boxes, random_clip, sample_rng, uniform_clips
-from gcvideo.data.transforms import crop_and_resize, random_short_side_box, resize_short_side
+from gcvideo.data.transforms import crop_and_resize, resize_short_side
 from gcvideo.errors import DataError, VideoError
 
 # A sample's decoded frames may take this much memory; test frames beyond it are decoded and shrunk in portions.
@@ -33,9 +34,12 @@ R = TypeVar("R")
 
 
 class ClipSample(NamedTuple):
-    """One training clip: uint8 (C, T, H, W), the label and index of the record it shows, and what failed before."""
+    """Training clips of one video: uint8 (K, C, T, H, W), label and index of the record, and what failed before it.
 
-    clip: Tensor
+    K is ``data.augment.clips_per_video``.
+    """
+
+    clips: Tensor
     label: int
     index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody needs here
     failures: list[Failure]
@@ -130,6 +134,7 @@ class ClipDataset(_VideoDataset[ClipSample]):
     def __init__(self, records: RecordTable, *, data: DataConfig, seed: int, quarantine: str | None = None) -> None:
         super().__init__(records, data=data, quarantine=Quarantine(records, quarantine))
         self.seed = seed
+        self._augment = build_clip_augment(data)
         unlabelled = np.flatnonzero(records.labels < 0)
         if len(unlabelled):
             raise DataError(
@@ -138,7 +143,7 @@ class ClipDataset(_VideoDataset[ClipSample]):
             )
 
     def __getitem__(self, key: tuple[int, int]) -> ClipSample:
-        """The clip of a slot.
+        """The clips of a slot.
 
         Raises:
             DataError: no video can be read, or a thousand in a row cannot: something other than the videos is broken.
@@ -150,12 +155,12 @@ class ClipDataset(_VideoDataset[ClipSample]):
             index = (slot + offset) % len(self)
             rng = sample_rng(self.seed, epoch, slot)
             try:
-                clip = self._read(index, lambda video, rng=rng: self._cut(video, rng))  # type: ignore[misc]
+                clips = self._read(index, lambda video, rng=rng: self._cut(video, rng))  # type: ignore[misc]
             except VideoError as error:
                 failures.append(Failure(self.records[index].id, error.path, error.reason))
                 fresh += self.quarantine.state[index] != BAD
             else:
-                return ClipSample(clip, self.records[index].label, index, failures)
+                return ClipSample(clips, self.records[index].label, index, failures)
             if fresh == MAX_FAILURES_IN_A_ROW:
                 break
         raise DataError(
@@ -165,12 +170,20 @@ class ClipDataset(_VideoDataset[ClipSample]):
 
     def _cut(self, video: VideoReader, rng: np.random.Generator) -> Tensor:
         data = self.data
-        indices = random_clip(
-            len(video), data.frames, data.stride, rng, convention=data.convention, speed=self._speed(video)
+        speed = self._speed(video)
+        indices = np.stack(
+            [
+                random_clip(len(video), data.frames, data.stride, rng, convention=data.convention, speed=speed)
+                for _ in range(data.augment.clips_per_video)
+            ]
         )
-        frames = video.frames(indices)
-        box = random_short_side_box(*frames.shape[1:3], short_side=data.short_side, crop=data.crop, rng=rng)
-        return crop_and_resize(frames, box, (data.crop, data.crop), flip=rng.random() < data.flip)
+        decoded = video.frames(indices.ravel())  # one decode for all clips: (K * T, H, W, 3)
+        clips = []
+        for frames in np.split(decoded, len(indices)):
+            box = random_box(*frames.shape[1:3], data=data, rng=rng)
+            clip = crop_and_resize(frames, box, (data.crop, data.crop), flip=rng.random() < data.flip)
+            clips.append(clip if self._augment is None else self._augment(clip, rng))
+        return torch.stack(clips)
 
 
 class ViewDataset(_VideoDataset[VideoViews]):

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gcvideo.data.augment import balanced_order
 from gcvideo.data.dataset import ClipDataset, Failure, VideoViews, ViewDataset
 from gcvideo.data.workers import Hold, WorkerPool
+from gcvideo.errors import ConfigError
 
 
 class ClipBatch(NamedTuple):
@@ -37,19 +39,24 @@ class ClipBatch(NamedTuple):
         return ClipBatch(self.clips.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory(), self.failures)
 
 
-def steps_per_epoch(num_records: int, global_batch: int) -> int:
-    """Steps of an epoch: the ragged end is dropped, but a set smaller than one batch makes one step."""
-    return max(1, num_records // global_batch)
-
-
-def epoch_order(num_records: int, *, seed: int, epoch: int, global_batch: int) -> np.ndarray:
+def epoch_order(
+    num_records: int, *, seed: int, epoch: int, global_batch: int, labels: np.ndarray | None = None
+) -> np.ndarray:
     """The slots of an epoch in order, int64 (steps x global_batch,).
 
     A permutation of the records, cut to whole batches. A set smaller than one batch is repeated to fill it.
+
+    Args:
+        num_records: of the data set.
+        seed: of the run.
+        epoch: from 0.
+        global_batch: videos a step.
+        labels: of the records; where they are given, every class comes up equally often.
     """
     # A fourth number keeps this stream apart from those of samples, which come from (seed, epoch, index).
-    order = np.random.default_rng((seed, epoch, 0, 1)).permutation(num_records)
-    return np.resize(order, steps_per_epoch(num_records, global_batch) * global_batch)
+    rng = np.random.default_rng((seed, epoch, 0, 1))
+    order = rng.permutation(num_records) if labels is None else balanced_order(labels, rng)
+    return np.resize(order, max(1, num_records // global_batch) * global_batch)
 
 
 class TrainLoader:
@@ -57,7 +64,7 @@ class TrainLoader:
 
     def __init__(self, dataset: ClipDataset, batches: np.ndarray, *, epoch: int, workers: int) -> None:
         self.dataset = dataset
-        self.batches = batches  # (micro-batches, batch_size) slots
+        self.batches = batches  # (micro-batches, videos of each) slots
         self.epoch = epoch
         self.workers = workers
 
@@ -71,10 +78,11 @@ class TrainLoader:
     def _load(self, slots: np.ndarray, hold: Hold) -> ClipBatch:
         self.dataset.hold = hold
         samples = [self.dataset[self.epoch, int(slot)] for slot in slots]
+        repeats = [len(sample.clips) for sample in samples]
         return ClipBatch(
-            clips=torch.stack([sample.clip for sample in samples]),
-            labels=torch.tensor([sample.label for sample in samples]),
-            indices=torch.tensor([sample.index for sample in samples]),
+            clips=torch.cat([sample.clips for sample in samples]),
+            labels=torch.tensor(np.repeat([sample.label for sample in samples], repeats)),
+            indices=torch.tensor(np.repeat([sample.index for sample in samples], repeats)),
             failures=[failure for sample in samples for failure in sample.failures],
         )
 
@@ -113,14 +121,15 @@ def train_loader(
 ) -> TrainLoader:
     """The micro-batches of one process for one epoch, from a step on.
 
-    Step b of the epoch takes places b x B to (b + 1) x B of the epoch's order, where B is the global batch,
-    ``batch_size x accumulate x world_size``. Process r takes the r-th share of them, and its micro-batches follow each
-    other. So the clips of a step stay the same when processes and accumulation are exchanged for each other. The
-    ragged end of an epoch is dropped; a set smaller than B is repeated to fill one step.
+    Step b of the epoch takes places b x B to (b + 1) x B of the epoch's order, where B is the number of videos a step:
+    ``batch_size x accumulate x world_size``, over the clips cut from each video. Process r takes the r-th share of
+    them, and its micro-batches follow each other. So the clips of a step stay the same when processes and accumulation
+    are exchanged for each other. The ragged end of an epoch is dropped; a set smaller than B is repeated to fill one
+    step.
 
     Args:
         dataset: the clips.
-        batch_size: clips in one of this process's micro-batches.
+        batch_size: clips in one of this process's micro-batches; a multiple of ``data.augment.clips_per_video``.
         accumulate: micro-batches a step.
         seed: of the run.
         epoch: from 0.
@@ -131,11 +140,26 @@ def train_loader(
 
     Returns:
         An iterable of ``ClipBatch`` with a length.
+
+    Raises:
+        ConfigError: ``batch_size`` is no multiple of ``data.augment.clips_per_video``.
     """
-    global_batch = batch_size * accumulate * world_size
-    order = epoch_order(len(dataset), seed=seed, epoch=epoch, global_batch=global_batch)
-    share = order.reshape(-1, world_size, accumulate, batch_size)[start_step:, rank]  # (steps, accumulate, batch_size)
-    return TrainLoader(dataset, share.reshape(-1, batch_size), epoch=epoch, workers=workers)
+    augment = dataset.data.augment
+    videos = batch_size // augment.clips_per_video
+    if videos * augment.clips_per_video != batch_size:
+        raise ConfigError(
+            f"data.augment.clips_per_video: {augment.clips_per_video} does not divide the {batch_size} clips that one "
+            "process takes at a time; change train.batch_size or train.accumulate"
+        )
+    order = epoch_order(
+        len(dataset),
+        seed=seed,
+        epoch=epoch,
+        global_batch=videos * accumulate * world_size,
+        labels=dataset.records.labels if augment.class_balanced else None,
+    )
+    share = order.reshape(-1, world_size, accumulate, videos)[start_step:, rank]  # (steps, accumulate, videos)
+    return TrainLoader(dataset, share.reshape(-1, videos), epoch=epoch, workers=workers)
 
 
 def eval_loader(

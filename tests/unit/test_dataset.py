@@ -49,12 +49,12 @@ def test_sample_is_the_documented_function_of_seed_epoch_and_index(folder):
         frames = video.frames(random_clip(len(video), 4, 2, rng))
     box = random_short_side_box(*frames.shape[1:3], short_side=(32, 40), crop=32, rng=rng)
     want = crop_and_resize(frames, box, (32, 32), flip=rng.random() < 0.5)
-    assert torch.equal(sample.clip, want)
-    assert sample.clip.shape == (3, 4, 32, 32)
+    assert torch.equal(sample.clips[0], want)
+    assert sample.clips[0].shape == (3, 4, 32, 32)
     assert (sample.label, sample.index, sample.failures) == (11, 1, [])
-    assert torch.equal(ClipDataset(records, data=DATA, seed=5)[3, 1].clip, sample.clip)
-    assert not torch.equal(ClipDataset(records, data=DATA, seed=5)[4, 1].clip, sample.clip)
-    assert not torch.equal(ClipDataset(records, data=DATA, seed=6)[3, 1].clip, sample.clip)
+    assert torch.equal(ClipDataset(records, data=DATA, seed=5)[3, 1].clips[0], sample.clips[0])
+    assert not torch.equal(ClipDataset(records, data=DATA, seed=5)[4, 1].clips[0], sample.clips[0])
+    assert not torch.equal(ClipDataset(records, data=DATA, seed=6)[3, 1].clips[0], sample.clips[0])
 
 
 def test_flip_happens_as_often_as_asked(folder):
@@ -63,12 +63,12 @@ def test_flip_happens_as_often_as_asked(folder):
     never = ClipDataset(records, data=DataConfig(**still, flip=0.0), seed=0)
     always = ClipDataset(records, data=DataConfig(**still, flip=1.0), seed=0)
     for index in range(3):
-        assert torch.equal(never[index, 0].clip.flip(-1), always[index, 0].clip)
+        assert torch.equal(never[index, 0].clips[0].flip(-1), always[index, 0].clips[0])
 
 
 @pytest.mark.parametrize("number", [2, 3])
 def test_short_videos_give_full_clips(folder, number):
-    assert ClipDataset(table(folder, number), data=DATA, seed=0)[0, 0].clip.shape == (3, 4, 32, 32)
+    assert ClipDataset(table(folder, number), data=DATA, seed=0)[0, 0].clips[0].shape == (3, 4, 32, 32)
     views = ViewDataset(table(folder, number), data=DATA, test=TEST)[0]
     assert views.failure is None
     assert make_views(views).shape == (9, 3, 4, 32, 32)
@@ -88,7 +88,7 @@ def test_bad_video_is_replaced_by_the_next_good_record_and_named(folder):
     with open_video(records[3].path) as video:
         frames = video.frames(random_clip(len(video), 4, 2, rng))
     box = random_short_side_box(*frames.shape[1:3], short_side=(32, 40), crop=32, rng=rng)
-    assert torch.equal(sample.clip, crop_and_resize(frames, box, (32, 32), flip=rng.random() < 0.5))
+    assert torch.equal(sample.clips[0], crop_and_resize(frames, box, (32, 32), flip=rng.random() < 0.5))
 
 
 def test_the_last_record_is_followed_by_the_first(folder):
@@ -112,7 +112,7 @@ def test_quarantine_file_grows_and_is_honoured_with_the_same_samples(folder, tmp
         resumed = again[0, 1]
     finally:
         (folder / "gone.mp4").rename(folder / "4.mp4")
-    assert torch.equal(resumed.clip, sample.clip)
+    assert torch.equal(resumed.clips[0], sample.clips[0])
     assert resumed.failures == sample.failures
 
 

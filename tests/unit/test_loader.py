@@ -20,7 +20,7 @@ from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data import dataset as dataset_module
 from gcvideo.data.annotations import RecordTable
 from gcvideo.data.dataset import ClipDataset, Failure, ViewDataset, make_views
-from gcvideo.data.loader import ClipBatch, epoch_order, eval_loader, steps_per_epoch, train_loader
+from gcvideo.data.loader import ClipBatch, epoch_order, eval_loader, train_loader
 from gcvideo.data.workers import WorkerPool
 from gcvideo.errors import DataError, VideoError
 
@@ -102,7 +102,6 @@ def test_a_set_smaller_than_a_batch_fills_one_step():
     assert len(order) == 8
     assert order[:3].tolist() == order[3:6].tolist()
     assert sorted(order[:3].tolist()) == [0, 1, 2]
-    assert (steps_per_epoch(3, 8), steps_per_epoch(17, 8), steps_per_epoch(16, 8)) == (1, 2, 2)
 
 
 def test_every_step_holds_the_same_clips_however_it_is_shared_out(harm):
