@@ -47,6 +47,21 @@ def choose_naming(format: str, tensors: Mapping[str, Tensor]) -> Naming:
     return max(FORMATS[format], key=lambda naming: _known_keys(tensors, naming))
 
 
+def check_format(format: str, tensors: Mapping[str, Tensor], *, where: str) -> Naming:
+    """The variant of a format, after a look at whether the keys are its own.
+
+    Raises:
+        CheckpointError: most of the keys are another format's, or nobody's.
+    """
+    naming = choose_naming(format, tensors)
+    if 2 * _known_keys(tensors, naming) < len(tensors):
+        likely = detect_format(tensors, where=where)
+        raise CheckpointError(
+            f"{where}: keys like {next(iter(tensors))!r} are not those of {format}; did you mean --from {likely}?"
+        )
+    return naming
+
+
 def naming_to_write(format: str, config: ModelConfig) -> Naming:
     """The variant of a format in which it would itself write this network."""
     naming = FORMATS[format][0]

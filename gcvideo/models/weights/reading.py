@@ -142,7 +142,7 @@ def _read_pickled(path: Path, unsafe_pickle: bool) -> Any:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if is_torch and not unsafe_pickle and refused:
             raise CheckpointError(
-                f"{path}: holds a {refused[1]}, which reading tensors alone does not allow; if you trust its source, "
+                f"{path}: holds {refused[1]}, which reading tensors alone does not allow; if you trust its source, "
                 "add --unsafe-pickle"
             ) from None
         raise CheckpointError(f"{path}: damaged: {_short(error)}") from None

@@ -1,0 +1,162 @@
+"""An inflated network sees a still picture as the 2D network does: against torchvision's and timm's own networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from gcvideo.errors import CheckpointError
+from gcvideo.models import create_model
+from gcvideo.models.weights import load_initial_weights
+from gcvideo.models.weights.inflate import deflate, fit, inflate
+from tests.parity.foreign import randomize_norms
+
+timm = pytest.importorskip("timm")
+
+LAYERS = {18: (BasicBlock, [2, 2, 2, 2]), 34: (BasicBlock, [3, 4, 6, 3])}
+LAYERS |= {50: (Bottleneck, [3, 4, 6, 3]), 101: (Bottleneck, [3, 4, 23, 3])}
+
+
+class NarrowResNet(ResNet):
+    """torchvision's ResNet with the 64 channels of its stem made ``width``, all else its own code."""
+
+    def __init__(self, depth: int, width: int, **options: int) -> None:
+        self.width = width
+        super().__init__(*LAYERS[depth], **options)
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.fc = nn.Linear(width * 8 * LAYERS[depth][0].expansion, 1000)
+
+    def _make_layer(self, block: type, planes: int, blocks: int, *args: object, **options: object) -> nn.Sequential:
+        if planes == 64:
+            self.inplanes = self.width
+        return super()._make_layer(block, planes * self.width // 64, blocks, *args, **options)
+
+
+def features_2d(model: nn.Module, picture: Tensor) -> Tensor:
+    """(N, 3, H, W) -> (N, C, H / 32, W / 32) of a torchvision or timm ResNet."""
+    x = model.bn1(model.conv1(picture)).relu()
+    x = nn.functional.max_pool2d(x, 3, 2, 1)
+    return model.layer4(model.layer3(model.layer2(model.layer1(x))))
+
+
+def save(model: nn.Module, folder: Path) -> Path:
+    path = folder / "resnet.pth"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+# How far zero padding in time reaches into the features: one frame for each temporal kernel of 3. In I3D, 5 frames
+# (stem 2, res2 3) before frames are paired, then 6 (res3 2, res4 3, res5 1): 5 / 2 + 6, rounded up.
+NETWORKS = [
+    ("slow_r18", 18, {}, 4),
+    ("slow_r34", 34, {}, 9),
+    ("slow_r50", 50, {}, 9),
+    ("c2d_r50", 50, {}, 0),
+    ("i3d_r50", 50, {}, 9),
+    ("i3d_r18", 18, {}, 5),
+    ("slow_r101", 101, {}, 26),
+    ("slow_x50_32x4d", 50, {"groups": 32, "width_per_group": 4}, 9),
+]
+
+
+@pytest.mark.parametrize(("name", "depth", "options", "reach"), NETWORKS, ids=[row[0] for row in NETWORKS])
+def test_still_picture(name: str, depth: int, options: dict[str, int], reach: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    width = 16 if options else 8
+    peer = randomize_norms(NarrowResNet(depth, width, **options)).double().eval()
+    model = create_model(name, num_classes=7, width=width).double().eval()
+    report = load_initial_weights(model, save(peer, tmp_path))
+
+    pooled = 2 if name.startswith(("i3d", "c2d")) else 1
+    frames = pooled * (2 * reach + 2)
+    picture = torch.randn(1, 3, 40, 40, dtype=torch.float64)
+    with torch.no_grad():
+        expected = features_2d(peer, picture)  # (1, C, 2, 2)
+        got = model.features(picture.unsqueeze(2).expand(-1, -1, frames, -1, -1))  # (1, C, frames / pooled, 2, 2)
+    error = (got - expected.unsqueeze(2)).abs().amax((0, 1, 3, 4)) / expected.abs().max()
+    interior = error[reach : len(error) - reach]
+    assert len(interior) == 2
+    assert interior.max() <= 1e-5
+    assert interior.max() <= 1e-12  # what float64 really gives
+    if reach:  # zero padding does reach the ends, so the frames above are interior for a reason
+        assert error[0] > 1e-3
+        assert error[-1] > 1e-3
+
+    assert set(report.unmatched) == {"fc.weight", "fc.bias"}
+    assert set(report.missing) == {"head.proj.weight", "head.proj.bias"}
+    assert len(report.copied) + len(report.unmatched) + len(report.dropped) == len(peer.state_dict())
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_their_own_resnet18(library: str, tmp_path: Path) -> None:
+    import torchvision
+
+    peer = torchvision.models.resnet18() if library == "torchvision" else timm.create_model("resnet18")
+    randomize_norms(peer).eval()
+    model = create_model("c2d_r18", num_classes=1000, dropout=0.0).eval()
+    report = load_initial_weights(model, save(peer, tmp_path))
+    assert not report.unmatched
+    assert not report.missing
+    picture = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():  # nothing of C2D looks across time, so even the logits agree
+        logits = model(picture.unsqueeze(2).expand(-1, -1, 2, -1, -1))
+        torch.testing.assert_close(logits, peer(picture), rtol=1e-4, atol=1e-4)
+
+
+def test_context_blocks_start_fresh_and_change_nothing(tmp_path: Path) -> None:
+    peer = randomize_norms(NarrowResNet(18, 8)).double().eval()
+    model = create_model("c2d_r18_gc_c345", num_classes=1000, width=8).double().eval()
+    report = load_initial_weights(model, save(peer, tmp_path))
+    assert report.missing
+    assert all(".context." in key and reason == "starts fresh" for key, reason in report.missing.items())
+    picture = torch.randn(1, 3, 40, 40, dtype=torch.float64)
+    with torch.no_grad():
+        got = model.features(picture.unsqueeze(2).expand(-1, -1, 2, -1, -1))[:, :, 0]
+        torch.testing.assert_close(got, features_2d(peer, picture))
+
+
+def test_wrapped_keys_and_containers(tmp_path: Path) -> None:
+    peer = NarrowResNet(18, 8)
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"model": {f"module.{key}": value for key, value in peer.state_dict().items()}, "epoch": 89}, path)
+    model = create_model("slow_r18", num_classes=1000, width=8)
+    assert not load_initial_weights(model, path).missing
+    assert torch.equal(model.head.proj.weight, peer.fc.weight)
+
+
+def test_a_network_that_does_not_fit_is_refused_and_leaves_the_model_alone(tmp_path: Path) -> None:
+    model = create_model("slow_r50", num_classes=1000, width=8)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"nothing for res2\.0\..*and \d+ more; of the file, layer1"):
+        load_initial_weights(model, save(NarrowResNet(18, 8), tmp_path))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_deep_stem_is_refused_by_name(tmp_path: Path) -> None:
+    path = save(timm.create_model("resnet18d"), tmp_path)  # three convolutions in the stem
+    with pytest.raises(CheckpointError, match=r"nothing for stem\.conv\.weight.*conv1\.0\.weight"):
+        load_initial_weights(create_model("slow_r18"), path)
+
+
+def test_foreign_keys_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vit.pth"
+    torch.save({"blocks.0.attn.qkv.weight": torch.zeros(3), "cls_token": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match=r"keys like 'blocks\.0\.attn\.qkv\.weight' belong to none of"):
+        load_initial_weights(create_model("slow_r18", width=8), path)
+
+
+def test_kernels() -> None:
+    kernel = torch.randn(4, 3, 7, 7, dtype=torch.float64)
+    inflated = inflate(kernel, 5)
+    assert inflated.shape == (4, 3, 5, 7, 7)
+    torch.testing.assert_close(inflated[:, :, 2], kernel / 5)
+    torch.testing.assert_close(deflate(inflated), kernel)
+    assert fit(kernel, (4, 3, 1, 7, 7)).shape == (4, 3, 1, 7, 7)
+    assert fit(kernel, (4, 3, 1, 3, 3)) is None
+    assert fit(torch.zeros(6, 2), (6, 2, 1, 1, 1)).shape == (6, 2, 1, 1, 1)
+    assert fit(torch.zeros(6, 2), (2, 6)) is None
