@@ -52,6 +52,7 @@ class WorkerPool(Generic[Task, Result]):
         memory_limit: bytes that a worker may allocate beyond what it inherits; an item that needs more gets a
             ``MemoryError``.
         prefetch: tasks in flight for each worker.
+        pin_memory: tensors of results come in page-locked memory, from which copies to a GPU run in the background.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class WorkerPool(Generic[Task, Result]):
         time_limit: float,
         memory_limit: int,
         prefetch: int = 2,
+        pin_memory: bool = False,
     ) -> None:
         self._work = work
+        self._pin_memory = pin_memory
         self._on_death = on_death
         self._time_limit = time_limit
         self._memory_limit = memory_limit
@@ -81,13 +84,16 @@ class WorkerPool(Generic[Task, Result]):
             Exception: what ``work`` raised for a task, when its turn comes.
             RuntimeError: workers keep dying with no item to blame.
         """
-        self._workers = [self._start(number) for number in range(self._size)]
+        workers: list[_Worker] = []
+        self._workers = workers
         # Workers would outlive a process that exits without closing the generator.
-        finalizer = util.Finalize(self, _kill, args=(self._workers,), exitpriority=10)
+        finalizer = util.Finalize(self, _kill, args=(workers,), exitpriority=10)
         todo = enumerate(tasks)
         ready: dict[int, Any] = {}
         due = sent = 0
         try:
+            for number in range(self._size):
+                workers.append(self._start(number))
             while True:
                 while sent - due < self._size * self._prefetch and (item := next(todo, None)) is not None:
                     self._freest().send(*item)
@@ -119,7 +125,7 @@ class WorkerPool(Generic[Task, Result]):
         for worker in dict.fromkeys(sources[source] for source in connection.wait(list(sources))):
             try:
                 while worker.connection.poll():
-                    number, result = worker.receive()
+                    number, result = worker.receive(pin_memory=self._pin_memory)
                     results[number] = result
                     self._idle_deaths = 0
             except (EOFError, OSError):
@@ -161,7 +167,7 @@ class WorkerPool(Generic[Task, Result]):
 
         def hold(item: int) -> None:
             self._held[number] = item
-            signal.setitimer(signal.ITIMER_REAL, self._time_limit if item != NOTHING else 0)
+            signal.setitimer(signal.ITIMER_REAL, self._time_limit)
 
         parent = os.getppid()
         while True:
@@ -172,12 +178,15 @@ class WorkerPool(Generic[Task, Result]):
                 task_number, slot, task = link.recv()
             except (EOFError, OSError):
                 os._exit(0)
+            hold(NOTHING)  # the alarm runs from here, whether the work names an item or not
             try:
                 result: Any = self._work(task, hold)
             except Exception as error:
                 result = _Raised(error, traceback.format_exc())
             hold(NOTHING)
-            link.send_bytes(pickle.dumps((task_number, slot, _pack(result, files[slot]))))
+            message = pickle.dumps((task_number, slot, _pack(result, files[slot])))
+            signal.setitimer(signal.ITIMER_REAL, 0)  # the main process may take its time to listen
+            link.send_bytes(message)
 
 
 class _Worker:
@@ -200,9 +209,9 @@ class _Worker:
         with contextlib.suppress(OSError):  # it just died: the tasks that are pending go to the next one
             self.connection.send((number, self._free.pop(), task))
 
-    def receive(self) -> tuple[int, Any]:
+    def receive(self, *, pin_memory: bool) -> tuple[int, Any]:
         number, slot, packed = pickle.loads(self.connection.recv_bytes())
-        result = _unpack(packed, self._files[slot])
+        result = _Unpickler(packed, self._files[slot], pin_memory).load()
         self._free.append(slot)
         del self.pending[number]
         return number, result
@@ -256,36 +265,37 @@ class _Pickler(pickle.Pickler):
     def persistent_id(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return None
-        array = value.detach().contiguous().numpy()
+        tensor = value.detach().contiguous()
         start = self._offset
-        view = _bytes(array)
+        view = _bytes(tensor)
         while view:
             written = os.pwrite(self._file, view, self._offset)
             self._offset += written
             view = view[written:]
-        return array.dtype.str, tuple(array.shape), start
+        return tensor.dtype, tuple(tensor.shape), start
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, buffer: io.BytesIO, file: int) -> None:
-        super().__init__(buffer)
+    def __init__(self, packed: bytes, file: int, pin_memory: bool) -> None:
+        super().__init__(io.BytesIO(packed))
         self._file = file
+        self._pin_memory = pin_memory
 
-    def persistent_load(self, tag: tuple[str, tuple[int, ...], int]) -> Tensor:
+    def persistent_load(self, tag: tuple[torch.dtype, tuple[int, ...], int]) -> Tensor:
         dtype, shape, offset = tag
-        array = np.empty(shape, dtype=dtype)
-        view = _bytes(array)
+        tensor = torch.empty(shape, dtype=dtype, pin_memory=self._pin_memory)
+        view = _bytes(tensor)
         while view:
             read = os.preadv(self._file, [view], offset)
             if not read:
                 raise OSError("a worker's memory file ends early")
             offset += read
             view = view[read:]
-        return torch.from_numpy(array)
+        return tensor
 
 
-def _bytes(array: np.ndarray) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.numpy().reshape(-1).view(np.uint8).data
 
 
 def _pack(value: Any, file: int) -> bytes:
@@ -296,10 +306,6 @@ def _pack(value: Any, file: int) -> bytes:
         buffer = io.BytesIO()
         _Pickler(buffer, file).dump(_Raised(RuntimeError(f"{type(error).__name__}: {error}"), traceback.format_exc()))
     return buffer.getvalue()
-
-
-def _unpack(packed: bytes, file: int) -> Any:
-    return _Unpickler(io.BytesIO(packed), file).load()
 
 
 def _memory_file() -> int:

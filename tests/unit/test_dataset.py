@@ -161,13 +161,6 @@ def test_a_record_that_killed_a_process_is_read_by_the_other_backend_only(folder
     assert (sample.index, sample.failures[0].reason) == (1, "the decoder died again")
 
 
-def test_frames_of_absurd_size_are_refused_before_they_are_decoded(folder, monkeypatch):
-    monkeypatch.setattr(dataset_module, "MAX_PIXELS", 48 * 64 - 1)
-    views = ViewDataset(table(folder, 0), data=DATA, test=TEST)[0]
-    assert views.failure is not None
-    assert views.failure.reason == "frames of 64 x 48 are too large to decode"
-
-
 def test_nothing_readable_is_an_error_and_not_an_endless_search(folder, monkeypatch):
     with pytest.raises(DataError, match=r"made.txt: 2 videos in a row cannot be read, .*4.mp4: .*is empty"):
         ClipDataset(table(folder, 4, 5), data=DATA, seed=0)[0, 0]

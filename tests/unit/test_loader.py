@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -247,13 +248,30 @@ def test_unreadable_data_ends_the_run_with_its_own_error(harm):
         list(train_loader(clips(4), batch_size=2, seed=0, epoch=0, workers=2))
 
 
-def test_workers_that_die_without_a_video_end_the_run():
-    def suicide(task, hold):
-        os.kill(os.getpid(), signal.SIGKILL)
+def kill_itself(task, hold):
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    pool = WorkerPool(suicide, workers=2, on_death=lambda *_: None, time_limit=1, memory_limit=1 << 30)
-    with pytest.raises(RuntimeError, match=r"data workers keep dying .*SIGKILL"):
+
+def hang(task, hold):
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(("work", "how"), [(kill_itself, "SIGKILL"), (hang, "longer than 0.2 s")])
+def test_workers_that_die_without_a_video_end_the_run(work, how):
+    pool = WorkerPool(work, workers=2, on_death=lambda *_: None, time_limit=0.2, memory_limit=1 << 30)
+    with pytest.raises(RuntimeError, match=f"data workers keep dying .*{how}"):
         list(pool.map(range(4)))
+    assert multiprocessing.active_children() == []
+
+
+def test_loader_runs_in_a_thread(harm):
+    harm[3] = signal.SIGSEGV
+    found: list[int] = []
+    loader = train_loader(clips(16), batch_size=4, seed=0, epoch=0, workers=2)
+    thread = threading.Thread(target=lambda: found.extend(i for batch in loader for i in batch.indices.tolist()))
+    thread.start()
+    thread.join(timeout=30)
+    assert sorted(found) == sorted([*range(3), 4, *range(4, 16)])
 
 
 def test_idle_worker_killed_from_outside_is_replaced_and_nobody_blamed():
