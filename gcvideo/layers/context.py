@@ -44,6 +44,7 @@ class ContextBlock(TracedBlock):
         fusion: "add", "scale" or "scale_add".
         reduction: r; the bottleneck has max(C // r, 1) channels.
         layer_norm: whether the bottleneck is normalised.
+        eps: of the layer norm; 1e-5 in the original code, 1e-6 in timm's blocks.
         bias: whether the transform's linear layers have biases.
         transform_first: transform every position before pooling instead of the pooled vector after it. A linear
             transform commutes with pooling, so the result is the same at T * H * W times the cost: the form of
@@ -59,6 +60,7 @@ class ContextBlock(TracedBlock):
         fusion: str = "add",
         reduction: int = 4,
         layer_norm: bool = True,
+        eps: float = 1e-5,
         bias: bool = True,
         transform_first: bool = False,
     ) -> None:
@@ -73,19 +75,20 @@ class ContextBlock(TracedBlock):
             )
         hidden = max(channels // reduction, 1)
         self.pool = POOLS[pool](channels)
-        self.transform = nn.ModuleDict(
-            {
-                term: _make_transform(transform, channels, hidden, layer_norm=layer_norm, bias=bias)
-                for term in FUSED_TERMS[fusion]
-            }
-        )
+        self.transform = nn.ModuleDict()
+        for term in FUSED_TERMS[fusion]:
+            if transform == "linear":
+                self.transform[term] = LinearTransform(channels, bias=bias)
+            else:
+                normalised = layer_norm and transform == "bottleneck"
+                self.transform[term] = Bottleneck(channels, hidden, layer_norm=normalised, eps=eps, bias=bias)
         self.fuse = Fusion()
         self.transform_first = transform_first
 
     def reset_parameters(self) -> None:
         """Initialise afresh, the last layer of each transform at zero. To be called after any global initialisation."""
         for module in self.modules():
-            if module is not self and isinstance(module, AttentionPool | LinearTransform | Bottleneck):
+            if isinstance(module, AttentionPool | LinearTransform | Bottleneck):
                 module.reset_parameters()
 
     def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, BlockTrace]:
@@ -246,11 +249,13 @@ def _autocast(x: Tensor) -> Tensor:
 class Bottleneck(nn.Sequential):
     """C -> C/r, layer norm, ReLU, C/r -> C on pooled vectors (N, C), the last layer starting at zero."""
 
-    def __init__(self, channels: int, hidden: int, *, layer_norm: bool = True, bias: bool = True) -> None:
+    def __init__(
+        self, channels: int, hidden: int, *, layer_norm: bool = True, eps: float = 1e-5, bias: bool = True
+    ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels, hidden, bias=bias)
         if layer_norm:
-            self.norm = nn.LayerNorm(hidden)
+            self.norm = nn.LayerNorm(hidden, eps=eps)
         self.relu = nn.ReLU()
         self.fc2 = nn.Linear(hidden, channels, bias=bias)
         self.reset_parameters()
@@ -274,12 +279,6 @@ class LinearTransform(nn.Sequential):
     def reset_parameters(self) -> None:
         """All zero."""
         _zero(self.fc)
-
-
-def _make_transform(name: str, channels: int, hidden: int, *, layer_norm: bool, bias: bool) -> nn.Module:
-    if name == "linear":
-        return LinearTransform(channels, bias=bias)
-    return Bottleneck(channels, hidden, layer_norm=layer_norm and name == "bottleneck", bias=bias)
 
 
 def _zero(layer: nn.Linear) -> None:
