@@ -166,7 +166,7 @@ def _read_video_track(file: int, file_size: int, movie: _Box, track: _Box) -> Mp
     stbl = media.find(b"minf", b"stbl")
     entry, config, info = _sample_entry(stbl.find(b"stsd"))
     time_scale = _time_scale(media.find(b"mdhd"))
-    size = _sample_sizes(stbl.find(b"stsz"))
+    size = _sample_sizes(stbl.find(b"stsz"), file_size)
     pts = _presentation_times(stbl, len(size))
     offset = _sample_offsets(stbl, size)
     if (offset + size > file_size).any():
@@ -212,14 +212,14 @@ def _time_scale(header: _Box) -> int:
     return scale
 
 
-def _sample_sizes(stsz: _Box) -> np.ndarray:
-    """Section 8.7.3.2."""
+def _sample_sizes(stsz: _Box, file_size: int) -> np.ndarray:
+    """Section 8.7.3.2: one size for all, or a table."""
     same, count = stsz.unpack("II", 4)
-    if same:
-        raise Mp4Error("all samples of one size")  # not so in compressed video; the count would be bounded by nothing
     if not count:
         raise Mp4Error("no samples")
-    return stsz.table(">u4", start=8)[:, 0]
+    if same * count > file_size:
+        raise Mp4DataError(f"cut short: {count} pictures of {same} bytes are more than the file")
+    return np.full(count, same, np.int64) if same else stsz.table(">u4", start=8)[:, 0]
 
 
 def _presentation_times(stbl: _Box, count: int) -> np.ndarray:
@@ -291,8 +291,7 @@ def _edit(track: _Box, movie: _Box, time_scale: int) -> _Edit | None:
     duration, media_time, rate, _ = rows[0]
     if count != 1 or media_time < 0 or rate != 1:
         raise Mp4Error("an edit list of several parts")
-    end = media_time + _rescale(duration, time_scale, movie_scale) if duration else _FOREVER
-    return _Edit(media_time, end, delay)
+    return _Edit(media_time, media_time + _rescale(duration, time_scale, movie_scale), delay)
 
 
 def _rescale(value: int, to_scale: int, from_scale: int) -> int:

@@ -124,10 +124,8 @@ class VideoReader:
             raise VideoError(self.path, f"cannot be decoded ({_one_line(error)})") from error
         if images.shape != (len(wanted), *self._size, 3):
             raise VideoError(self.path, f"gave frames of shape {images.shape[1:]} instead of {self._size}")
-        images = np.rot90(images, self._turns, axes=(1, 2))
-        if len(wanted) == len(indices) and (position[1:] > position[:-1]).all():
-            return np.ascontiguousarray(images)
-        return images[position]
+        images = np.ascontiguousarray(np.rot90(images, self._turns, axes=(1, 2)))
+        return images if np.array_equal(wanted, indices) else images[position]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -206,6 +204,8 @@ class _Mp4Video:
 
 def _open_source(path: str, backend: str) -> _Source:
     """Decide from the file's tables who reads it rightly."""
+    if backend == "decord" and not _has_decord():
+        raise VideoError(path, "decord is not installed; use backend pyav or auto")
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         head = os.pread(file, 16, 0)
@@ -265,5 +265,7 @@ def _scaled_down(size: tuple[int, int], short_side: int | None) -> tuple[int, in
 
 
 def _one_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    # PyAV's errors are OSErrors, whose text repeats the path; decord's begin with a place in its source.
+    text = str(getattr(error, "strerror", None) or error).partition("Check failed: ")
+    lines = (text[2] or text[0]).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
