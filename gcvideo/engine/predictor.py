@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,12 +15,13 @@ from gcvideo.config import RunConfig, TestConfig, config_from_dict
 from gcvideo.data.annotations import RecordTable
 from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.loader import eval_loader
+from gcvideo.data.stream import FrameStream
 from gcvideo.engine.checkpoint import load_checkpoint
 from gcvideo.engine.evaluator import answer_videos
 from gcvideo.engine.inference import optimize_for_inference
 from gcvideo.engine.predictions import VideoScores
 from gcvideo.engine.runtime import pick_device, pick_precision, tune
-from gcvideo.engine.timeline import Segment, Window
+from gcvideo.engine.timeline import Segment, SlidingWindows, Window, make_timeline
 from gcvideo.errors import CheckpointError, VideoError
 from gcvideo.models.resnet3d import build_model
 
@@ -119,6 +120,43 @@ class Predictor:
             while following in waiting:
                 yield waiting.pop(following)
                 following += 1
+
+    def timeline(
+        self,
+        source: str | Path | IO[bytes],
+        *,
+        step: float | None = None,
+        smooth: float = 2.0,
+        min_length: float = 1.0,
+        test: TestConfig | None = None,
+        on_window: Callable[[Window, FrameStream], bool | None] | None = None,
+    ) -> Timeline:
+        """What happens when, in a video of any length: a window slides over it, in bounded memory.
+
+        Args:
+            source: a file, ``camera:N``, or an open binary file such as ``sys.stdin.buffer``.
+            step: seconds from one window to the next; by default half a window.
+            smooth: seconds over which scores are averaged.
+            min_length: seconds; shorter segments join a neighbour.
+            test: size and crops of the windows; by default those of the run's test, but the centre crop alone.
+            on_window: called with each window as soon as it is answered, and the stream; True ends the stream.
+
+        Raises:
+            VideoError: the source cannot be read at all. One that breaks off later gives what could be read, and
+                ``problem`` says why.
+        """
+        test = test or replace(self.config.test, crops=1)
+        windows: list[Window] = []
+        with FrameStream(str(source) if isinstance(source, str | Path) else source) as stream:
+            views = SlidingWindows(stream, fps=stream.fps, step=step, data=self.config.data, test=test)
+            answers = answer_videos(self.model, views, test=test, data=self.config.data, device=self.device)
+            for index, found in answers:
+                assert isinstance(found, VideoScores), "a window always holds frames"
+                windows.append(Window(*views.spans[index], scores_of(found, test)))
+                if on_window is not None and on_window(windows[-1], stream):
+                    break
+        segments = make_timeline(windows, self.classes, duration=views.duration, smooth=smooth, min_length=min_length)
+        return Timeline(segments, windows, views.duration, stream.problem)
 
 
 def load(checkpoint: str | Path, *, device: str = "auto", precision: str = "auto", compile: bool = False) -> Predictor:

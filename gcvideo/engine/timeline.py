@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -149,11 +149,6 @@ def make_timeline(
         Segment(float(edges[start]), float(edges[end]), classes[k], k, float(scores[start:end, k].mean()))
         for start, end, k in runs
     ]
-
-
-def one_crop(test: TestConfig) -> TestConfig:
-    """The views of a window where nothing else is asked for: the centre crop, each window answered at once."""
-    return replace(test, crops=1)
 
 
 def _merge(runs: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

@@ -6,15 +6,20 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 
 import gcvideo
 from gcvideo.cli import main
+from gcvideo.data.reader import open_video
 from gcvideo.engine.predictions import Predictions
 from gcvideo.engine.predictor import Predictor
 from gcvideo.engine.sources import find_sources
@@ -37,8 +42,8 @@ def checkpoint(place: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def predictor(checkpoint: str) -> Iterator[Predictor]:
-    yield gcvideo.load(checkpoint, device="cpu")
+def predictor(checkpoint: str) -> Predictor:
+    return gcvideo.load(checkpoint, device="cpu")
 
 
 def predict(checkpoint: str, *arguments: object, expect: int = 0) -> None:
@@ -142,7 +147,7 @@ def test_hostile_names_are_answered(
     assert "\u202e" not in out
     assert json.loads((tmp_path / "out.json").read_text())["videos"][0]["video"] == str(tmp_path / name)
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
-        assert list(csv.DictReader(file))[0]["video"] == str(tmp_path / name)
+        assert next(csv.DictReader(file))["video"] == str(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -162,11 +167,11 @@ def test_odd_videos_are_answered(predictor: Predictor, tmp_path: Path, name: str
 
 def test_a_rotated_video_is_seen_as_displayed(predictor: Predictor, tmp_path: Path) -> None:
     frames = moving_frames(16)
-    lossless = {"options": {"qp": "0", "preset": "ultrafast"}, "pixel_format": "yuv444p"}
+    lossless: dict[str, Any] = {"options": {"qp": "0", "preset": "ultrafast"}, "pixel_format": "yuv444p"}
     upright = write_video(tmp_path / "upright.mp4", np.ascontiguousarray(np.rot90(frames, axes=(1, 2))), **lossless)
     turned = write_video(tmp_path / "turned.mp4", frames, rotation=90, **lossless)
     again = write_video(tmp_path / "again.mp4", np.ascontiguousarray(np.rot90(frames, 3, axes=(1, 2))), **lossless)
-    scores = [next(predictor.answers([path])).scores for path in (upright, turned, again)]
+    scores = [np.asarray(next(predictor.answers([path])).scores) for path in (upright, turned, again)]
     differences = [np.abs(scores[1] - scores[k]).max() for k in (0, 2)]
     # Chroma and resizing are not quite the same turned; another picture altogether is an order of magnitude away.
     assert min(differences) < 0.1 * max(differences)
@@ -219,3 +224,74 @@ def test_every_real_video_is_answered_or_refused_in_one_line(
     assert len(capsys.readouterr().err.strip().splitlines()) <= len(refused)
     assert all("\n" not in entry["error"] for entry in refused)
     assert all(not entry["error"] for entry in entries if "kinetics400" in entry["video"])
+
+
+def test_a_timeline_covers_the_whole_video(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = write_video(tmp_path / "long.mp4", moving_frames(100), fps=20)
+    files = ["--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"]
+    predict(checkpoint, video, "--timeline", "--step", 0.25, "--smooth", 0, "--min-length", 0.2, *files)
+    (entry,) = json.loads((tmp_path / "a.json").read_text())["videos"]
+    segments = entry["timeline"]
+    assert segments[0]["start"] == 0
+    assert segments[-1]["end"] == pytest.approx(5, abs=0.1)
+    assert all(a["end"] == b["start"] for a, b in pairwise(segments))
+    assert all(a["label"] != b["label"] for a, b in pairwise(segments))
+    assert len(entry["windows"]) == 20
+    assert capsys.readouterr().out.count("\n") == 1 + len(segments)
+    rows = list(csv.DictReader((tmp_path / "a.csv").open(newline="")))
+    assert [row["label"] for row in rows] == [segment["label"] for segment in segments]
+
+
+def test_an_annotated_video_keeps_its_frames_and_its_sound(checkpoint: str, tmp_path: Path) -> None:
+    frames = np.full((30, 96, 128, 3), 128, np.uint8)
+    video = write_video(tmp_path / "a.mp4", frames, fps=20, audio=True)
+    predict(checkpoint, video, "--save", tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as out, av.open(str(video)) as source:
+        assert len(out.streams.audio) == 1
+        sound = [b"".join(bytes(p) for p in c.demux(c.streams.audio[0])) for c in (out, source)]
+        assert sound[0] == sound[1]
+    with open_video(tmp_path / "out.mp4") as out:
+        assert len(out) == 30
+        np.testing.assert_allclose(out.pts - out.pts[0], np.arange(30) / 20, atol=1e-3)
+        picture = out.frames([0])[0].astype(int)
+    assert np.abs(picture[:80] - 128).max() < 8, "the picture above the band is untouched"
+    assert picture[-6:].min() < 60, "the band is dark"
+    assert picture[-8:].max() > 150, "and has bright text"
+    assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--save", "{place}/out.avi"], ".mp4, .mkv, .mov"),
+        (["--save", "{place}/video_0.mp4"], "is the video itself"),
+        (["{place}/video_1.mp4", "--save", "{place}/out.mp4"], "a single video"),
+        (["--timeline", "--step", "0"], "--step"),
+        (["--timeline", "--smooth", "nan"], "--smooth"),
+    ],
+)
+def test_wrong_timeline_options(
+    checkpoint: str, place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    filled = [argument.format(place=place) for argument in arguments]
+    before = (place / "video_0.mp4").read_bytes()
+    predict(checkpoint, place / "video_0.mp4", *filled, expect=2)
+    assert message in capsys.readouterr().err
+    assert (place / "video_0.mp4").read_bytes() == before
+
+
+def test_a_camera_that_is_not_there_is_named(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    predict(checkpoint, "97", expect=2)
+    assert "warning: 97: there is no camera /dev/video97" in capsys.readouterr().err
+
+
+def test_standard_input_is_answered_as_it_comes(checkpoint: str, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mkv", moving_frames(60), fps=20)
+    command = [sys.executable, "-m", "gcvideo.cli", "predict", "-", "--checkpoint", checkpoint]
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "a.json")], input=video.read_bytes(), capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    (entry,) = json.loads((tmp_path / "a.json").read_text())["videos"]
+    assert entry["video"] == "-"
+    assert entry["duration"] == pytest.approx(3, abs=0.1)
