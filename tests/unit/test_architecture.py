@@ -1,0 +1,90 @@
+"""The floors of docs/architecture.md: a module imports from its own floor or from below, and there are no circles."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "gcvideo"
+
+# The longest prefix decides.
+FLOORS = {
+    "gcvideo": 0,
+    "gcvideo.layers": 1,
+    "gcvideo.data": 1,
+    "gcvideo.data.transforms": 2,
+    "gcvideo.data.augment": 2,
+    "gcvideo.data.mixing": 2,
+    "gcvideo.data.dataset": 2,
+    "gcvideo.data.loader": 2,
+    "gcvideo.data.workers": 2,
+    "gcvideo.data.quarantine": 2,
+    "gcvideo.data.prepare": 2,
+    "gcvideo.models": 2,
+    "gcvideo.engine": 3,
+    "gcvideo.analysis": 4,
+    "gcvideo.commands": 5,
+    "gcvideo.cli": 5,
+}
+# Rooms that must not know each other, whatever their floors.
+STRANGERS = [
+    ("gcvideo.data", "gcvideo.models"),
+    ("gcvideo.data", "gcvideo.layers"),
+    ("gcvideo.models", "gcvideo.data"),
+    ("gcvideo.layers", "gcvideo.config"),
+]
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        found[name] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of this package that a file imports when it is imported itself, or at any time later."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    known = modules()
+    return {name if name in known else name.rpartition(".")[0] for name in names if name.split(".")[0] == "gcvideo"}
+
+
+def floor(module: str) -> int:
+    prefix = module
+    while prefix not in FLOORS:
+        prefix = prefix.rpartition(".")[0]
+    return FLOORS[prefix]
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name != "gcvideo"])
+def test_imports_come_from_the_same_floor_or_below(module):
+    above = {other for other in imports(modules()[module]) if floor(other) > floor(module)}
+    assert not above, f"{module} (floor {floor(module)}) imports from above: {sorted(above)}"
+
+
+@pytest.mark.parametrize(("room", "stranger"), STRANGERS)
+def test_rooms_that_must_not_know_each_other(room, stranger):
+    for module, path in modules().items():
+        if module.startswith(room):
+            assert not [other for other in imports(path) if other.startswith(stranger)], module
+
+
+def test_no_circles():
+    graph = {name: imports(path) - {name, "gcvideo"} for name, path in modules().items() if name != "gcvideo"}
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join([*way, module])
+        if module not in done:
+            for other in graph.get(module, ()):
+                visit(other, (*way, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
