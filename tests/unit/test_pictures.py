@@ -1,0 +1,129 @@
+"""Attention maps, Grad-CAM and the pictures made of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from gcvideo.analysis.maps import attention_maps, grad_cam, resize_maps
+from gcvideo.analysis.pictures import colour, data_uri, grid, overlay, save_animation, save_picture
+from gcvideo.config import ContextConfig, ModelConfig
+from gcvideo.errors import ConfigError, GcvideoError
+from gcvideo.models.resnet3d import build_model
+
+
+def network(kind: str) -> Any:
+    torch.manual_seed(0)
+    context = ContextConfig(kind=kind, stages={"res3": "all", "res5": [1]})  # type: ignore[arg-type]
+    return build_model(ModelConfig(depth=18, width=4, num_classes=3, context=context)).eval()
+
+
+@pytest.fixture(scope="module")
+def clips() -> torch.Tensor:
+    return torch.randn(2, 3, 4, 64, 48, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_context_block_has_one_map_that_sums_to_one(clips: torch.Tensor) -> None:
+    maps = attention_maps(network("gc"), clips)
+    assert list(maps) == ["res3.0.context", "res3.1.context", "res5.1.context"]
+    assert maps["res3.0.context"].shape == (2, 4, 8, 6)
+    for attention in maps.values():
+        torch.testing.assert_close(attention.sum(dim=(1, 2, 3)), torch.ones(2))
+    assert torch.equal(attention_maps(network("gc"), clips, query=(0, 0, 0))["res3.0.context"], maps["res3.0.context"])
+
+
+def test_a_non_local_block_has_a_map_for_each_query(clips: torch.Tensor) -> None:
+    model = network("nl")
+    model.res3[0].context.theta.weight.data.mul_(30)  # so that queries differ visibly
+    first, last = (attention_maps(model, clips, query=(q, q, q))["res3.0.context"] for q in (0.0, 1.0))
+    assert not torch.allclose(first, last)
+    torch.testing.assert_close(first.sum(dim=(1, 2, 3)), torch.ones(2))
+    with pytest.raises(ConfigError, match="fractions"):
+        attention_maps(model, clips, query=(2, 0, 0))
+
+
+def test_average_pooling_attends_to_nothing(clips: torch.Tensor) -> None:
+    assert attention_maps(network("se"), clips) == {}
+
+
+class PlantedNet(nn.Module):
+    """Class 0 sees channel 0 of the features, class 1 sees channel 1; each channel is bright in one place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv3d(3, 2, 1, bias=False)
+        with torch.no_grad():
+            self.features.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 1, 0]])[..., None, None, None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.features(x).mean(dim=(2, 3, 4))
+
+
+def test_grad_cam_finds_what_the_class_looks_at() -> None:
+    x = torch.zeros(1, 3, 4, 8, 8)
+    x[0, 0, 1, 2, 3] = 5
+    x[0, 1, 3, 6, 0] = 5
+    model = PlantedNet()
+    for target, place in ((0, (1, 2, 3)), (1, (3, 6, 0))):
+        cam = grad_cam(model, x, target, layer=model.features)
+        assert np.unravel_index(int(cam[0].argmax()), (4, 8, 8)) == place
+        assert int((cam > 0).sum()) == 1
+    # By hand: the gradient of a mean over 256 positions is 1/256 everywhere; times the activation 5.
+    assert cam.max() == pytest.approx(5 / 256)
+
+
+def test_grad_cam_works_on_frozen_networks(clips: torch.Tensor) -> None:
+    model = network("gc")
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    cam = grad_cam(model, clips, torch.tensor([0, 2]), layer=model.res5)
+    assert cam.shape == (2, 4, 2, 2)
+    assert not model.res5._forward_hooks
+
+
+def test_maps_are_stretched_to_the_clip() -> None:
+    maps = resize_maps(torch.rand(2, 2, 3, 3), (4, 12, 12))
+    assert maps.shape == (2, 4, 12, 12)
+    assert maps.amin() == 0
+    assert maps.amax() == 1
+    assert not resize_maps(torch.ones(1, 1, 2, 2), (2, 4, 4)).any()
+
+
+def test_the_colour_scale_rises_in_lightness() -> None:
+    luma = colour(np.linspace(0, 1, 50)) @ np.array([0.299, 0.587, 0.114])
+    assert (np.diff(luma) > 0).all()
+    assert tuple(colour(np.array(0.0))) == (0, 0, 4)
+
+
+def test_an_overlay_shows_the_frame_where_the_map_is_low() -> None:
+    frames = np.full((1, 2, 2, 3), 200, np.uint8)
+    laid = overlay(frames, np.array([[[0.0, 1.0], [0.0, 0.0]]]))
+    assert (laid[0, 0, 0] == 120).all()
+    assert np.abs(laid[0, 0, 1].astype(int) - (0.75 * np.array([252, 255, 164]) + 30)).max() <= 1
+
+
+def test_files(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 33, 47, 3), dtype=np.uint8)
+    sheet = grid([("frames", frames), ("res3\n.0", frames)], frame_height=50)
+    assert sheet.shape == (2 * 68, 5 * 71, 3)
+    save_picture(tmp_path / "a.png", sheet)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), sheet)
+    save_animation(tmp_path / "a.gif", frames)
+    assert Image.open(tmp_path / "a.gif").n_frames == 5  # type: ignore[attr-defined]
+    save_animation(tmp_path / "a.mp4", frames)
+    with av.open(str(tmp_path / "a.mp4")) as video:
+        assert [(f.height, f.width) for f in video.decode(video=0)] == [(32, 46)] * 5
+    with pytest.raises(GcvideoError, match=r"\.gif or \.mp4"):
+        save_animation(tmp_path / "a.avi", frames)
+
+    uri = data_uri(frames[0], height=20)
+    assert Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).height == 20
