@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from gcvideo import distributed
+from gcvideo.errors import GcvideoError
 
 _log_file: IO[str] | None = None
 
@@ -60,7 +61,7 @@ def table_lines(rows: Sequence[Sequence[object]], *, columns: Sequence[str], tit
 
 @contextmanager
 def log_to(path: str | Path) -> Iterator[None]:
-    """Write everything said inside the ``with`` block to the end of a file as well."""
+    """Write everything said inside the ``with`` block to the end of a file as well, and the error that ends it."""
     global _log_file
     if not distributed.is_main():
         yield
@@ -69,6 +70,9 @@ def log_to(path: str | Path) -> Iterator[None]:
     with Path(path).open("a", encoding="utf-8") as _log_file:
         try:
             yield
+        except GcvideoError as error:
+            _log(f"error: {error}")
+            raise
         finally:
             _log_file = before
 

@@ -49,6 +49,12 @@ def last_state(config: RunConfig) -> dict[str, Any]:
     return load_checkpoint(config.run_dir / "checkpoints" / "last.pt")
 
 
+def complaints(config: RunConfig) -> list[str]:
+    """The warnings in a run's log, and the error that ended it."""
+    lines = (config.run_dir / "train.log").read_text().splitlines()
+    return [line[21:] for line in lines if line[21:].startswith(("warning: ", "error: "))]
+
+
 def metrics(config: RunConfig, kind: str = "train") -> list[dict[str, Any]]:
     lines = (config.run_dir / "metrics.jsonl").read_text().splitlines()
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
@@ -68,7 +74,9 @@ def same_tensors(one: Any, other: Any) -> bool:
 def start(config: RunConfig, *, processes: int = 1, **options: Any) -> list[BaseProcess]:
     """Train in processes of their own, which share one warm parent, so that starting them costs little."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gcvideo.engine.trainer", "gcvideo.models.resnet3d", "tests.training"])
+    context.set_forkserver_preload(
+        ["tests.training", "torch.utils.tensorboard", "fvcore.nn.precise_bn", "av", "decord"]
+    )
     port = free_port()
     started = []
     for rank in range(processes):
@@ -114,9 +122,9 @@ def _train(values: dict[str, Any], environment: dict[str, str], options: dict[st
     torch.set_num_threads(1)
     try:
         with distributed.init_from_env(timeout_minutes=2):
-            Trainer(config_from_dict(values, where="the test's config")).fit(**options)
+            config = config_from_dict(values, where="the test's config")
+            Trainer(config).fit(**options)
     except Stopped:
         os._exit(EXIT_CODE)
-    except GcvideoError as error:
-        print(error, flush=True)
+    except GcvideoError:  # it is in the log
         os._exit(2)

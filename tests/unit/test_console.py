@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gcvideo import console
+from gcvideo.errors import DataError
 
 
 def test_say_prints_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,6 +17,12 @@ def test_say_prints_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == "hello\nafter\n"
     lines = (tmp_path / "train.log").read_text().splitlines()
     assert [line[21:] for line in lines] == ["hello", "warning: odd"]
+
+
+def test_the_error_that_ends_a_log_is_its_last_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError), console.log_to(tmp_path / "train.log"):
+        raise DataError("list.txt: lists no videos")
+    assert (tmp_path / "train.log").read_text().endswith("  error: list.txt: lists no videos\n")
 
 
 def test_only_rank_zero_speaks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,161 @@
+"""Two processes do what one does with both their batches."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gcvideo import distributed
+from gcvideo.config import config_from_dict, config_to_dict, save_config
+from gcvideo.data.dataset import ClipDataset
+from gcvideo.data.loader import train_loader
+from gcvideo.engine.learner import Learner
+from gcvideo.engine.normalization import make_precise
+from gcvideo.engine.splits import load_split
+from tests.training import free_port, last_state, make_videos, metrics, same_tensors, train_config, train_in_processes
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("ddp"), count=11)  # which neither 2 nor 4 divides
+
+
+def gradients(values: dict[str, Any]) -> list[torch.Tensor]:
+    """The gradients that the optimizer sees in the first step. Batch norms are still: they would see other shares."""
+    config = config_from_dict(values, where="the test's config")
+    learner = Learner(config, torch.device("cpu"))
+    for module in learner.model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.eval()
+    records = load_split(config, config.data.train, name="training")
+    assert records is not None
+    accumulate, world = config.train.accumulate, distributed.world_size()
+    loader = train_loader(
+        ClipDataset(records, data=config.data, seed=config.seed),
+        batch_size=config.train.batch_size // (accumulate * world),
+        accumulate=accumulate,
+        seed=config.seed,
+        epoch=0,
+        rank=distributed.rank(),
+        world_size=world,
+    )
+    seen: list[torch.Tensor] = []
+
+    def look(*_: Any) -> None:
+        seen.extend(p.grad.clone() for p in learner.network.parameters() if p.grad is not None)
+
+    learner.optimizer.register_step_pre_hook(look)
+    learner.step(iter(loader), number=0, lr=0.1)
+    return seen
+
+
+def clip_stream(rank: int) -> list[torch.Tensor]:
+    return [torch.randn(3, 3, 4, 8, 8, generator=torch.Generator().manual_seed(10 * rank + i)) for i in range(3)]
+
+
+def precise_statistics(_: dict[str, Any]) -> list[torch.Tensor]:
+    network = nn.Sequential(nn.BatchNorm3d(3))
+    batches = clip_stream(distributed.rank()) if distributed.world_size() > 1 else clip_stream(0) + clip_stream(1)
+    make_precise(network, batches, len(batches))
+    return [network[0].running_mean, network[0].running_var]  # type: ignore[list-item]
+
+
+WORK = {"gradients": gradients, "precise_statistics": precise_statistics}
+
+
+def in_processes(work: str, values: dict[str, Any], processes: int, folder: Path) -> list[list[torch.Tensor]]:
+    """What each process answers."""
+    context = multiprocessing.get_context("forkserver")
+    port = str(free_port())
+    started = []
+    for rank in range(processes):
+        environment = {"RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        started.append(context.Process(target=_answer, args=(work, values, environment, str(folder / f"{rank}.pt"))))
+        started[-1].start()
+    for process in started:
+        process.join(120)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+def _answer(work: str, values: dict[str, Any], environment: dict[str, str], path: str) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    with distributed.init_from_env(timeout_minutes=2):
+        torch.save(WORK[work](values), path)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_have_the_gradients_of_one_with_both_batches(
+    place: Path, tmp_path: Path, accumulate: int
+) -> None:
+    values = config_to_dict(train_config(place, train={"batch_size": 4, "accumulate": accumulate}))
+    alone = gradients({**values, "train": {**values["train"], "accumulate": 1}})
+    first, second = in_processes("gradients", values, 2, tmp_path)
+    assert same_tensors(first, second)
+    assert any(gradient.abs().max() > 1e-3 for gradient in alone)
+    torch.testing.assert_close(first, alone, rtol=1e-4, atol=1e-6)
+
+
+def test_precise_batch_norms_pool_the_batches_of_all_processes(tmp_path: Path) -> None:
+    first, second = in_processes("precise_statistics", {}, 2, tmp_path)
+    assert same_tensors(first, second)
+    torch.testing.assert_close(first, precise_statistics({}), rtol=1e-5, atol=1e-6)
+
+
+def test_each_validation_video_counts_once_whatever_the_number_of_processes(place: Path) -> None:
+    """Without dropout and with still batch norms, one and two processes train the same network on 11 videos."""
+    runs = []
+    for processes in (1, 2):
+        config = train_config(place, f"world{processes}", train={"epochs": 1, "freeze": ["backbone"]})
+        assert train_in_processes(config, processes=processes) == [0] * processes
+        runs.append(config)
+    torch.testing.assert_close(last_state(runs[1])["model"], last_state(runs[0])["model"], rtol=1e-4, atol=1e-5)
+    alone, together = (metrics(config, "val")[-1] for config in runs)
+    assert alone["videos"] == together["videos"] == 11
+    assert together["video_top1"] == alone["video_top1"]
+    for alone, together in zip(*(metrics(config) for config in runs), strict=True):  # the mean loss of all clips
+        assert together["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+        assert together["top1"] == alone["top1"]
+
+
+def children(process: int) -> list[int]:
+    lists = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(child) for path in lists for child in path.read_text().split()]
+
+
+def test_torchrun_starts_a_killed_job_anew_and_it_goes_on(place: Path) -> None:
+    config = train_config(place, "torchrun", train={"epochs": 4, "checkpoint_every": 1})
+    path = place / "torchrun.yaml"
+    save_config(config, path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    job = subprocess.Popen(
+        [*command, "-m", "gcvideo.cli", "train", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    checkpoint = config.run_dir / "checkpoints" / "last.pt"
+    end = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < end and job.poll() is None:
+        time.sleep(0.01)
+    os.kill(children(job.pid)[-1], signal.SIGKILL)
+    output, errors = job.communicate(timeout=200)
+    assert job.returncode == 0, errors
+    assert "going on from" in output
+    assert output.count("final: ") == 1  # one process speaks
+    assert [line["step"] for line in metrics(config)] == list(range(1, 9))
+    results = json.loads((config.run_dir / "results.json").read_text())["training"]
+    assert results["steps"] == 8

@@ -1,0 +1,187 @@
+"""A run that was killed and went on ends with the very weights of the run that never stopped.
+
+``GCVIDEO_KILL_SEEDS=20 pytest tests/integration/test_resume.py`` tries twenty places to die instead of one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gcvideo.config import RunConfig
+from gcvideo.engine.checkpoint import load_checkpoint
+from gcvideo.engine.stopping import EXIT_CODE
+from tests.training import (
+    complaints,
+    last_state,
+    make_videos,
+    metrics,
+    same_tensors,
+    start,
+    train_config,
+    train_in_processes,
+    wait,
+    wait_for,
+)
+
+SEEDS = range(int(os.environ.get("GCVIDEO_KILL_SEEDS", "1")))
+STEPS = 9
+# Everything that could make a difference: dropout, drop-path, averaging, clipping, accumulation, momentum.
+THOROUGH: dict[str, Any] = {
+    "model": {"dropout": 0.5, "drop_path": 0.2},
+    "optim": {"clip_grad_norm": 1.0},
+    "train": {"epochs": 3, "accumulate": 2, "ema": 0.9, "precise_bn": 1, "checkpoint_every": 2, "val_every": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("resume"), count=12)
+
+
+def configure(place: Path, name: str, **train: Any) -> RunConfig:
+    return train_config(place, name, **{**THOROUGH, "train": {**THOROUGH["train"], **train}})
+
+
+@pytest.fixture(scope="module")
+def unstopped(place: Path) -> dict[int, dict[str, Any]]:
+    """The last checkpoint of an unbroken run, for one process and for two."""
+    states = {}
+    for processes in (1, 2):
+        config = configure(place, f"unstopped{processes}")
+        assert train_in_processes(config, processes=processes) == [0] * processes
+        states[processes] = last_state(config)
+        assert states[processes]["step"] == STEPS
+    return states
+
+
+def steps_done(config: RunConfig) -> int:
+    path = config.run_dir / "metrics.jsonl"
+    return path.read_text().count('"train"') if path.exists() else 0
+
+
+def assert_same(state: dict[str, Any], other: dict[str, Any]) -> None:
+    for part in ("model", "raw_model", "optimizer", "ema_updates", "step", "epoch", "epoch_step", "best", "validation"):
+        assert same_tensors(state[part], other[part]), part
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_anywhere_it_ends_with_the_same_weights(
+    place: Path, unstopped: dict[int, dict[str, Any]], processes: int, workers: int, seed: int
+) -> None:
+    """SIGKILL at a random moment, go on with another number of workers, once more, then to the end."""
+    rng = random.Random(f"{processes} {workers} {seed}")
+    config = configure(place, f"killed-{processes}-{workers}-{seed}")
+    config.data.workers = workers
+    died_at = []
+    for _ in range(2):
+        target = rng.randint(1, STEPS - 1)
+        running = start(config, processes=processes, resume=True)
+        wait_for(lambda target=target: steps_done(config) >= target, running)  # type: ignore[misc]
+        time.sleep(rng.uniform(0, 0.1))  # anywhere in a step, a validation, or a write
+        for process in running:
+            process.kill()
+        wait(running)
+        died_at.append(steps_done(config))
+        config.data.workers = 2 - workers
+    assert died_at[0] < STEPS
+    assert train_in_processes(config, processes=processes, resume=True) == [0] * processes
+    assert_same(last_state(config), unstopped[processes])
+    assert [line["step"] for line in metrics(config)] == list(range(1, STEPS + 1))  # each step told once
+    assert not list((config.run_dir / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_saves_first_and_leaves_with_its_own_exit_code(
+    place: Path, unstopped: dict[int, dict[str, Any]], processes: int, number: signal.Signals
+) -> None:
+    config = configure(place, f"signal-{processes}-{number}", checkpoint_every=0, val_every=0)
+    running = start(config, processes=processes)
+    wait_for(lambda: steps_done(config) >= 4, running)
+    os.kill(running[-1].pid or 0, number)  # one process hears it, all of them stop
+    assert wait(running) == [EXIT_CODE] * processes
+    step = last_state(config)["step"]
+    assert step >= 4
+    assert step == steps_done(config)  # not one step is lost
+    assert train_in_processes(config, processes=processes, resume=True) == [0] * processes
+    assert_same({**last_state(config), "best": None}, {**unstopped[processes], "best": None})
+
+
+def test_a_damaged_last_checkpoint_costs_time_and_nothing_else(
+    place: Path, unstopped: dict[int, dict[str, Any]]
+) -> None:
+    config = configure(place, "damaged")
+    running = start(config)
+    wait_for(lambda: steps_done(config) >= 5, running)
+    for process in running:
+        process.kill()
+    wait(running)
+    last = config.run_dir / "checkpoints" / "last.pt"
+    with last.open("r+b") as file:
+        file.truncate(last.stat().st_size // 2)
+    assert train_in_processes(config, resume=True) == [0]
+    (warning,) = complaints(config)
+    assert "last.pt" in warning
+    assert "trying the one before" in warning
+    assert_same(last_state(config), unstopped[1])
+
+
+def test_another_number_of_processes_goes_on_and_says_so(place: Path) -> None:
+    config = configure(place, "world", accumulate=1)
+    running = start(config, processes=2)
+    wait_for(lambda: steps_done(config) >= 5, running)
+    for process in running:
+        process.kill()
+    wait(running)
+    assert train_in_processes(config, processes=1, resume=True) == [0]
+    assert "2 processes wrote the checkpoint, 1 go on: the order of the clips" in complaints(config)[0]
+    assert last_state(config)["step"] == STEPS
+
+
+def test_changes_since_the_checkpoint_are_told(tmp_path: Path) -> None:
+    make_videos(tmp_path)
+    config = train_config(tmp_path, train={"epochs": 1})
+    assert train_in_processes(config) == [0]
+    config.train.epochs = 2
+    config.optim.lr = 0.01
+    config.data.workers = 1
+    (tmp_path / "val.txt").write_text((tmp_path / "val.txt").read_text().replace("video_0.mp4 0", "video_0.mp4 1"))
+    assert train_in_processes(config, resume=True) == [0]
+    warnings = complaints(config)
+    assert len(warnings) == 3
+    assert "optim.lr was 0.05 in the checkpoint and is 0.01 now" in warnings[0]
+    assert "train.epochs was 1.0 in the checkpoint and is 2.0 now" in warnings[1]
+    assert "the training videos or their labels are not those of the checkpoint" in warnings[2]
+    assert last_state(config)["step"] == 4
+
+
+def test_resuming_where_nothing_is_starts_from_the_beginning(place: Path) -> None:
+    config = configure(place, "fresh", epochs=1)
+    assert train_in_processes(config, resume=True) == [0]
+    assert last_state(config)["step"] == 3
+
+
+def test_resuming_a_finished_run_changes_nothing(place: Path) -> None:
+    config = configure(place, "done", epochs=1)
+    assert train_in_processes(config) == [0]
+    before = (config.run_dir / "checkpoints" / "last.pt").read_bytes()
+    assert train_in_processes(config, resume=True) == [0]
+    assert (config.run_dir / "checkpoints" / "last.pt").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_one_line(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = configure(place, "other", epochs=1)
+    assert train_in_processes(config) == [0]
+    config.model.width = 8
+    assert train_in_processes(config, resume=True) == [2]
+    assert "does not fit the network of this config" in complaints(config)[-1]
+    load_checkpoint(config.run_dir / "checkpoints" / "last.pt")
