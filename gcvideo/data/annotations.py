@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gcvideo.data.kinetics import VIDEO_SUFFIXES, Row, label_numbers, nearest, read_kinetics_csv, videos_under
-from gcvideo.data.records import RecordTable, VideoRecord
+from gcvideo.data.kinetics import VIDEO_SUFFIXES, LabelColumn, nearest, read_kinetics_csv, videos_under
+from gcvideo.data.records import RecordTable, StringColumn, VideoRecord
 from gcvideo.errors import DataError
 
 __all__ = ["RecordTable", "VideoRecord", "load_classes", "load_records"]
@@ -64,11 +64,7 @@ def load_records(
     elif annotation.suffix == ".parquet":
         table = _read_parquet(annotation, folder if root is not None else None, classes)
     else:
-        rows = _read_rows(annotation)
-        if "youtube_id" in [name.strip(' "').lower() for name in rows[0][1].split(",")]:
-            table = read_kinetics_csv(annotation, rows, folder, classes)
-        else:
-            table = _read_list(annotation, rows, folder, classes, num_classes)
+        table = _read_text(annotation, folder, classes, num_classes)
     if not len(table):
         raise DataError(f"{annotation}: lists no videos")
     largest = int(table.labels.max())
@@ -119,61 +115,55 @@ def _classes_of_json(text: str) -> list[str]:
     return [str(name).strip().strip('"') for name in values]
 
 
-def _read_rows(annotation: Path) -> list[Row]:
+def _read_text(annotation: Path, root: Path, classes: Sequence[str] | None, num_classes: int | None) -> RecordTable:
     try:
-        lines = annotation.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        with annotation.open(encoding="utf-8-sig") as file:
+            header = [name.strip(' "\n').lower() for name in file.readline().split(",")]
+        if "youtube_id" in header:
+            return read_kinetics_csv(annotation, root, classes)
+        return _read_list(annotation, root, classes, num_classes)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{annotation}: not a readable text file ({_one_line(error)})") from None
-    rows = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not rows:
-        raise DataError(f"{annotation}: lists no videos")
-    return rows
 
 
-def _read_list(
-    annotation: Path, rows: Sequence[Row], root: Path, classes: Sequence[str] | None, num_classes: int | None
-) -> RecordTable:
+def _read_list(annotation: Path, root: Path, classes: Sequence[str] | None, num_classes: int | None) -> RecordTable:
     files = _Files(root)
-    paths: list[str] = []
-    names: list[str] = []
-    missing: list[tuple[int, list[str]]] = []
-    for line, text in rows:
-        candidates = list(_path_and_label(text))
-        if files.has(text):
-            candidates = [(text, UNLABELLED)]
-        if not candidates:
-            raise DataError(f"{annotation}:{line}: expected `path label` with an integer label, found {text!r}")
-        existing = [candidate for candidate in candidates if files.has(candidate[0])]
-        if not existing:
-            missing.append((line, [path for path, _ in candidates]))
-        path, name = (existing or candidates)[0]
-        paths.append(path)
-        names.append(name)
+    paths, names, count = StringColumn(), LabelColumn(annotation), 0
+    missing: list[tuple[int, list[str]]] = []  # line, and every path that it may mean
+    with annotation.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(map(str.strip, file), start=1):
+            if not text:
+                continue
+            readings = [(text, UNLABELLED)] if files.has(text) else list(_path_and_label(text))
+            if not readings:
+                raise DataError(f"{annotation}:{line}: expected `path label` with an integer label, found {text!r}")
+            path, label = next((reading for reading in readings if files.has(reading[0])), readings[0])
+            if not files.has(path):
+                missing.append((line, [path for path, _ in readings]))
+            paths.append(path)
+            names.append("" if label == UNLABELLED else label, line)
+            count += 1
     if missing:
-        raise DataError(_missing_files(annotation, missing, len(rows), root))
-    lines = [line for line, _ in rows]
-    if all(_is_integer(name) for name in names):
-        labels = [int(name) for name in names]
-        limit = num_classes or (len(classes) if classes else None)
-        for line, label in zip(lines, labels, strict=True):
-            if label < -1 or (limit is not None and label >= limit):
-                raise DataError(f"{annotation}:{line}: label {label} is outside 0 to {(limit or 1 << 31) - 1}")
-    else:
-        names = ["" if name == UNLABELLED else name for name in names]
-        classes = classes or sorted({name for name in names if name})
-        labels = label_numbers(names, lines, annotation, classes)
-    return RecordTable(ids=paths, paths=paths, labels=labels, root=root, classes=classes, source=str(annotation))
+        raise DataError(_missing_files(annotation, missing, count, root))
+    labels = names.integers(num_classes or len(classes or ()) or None)
+    if labels is None:
+        classes = classes or names.names()
+        labels = names.numbers(classes)
+    column = paths.finish()
+    return RecordTable(ids=column, paths=column, labels=labels, root=root, classes=classes, source=str(annotation))
 
 
 def _path_and_label(text: str) -> Iterator[tuple[str, str]]:
     """Every way to read a row, the likeliest first; which one is meant is known once a file of that name exists."""
     for separator in ("\t", ",", " "):
+        if separator not in text:
+            continue
         if separator == " ":
             fields = text.split(" ")
         else:
             fields = next(csv.reader([text], delimiter=separator, skipinitialspace=True))
         *head, label = fields
-        if not head or (separator == " " and not _is_integer(label)):
+        if separator == " " and not _is_integer(label):
             continue
         yield separator.join(head).strip().strip('"'), label.strip()
         if len(head) > 1 and _is_integer(head[-1].strip()):  # `path number label`

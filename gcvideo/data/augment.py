@@ -1,7 +1,8 @@
 """Augmentations of training clips beyond crop and flip, all off by default (``data.augment``).
 
 What changes single clips runs on uint8 in the worker processes, through torchvision's v2 transforms on the whole clip:
-every frame gets the same draw. What mixes clips (mixup, cutmix) runs on the device, on normalised batches.
+every frame gets the same draw. What mixes clips (mixup, cutmix) runs on the device, on normalised batches. torchvision
+is imported only where a switch is on: it takes 160 MB.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from gcvideo.config import AugmentConfig, DataConfig
 from gcvideo.data.transforms import Box, random_short_side_box
@@ -56,7 +55,11 @@ def build_clip_augment(data: DataConfig) -> Callable[[Tensor, np.random.Generato
         A function of a clip, uint8 (C, T, H, W), and the generator that decides all its draws.
     """
     augment = data.augment
-    steps: list[v2.Transform] = []
+    if not (augment.rand_augment or any(augment.color_jitter) or augment.erase):
+        return None
+    from torchvision.transforms import v2
+
+    steps: list[torch.nn.Module] = []
     if augment.rand_augment:
         steps.append(v2.RandAugment(num_ops=augment.rand_augment, magnitude=augment.rand_magnitude))
     if any(augment.color_jitter):
@@ -65,8 +68,6 @@ def build_clip_augment(data: DataConfig) -> Callable[[Tensor, np.random.Generato
     if augment.erase:
         # The mean colour: zero to the network, once normalised.
         steps.append(v2.RandomErasing(p=augment.erase, value=[round(255 * channel) for channel in data.mean]))
-    if not steps:
-        return None
     transform = v2.Compose(steps)
 
     def apply(clip: Tensor, rng: np.random.Generator) -> Tensor:
@@ -92,11 +93,12 @@ class ClipMixer:
     def __init__(self, augment: AugmentConfig, *, num_classes: int) -> None:
         self.num_classes = num_classes
         self.chance = augment.mix_chance
-        self.kinds: list[v2.Transform] = []
-        if augment.mixup:
-            self.kinds.append(v2.MixUp(alpha=augment.mixup, num_classes=num_classes))
-        if augment.cutmix:
-            self.kinds.append(v2.CutMix(alpha=augment.cutmix, num_classes=num_classes))
+        self.kinds: list[torch.nn.Module] = []
+        if augment.mixup or augment.cutmix:
+            from torchvision.transforms import v2
+
+            kinds = [(v2.MixUp, augment.mixup), (v2.CutMix, augment.cutmix)]
+            self.kinds = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
 
     def __call__(self, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix a batch.
@@ -110,8 +112,10 @@ class ClipMixer:
         """
         if not self.kinds or torch.rand(()).item() >= self.chance:
             return clips, F.one_hot(labels, self.num_classes).to(clips.dtype)
+        from torchvision.tv_tensors import Video
+
         kind = self.kinds[int(torch.randint(len(self.kinds), ()))]
-        mixed, targets = kind(tv_tensors.Video(clips), labels)
+        mixed, targets = kind(Video(clips), labels)  # the one kind of tensor of five dimensions that torchvision mixes
         return mixed.as_subclass(Tensor), targets.to(clips.dtype)
 
 

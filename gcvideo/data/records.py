@@ -24,6 +24,34 @@ class VideoRecord:
     id: str
 
 
+class StringColumn:
+    """Strings gathered into an Arrow column, a chunk at a time: a long list of Python strings takes several times more.
+
+    Args:
+        chunk: strings that wait to be packed.
+    """
+
+    def __init__(self, chunk: int = 65_536) -> None:
+        self._chunk = chunk
+        self._waiting: list[str] = []
+        self._packed: list[pa.Array] = []
+
+    def append(self, text: str) -> None:
+        """Add one string."""
+        self._waiting.append(text)
+        if len(self._waiting) >= self._chunk:
+            self._pack()
+
+    def finish(self) -> pa.Array:
+        """The column."""
+        self._pack()
+        return pa.concat_arrays(self._packed)
+
+    def _pack(self) -> None:
+        self._packed.append(pa.array(self._waiting, type=pa.large_string()))
+        self._waiting = []
+
+
 class RecordTable(Sequence[VideoRecord]):
     """Records in columns: Kinetics-700 takes tens of megabytes, and worker processes share them untouched.
 
