@@ -1,12 +1,13 @@
 """A small synthetic action set whose classes differ only by motion and its order over the whole clip.
 
-Each clip shows a patterned disc on a textured background, as a real H.264 MP4 file. The disc goes left then right, or
-right then left; its pattern grows or shrinks, or turns clockwise or counterclockwise; or it bounces twice or thrice.
+Each video, a real H.264 MP4 file, shows a handful of discs on a textured background. All discs do the same: they go
+left then right, or right then left; grow or shrink (and burst or vanish, to begin anew); circle clockwise or
+counterclockwise; or bounce twice or thrice. Sizes, colours, shades, background, speeds and the moments of turning are
+random.
 
 No single frame gives the class away, by construction and not only by chance: every motion is a shift along a closed
-loop. The position wraps around the frame (a torus), the angle is periodic, and the pattern is periodic in the
-logarithm of the radius, so that growing never runs out of pattern. With a uniformly random starting point on each loop,
-any one frame of any class, at any time, has the same distribution.
+loop with a uniformly random start. Positions wrap around the frame, and sizes around their range. So one frame of any
+class, at any time, has the same distribution.
 
 A clip of 8 frames with a stride of 5 spans 36 of a video's 48 frames, which is enough to tell all classes apart.
 Horizontal flips would swap classes: train with ``data.flip: 0``.
@@ -35,12 +36,12 @@ CLASSES = (
     "right then left",
     "growing",
     "shrinking",
-    "turning clockwise",
-    "turning counterclockwise",
+    "circling clockwise",
+    "circling counterclockwise",
     "bouncing twice",
     "bouncing thrice",
 )
-WIDTH, HEIGHT = 96, 80  # pixels
+WIDTH, HEIGHT = 72, 60  # pixels
 FRAMES, FPS = 48, 20
 RECIPE = 1  # raised whenever the same arguments would give other pixels
 
@@ -102,96 +103,84 @@ def make_synthetic(
 
 
 class Motion(NamedTuple):
-    """How the disc moves, frame by frame; each field is (T,) float32, relative to a random start."""
+    """How all discs move, frame by frame; each field is (T,) float32, relative to a random start."""
 
     x: np.ndarray  # pixels to the right
     y: np.ndarray  # pixels down
-    growth: np.ndarray  # natural logarithm of the pattern's scale
-    angle: np.ndarray  # radians clockwise
+    growth: np.ndarray  # in rounds from the smallest size to the largest
 
 
 def draw_motion(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> Motion:
-    """A random motion of a class: its speed and the moments at which it turns vary, its order does not."""
+    """A random motion of a class: its speed and the moments of turning vary, its order does not."""
     time = np.linspace(0, 1, frames, dtype=np.float32)
     still = np.zeros_like(time)
-    motion = Motion(still, still, still, still)
+    motion = Motion(still, still, still)
     name = CLASSES[label]
     pace = np.float32(rng.uniform(0.85, 1.15))
     if name in ("left then right", "right then left"):
-        turning_point = rng.uniform(0.42, 0.58)
-        distance = 80 * pace * np.abs(time - turning_point).astype(np.float32)
+        turning_point = np.float32(rng.uniform(0.42, 0.58))
+        distance = 60 * pace * np.abs(time - turning_point)
         return motion._replace(x=distance if name == "left then right" else -distance)
     if name in ("growing", "shrinking"):
-        # Two periods of the pattern over the clip: a quarter period between the frames of a clip with stride 5.
-        growth = 2.0 * _PERIOD * pace * time
+        growth = 2 * pace * time
         return motion._replace(growth=growth if name == "growing" else -growth)
-    if name in ("turning clockwise", "turning counterclockwise"):
-        angle = 2 * math.pi * pace * time
-        return motion._replace(angle=angle if name == "turning clockwise" else -angle)
+    if name in ("circling clockwise", "circling counterclockwise"):
+        angle = 2 * math.pi * pace * time + np.float32(rng.uniform(0, 2 * math.pi))
+        radius = np.float32(rng.uniform(10, 15))
+        down = 1 if name == "circling clockwise" else -1  # y points down
+        return motion._replace(x=radius * np.cos(angle), y=down * radius * np.sin(angle))
     bounces = 2 if name == "bouncing twice" else 3
-    height = rng.uniform(24, 36)
-    up = height * np.abs(np.sin(math.pi * (bounces * time + rng.uniform())))
-    return motion._replace(y=-up.astype(np.float32))
+    height = np.float32(rng.uniform(15, 23))
+    return motion._replace(y=-height * np.abs(np.sin(math.pi * (bounces * time + np.float32(rng.uniform())))))
 
 
 def draw_clip(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> np.ndarray:
     """The frames of one clip of a class, uint8 (T, H, W, 3) RGB."""
     motion = draw_motion(label, rng, frames=frames)
-    background = _draw_background(rng)
-    radius = rng.uniform(20, 26)
-    x = motion.x + np.float32(rng.uniform(0, WIDTH))
-    y = motion.y + np.float32(rng.uniform(0, HEIGHT))
-    # Distance of every pixel to the centre of the disc, the short way around the torus: (T, H, W).
-    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
-    dx = (columns - x[:, None, None] + WIDTH / 2) % WIDTH - WIDTH / 2
-    dy = (rows - y[:, None, None] + HEIGHT / 2) % HEIGHT - HEIGHT / 2
-    distance = np.hypot(dx, dy)
-    pattern = _draw_pattern(
-        np.log(np.maximum(distance, 0.5)) - motion.growth[:, None, None],
-        np.arctan2(dy, dx) - motion.angle[:, None, None],
-        rng,
-    )[..., None]
-    first, second = _draw_two_colours(rng)
-    disc = second + (first - second) * pattern
-    inside = np.clip(radius - distance + 0.5, 0, 1)[..., None]
-    return (background + (disc - background) * inside).astype(np.uint8)
+    images = np.repeat(_draw_background(rng)[None], frames, axis=0)
+    for x, y in _draw_places(rng):
+        radius = SMALLEST * (LARGEST / SMALLEST) ** ((np.float32(rng.uniform()) + motion.growth) % 1)
+        colour = rng.uniform(140, 240, 3).astype(np.float32)
+        shade = rng.uniform(-25, 25, 2).astype(np.float32)
+        # Distance of every pixel to the centre, the short way around the torus: (T, 1, W) and (T, H, 1).
+        dx = _wrap(np.arange(WIDTH, dtype=np.float32) - (motion.x + x)[:, None], WIDTH)[:, None, :]
+        dy = _wrap(np.arange(HEIGHT, dtype=np.float32) - (motion.y + y)[:, None], HEIGHT)[:, :, None]
+        radius = radius[:, None, None]
+        inside = np.clip((radius**2 - dx**2 - dy**2) / (2 * radius) + 0.5, 0, 1)  # a soft edge, one pixel wide
+        light = (shade[0] * dx + shade[1] * dy) / radius
+        images += (colour + light[..., None] - images) * inside[..., None]
+    return np.clip(images, 0, 255).astype(np.uint8)
 
 
-# The pattern repeats whenever the radius grows by this factor, here as its natural logarithm.
-_PERIOD = math.log(3.0)
+COLUMNS, ROWS = 3, 2  # of discs
+SMALLEST, LARGEST = 4.5, 13.5  # radius of a disc, pixels
 
 
-def _draw_pattern(log_radius: np.ndarray, angle: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A two-tone pattern of rings and spokes in [0, 1], periodic in both arguments, with random phases."""
-    ring = 2 * math.pi / _PERIOD * log_radius + np.float32(rng.uniform(0, 2 * math.pi))
-    spoke = angle + np.float32(rng.uniform(0, 2 * math.pi))
-    twist = rng.choice([-1, 1])  # one spiral wave beside the rings and spokes makes every pattern another
-    lean = np.float32(rng.uniform(0, 2 * math.pi))
-    strength = rng.uniform(0.8, 1.2, 3).astype(np.float32)
-    wave = (
-        strength[0] * np.sin(ring)
-        + strength[1] * np.sin(spoke)
-        + 0.6 * strength[2] * np.sin(2 * spoke + twist * ring + lean)
-    )
-    return 1 / (1 + np.exp(-6 * wave))
+def _draw_places(rng: np.random.Generator) -> list[tuple[np.float32, np.float32]]:
+    """Centres (x, y) of the discs: a grid at a random place, each disc a little off its point."""
+    left, top = rng.uniform(0, WIDTH), rng.uniform(0, HEIGHT)
+    places = []
+    for column in range(COLUMNS):
+        for row in range(ROWS):
+            x = left + (column + rng.uniform(-0.25, 0.25)) * WIDTH / COLUMNS
+            y = top + (row + column % 2 / 2 + rng.uniform(-0.25, 0.25)) * HEIGHT / ROWS
+            places.append((np.float32(x), np.float32(y)))
+    return places
 
 
 def _draw_background(rng: np.random.Generator) -> np.ndarray:
-    """A still, smooth random texture of muted colours, float32 (H, W, 3)."""
+    """A still, smooth random texture of dark colours, float32 (H, W, 3)."""
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
     texture = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     for _ in range(6):
-        kx, ky = rng.integers(-3, 4, 2)  # whole waves across the frame: the texture wraps around as the disc does
-        phase = 2 * math.pi * (kx * columns / WIDTH + ky * rows / HEIGHT) + np.float32(rng.uniform(0, 2 * math.pi))
-        texture += np.sin(phase)[..., None] * rng.uniform(-14, 14, 3).astype(np.float32)
-    return np.clip(rng.uniform(80, 170, 3).astype(np.float32) + texture, 0, 255)
+        kx, ky = rng.integers(-3, 4, 2)  # whole waves across the frame: the texture wraps around as the discs do
+        wave = 2 * math.pi * (kx * columns / WIDTH + ky * rows / HEIGHT) + np.float32(rng.uniform(0, 2 * math.pi))
+        texture += np.sin(wave)[..., None] * rng.uniform(-10, 10, 3).astype(np.float32)
+    return np.clip(rng.uniform(20, 90, 3).astype(np.float32) + texture, 0, 255)
 
 
-def _draw_two_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One dark and one light colour in random order, each float32 (3,)."""
-    dark = rng.uniform(0, 70, 3).astype(np.float32)
-    light = rng.uniform(185, 255, 3).astype(np.float32)
-    return (dark, light) if rng.random() < 0.5 else (light, dark)
+def _wrap(distance: np.ndarray, length: int) -> np.ndarray:
+    return (distance + length / 2) % length - length / 2
 
 
 @dataclass(frozen=True)
