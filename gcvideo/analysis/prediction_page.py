@@ -88,7 +88,7 @@ def _overlays(number: int, entry: dict[str, Any], predictor: Predictor) -> str:
         return ""
     frames, rows = explain(predictor, clip, best["index"])
     options, panels = [], []
-    for name, maps in [("frames alone", None), *rows]:
+    for name, maps in [*rows, ("the frames alone", None)]:
         shown = frames if maps is None else overlay(frames, maps)
         label = f"Grad-CAM for {best['label']}" if name == "Grad-CAM" else name
         options.append(f"<option>{page.text(label).removeprefix('<bdi>').removesuffix('</bdi>')}</option>")

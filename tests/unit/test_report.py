@@ -1,0 +1,268 @@
+"""Scores behind the report, and the pages themselves: escaped, self-contained, and working in a browser."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from gcvideo.analysis import page
+from gcvideo.analysis.prediction_page import write_prediction_page
+from gcvideo.analysis.report import write_report
+from gcvideo.analysis.scoring import binomial_p_value, calibration, confusion_matrix, mcnemar, per_class, score
+from gcvideo.commands.timeline import timeline_entry
+from gcvideo.data.dataset import Failure
+from gcvideo.engine.predictions import Predictions, VideoScores
+from gcvideo.engine.predictor import load
+from gcvideo.errors import DataError
+from tests.browser import visit
+from tests.tiny import tiny_checkpoint, tiny_videos
+
+EVIL = ["<script>document.title='owned'</script>", "</bdi></script><img src=x onerror=\"document.title='owned'\">"]
+CLASSES = [*EVIL, 'quote" onmouseover="x', "new\nline", "\u202ertl", "ordinary"]
+
+
+def predictions(count: int = 60, *, seed: int = 0, skill: float = 1.5) -> Predictions:
+    rng = np.random.default_rng(seed)
+    videos = []
+    for i in range(count):
+        logits = rng.normal(size=len(CLASSES)) * 2
+        logits[i % len(CLASSES)] += skill
+        shares = (np.exp(logits) / np.exp(logits).sum()).astype(np.float32)
+        name = f"video {i} {EVIL[0]}"
+        videos.append(VideoScores(i, name, i % len(CLASSES), 6, 2, 5, shares, logits.astype(np.float32), shares))
+    found = Predictions.collect(videos, failures=[Failure("bad", EVIL[1] + ".mp4", EVIL[0])])
+    found.classes = list(CLASSES)
+    found.paths = [f"/nowhere/{i}.mp4" for i in range(count)]
+    return found
+
+
+def results(found: Predictions) -> dict[str, Any]:
+    return {
+        "protocol": "10 clips x 3 crops of 256",
+        **found.accuracy(),
+        "ensemble": "softmax",
+        "videos": len(found) + 1,
+        "answered": len(found),
+        "failed": 1,
+        "failures": [failure._asdict() for failure in found.failures],
+        "fingerprint": "abc",
+        "config": {"name": EVIL[0], "data": {"crop": 224}},
+    }
+
+
+# ---------------------------------------------------------------- scores
+
+
+def test_confusions_and_classes_add_up() -> None:
+    scoring = score(predictions())
+    confusion = confusion_matrix(scoring)
+    assert confusion.sum() == 60
+    assert np.trace(confusion) == scoring.right.sum()
+    rows = per_class(scoring)
+    assert [row["videos"] for row in rows] == [10] * 6
+    assert rows[2]["top1"] == confusion[2, 2] / 10
+    others = [confusion[2, k] if k != 2 else -1 for k in range(6)]
+    assert rows[2]["most_taken_for"] == CLASSES[int(np.argmax(others))]
+
+
+def test_calibration_is_torchmetrics() -> None:
+    scoring = score(predictions(200))
+    expected = multiclass_calibration_error(
+        torch.tensor(scoring.probabilities), torch.tensor(scoring.labels), num_classes=6, n_bins=15, norm="l1"
+    )
+    assert calibration(scoring)["expected_calibration_error"] == pytest.approx(float(expected), abs=1e-6)
+    assert sum(row["videos"] for row in calibration(scoring)["bins"]) == 200
+
+
+def test_mcnemar_by_hand() -> None:
+    # 1 against 7 wins: 2 x (1 + 8) / 2^8; the table of the binomial distribution.
+    assert binomial_p_value(1, 7) == pytest.approx(2 * 9 / 256)
+    assert binomial_p_value(5, 5) == 1
+    assert binomial_p_value(0, 0) == 1
+    assert 0 < binomial_p_value(4000, 4600) < 1e-9
+    first, second = score(predictions()), score(predictions(skill=4))
+    found = mcnemar(first, second)
+    assert found["only_second_right"] - found["only_first_right"] == second.right.sum() - first.right.sum()
+    assert found["p_value"] < 0.01
+
+
+def test_files_of_different_tests_are_not_compared() -> None:
+    other = predictions()
+    other.labels = (other.labels + 1) % 6
+    with pytest.raises(DataError, match="different labels"):
+        mcnemar(score(predictions()), score(other))
+    other.ids = [f"other {name}" for name in other.ids]
+    with pytest.raises(DataError, match="no labelled video in common"):
+        mcnemar(score(predictions()), score(other))
+    other.labels[:] = -1
+    with pytest.raises(DataError, match="nothing to score"):
+        score(other)
+
+
+# ---------------------------------------------------------------- pages
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    found = predictions()
+    write_report(path, results(found), found)
+    return path
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predicted")
+    video, _ = tiny_videos(folder, 2)
+    evil = video.rename(folder / ("x" + EVIL[0].replace("/", "") + ".mp4"))
+    predictor = load(tiny_checkpoint(folder), device="cpu")
+    predictor.classes = CLASSES[:4]
+    found = predictor.timeline(evil, step=0.1, smooth=0, min_length=0)
+    entries = [
+        timeline_entry(predictor, str(evil), found, 3),
+        {"video": str(folder / "video_1.mp4"), "error": None, "predictions": []},
+        {"video": EVIL[1], "error": EVIL[0], "predictions": []},
+    ]
+    entries[1]["predictions"] = entries[0]["predictions"]
+    write_prediction_page(folder / "page.html", predictor, entries)
+    return folder / "page.html"
+
+
+class Elements(html.parser.HTMLParser):
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(content)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.mark.parametrize("name", ["report", "predicted"])
+def test_nothing_from_outside_becomes_markup(name: str, request: pytest.FixtureRequest) -> None:
+    content = request.getfixturevalue(name).read_text(encoding="utf-8")
+    elements = Elements(content).found
+    handlers = {key for _, attributes in elements for key in attributes if key.startswith("on")}
+    assert not handlers
+    scripts = [attributes for tag, attributes in elements if tag == "script"]
+    assert [s for s in scripts if s.get("type") != "application/json"] == [{}], "one script, our own"
+    sources = {a["src"].partition(",")[0] for _, a in elements if a.get("src")}  # type: ignore[union-attr]
+    assert sources <= {"data:image/jpeg;base64"}
+    links = {(a.get("href") or "") for _, a in elements if "href" in a}
+    assert links <= {"data:,"}
+    assert "\u202e" not in content
+    assert "http://" not in content.replace("http://www.w3.org", "")
+    assert "https://" not in content
+
+
+@pytest.mark.parametrize("name", ["report", "predicted"])
+def test_every_picture_has_a_description_and_every_control_a_name(name: str, request: pytest.FixtureRequest) -> None:
+    elements = Elements(request.getfixturevalue(name).read_text(encoding="utf-8")).found
+    for tag, attributes in elements:
+        if tag == "img":
+            assert "alt" in attributes
+        if tag == "input":
+            assert attributes.get("aria-label")
+        if attributes.get("role") == "img":
+            assert attributes.get("aria-label")
+
+
+def test_an_unlabelled_test_has_a_report_too(tmp_path: Path) -> None:
+    found = predictions(3)
+    found.labels[:] = -1
+    write_report(tmp_path / "report.html", results(found), found)
+    assert "nothing to score" in (tmp_path / "report.html").read_text()
+
+
+def test_many_classes_show_the_most_confused_ones(tmp_path: Path) -> None:
+    videos = [
+        VideoScores(i, str(i), i % 60, 1, 1, 1, *[np.eye(60, dtype=np.float32)[(i + i % 3) % 60]] * 3)
+        for i in range(180)
+    ]
+    found = Predictions.collect(videos)
+    write_report(tmp_path / "report.html", results(found), found)
+    content = (tmp_path / "report.html").read_text()
+    assert "The 24 most confused of 60 classes" in content
+    assert content.count('<th scope="row">') == 24
+
+
+def test_data_for_the_script_cannot_end_its_element() -> None:
+    block = page.embedded({"label": "</script><b>"}, "x")
+    assert block.count("</script>") == 1
+    assert json.loads(re.findall(r">(.*)</script>", block)[0]) == {"label": "</script><b>"}
+
+
+def outcome(dom: str) -> dict[str, Any]:
+    return json.loads(html.unescape(re.findall(r'data-outcome="([^"]*)"', dom)[0]))
+
+
+def test_a_fault_would_be_found(report: Path, tmp_path: Path) -> None:
+    _, console = visit(report, tmp_path, "nothing.at.all()")
+    assert len(console) == 1
+
+
+@pytest.mark.parametrize("name", ["report", "predicted"])
+def test_the_browser_finds_no_fault(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    dom, console = visit(request.getfixturevalue(name), tmp_path)
+    assert console == []
+    assert "<title>owned" not in dom
+
+
+def test_the_report_sorts_its_classes(report: Path, tmp_path: Path) -> None:
+    script = """
+      const tops = () => [...document.querySelectorAll("#classes li")].map((item) => Number(item.dataset.top));
+      const before = tops();
+      document.querySelector("button[data-key=top]").click();
+      const sorted = tops();
+      const pressed = document.querySelector("button[aria-pressed=true]").dataset.key;
+      document.querySelector("button[data-key=place]").click();
+      document.body.dataset.outcome = JSON.stringify({before, sorted, pressed, after: tops(), title: document.title,
+        wide: document.documentElement.scrollWidth > document.documentElement.clientWidth});
+    """
+    found = outcome(visit(report, tmp_path, script)[0])
+    assert found["sorted"] == sorted(found["before"]) != found["before"]
+    assert found["pressed"] == "top"
+    assert found["after"] == found["before"]
+    assert found["title"] == "Test report"
+    assert not found["wide"], "the page must not scroll sideways"
+
+
+def test_the_page_of_predictions_scrubs_and_switches(predicted: Path, tmp_path: Path) -> None:
+    script = """
+      const slider = document.querySelector("input[type=range]");
+      const said = [];
+      for (const value of [0, slider.max]) {
+        slider.value = value;
+        slider.dispatchEvent(new Event("input"));
+        const blocks = [...document.querySelectorAll(".timeline span")];
+        said.push([document.querySelector("[data-now]").textContent, blocks.findIndex((b) => b.className === "now"),
+          blocks.length]);
+      }
+      const menu = document.querySelector("select[data-panels]");
+      const panels = [...document.getElementById(menu.dataset.panels).children];
+      const shown = () => panels.map((panel) => !panel.hidden);
+      const first = shown();
+      menu.selectedIndex = 2;
+      menu.dispatchEvent(new Event("change"));
+      document.body.dataset.outcome = JSON.stringify({said, first, second: shown(), title: document.title,
+        options: [...menu.options].map((option) => option.textContent)});
+    """
+    found = outcome(visit(predicted, tmp_path, script)[0])
+    (start, at_start, _), (end, at_end, blocks) = found["said"]
+    assert start.startswith("0.0 s: ")
+    assert start != end
+    assert (at_start, at_end) == (0, blocks - 1)
+    assert found["first"].index(True) == 0
+    assert found["second"].index(True) == 2
+    assert sum(found["second"]) == 1
+    assert found["options"][0].startswith("Grad-CAM for ")
+    assert found["options"][1:-1] == ["attention of res3.0", "attention of res3.1"]
+    assert found["title"] == "Predictions"
