@@ -1,0 +1,252 @@
+"""How much the attention of a trained network depends on the query: the measurement that GC rests on.
+
+Cao et al. 2019 (GCNet, arXiv 1904.11492), section 3.2: over all N^2 ordered pairs (i, j) of the N query positions of a
+block, the pairs i = j included, they average a distance of what the block sees and makes at i and at j::
+
+    cosine distance            d(u, v) = (1 - cos(u, v)) / 2                       in [0, 1]
+    Jensen-Shannon divergence  d(p, q) = (KL(p | m) + KL(q | m)) / 2, m = (p + q) / 2   in [0, ln 2]
+
+of the block's ``input`` x_i, of its ``output`` (the term at i before it is added to x_i) and of its ``attention`` (the
+map of query i); the divergence is of the maps that a softmax normalises. Their finding: inputs differ, outputs and
+maps hardly do, so one map for all queries is enough. ``gathered`` is measured here as well: what the map gathers,
+before W_z and its batch norm. The shift of that norm is common to all positions and makes outputs look more alike.
+
+The mean cosine over all pairs needs no pair: it is |sum_i u_i|^2 / N^2, with u_i of unit length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gcvideo.config import DataConfig
+from gcvideo.data.dataset import Failure, VideoViews, make_views
+from gcvideo.data.transforms import normalize
+from gcvideo.layers import BlockTrace, ContextBlock, NonLocalBlock, record_attention
+from gcvideo.layers.context import AttentionPool
+
+MEASURES = ("input", "gathered", "output", "attention", "jsd")
+SOFTMAX_KINDS = ("gaussian", "embedded_gaussian")
+
+# Kinetics-400 figures of the GCNet paper, from memory and not verified against it.
+PAPER: dict[str, dict[str, float | None]] = {
+    "gaussian": {"input": 0.345, "output": 0.056, "attention": 0.056, "jsd": 0.021},
+    "embedded_gaussian": {"input": 0.358, "output": 0.003, "attention": 0.004, "jsd": 0.015},
+    "dot_product": {"input": 0.353, "output": 0.095, "attention": 0.099, "jsd": None},
+    "concatenation": {"input": 0.354, "output": 0.048, "attention": 0.049, "jsd": None},
+}
+
+_ROWS = 1024  # vectors that are held in float64 at a time
+_ELEMENTS = 1 << 22  # numbers that are held in float64 at a time while pairs of maps are compared
+
+
+class Divergence(NamedTuple):
+    """A mean over pairs.
+
+    Attributes:
+        mean: in nats.
+        error: standard error that sampling pairs leaves; 0 where all pairs were taken.
+        pairs: how many different pairs (all), or how many draws (sampled).
+        sampled: whether pairs were drawn at random.
+    """
+
+    mean: float
+    error: float
+    pairs: int
+    sampled: bool
+
+
+def mean_cosine_distance(vectors: Tensor) -> float:
+    """Mean of (1 - cos) / 2 over all ordered pairs of rows, each row with itself included, in float64.
+
+    Rows that are all zero have no direction and are left out; NaN where no other is there.
+
+    Args:
+        vectors: (n, d).
+    """
+    total = torch.zeros(vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    count = 0
+    for part in vectors.split(_ROWS):
+        norms = part.double().norm(dim=1)
+        kept = norms > 0
+        total += (part[kept].double() / norms[kept, None]).sum(0)
+        count += int(kept.sum())
+    if not count:
+        return math.nan
+    return max(0.0, (1 - float(total @ total) / count**2) / 2)  # rounding may put it just below 0
+
+
+def mean_js_divergence(maps: Tensor, *, max_pairs: int = 20_000, seed: int = 0) -> Divergence:
+    """Mean Jensen-Shannon divergence in nats over all ordered pairs of rows, each row with itself included.
+
+    Up to ``max_pairs`` different pairs are all taken. Beyond that so many ordered pairs are drawn, independently and
+    each equally likely, which makes the mean right on average; ``error`` says how far off it may be.
+
+    Args:
+        maps: (n, k), rows not negative and with sum 1.
+        max_pairs: the most pairs to compare.
+        seed: of the draw.
+    """
+    n, k = maps.shape
+    sampled = n * (n - 1) // 2 > max_pairs
+    if sampled:
+        pairs = np.random.default_rng(seed).integers(n, size=(2, max_pairs))
+    else:
+        pairs = np.stack(np.triu_indices(n, k=1))
+    entropy = torch.cat([_entropy(part) for part in maps.split(max(1, _ELEMENTS // k))])  # (n,)
+    values = []
+    for first, second in zip(*(torch.from_numpy(p).split(max(1, _ELEMENTS // k)) for p in pairs), strict=True):
+        first, second = first.to(maps.device), second.to(maps.device)
+        middle = _entropy((maps[first].double() + maps[second].double()) / 2)
+        # JSD = H(m) - (H(p) + H(q)) / 2
+        values.append(middle - (entropy[first] + entropy[second]) / 2)
+    divergences = torch.cat(values).clamp(min=0) if values else torch.zeros(0)
+    if sampled:
+        error = float(divergences.std()) / math.sqrt(max_pairs)
+        return Divergence(float(divergences.mean()), error, max_pairs, True)
+    return Divergence(2 * float(divergences.sum()) / n**2, 0.0, len(divergences), False)
+
+
+def _entropy(maps: Tensor) -> Tensor:
+    return torch.special.entr(maps.double()).sum(1)
+
+
+def block_statistics(block: nn.Module, trace: BlockTrace, *, max_pairs: int = 20_000, seed: int = 0) -> dict[str, Any]:
+    """The measures of one block for one clip.
+
+    A context block has one map, one context and one term for all queries, so that all distances but that of its input
+    are 0 by construction (None where it has no such thing, as SE has no attention).
+
+    Args:
+        block: a ``ContextBlock`` or ``NonLocalBlock``.
+        trace: of a single clip (N = 1).
+        max_pairs: see ``mean_js_divergence``.
+
+    Returns:
+        a value for each of ``MEASURES`` (None: does not apply); ``jsd_error``, ``jsd_pairs``, ``jsd_sampled``; and
+        ``empty_maps``: the share of queries that attend to nothing (through a ReLU), which have no cosine.
+    """
+    found: dict[str, Any] = {"input": mean_cosine_distance(_tokens(trace.input))}
+    none: dict[str, Any] = {"jsd": None, "jsd_error": None, "jsd_pairs": None, "jsd_sampled": None, "empty_maps": 0.0}
+    if not isinstance(block, NonLocalBlock):
+        shared = None if trace.attention is None else 0.0
+        return {**found, "gathered": 0.0, "output": 0.0, "attention": shared, **none, "jsd": shared}
+    assert trace.attention is not None
+    maps = trace.attention[0].flatten(1)  # (THW, T, H', W') -> (Q, K)
+    found["gathered"] = mean_cosine_distance(_tokens(trace.context))
+    found["output"] = mean_cosine_distance(_tokens(trace.output))
+    found["attention"] = mean_cosine_distance(maps)
+    if block.instantiation not in SOFTMAX_KINDS:
+        return {**found, **none, "empty_maps": float((maps == 0).all(1).double().mean())}
+    divergence = mean_js_divergence(maps, max_pairs=max_pairs, seed=seed)
+    return {
+        **found,
+        "jsd": divergence.mean,
+        "jsd_error": divergence.error,
+        "jsd_pairs": divergence.pairs,
+        "jsd_sampled": divergence.sampled,
+        "empty_maps": 0.0,
+    }
+
+
+def _tokens(grid: Tensor) -> Tensor:
+    """The positions of a single clip: (1, C, T, H, W) -> (THW, C)."""
+    return grid[0].flatten(1).T
+
+
+def measure_videos(
+    model: nn.Module,
+    loader: Iterable[VideoViews],
+    *,
+    data: DataConfig,
+    device: torch.device | str = "cpu",
+    max_pairs: int = 20_000,
+    seed: int = 0,
+    on_clip: Callable[[VideoViews, Tensor, dict[str, BlockTrace]], None] | None = None,
+) -> tuple[list[dict[str, Any]], list[Failure]]:
+    """Run the views of every video through the network, one at a time, and measure each block.
+
+    The maps of all blocks are held at once: 4 bytes x queries x keys a block, 39 MB for 8 x 28 x 28 positions with
+    sub-sampled keys.
+
+    Args:
+        model: on its device, in float32; it is run in evaluation mode.
+        loader: gives the videos, decoded.
+        on_clip: called with each video, its clip (1, 3, T, H, W) and the traces, while they are in memory.
+
+    Returns:
+        a list of {"video", "blocks": {block name: statistics}}, one for each view; and the videos that failed.
+    """
+    was_training = model.training
+    model.eval()
+    measured: list[dict[str, Any]] = []
+    failures: list[Failure] = []
+    blocks = dict(model.named_modules())
+    try:
+        for video in loader:
+            if video.failure is not None:
+                failures.append(video.failure)
+                continue
+            for clip in make_views(video).split(1):  # uint8 (1, C, T, h, w)
+                batch = normalize(clip.to(device), mean=data.mean, std=data.std)
+                with torch.no_grad(), record_attention(model) as traces:
+                    model(batch)
+                statistics = {
+                    name: block_statistics(blocks[name], trace, max_pairs=max_pairs, seed=seed + len(measured))
+                    for name, trace in traces.items()
+                }
+                measured.append({"video": video.id, "blocks": statistics})
+                if on_clip is not None:
+                    on_clip(video, clip, traces)
+    finally:
+        model.train(was_training)
+    return measured, failures
+
+
+def summarize(model: nn.Module, measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """Average over the clips, block by block, and over the non-local blocks.
+
+    Returns:
+        ``blocks``: a list of {"block", "kind", "clips", the mean of each of ``MEASURES``, "std" of each over the clips,
+        "jsd_pairs", "jsd_sampled", "jsd_error", "empty_maps"}; ``average``: the mean of each measure over the
+        non-local blocks, None without any.
+    """
+    modules = dict(model.named_modules())
+    rows = []
+    for name in measured[0]["blocks"] if measured else ():
+        values = [clip["blocks"][name] for clip in measured]
+        row: dict[str, Any] = {"block": name, "kind": block_kind(modules[name]), "clips": len(values)}
+        row.update({measure: _mean([value[measure] for value in values]) for measure in MEASURES})
+        row["std"] = {measure: _std([value[measure] for value in values]) for measure in MEASURES}
+        row["jsd_pairs"], row["jsd_sampled"] = values[0]["jsd_pairs"], values[0]["jsd_sampled"]
+        row["empty_maps"] = _mean([value["empty_maps"] for value in values])
+        errors = [value["jsd_error"] for value in values if value["jsd_error"] is not None]
+        row["jsd_error"] = math.hypot(*errors) / len(errors) if errors else None  # of the mean of independent draws
+        rows.append(row)
+    pairwise = [row for row in rows if row["kind"] in PAPER]
+    average = {measure: _mean([row[measure] for row in pairwise]) for measure in MEASURES} if pairwise else None
+    return {"blocks": rows, "average": average}
+
+
+def block_kind(block: nn.Module) -> str:
+    """The instantiation of a non-local block; "shared attention" or "average pooling" for a context block."""
+    if isinstance(block, NonLocalBlock):
+        return block.instantiation
+    assert isinstance(block, ContextBlock)
+    return "shared attention" if isinstance(block.pool, AttentionPool) else "average pooling"
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _std(values: list[float | None]) -> float | None:
+    """Sample standard deviation, None for fewer than two values."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return float(np.std(known, ddof=1)) if len(known) > 1 else None
