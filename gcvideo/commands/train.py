@@ -19,23 +19,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config (optim.lr=0.02)")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     parser.add_argument("--overwrite", action="store_true", help="remove the run that the folder holds and start anew")
+    trial = parser.add_argument_group("before a long training").add_mutually_exclusive_group()
+    trial.add_argument("--dry-run", action="store_true", help="a few steps, then memory, speed and time to finish")
+    trial.add_argument("--profile", action="store_true", help="a few steps under torch's profiler, and a trace")
+    trial.add_argument("--overfit", type=int, metavar="N", help="learn N videos by heart, to see that it can learn")
     parser.add_argument("--json", metavar="FILE", help="write the results there as well")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns 0, or 75 where a signal stopped the run."""
     config = load_config(args.config, args.overrides)
+    from gcvideo.engine import trials
     from gcvideo.engine.runtime import pick_device
     from gcvideo.engine.stopping import EXIT_CODE, Stopped
     from gcvideo.engine.trainer import Trainer
 
+    if args.overfit is not None:
+        config = trials.overfitting(config, args.overfit)
     with distributed.init_from_env(pick_device(config.device).type):
-        try:
+        if args.dry_run:
+            results = trials.dry_run(config)
+        elif args.profile:
+            results = {"trace": str(trials.profile(config))}
+        else:
             # torchrun starts a job that failed anew with the same arguments: it goes on from the last checkpoint.
-            results = Trainer(config).fit(resume=args.resume or distributed.was_restarted(), overwrite=args.overwrite)
-        except Stopped as signal:
-            console.warn(f"stopped by {signal}; a checkpoint is saved, go on with --resume")
-            return EXIT_CODE
+            resume = args.resume or distributed.was_restarted()
+            try:
+                results = Trainer(config, videos=args.overfit).fit(resume=resume, overwrite=args.overwrite)
+            except Stopped as signal:
+                console.warn(f"stopped by {signal}; a checkpoint is saved, go on with --resume")
+                return EXIT_CODE
         if args.json and distributed.is_main():
             write_json(args.json, results)
     return 0

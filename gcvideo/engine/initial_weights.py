@@ -44,4 +44,4 @@ def load_initial_weights(network: nn.Module, path: str | Path) -> None:
 
 def layers(keys: set[str]) -> list[str]:
     """The modules that tensors of a state dict belong to: parts of a head, stem or residual block."""
-    return sorted({".".join(key.split(".")[: 4 if key.startswith("res") else 2][:-1]) or key for key in keys})
+    return sorted({".".join(key.split(".")[: 3 if key.startswith("res") else 2]) for key in keys})

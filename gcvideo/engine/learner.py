@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gcvideo import distributed
 from gcvideo.config import RunConfig
+from gcvideo.data.augment import ClipMixer
 from gcvideo.data.loader import ClipBatch
 from gcvideo.data.transforms import normalize
 from gcvideo.engine import runtime
@@ -57,6 +58,9 @@ class Learner:
             self.model = nn.parallel.DistributedDataParallel(
                 self.network, gradient_as_bucket_view=True, static_graph=config.train.static_graph
             )
+        self.mixer: ClipMixer | None = None
+        if config.data.augment.mixup or config.data.augment.cutmix:
+            self.mixer = ClipMixer(config.data.augment, num_classes=config.model.num_classes)
         self.meter = TrainMeter(device)
 
     @property
@@ -103,10 +107,12 @@ class Learner:
 
     def forward(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         """Mean loss and logits (N, K) of a batch on the device."""
-        clips = self.prepare(batch.clips)
+        clips, targets = self.prepare(batch.clips), batch.labels
+        if self.mixer is not None:
+            clips, targets = self.mixer(clips, targets)  # targets (N, K): how much of each class a clip shows
         with self.autocast():
             logits = self.model(clips)
-        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.config.train.label_smoothing)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.config.train.label_smoothing)
         return loss, logits
 
     def prepare(self, clips: Tensor) -> Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +25,36 @@ def topk_accuracy(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) ->
     ranked = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices  # (N, k)
     hits = ranked == labels[:, None]
     return [hits[:, :k].any(dim=1).float().mean().item() for k in ks]
+
+
+def by_class(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Accuracy of each class, what is taken for what, and how far confidence is from accuracy.
+
+    Args:
+        scores: (V, K), rows sum to 1.
+        labels: (V,) in [0, K).
+
+    Returns:
+        ``per_class``: K fractions of videos that are right, None for a class without videos.
+        ``confusions``: [label, predicted, count] of every mistake made, the most frequent first.
+        ``calibration_error``: the expected calibration error of Guo et al. 2017, over 15 bins.
+    """
+    from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+
+    classes = scores.shape[1]
+    predicted, right = torch.from_numpy(scores), torch.from_numpy(labels)
+    matrix = multiclass_confusion_matrix(predicted, right, num_classes=classes).numpy()  # (label, predicted)
+    totals = matrix.sum(axis=1)
+    mistakes = [
+        [int(label), int(taken_for), int(matrix[label, taken_for])]
+        for label, taken_for in np.argwhere(matrix)
+        if label != taken_for
+    ]
+    return {
+        "per_class": [matrix[k, k].item() / totals[k].item() if totals[k] else None for k in range(classes)],
+        "confusions": sorted(mistakes, key=lambda mistake: (-mistake[2], mistake[0], mistake[1])),
+        "calibration_error": multiclass_calibration_error(predicted, right, num_classes=classes, n_bins=15).item(),
+    }
 
 
 class TrainMeter:

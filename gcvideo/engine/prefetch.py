@@ -65,7 +65,7 @@ class Prefetcher:
 
     def _start_copy(self, batch: ClipBatch) -> tuple[ClipBatch, torch.cuda.Event]:
         arrived = torch.cuda.Event()
-        batch = batch.pin_memory()
+        batch = batch.pin_memory()  # costs nothing where the loader did it
         with torch.cuda.stream(self._stream):
             clips = batch.clips.to(self.device, non_blocking=True)
             labels = batch.labels.to(self.device, non_blocking=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from gcvideo.engine.metrics import by_class
 from gcvideo.engine.predictions import Predictions
 
 # With worker processes decoding ahead, a wait of more than this share of the time means that they cannot keep up.
@@ -17,6 +20,14 @@ def validation_figures(predictions: Predictions) -> dict[str, float]:
         for top in ("top1", "top5")
     }
     return {**figures, "videos": len(predictions), "failures": len(predictions.failures)}
+
+
+def validation_details(predictions: Predictions) -> dict[str, Any]:
+    """Accuracy by class, confusions and calibration; see ``gcvideo.engine.metrics.by_class``."""
+    known = predictions.labels >= 0
+    if not known.any():
+        return {}
+    return by_class(predictions.averages["softmax"][known], predictions.labels[known])
 
 
 def accuracy_line(figures: dict[str, float]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from gcvideo import distributed
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
 from gcvideo.console import Progress, duration, log_to, say, warn
+from gcvideo.data.annotations import RecordTable
 from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.data.loader import TrainLoader, eval_loader, train_loader
 from gcvideo.engine import reports, runtime
@@ -37,14 +38,15 @@ class Trainer:
 
     Args:
         config: of the run.
+        videos: use only so many training videos, spread over the list; they are validated on, too.
 
     Raises:
         ConfigError: the config does not fit this machine or the data.
         DataError: the videos cannot be used.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, *, videos: int | None = None) -> None:
+        self.config, self.videos = config, videos
         self.device = runtime.pick_device(config.device)
         self.micro_batch = micro_batch_size(config)
         self.folder = RunFolder(config)
@@ -66,7 +68,7 @@ class Trainer:
         """
         self.folder.claim(resume=resume, overwrite=overwrite)
         with log_to(self.folder.log):
-            self._build()
+            self.build(quarantine=str(self.folder.quarantine))
             if resume:
                 self._resume()
             with ExitStack() as stack:
@@ -76,23 +78,29 @@ class Trainer:
                 self._fit()
             return self._finish()
 
-    def _build(self) -> None:
+    def build(self, *, quarantine: str | None = None) -> None:
+        """Make the data sets, the network and everything that has a state.
+
+        Args:
+            quarantine: file of bad videos to honour and to add to.
+        """
         config = self.config
         records = load_split(config, config.data.train, name="training")
         if records is None:
             raise ConfigError("data.train.annotation: not set; give a list of training videos")
         val = load_split(config, config.data.val, name="validation", classes=records.classes)
-        self.train_set = ClipDataset(
-            records, data=config.data, seed=config.seed, quarantine=str(self.folder.quarantine)
-        )
+        if self.videos is not None:
+            records = val = spread(records, self.videos)
+        self.train_set = ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
         self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
         self.val_set = ViewDataset(val, data=config.data, test=self.val_test) if val is not None else None
         self.learner = Learner(config, self.device)
         self.watch = LossWatch(self.learner.meter, records, self.folder.path / "nonfinite.json")
-        self.plan = Plan(len(records), batch_size=config.train.batch_size, epochs=config.train.epochs)
+        self.plan = plan_of(config, len(records))
         self.position = Position()
         self.clock = Stopwatch()
         self.validation: dict[str, float] = {}
+        self.details: dict[str, Any] = {}
         self.best: dict[str, float] | None = None
         self.failures: dict[str, tuple[str, str]] = {}  # id -> path and reason
 
@@ -116,7 +124,7 @@ class Trainer:
         steps, clips = self.plan.steps(position.epoch), config.train.batch_size
         title = f"epoch {position.epoch + 1}/{self.plan.epochs}"
         self.learner.train()
-        self.batches = Prefetcher(self._loader(start_step=position.epoch_step), self.device)
+        self.batches = Prefetcher(self.loader(start_step=position.epoch_step), self.device)
         with (
             self.clock.training(),
             Progress(title, total=steps * clips, start=position.epoch_step * clips, unit="clips") as progress,
@@ -141,7 +149,8 @@ class Trainer:
             self.watch.note(step=step, epoch=epoch, lr=self.lr, indices=batch.indices)
             self.failures.update({failure.id: (failure.path, failure.reason) for failure in batch.failures})
 
-    def _loader(self, *, start_step: int = 0) -> TrainLoader:
+    def loader(self, *, start_step: int = 0) -> TrainLoader:
+        """This process's micro-batches of the present epoch."""
         return train_loader(
             self.train_set,
             batch_size=self.micro_batch,
@@ -152,6 +161,7 @@ class Trainer:
             rank=distributed.rank(),
             world_size=distributed.world_size(),
             workers=self.config.data.workers,
+            pin_memory=self.device.type == "cuda",
         )
 
     def _log(self, progress: Progress) -> None:
@@ -210,6 +220,7 @@ class Trainer:
                 on_video=on_video,
             )
         self.validation = reports.validation_figures(predictions)
+        self.details = reports.validation_details(predictions)
         epoch, seconds = self.plan.time(self.position), time.monotonic() - began
         self.recorder.write("val", step=self.position.step, epoch=epoch, **self.validation, seconds=seconds)
         say(f"epoch {self.position.epoch + 1}: {reports.accuracy_line(self.validation)}")
@@ -224,7 +235,7 @@ class Trainer:
         count = min(self.config.train.precise_bn, self.plan.steps_per_epoch * self.config.train.accumulate)
         if count:
             learner = self.learner
-            batches = (learner.prepare(batch.clips) for batch in Prefetcher(self._loader(), self.device))
+            batches = (learner.prepare(batch.clips) for batch in Prefetcher(self.loader(), self.device))
             with learner.autocast():
                 make_precise(learner.tested_network, batches, count)
 
@@ -253,6 +264,7 @@ class Trainer:
                 **dataclasses.asdict(self.position),
                 "best": self.best,
                 "validation": self.validation,
+                "details": self.details,
                 "failures": [[id_, *failure] for id_, failure in sorted(self.failures.items())],
                 "seconds": self.clock.seconds,
                 **self._identity(),
@@ -285,12 +297,11 @@ class Trainer:
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{state['path']}: does not fit the network of this config ({reason})") from None
-        train = config_from_dict(state["config"], where=state["path"]).train
-        before = Plan(state["records"], batch_size=train.batch_size, epochs=train.epochs)
+        before = plan_of(config_from_dict(state["config"], where=state["path"]), state["records"])
         self.position = Position(state["step"], state["epoch"], state["epoch_step"])
         if before.steps_per_epoch != self.plan.steps_per_epoch:  # other data or batch size: go on at the same time
             self.position = self.plan.place(before.time(self.position))
-        self.best, self.validation = state["best"], state["validation"]
+        self.best, self.validation, self.details = state["best"], state["validation"], state["details"]
         self.failures = {id_: (path, reason) for id_, path, reason in state["failures"]}
         self.clock = Stopwatch(state["seconds"])
         say(f"going on from {state['path']}: epoch {self.position.epoch + 1}, step {self.position.step}")
@@ -318,7 +329,7 @@ class Trainer:
         results = {
             "name": self.config.name,
             "run": str(self.folder.path),
-            "validation": self.validation,
+            "validation": {**self.validation, **self.details},
             "best": self.best,
             "epochs": self.config.train.epochs,
             "steps": self.position.step,
@@ -338,6 +349,23 @@ class Trainer:
         say(f"trained in {duration(self.clock.seconds)}; everything lies in {self.folder.path}")
         say(reports.bound_line(data, compute, workers=workers))
         return results
+
+
+def spread(records: RecordTable, count: int) -> RecordTable:
+    """So many records at even distances, as lists often go by class.
+
+    Raises:
+        ConfigError: there are not that many.
+    """
+    if not 1 <= count <= len(records):
+        raise ConfigError(f"--overfit {count}: {records.source} has {len(records):,} videos")
+    return records.select([round(i * len(records) / count) for i in range(count)])
+
+
+def plan_of(config: RunConfig, records: int) -> Plan:
+    """The steps of a training on so many videos; an epoch opens each video once, whatever is cut out of it."""
+    videos = max(1, config.train.batch_size // config.data.augment.clips_per_video)
+    return Plan(records, batch_size=videos, epochs=config.train.epochs)
 
 
 def micro_batch_size(config: RunConfig) -> int:

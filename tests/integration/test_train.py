@@ -225,6 +225,87 @@ def test_a_bad_video_is_counted_and_named(tmp_path: Path, capsys: pytest.Capture
     assert "1 training videos could not be read" in capsys.readouterr().err
 
 
+# --- all at once, and before a long training -------------------------------------------------------------------------
+
+EVERYTHING: dict[str, Any] = {
+    "model": {"dropout": 0.3, "drop_path": 0.1},
+    "data": {
+        "workers": 2,
+        "augment": {
+            "crop": "inception",
+            "rand_augment": 2,
+            "color_jitter": [0.2, 0.2, 0.2, 0.1],
+            "erase": 0.5,
+            "mixup": 0.8,
+            "cutmix": 1.0,
+            "clips_per_video": 2,
+            "class_balanced": True,
+        },
+    },
+    "optim": {
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "lr_for_batch": 8,
+        "schedule": "linear",
+        "clip_grad_norm": 1.0,
+        "decay_norm_and_bias": False,
+    },
+    "train": {
+        "accumulate": 2,
+        "precision": "bf16",
+        "label_smoothing": 0.1,
+        "freeze": ["stem"],
+        "ema": 0.9,
+        "precise_bn": 2,
+        "checkpoint_every": 1,
+        "val_clips": 2,
+    },
+}
+
+
+def test_every_recipe_at_once(place: Path) -> None:
+    config = train_config(place, "everything", **EVERYTHING)
+    assert train(config) == 0
+    lines = metrics(config)
+    assert [line["step"] for line in lines] == list(range(1, 13))  # four steps of two videos, twice each
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    assert lines[0]["lr"] == pytest.approx(config.optim.warmup_start_lr)
+    details = json.loads((config.run_dir / "results.json").read_text())["training"]["validation"]
+    assert len(details["per_class"]) == 4
+    assert 0 <= details["calibration_error"] <= 1
+
+
+def test_a_dry_run_says_what_a_training_would_cost_and_leaves_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = train_config(place, "dry")
+    assert train(config, "--dry-run", "--json", str(place / "dry.json")) == 0
+    assert not config.run_dir.exists()
+    results = json.loads((place / "dry.json").read_text())
+    assert results["steps"] == 6
+    assert results["parameters"] == sum(p.numel() for p in build_model(config.model).parameters())
+    assert results["hours"] * 3600 == pytest.approx(6 * 4 / results["clips_per_second"])
+    assert "steps take" in capsys.readouterr().out
+
+
+def test_a_profile_names_operators_and_leaves_a_trace(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = train_config(place, "profile")
+    assert train(config, "--profile") == 0
+    assert json.loads((config.run_dir / "profile.json").read_text())["traceEvents"]
+    assert "convolution" in capsys.readouterr().out
+    assert train(config) == 0  # a profile is no run that would be in the way
+
+
+def test_a_few_videos_are_learnt_by_heart(place: Path) -> None:
+    config = train_config(place, "heart", train={"epochs": 40, "batch_size": 2}, optim={"lr": 0.05})
+    assert train(config, "--overfit", "2") == 0
+    folder = config.run_dir.with_name("heart-overfit2")
+    results = json.loads((folder / "results.json").read_text())["training"]["validation"]
+    assert results["videos"] == 2
+    assert results["video_top1"] == 1.0
+    assert train(config, "--overfit", "9") == 2
+
+
 # --- watchfulness ----------------------------------------------------------------------------------------------------
 
 

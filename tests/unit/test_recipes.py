@@ -1,0 +1,224 @@
+"""Each recipe of the trainer by its arithmetic, on networks small enough to do it by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gcvideo.config import RunConfig, config_to_dict
+from gcvideo.data.loader import ClipBatch
+from gcvideo.engine.checkpoint import save_checkpoint
+from gcvideo.engine.freezing import freeze, keep_frozen
+from gcvideo.engine.initial_weights import load_initial_weights
+from gcvideo.engine.learner import Learner
+from gcvideo.engine.metrics import by_class
+from gcvideo.engine.normalization import make_precise, share_batch_norms
+from gcvideo.errors import CheckpointError, ConfigError
+from gcvideo.models.resnet3d import build_model
+from tests.training import train_config
+
+CPU = torch.device("cpu")
+
+
+def batch(seed: int = 0, clips: int = 4) -> ClipBatch:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (clips, 3, 4, 32, 32), dtype=torch.uint8, generator=generator)
+    return ClipBatch(pixels, torch.arange(clips) % 4, torch.arange(clips), [])
+
+
+def learner(tmp_path: Path, **sections: Any) -> Learner:
+    return Learner(train_config(tmp_path, **sections), CPU)
+
+
+def weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+
+# --- averaged weights ------------------------------------------------------------------------------------------------
+
+
+def test_averaged_weights_follow_the_formula(tmp_path: Path) -> None:
+    """After the first step they are the network's; from then on decay x average + (1 - decay) x network."""
+    learning = learner(tmp_path, train={"ema": 0.75})
+    learning.train()
+    expected: dict[str, torch.Tensor] = {}
+    for step in range(3):
+        learning.step(iter([batch(step)]), number=step, lr=0.1)
+        now = weights(learning.network)
+        expected = {name: 0.75 * expected.get(name, now[name]) + 0.25 * now[name] for name in now}
+    averaged = weights(learning.tested_network)
+    assert not torch.equal(averaged["head.proj.weight"], weights(learning.network)["head.proj.weight"])
+    for name, value in expected.items():
+        torch.testing.assert_close(averaged[name], value)
+    for name, buffer in learning.tested_network.named_buffers():
+        assert torch.equal(buffer, learning.network.get_buffer(name)), name
+
+
+def test_averaged_weights_are_what_a_checkpoint_offers_to_test(tmp_path: Path) -> None:
+    learning = learner(tmp_path, train={"ema": 0.5})
+    for step in range(2):
+        learning.step(iter([batch(step)]), number=step, lr=0.1)
+    state = learning.state()
+    assert torch.equal(state["model"]["head.proj.weight"], learning.tested_network.state_dict()["head.proj.weight"])
+    assert torch.equal(state["raw_model"]["head.proj.weight"], learning.network.state_dict()["head.proj.weight"])
+    again = learner(tmp_path, train={"ema": 0.5})
+    again.restore(state)
+    for other in (learning, again):
+        other.step(iter([batch(2)]), number=2, lr=0.1)
+    for name, value in weights(learning.tested_network).items():
+        assert torch.equal(weights(again.tested_network)[name], value), name
+
+
+# --- the loss --------------------------------------------------------------------------------------------------------
+
+
+def test_label_smoothing_is_szegedys(tmp_path: Path) -> None:
+    """Targets are (1 - s) for the label plus s / K for every class (Szegedy et al. 2016, section 7)."""
+    learning = learner(tmp_path, train={"label_smoothing": 0.2})
+    learning.model.eval()
+    loss, logits = learning.forward(batch())
+    targets = 0.8 * F.one_hot(batch().labels, 4) + 0.2 / 4
+    torch.testing.assert_close(loss, -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean())
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixed_clips_are_paid_for_by_their_shares(tmp_path: Path, kind: str) -> None:
+    learning = learner(tmp_path, data={"augment": {kind: 1.0}})
+    learning.model.eval()
+    torch.manual_seed(3)
+    loss, logits = learning.forward(batch())
+    assert learning.mixer is not None
+    torch.manual_seed(3)
+    clips, targets = learning.mixer(learning.prepare(batch().clips), batch().labels)
+    assert (targets > 0).sum() > len(targets)  # something was mixed
+    torch.testing.assert_close(logits, learning.model(clips))
+    torch.testing.assert_close(loss, -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean())
+
+
+def test_clipped_gradients_have_the_norm_that_was_asked_for(tmp_path: Path) -> None:
+    learning = learner(tmp_path, optim={"clip_grad_norm": 0.01})
+    norms: list[torch.Tensor] = []
+
+    def look(*_: Any) -> None:
+        gradients = [p.grad.flatten() for p in learning.network.parameters() if p.grad is not None]
+        norms.append(torch.cat(gradients).norm())
+
+    learning.optimizer.register_step_pre_hook(look)
+    learning.step(iter([batch()]), number=0, lr=0.1)
+    assert norms[0].item() == pytest.approx(0.01, rel=1e-3)
+    assert learning.meter.read()["grad_norm"] > 0.01  # what is reported is the norm before
+
+
+# --- freezing --------------------------------------------------------------------------------------------------------
+
+
+def test_a_frozen_backbone_is_one_fixed_function(tmp_path: Path) -> None:
+    learning = learner(tmp_path, train={"freeze": ["backbone"]}, model={"drop_path": 0.5})
+    before = {name: tensor.clone() for name, tensor in learning.network.state_dict().items()}
+    learning.train()
+    learning.step(iter([batch()]), number=0, lr=0.1)
+    for name, tensor in learning.network.state_dict().items():  # the statistics of batch norms as well
+        assert torch.equal(tensor, before[name]) != name.startswith("head."), name
+    assert sum(len(group["params"]) for group in learning.optimizer.param_groups) == 2
+
+
+def test_stages_can_be_frozen_by_name(tmp_path: Path) -> None:
+    network = build_model(train_config(tmp_path).model)
+    freeze(network, ["stem", "res2", "res3.0"])
+    network.train()
+    keep_frozen(network, ["stem", "res2", "res3.0"])
+    frozen = {".".join(name.split(".")[:2]) for name, p in network.named_parameters() if not p.requires_grad}
+    assert frozen == {"stem.conv", "stem.norm", "res2.0", "res2.1", "res3.0"}
+    assert not network.stem.training
+    assert network.res3[1].training
+
+
+# --- batch norms -----------------------------------------------------------------------------------------------------
+
+
+def test_precise_batch_norm_is_the_mean_and_variance_of_all_batches() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.BatchNorm3d(3), nn.Dropout(0.9), nn.BatchNorm3d(3)).train()
+    clips = [torch.randn(2, 3, 2, 4, 4) * scale + scale for scale in (1.0, 2.0, 3.0)]
+    buffer = network[0].running_mean
+    make_precise(network, clips, 3)
+    everything = torch.cat(clips).transpose(0, 1).flatten(1)  # (C, values)
+    torch.testing.assert_close(network[0].running_mean, everything.mean(dim=1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(network[0].running_var, everything.var(dim=1, unbiased=False), rtol=1e-4, atol=1e-4)
+    assert network[0].running_mean is buffer  # DistributedDataParallel holds on to the buffers
+    assert network[1].training
+    torch.testing.assert_close(network[2].running_mean, torch.zeros(3), rtol=0, atol=1e-4)  # dropout was off
+
+
+def test_frozen_batch_norms_keep_their_statistics() -> None:
+    network = nn.Sequential(nn.BatchNorm3d(3).requires_grad_(False), nn.BatchNorm3d(3))
+    make_precise(network, [torch.randn(2, 3, 2, 4, 4) + 5], 1)
+    assert torch.equal(network[0].running_mean, torch.zeros(3))
+    assert network[1].running_mean.mean() > 4
+
+
+def test_shared_batch_norms_need_processes_that_divide_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.BatchNorm3d(3))
+    assert share_batch_norms(network, 0, CPU) is network  # one process shares with itself
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert share_batch_norms(network, 1, CPU) is network
+    with pytest.raises(ConfigError, match="4 processes do not divide into groups of 3"):
+        share_batch_norms(network, 3, CPU)
+    with pytest.raises(ConfigError, match="between GPUs only"):
+        share_batch_norms(network, 0, CPU)
+
+
+# --- weights to start from -------------------------------------------------------------------------------------------
+
+
+def saved(config: RunConfig, path: Path) -> nn.Module:
+    torch.manual_seed(7)
+    network = build_model(config.model)
+    save_checkpoint(path, {"model": network.state_dict(), "config": config_to_dict(config)})
+    return network
+
+
+def test_a_head_for_other_classes_stays_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = saved(train_config(tmp_path), tmp_path / "best.pt")
+    config = train_config(tmp_path, model={"num_classes": 7, "weights": str(tmp_path / "best.pt")})
+    network = Learner(config, CPU).network
+    for name, tensor in network.state_dict().items():
+        assert name.startswith("head.") or torch.equal(tensor, trained.state_dict()[name]), name
+    assert network.head.proj.weight.shape[0] == 7
+    assert "fresh: head.proj" in capsys.readouterr().out
+
+
+def test_blocks_put_into_a_trained_network_change_nothing_at_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = saved(train_config(tmp_path, model={"context": {"kind": "none"}}), tmp_path / "plain.pt")
+    network = build_model(train_config(tmp_path).model)
+    load_initial_weights(network, tmp_path / "plain.pt")
+    assert "fresh: res3.0.context, res3.1.context" in capsys.readouterr().out
+    clips = torch.randn(2, 3, 4, 32, 32)
+    assert torch.equal(network.eval()(clips), trained.eval()(clips))
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    saved(train_config(tmp_path), tmp_path / "narrow.pt")
+    with pytest.raises(CheckpointError, match=r"narrow\.pt: stem\.conv\.weight has shape .* set model\.\*"):
+        load_initial_weights(build_model(train_config(tmp_path, model={"width": 8}).model), tmp_path / "narrow.pt")
+
+
+# --- figures by class ------------------------------------------------------------------------------------------------
+
+
+def test_figures_by_class() -> None:
+    scores = np.array([[0.8, 0.1, 0.1], [0.6, 0.2, 0.2], [0.3, 0.6, 0.1], [0.9, 0.05, 0.05]], np.float32)
+    figures = by_class(scores, np.array([0, 1, 1, 1]))
+    assert figures["per_class"] == [1.0, pytest.approx(1 / 3), None]
+    assert figures["confusions"] == [[1, 0, 2]]
+    # Each video in a bin of its own: the mean distance of confidence and correctness, but 0.6 is there twice.
+    expected = (abs(1 - 0.8) + abs(0.5 - 0.6) * 2 + abs(0 - 0.9)) / 4
+    assert figures["calibration_error"] == pytest.approx(expected, abs=1e-6)
