@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import functools
 import os
 import re
 from array import array
@@ -151,7 +152,12 @@ class LabelColumn:
 
 def clip_id(youtube_id: str, start: str, end: str) -> str:
     """The name of a clip in the official scheme."""
-    return f"{youtube_id}_{int(float(start)):06d}_{int(float(end)):06d}"
+    return f"{youtube_id}_{_six_digits(start)}_{_six_digits(end)}"
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _six_digits(seconds: str) -> str:
+    return f"{int(float(seconds)):06d}"
 
 
 def find_clips(root: Path) -> dict[str, str]:

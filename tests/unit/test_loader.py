@@ -314,6 +314,27 @@ def test_results_of_every_size_and_type_arrive_unchanged():
         assert got["nested"][0].item() == size
 
 
+def private_memory() -> int:
+    """Bytes of this process that no other one shares."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="needs Linux's account of memory")
+def test_workers_share_the_records_and_copy_none():
+    table = records(650_000)
+    size = table._ids.nbytes + table._paths.nbytes + table.labels.nbytes
+
+    def read_all(task, hold):
+        before = private_memory()
+        for index in range(task, len(table), 7):
+            assert table[index].label == index
+        return private_memory() - before
+
+    pool = WorkerPool(read_all, workers=2, on_death=lambda *_: None, time_limit=60, memory_limit=1 << 30)
+    assert max(pool.map(range(2))) < size / 4
+
+
 def test_workers_leave_signals_to_the_main_process_and_end_with_it(tmp_path):
     """SIGTERM to a whole process group, as job schedulers send it, must not look like a crashing decoder."""
     script = """
