@@ -1,0 +1,79 @@
+"""The shipped ablation configs: every row of the tables, each differing from its neighbours in one thing."""
+
+from __future__ import annotations
+
+import pytest
+
+from gcvideo.analysis.complexity import count_config
+from gcvideo.config import RunConfig, load_config, shipped_configs
+
+FILES = sorted((shipped_configs() / "ablations").glob("*.yaml"))
+ROWS = {
+    "block": {"nl1", "snl1", "gc1", "gc_all"},
+    "position": {"after_1x1", "after_3x3", "after_add"},
+    "stages": {"c3", "c4", "c5", "c345", "c2345"},
+    "bottleneck": {"linear", "relu", "ln_relu"},
+    "ratio": {"4", "8", "16", "32"},
+    "fusion": {"avg_scale", "avg_add", "att_scale", "att_add"},
+    "instantiation": {"gaussian", "embedded_gaussian", "dot_product", "concatenation"},
+}
+
+
+@pytest.fixture(scope="module")
+def configs() -> dict[str, RunConfig]:
+    return {file.stem: load_config(file) for file in FILES}
+
+
+def test_every_row_has_its_file() -> None:
+    expected = {f"{table}_{row}" for table, rows in ROWS.items() for row in rows}
+    assert {file.stem for file in FILES} == expected | {"baseline"}
+
+
+def test_files_rest_on_one_base_and_differ_in_the_model_alone(configs: dict[str, RunConfig]) -> None:
+    baseline = configs["baseline"]
+    assert baseline.model.context.kind == "none"
+    for name, config in configs.items():
+        assert config.name == f"ablation_{name}"
+        for section in ("data", "test", "optim", "train"):
+            assert getattr(config, section) == getattr(baseline, section), (name, section)
+        if name != "baseline":
+            assert config.model.context != baseline.model.context
+
+
+@pytest.mark.parametrize(
+    ("row", "params"),
+    [
+        ("baseline", 32_454_096),
+        ("block_gc_all", 42_454_992),
+        ("stages_c345", 42_454_992),
+        ("stages_c2345", 42_555_408),
+        ("ratio_4", 42_454_992),
+        ("ratio_16", 34_975_824),
+        ("position_after_1x1", 42_454_992),
+        ("fusion_att_add", 42_454_992),
+        ("bottleneck_ln_relu", 42_454_992),
+        ("instantiation_embedded_gaussian", 39_812_560),
+    ],
+)
+def test_sizes_of_rows_that_are_published(row: str, params: int, configs: dict[str, RunConfig]) -> None:
+    assert count_config(configs[row].model, (1, 3, 1, 64, 64)).params == params
+
+
+def test_one_block_is_one_block(configs: dict[str, RunConfig]) -> None:
+    """Parameters of a single block of width 1024, in closed form."""
+    plain = count_config(configs["baseline"].model, (1, 3, 1, 64, 64)).params
+    c, d, p = 1024, 512, 256
+    sizes = {
+        "block_nl1": 4 * c * d + 3 * d + 3 * c,
+        "block_snl1": c * c + 2 * c,
+        "block_gc1": 2 * c * p + 3 * p + 2 * c,
+    }
+    for row, size in sizes.items():
+        assert count_config(configs[row].model, (1, 3, 1, 64, 64)).params - plain == size, row
+
+
+def test_no_layer_norm_takes_its_parameters_away(configs: dict[str, RunConfig]) -> None:
+    hidden = 4 * 128 + 6 * 256 + 3 * 512
+    shape = (1, 3, 1, 64, 64)
+    sizes = [count_config(configs[f"bottleneck_{row}"].model, shape).params for row in ("ln_relu", "relu")]
+    assert sizes[0] - sizes[1] == 2 * hidden
