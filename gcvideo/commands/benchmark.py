@@ -8,9 +8,13 @@ from importlib import import_module
 # Name -> module with `add_arguments(parser)` and `run(args) -> int | None`.
 BENCHMARKS = {
     "complexity": "gcvideo.analysis.complexity",
+    "loader": "gcvideo.analysis.loader_benchmark",
+    "train": "gcvideo.analysis.train_benchmark",
 }
 HELP = {
     "complexity": "parameters and multiply-adds of configs, without running them",
+    "loader": "time to read a training clip and a test video, beside other toolkits",
+    "train": "time of a training step, beside pytorchvideo's network, and with context blocks",
 }
 
 

@@ -1,0 +1,229 @@
+"""What a training step costs: ours beside pytorchvideo's network, and each context block beside none.
+
+Every round takes one step of every contender, in a new order, so that whatever else the machine does hits all of them
+alike; a figure is the median of the rounds' ratios. A step is what a trainer does with a batch of uint8 clips: scale
+and normalise, forward, loss, backward, SGD with momentum. Ours is the trainer's own step with its automatic choice of
+precision and memory layout; pytorchvideo's is plain float32. Both run with the allocator settings of our trainer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gcvideo import console
+from gcvideo.analysis.complexity import count_config
+from gcvideo.config import RunConfig, load_config
+from gcvideo.data.loader import ClipBatch
+from gcvideo.engine import runtime
+from gcvideo.engine.learner import Learner
+from gcvideo.errors import ConfigError
+from gcvideo.files import write_json
+
+# Contender -> shipped config.
+OURS = {
+    "plain": "kinetics400/slow_r50_8x8.yaml",
+    "gc": "kinetics400/slow_r50_gc_c345_8x8.yaml",
+    "se": "kinetics400/slow_r50_se_c345_8x8.yaml",
+    "nl": "kinetics400/slow_r50_nl5_8x8.yaml",
+}
+THEIRS = "pytorchvideo"
+# Ratios that `figures` holds: name -> (numerator, denominator).
+FIGURES = {
+    "train_step.pytorchvideo": ("plain", THEIRS),
+    "train_step.gc_overhead": ("gc", "plain"),
+    "train_step.se_overhead": ("se", "plain"),
+    "train_step.nl_overhead": ("nl", "plain"),
+}
+
+Step = Callable[[], None]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``gcvideo benchmark train``."""
+    contenders = [THEIRS, *OURS]
+    parser.add_argument("--contenders", nargs="+", choices=contenders, default=[THEIRS, "plain", "gc"], metavar="NAME")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="steps of each contender (default 7)")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="clips a step (default 1)")
+    parser.add_argument("--frames", type=int, default=8, metavar="T", help="frames a clip (default 8)")
+    parser.add_argument("--crop", type=int, default=224, metavar="S", help="height and width (default 224)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; by default torch's choice")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="of ours")
+    parser.add_argument("--compile", action="store_true", help="compile ours with torch.compile")
+    parser.add_argument("--json", metavar="FILE", help="write figures, milliseconds and settings")
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Measure, print a table, and write the figures."""
+    for name in ("rounds", "batch", "frames", "crop"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name}: must be 1 or more")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = runtime.pick_device(args.device)
+    runtime.tune(device)
+    batch = random_batch(args.batch, args.frames, args.crop, device)
+    steps: dict[str, Step] = {}
+    configs: dict[str, RunConfig] = {}
+    for name in args.contenders:
+        if name == THEIRS:
+            steps[name] = their_step(batch, device)
+        else:
+            configs[name] = our_config(name, args)
+            steps[name] = our_step(configs[name], batch, device)
+    seconds, memory = measure(steps, rounds=args.rounds, device=device)
+    results = summarise(seconds, memory, args, device)
+    if device.type == "cuda" and configs:
+        results["flops"] = flops_shares(configs, results["milliseconds"], args, device)
+    show(results)
+    if args.json:
+        write_json(args.json, results)
+    return None
+
+
+def random_batch(clips: int, frames: int, crop: int, device: torch.device) -> ClipBatch:
+    """Noise, the same for all: uint8 clips (N, 3, T, H, W) on the device, labels below 400."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (clips, 3, frames, crop, crop), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 400, (clips,), generator=generator)
+    return ClipBatch(pixels.to(device), labels.to(device), torch.arange(clips), [])
+
+
+def our_config(name: str, args: argparse.Namespace) -> RunConfig:
+    """A shipped config at the size that is measured."""
+    size = [f"data.frames={args.frames}", f"data.crop={args.crop}", f"data.short_side=[{args.crop},{args.crop}]"]
+    how = [f"train.batch_size={args.batch}", f"train.precision={args.precision}", f"train.compile={args.compile}"]
+    return load_config(OURS[name], [*size, *how])
+
+
+def our_step(config: RunConfig, batch: ClipBatch, device: torch.device) -> Step:
+    """The trainer's own step."""
+    learner = Learner(config, device)
+    learner.train()
+
+    def step() -> None:
+        learner.step(iter([batch]), number=0, lr=0.01)
+
+    return step
+
+
+def their_step(batch: ClipBatch, device: torch.device) -> Step:
+    """pytorchvideo's slow_r50, as its ``create_resnet`` makes it, in float32 and with torch's default SGD."""
+    from pytorchvideo.models.resnet import create_resnet
+
+    frames, crop = batch.clips.shape[2], batch.clips.shape[-1]
+    network: nn.Module = create_resnet(
+        model_depth=50,
+        stem_conv_kernel_size=(1, 7, 7),
+        head_pool_kernel_size=(frames, -(-crop // 32), -(-crop // 32)),
+    )
+    network = network.to(device).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
+
+    def step() -> None:
+        clips: Tensor = (batch.clips.float() / 255 - 0.45) / 0.225
+        optimizer.zero_grad()
+        F.cross_entropy(network(clips), batch.labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def measure(
+    steps: dict[str, Step], *, rounds: int, device: torch.device
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Seconds of each contender in each round, after one step of each to warm up, and GPU memory in bytes."""
+    rng = random.Random(0)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    memory: dict[str, int] = {}
+    with console.Progress("train steps", total=(rounds + 1) * len(steps), unit="steps") as progress:
+        for number in range(rounds + 1):
+            for name in rng.sample(list(steps), len(steps)):
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                    torch.cuda.reset_peak_memory_stats()
+                began = time.perf_counter()
+                steps[name]()
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                    memory[name] = torch.cuda.max_memory_allocated()
+                if number:
+                    seconds[name].append(time.perf_counter() - began)
+                progress.advance(1, now=name)
+    return seconds, memory
+
+
+def summarise(
+    seconds: dict[str, list[float]], memory: dict[str, int], args: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    """Medians and the medians of paired ratios."""
+    figures = {
+        name: statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
+        for name, (over, under) in FIGURES.items()
+        if over in seconds and under in seconds
+    }
+    return {
+        "figures": figures,
+        "milliseconds": {name: 1000 * statistics.median(times) for name, times in seconds.items()},
+        "fastest_milliseconds": {name: 1000 * min(times) for name, times in seconds.items()},
+        "memory_bytes": memory,
+        "settings": {
+            "device": runtime.describe(device, runtime.pick_precision(args.precision, device)),
+            "batch": args.batch,
+            "frames": args.frames,
+            "crop": args.crop,
+            "rounds": args.rounds,
+            "compile": args.compile,
+            "versions": runtime.versions(),
+        },
+    }
+
+
+def flops_shares(
+    configs: dict[str, RunConfig], milliseconds: dict[str, float], args: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    """How much of the speed of a large matrix product each step reaches.
+
+    A step is counted as three forward passes (the backward pass computes two products for each of the forward pass's
+    one) of two operations a multiply-add.
+    """
+    size, repeats = 8192, 20
+    dtype = torch.bfloat16 if runtime.pick_precision(args.precision, device) == "bf16" else torch.float32
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    for number in range(repeats + 1):
+        if number == 1:
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+        a @ a
+    torch.cuda.synchronize()
+    peak = repeats * 2 * size**3 / (time.perf_counter() - began)
+    shares = {}
+    for name, config in configs.items():
+        macs = count_config(config.model, (1, 3, args.frames, args.crop, args.crop)).macs
+        shares[name] = 6 * macs * args.batch / (milliseconds[name] / 1000) / peak
+    return {"matmul_per_second": peak, "share_of_matmul": shares}
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print what was found."""
+    batch, memory = results["settings"]["batch"], results["memory_bytes"]
+    rows = [
+        [name, round(ms, 1), round(results["fastest_milliseconds"][name], 1), round(1000 * batch / ms, 2)]
+        + ([round(memory[name] / 2**30, 2)] if memory else [])
+        for name, ms in results["milliseconds"].items()
+    ]
+    columns = ["network", "ms a step", "fastest", "clips/s", *(["GiB"] if memory else [])]
+    console.table(rows, columns=columns, title=f"{results['settings']['device']}, {batch} clips a step")
+    console.say()
+    console.table([[name, round(v, 3)] for name, v in results["figures"].items()], columns=["figure", "ratio"])
+    for name, share in results.get("flops", {}).get("share_of_matmul", {}).items():
+        console.say(f"{name}: {100 * share:.1f} % of the speed of a large matrix product")
