@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,15 +77,15 @@ def bars(rows: Sequence[dict[str, Any]], *, list_id: str = "") -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table; numbers to the right."""
+    """A table; numbers, also those with a unit, to the right."""
     head = "".join(f'<th scope="col">{text(column)}</th>' for column in columns)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{' class=count' if isinstance(v, int | float) else ''}>{text(v)}</td>" for v in row)
-        + "</tr>"
-        for row in rows
-    )
+    body = "".join(f"<tr>{''.join(map(_table_cell, row))}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _table_cell(value: object) -> str:
+    number = re.fullmatch(r"-?[\d.]+( s| %)?", str(value))
+    return f"<td{' class=count' if number else ''}>{text(value)}</td>"
 
 
 def cards(parts: Sequence[str]) -> str:

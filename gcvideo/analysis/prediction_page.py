@@ -97,8 +97,8 @@ def _overlays(number: int, entry: dict[str, Any], predictor: Predictor) -> str:
     return (
         f'<h3>Where the network looked, in the clip in the middle of the video</h3><div class="controls"><label>Show '
         f'<select data-panels="panels-{number}">{"".join(options)}</select></label></div>'
-        f'<div id="panels-{number}">{"".join(panels)}</div><p class="soft">Bright yellow: most. Each map is stretched '
-        "to its own range, so brightness does not compare between blocks.</p>"
+        f'<div id="panels-{number}">{"".join(panels)}</div><p class="soft">Dark and clear: least. Pale yellow: most. Each map is '
+        "stretched to its own range, so brightness does not compare between blocks.</p>"
     )
 
 
