@@ -116,7 +116,8 @@ class ModelConfig:
     # The last batch norm of each residual branch starts at zero (Goyal et al. 2017; SlowFast's recipe).
     zero_init_last_norm: bool = True
     context: ContextConfig = field(default_factory=ContextConfig)
-    # A gcvideo checkpoint to start from; the head is left out where the number of classes differs.
+    # A file of weights to start from: a gcvideo checkpoint, a 2D ImageNet network of torchvision or timm (inflated), or
+    # another toolkit's checkpoint. The head is left out where the number of classes differs.
     weights: str | None = None
 
     def __post_init__(self) -> None:
@@ -348,6 +349,11 @@ class TrainConfig:
     precise_bn: int = 0
     # Processes whose batch norms measure their batches together; 1: each its own (PySlowFast), 0: all together.
     sync_batch_norm: int = 1
+    # Multigrid training (Wu et al. 2020): small clips in large batches at first (long), or from step to step (short).
+    # See gcvideo.engine.multigrid. The learning-rate schedule and train.epochs are taken as they are; PySlowFast
+    # trains 1.5 times as many epochs with it.
+    multigrid: Literal["none", "long", "short", "both"] = "none"
+    multigrid_cycles: int = 3  # long cycles before the last phase
     # Tells DistributedDataParallel that every step uses the same layers, which saves it looking.
     static_graph: bool = False
     val_every: int = 1  # epochs; 0: only at the end
@@ -374,6 +380,9 @@ class TrainConfig:
         for name in ("precise_bn", "sync_batch_norm"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"train.{name}: must be 0 or more")
+        _positive("train.multigrid_cycles", self.multigrid_cycles)
+        if self.multigrid != "none" and self.sync_batch_norm != 1:
+            raise ConfigError("train.multigrid: splits batch norms, so train.sync_batch_norm must stay 1")
         if self.static_graph and self.accumulate > 1:
             raise ConfigError("train.static_graph: does not go together with train.accumulate above 1")
 

@@ -113,9 +113,8 @@ def test_shapes_that_contradict_the_config(tmp_path: Path, capsys: pytest.Captur
     torch.save({"state_dict": state}, path)
     arguments = ("model.width=8", "--from", "mmaction2", "--to", "gcvideo")
     assert convert(path, tmp_path / "ours.pt", *arguments) == 2
-    assert "backbone.conv1.conv.weight found no place: [4, 3, 1, 7, 7] does not fit [8, 3, 1, 7, 7]" in (
-        capsys.readouterr().err
-    )
+    reason = "has shape [4, 3, 1, 7, 7], the network's stem.conv.weight [8, 3, 1, 7, 7]"
+    assert f"backbone.conv1.conv.weight found no place: {reason}" in capsys.readouterr().err
 
 
 def test_imagenet_and_back(tmp_path: Path) -> None:
@@ -163,7 +162,9 @@ def test_a_block_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_refusals_in_one_line(pyslowfast: tuple[Path, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, _ = pyslowfast
     absent = tmp_path / "no.pth"
+    wrong_key = (path, tmp_path / "x.pt", SOFTMAX, "model.widht=4", "--from", "pyslowfast", "--to", "gcvideo")
     for arguments, message in (
+        (wrong_key, "did you mean 'width'?"),
         ((path, path, "--from", "pyslowfast", "--to", "gcvideo"), "source and target are the same file"),
         ((absent, tmp_path / "x.pt", "--from", "pyslowfast", "--to", "gcvideo"), "no such file of weights"),
         ((path, tmp_path / "x.pkl", SOFTMAX, "--from", "pyslowfast", "--to", "gcvideo"), ".pkl is Caffe2's"),

@@ -106,7 +106,7 @@ def fit_state(
         elif ours not in wanted:
             report.unmatched[key] = "the network has no such layer"
         elif (fitted := fit(tensor, wanted[ours])) is None:
-            report.unmatched[key] = f"{list(tensor.shape)} does not fit {list(wanted[ours])}"
+            report.unmatched[key] = f"has shape {list(tensor.shape)}, the network's {ours} {list(wanted[ours])}"
         else:
             state[ours] = fitted * scale if part.name == "gc_reduce" and scale != 1 else fitted
             report.copied.append(ours)

@@ -44,12 +44,15 @@ def load_initial_weights(model: nn.Module, path: str | Path) -> Report:
             report.missing[key] = "starts fresh" if fresh else "no tensor of the source fits"
     lacking = [key for key, reason in report.missing.items() if reason != "starts fresh"]
     if lacking:
-        reasons = next(iter(report.unmatched.items()), None)
-        detail = f"; of the file, {reasons[0]}: {reasons[1]}" if reasons else ""
-        raise CheckpointError(
-            f"{path}: does not fit this network: nothing for {lacking[0]}"
-            + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else "")
-            + detail
-        )
+        raise CheckpointError(f"{path}: {_why(lacking, report)}")
     model.load_state_dict({**own, **state})
     return report
+
+
+def _why(lacking: list[str], report: Report) -> str:
+    key, reason = next(iter(report.unmatched.items()), ("", ""))
+    if reason.startswith("has shape"):
+        return f"{key} {reason}: set model.* to the network that the file is of"
+    others = f" and {len(lacking) - 1} others" if len(lacking) > 1 else ""
+    strange = f"; it has {key}, which has no place there" if key else ""
+    return f"has nothing for {lacking[0]}{others} of this network{strange}"

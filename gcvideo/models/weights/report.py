@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,21 +57,22 @@ class Report:
 
 
 def gather(keys: list[str]) -> list[str]:
-    """Shorten keys that differ in one number: ``a.0.w, a.1.w`` becomes ``a.{0,1}.w``. No key is lost.
+    """Shorten keys that differ in one place, their last word or the number of their block. No key is lost.
 
-    >>> gather(["res4.0.a.weight", "res4.2.a.weight", "head.bias"])
-    ['res4.{0,2}.a.weight', 'head.bias']
+    >>> gather(["res4.0.a.weight", "res4.0.a.bias", "res4.2.a.weight", "res4.2.a.bias", "head.bias"])
+    ['res4.{0,2}.a.{weight,bias}', 'head.bias']
     """
-    groups: dict[tuple[str, str], list[str]] = {}
-    for key in keys:
-        # The last number that stands between dots: the block index.
-        match = re.match(r"(.*\.)(\d+)(\..*)$", key)
-        place = (match[1], match[3]) if match else (key, "")
-        groups.setdefault(place, []).append(match[2] if match else "")
-    result = []
-    for (before, after), numbers in groups.items():
-        if len(numbers) == 1:
-            result.append(before + numbers[0] + after)
-        else:
-            result.append(f"{before}{{{','.join(numbers)}}}{after}")
-    return result
+    by_leaf = _merged((before + dot, leaf, "") for before, dot, leaf in (key.rpartition(".") for key in keys))
+    parts = [(key, re.match(r"(.*\.)(\d+)(\..*)$", key)) for key in by_leaf]
+    return _merged((match[1], match[2], match[3]) if match else (key, "", "") for key, match in parts)
+
+
+def _merged(keys: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Keys (before, middle, after) that differ in the middle alone become one: before{middle,middle}after."""
+    middles: dict[tuple[str, str], list[str]] = {}
+    for before, middle, after in keys:
+        middles.setdefault((before, after), []).append(middle)
+    return [
+        f"{before}{{{','.join(choices)}}}{after}" if len(choices) > 1 else f"{before}{choices[0]}{after}"
+        for (before, after), choices in middles.items()
+    ]
