@@ -61,26 +61,33 @@ class Journal:
     Args:
         path: the file; made when the first row is added.
         key: what the rows depend on besides the videos; a file with another key starts over.
+
+    Attributes:
+        fits: whether the file was there and had this key.
     """
 
     def __init__(self, path: str | Path, key: Row) -> None:
         self.path = Path(path)
         self._key = json.dumps(key, sort_keys=True)
         self._file: IO[str] | None = None
-        self._rows = self._read()
+        self._rows: dict[str, Row] = {}
+        self.fits = self._read()
 
     def find(self, path: str) -> Row | None:
         """The row of a video, if there is one and the video has not changed since."""
         found = self._rows.get(path)
         return found["row"] if found is not None and found["stamp"] == _stamp(path) else None
 
+    def forget(self, path: str) -> None:
+        """Take a row for lost."""
+        self._rows.pop(path, None)
+
     def add(self, path: str, row: Row) -> None:
         """Keep a row; it survives the end of this process, however that comes."""
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = not self._rows
-            self._file = self.path.open("w" if fresh else "a", encoding="utf-8")
-            self._file.write(f"{self._key}\n" if fresh else "\n")  # a torn last line must not swallow the next one
+            self._file = self.path.open("a" if self.fits else "w", encoding="utf-8")
+            self._file.write("\n" if self.fits else f"{self._key}\n")  # a torn last line must not swallow the next one
         self._file.write(json.dumps({"path": path, "stamp": _stamp(path), "row": row}) + "\n")
         self._file.flush()
 
@@ -101,19 +108,20 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self) -> dict[str, Row]:
+    def _read(self) -> bool:
         try:
             key, *lines = self.path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError):
-            return {}
-        rows = {}
-        for line in lines if key == self._key else ():
+            return False
+        if key != self._key:
+            return False
+        for line in lines:
             try:
                 entry = json.loads(line)
-                rows[entry["path"]] = entry
+                self._rows[entry["path"]] = entry
             except (ValueError, KeyError, TypeError):
                 continue
-        return rows
+        return True
 
 
 def _stamp(path: str) -> list[int] | None:

@@ -147,8 +147,9 @@ def draw_clip(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> 
         dy = _wrap(np.arange(HEIGHT, dtype=np.float32) - (motion.y + y)[:, None], HEIGHT)[:, :, None]
         radius = radius[:, None, None]
         inside = np.clip((radius**2 - dx**2 - dy**2) / (2 * radius) + 0.5, 0, 1)  # a soft edge, one pixel wide
-        light = (shade[0] * dx + shade[1] * dy) / radius
-        images += (colour + light[..., None] - images) * inside[..., None]
+        covered = np.nonzero(inside)
+        light = ((shade[0] * dx + shade[1] * dy) / radius)[covered]
+        images[covered] += (colour + light[:, None] - images[covered]) * inside[covered][:, None]
     return np.clip(images, 0, 255).astype(np.uint8)
 
 
