@@ -243,12 +243,21 @@ def make_views(views: VideoViews, view_indices: Sequence[int] | None = None) -> 
     num_crops = len(views.crops)
     if view_indices is None:
         view_indices = range(len(views.clips) * num_crops)
-    clips = views.clips.to(views.frames.device)
+    device = views.frames.device
+    clips = views.clips.to(device)
     boxes = views.crops.tolist()
-    cut = []
-    for view in view_indices:
-        top, left, height, width = boxes[view % num_crops]
+    height, width = boxes[0][2:]
+    cut = torch.empty(
+        (len(view_indices), len(views.frames), clips.shape[1], height, width), dtype=torch.uint8, device=device
+    )
+    for view, target in zip(view_indices, cut, strict=True):  # target: (C, T, h, w)
+        top, left, _, _ = boxes[view % num_crops]
         # Cropping is a view on the frames; picking the clip's frames makes the copy.
         part = views.frames[:, :, top : top + height, left : left + width]
-        cut.append(part.index_select(1, clips[view // num_crops]))  # (C, T, h, w)
-    return torch.stack(cut)
+        positions = clips[view // num_crops]
+        if device.type == "cpu":  # whole rows at a time: a tenth of index_select's time
+            for step, position in enumerate(positions.tolist()):
+                target[:, step] = part[:, position]
+        else:
+            torch.index_select(part, 1, positions, out=target)
+    return cut

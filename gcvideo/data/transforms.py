@@ -58,7 +58,10 @@ def crop_and_resize(frames: np.ndarray, box: Box, size: tuple[int, int], *, flip
         clip = F.interpolate(clip, size=size, mode="bilinear", antialias=True)
     if flip:
         clip = clip.flip(-1)
-    return clip.transpose(0, 1).contiguous()  # (3, T, height, width)
+    planes = torch.empty((3, len(clip), *clip.shape[2:]), dtype=torch.uint8)  # (3, T, height, width)
+    for channel, plane in enumerate(planes):  # a third of the time of transposing all at once, on many frames
+        plane.copy_(clip[:, channel])
+    return planes
 
 
 def resize_short_side(frames: np.ndarray, short_side: int, convention: Convention = "pyslowfast") -> Tensor:
