@@ -6,6 +6,8 @@ of it, and any number of workers gives identical batches.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -201,6 +203,9 @@ def _run(
 ) -> Iterator[Any]:
     if workers == 0:
         return (load(task, lambda item: None) for task in tasks)
+    for decoder in ("av", "decord"):  # imported once here instead of in every worker of every epoch
+        with contextlib.suppress(ImportError):
+            importlib.import_module(decoder)
     pool: WorkerPool[Any, Any] = WorkerPool(
         load,
         workers=min(workers, max(len(tasks), 1)),

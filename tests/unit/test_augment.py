@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gcvideo.config import AugmentConfig, DataConfig
+from gcvideo.config import AugmentConfig, DataConfig, load_config
 from gcvideo.data.annotations import RecordTable
 from gcvideo.data.augment import ClipMixer, balanced_order, build_clip_augment, inception_box, random_box
 from gcvideo.data.dataset import ClipDataset
@@ -230,6 +230,20 @@ def test_both_mixers_take_turns_and_the_chance_is_kept():
 def test_impossible_switches_are_named(switches, message):
     with pytest.raises(ConfigError, match=message):
         AugmentConfig(**switches)
+
+
+def test_switches_are_set_from_a_file_and_the_command_line(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("data: {augment: {crop: inception, crop_area: [0.2, 1.0], mixup: 0.8}, target_fps: 30}\n")
+    config = load_config(path, ["data.augment.clips_per_video=2", "data.augment.color_jitter=[0.4,0.4,0.4,0]"])
+    assert config.data.augment == AugmentConfig(
+        crop="inception", crop_area=(0.2, 1.0), mixup=0.8, clips_per_video=2, color_jitter=(0.4, 0.4, 0.4, 0.0)
+    )
+    assert config.data.target_fps == 30.0
+    with pytest.raises(ConfigError, match=r"unknown key data\.augment\.cutmx; did you mean 'cutmix'"):
+        load_config(path, ["data.augment.cutmx=1.0"])
+    with pytest.raises(ConfigError, match="target_fps: belongs to PySlowFast"):
+        load_config(path, ["data.convention=mmaction2"])
 
 
 def test_short_side_range_matters_only_where_it_is_used():
