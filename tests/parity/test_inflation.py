@@ -160,3 +160,18 @@ def test_kernels() -> None:
     assert fit(kernel, (4, 3, 1, 3, 3)) is None
     assert fit(torch.zeros(6, 2), (6, 2, 1, 1, 1)).shape == (6, 2, 1, 1, 1)
     assert fit(torch.zeros(6, 2), (2, 6)) is None
+
+
+def test_the_config_key_that_training_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from gcvideo.config import config_from_dict
+    from gcvideo.engine.learner import Learner
+
+    peer = NarrowResNet(18, 8)
+    fields = {"arch": "i3d", "depth": 18, "width": 8, "num_classes": 3, "weights": str(save(peer, tmp_path))}
+    config = config_from_dict({"name": "tiny", "device": "cpu", "model": fields}, where="test")
+    network = Learner(config, torch.device("cpu")).network
+    torch.testing.assert_close(network.stem.conv.weight, inflate(peer.conv1.weight.detach(), 5), check_stride=False)
+    output = capsys.readouterr()
+    assert "fresh: head.proj" in output.out
+    assert "kernels repeated over time and divided by their length" in output.out
+    assert "fc.weight is not used: has shape [1000, 64]" in output.out + output.err
