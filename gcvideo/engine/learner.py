@@ -20,6 +20,7 @@ from gcvideo.engine import runtime
 from gcvideo.engine.freezing import freeze, keep_frozen
 from gcvideo.engine.initial_weights import load_initial_weights
 from gcvideo.engine.metrics import TrainMeter
+from gcvideo.engine.multigrid import divide_batch_norms, set_splits
 from gcvideo.engine.normalization import share_batch_norms
 from gcvideo.engine.optim import build_optimizer, set_learning_rate
 from gcvideo.engine.resuming import load_optimizer
@@ -44,6 +45,8 @@ class Learner:
         if config.model.weights is not None:
             load_initial_weights(network, config.model.weights)
         freeze(network, config.train.freeze)
+        if config.train.multigrid != "none":
+            divide_batch_norms(network)
         network = share_batch_norms(network, config.train.sync_batch_norm, device)
         self.network = network.to(device).to(memory_format=self.memory_format)
         self.optimizer = build_optimizer(self.network, config.optim)
@@ -68,9 +71,10 @@ class Learner:
         """The network to validate, test and predict with: the averaged one where there is one."""
         return self.network if self.ema is None else self.ema.module
 
-    def train(self) -> None:
-        """Switch to training: dropout on, batch norms measuring, frozen parts aside."""
+    def train(self, *, splits: int = 1) -> None:
+        """Switch to training: dropout on, batch norms measuring (``splits`` parts of a batch), frozen parts aside."""
         self.model.train()
+        set_splits(self.network, splits)
         keep_frozen(self.network, self.config.train.freeze)
 
     def step(self, batches: Iterator[ClipBatch], *, number: int, lr: float) -> list[ClipBatch]:

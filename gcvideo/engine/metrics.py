@@ -96,7 +96,8 @@ class TrainMeter:
         return None if step == int(self._no_step) else step
 
     def read(self) -> dict[str, float]:
-        """Means since the last reading, over all processes: ``loss``, ``top1`` (a fraction), ``grad_norm``, ``steps``.
+        """Means since the last reading, over all processes: ``loss``, ``top1`` (a fraction), ``grad_norm``; and
+        the numbers of ``steps`` and of ``clips`` in them.
 
         Every process must call it. Waits for the device.
         """
@@ -107,4 +108,5 @@ class TrainMeter:
             "top1": right / max(clips, 1),
             "grad_norm": norm / max(steps, 1),
             "steps": steps / distributed.world_size(),
+            "clips": clips,
         }

@@ -1,9 +1,13 @@
-"""How many steps a training has, and where in it one is."""
+"""How many steps a training has, where in it one is, and what shape its clips have there."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from gcvideo.config import RunConfig
+from gcvideo.engine.multigrid import Shape, ShortStep, batches_before, epoch_shapes, short_steps, steps_in
 
 
 @dataclass
@@ -30,18 +34,64 @@ class Plan:
 
     Args:
         records: training videos.
-        batch_size: clips a step over all processes.
+        batch_size: videos a step over all processes.
         epochs: may have a fraction.
+        shapes: of each epoch's clips; by default the config's own throughout.
+        short_crop: the config's crop where the short cycle of multigrid training is on.
     """
 
-    def __init__(self, records: int, *, batch_size: int, epochs: float) -> None:
-        self.steps_per_epoch = max(1, records // batch_size)
+    def __init__(
+        self,
+        records: int,
+        *,
+        batch_size: int,
+        epochs: float,
+        shapes: Sequence[Shape] | None = None,
+        short_crop: int | None = None,
+    ) -> None:
         self.epochs = math.ceil(epochs)
-        self.last_epoch_steps = max(1, round((epochs - (self.epochs - 1)) * self.steps_per_epoch))
+        self.shapes = list(shapes) if shapes is not None else [Shape(1, 1, 1)] * self.epochs
+        self.cycles = [
+            [ShortStep(1, s.crop)] if short_crop is None else short_steps(s, short_crop) for s in self.shapes
+        ]
+        self._whole = [
+            steps_in(max(1, records // (batch_size * shape.batch)), cycle)
+            for shape, cycle in zip(self.shapes, self.cycles, strict=True)
+        ]
+        self._last = max(1, round((epochs - (self.epochs - 1)) * self._whole[-1]))
+
+    @classmethod
+    def of(cls, config: RunConfig, records: int) -> Plan:
+        """The plan of a training on so many videos; an epoch opens each video once, whatever is cut out of it."""
+        train, data = config.train, config.data
+        kind = train.multigrid
+        shapes = epoch_shapes(
+            data.frames,
+            data.crop,
+            epochs=math.ceil(train.epochs),
+            cycles=train.multigrid_cycles if kind in ("long", "both") else 0,
+            short=kind == "both",
+        )
+        return cls(
+            records,
+            batch_size=max(1, train.batch_size // data.augment.clips_per_video),
+            epochs=train.epochs,
+            shapes=shapes,
+            short_crop=data.crop if kind in ("short", "both") else None,
+        )
 
     def steps(self, epoch: int) -> int:
         """Steps of an epoch, counted from 0."""
-        return self.last_epoch_steps if epoch == self.epochs - 1 else self.steps_per_epoch
+        return self._last if epoch == self.epochs - 1 else self._whole[epoch]
+
+    def batches(self, epoch: int, steps: int) -> int:
+        """How many of an epoch's batches its first steps take: as many, but for the short cycle."""
+        return batches_before(steps, self.cycles[epoch])
+
+    def short_step(self, position: Position) -> ShortStep:
+        """What the step at this position does with the epoch's batches."""
+        cycle = self.cycles[position.epoch]
+        return cycle[position.epoch_step % len(cycle)]
 
     @property
     def total_steps(self) -> int:
@@ -50,10 +100,20 @@ class Plan:
 
     def time(self, position: Position) -> float:
         """The time in epochs, with fractions."""
-        return position.epoch + position.epoch_step / self.steps_per_epoch
+        whole = self._whole[min(position.epoch, self.epochs - 1)]
+        return position.epoch + position.epoch_step / whole
 
-    def place(self, time: float) -> Position:
-        """The position at a time in epochs: for a run that goes on with other data or another batch size."""
-        epoch = int(time)
-        epoch_step = min(round((time - epoch) * self.steps_per_epoch), self.steps_per_epoch)
+    def take_over(self, position: Position, before: Plan) -> Position:
+        """Where a run goes on that another plan has brought to a position: the same time in epochs.
+
+        That is the very same position unless the data or the batch size have changed.
+        """
+        epochs = min(position.epoch + 1, before.epochs, self.epochs)
+        if before._whole[:epochs] == self._whole[:epochs]:
+            return position
+        time = before.time(position)
+        epoch = min(int(time), self.epochs)
+        if epoch == self.epochs:
+            return Position(self.total_steps, epoch, 0)
+        epoch_step = min(round((time - epoch) * self._whole[epoch]), self.steps(epoch))
         return Position(sum(self.steps(e) for e in range(epoch)) + epoch_step, epoch, epoch_step)

@@ -17,6 +17,7 @@ from gcvideo.engine import reports, runtime
 from gcvideo.engine.checkpoint import CheckpointFolder
 from gcvideo.engine.evaluator import evaluate
 from gcvideo.engine.learner import Learner
+from gcvideo.engine.multigrid import Shape, ShortStep, merged, shaped_data
 from gcvideo.engine.normalization import make_precise
 from gcvideo.engine.optim import learning_rate
 from gcvideo.engine.prefetch import Prefetcher, Stopwatch
@@ -91,12 +92,13 @@ class Trainer:
         val = load_split(config, config.data.val, name="validation", classes=records.classes)
         if self.videos is not None:
             records = val = spread(records, self.videos)
+        self.quarantine = quarantine
         self.train_set = ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
         self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
         self.val_set = ViewDataset(val, data=config.data, test=self.val_test) if val is not None else None
         self.learner = Learner(config, self.device)
         self.watch = LossWatch(self.learner.meter, records, self.folder.path / "nonfinite.json")
-        self.plan = plan_of(config, len(records))
+        self.plan = Plan.of(config, len(records))
         self.position = Position()
         self.clock = Stopwatch()
         self.validation: dict[str, float] = {}
@@ -120,47 +122,58 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         """Train from the present position to the end of its epoch."""
-        config, position = self.config, self.position
-        steps, clips = self.plan.steps(position.epoch), config.train.batch_size
-        title = f"epoch {position.epoch + 1}/{self.plan.epochs}"
-        self.learner.train()
-        self.batches = Prefetcher(self.loader(start_step=position.epoch_step), self.device)
+        config, position, plan = self.config, self.position, self.plan
+        steps, shape = plan.steps(position.epoch), plan.shapes[position.epoch]
+        self.learner.train(splits=shape.batch)
+        start = plan.batches(position.epoch, position.epoch_step)
+        self.batches = Prefetcher(self.loader(start_step=start), self.device)
+        clips = config.train.batch_size * shape.batch  # of a batch; the short cycle may take several for a step
+        title, total = f"epoch {position.epoch + 1}/{plan.epochs}", plan.batches(position.epoch, steps)
         with (
             self.clock.training(),
-            Progress(title, total=steps * clips, start=position.epoch_step * clips, unit="clips") as progress,
+            Progress(title, total=total * clips, start=start * clips, unit="clips") as progress,
         ):
             while position.epoch_step < steps:
-                self._train_step()
+                progress.advance(clips * self._train_step())
                 position.advance()
-                progress.advance(clips)
                 if position.step % config.train.log_every == 0 or position.epoch_step == steps:
                     self._log(progress)
                 self._save_or_stop()
 
-    def _train_step(self) -> None:
-        step, epoch = self.position.step, self.position.epoch
+    def _train_step(self) -> int:
+        """One step of the optimizer; returns how many batches it took."""
+        config, position = self.config, self.position
+        shape, part = self.plan.shapes[position.epoch], self.plan.short_step(position)
         self.lr = learning_rate(
-            self.config.optim,
-            epoch=self.plan.time(self.position),
-            epochs=self.config.train.epochs,
-            batch_size=self.config.train.batch_size,
+            config.optim,
+            epoch=self.plan.time(position),
+            epochs=config.train.epochs,
+            batch_size=config.train.batch_size,
         )
-        for batch in self.learner.step(self.batches, number=step, lr=self.lr):
-            self.watch.note(step=step, epoch=epoch, lr=self.lr, indices=batch.indices)
+        self.lr *= shape.batch  # multigrid: in proportion to the batches of the long cycle
+        whole = part == ShortStep(1, shape.crop)
+        batches = self.batches if whole else merged(self.batches, part)
+        for batch in self.learner.step(batches, number=position.step, lr=self.lr):
+            self.watch.note(step=position.step, epoch=position.epoch, lr=self.lr, indices=batch.indices)
             self.failures.update({failure.id: (failure.path, failure.reason) for failure in batch.failures})
+        return part.batches
 
     def loader(self, *, start_step: int = 0) -> TrainLoader:
-        """This process's micro-batches of the present epoch."""
+        """This process's micro-batches of the present epoch, in the shape that its clips have."""
+        config, shape, dataset = self.config, self.plan.shapes[self.position.epoch], self.train_set
+        if shape != Shape(1, config.data.frames, config.data.crop):
+            data = shaped_data(config.data, shape)
+            dataset = ClipDataset(dataset.records, data=data, seed=config.seed, quarantine=self.quarantine)
         return train_loader(
-            self.train_set,
-            batch_size=self.micro_batch,
-            accumulate=self.config.train.accumulate,
-            seed=self.config.seed,
+            dataset,
+            batch_size=self.micro_batch * shape.batch,
+            accumulate=config.train.accumulate,
+            seed=config.seed,
             epoch=self.position.epoch,
             start_step=start_step,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
-            workers=self.config.data.workers,
+            workers=config.data.workers,
             pin_memory=self.device.type == "cuda",
         )
 
@@ -168,7 +181,7 @@ class Trainer:
         """Read the figures of the last steps: the only place in an epoch where the host waits for the device."""
         means = self.learner.meter.read()
         self.watch.check()
-        steps = means.pop("steps")
+        steps, clips = means.pop("steps"), means.pop("clips")
         data, compute = (seconds / steps for seconds in self.clock.lap(self.batches.reset()))
         if not self.config.optim.clip_grad_norm:
             del means["grad_norm"]
@@ -179,7 +192,7 @@ class Trainer:
             epoch=self.plan.time(self.position),
             lr=self.lr,
             **means,
-            clips_per_second=self.config.train.batch_size / (data + compute),
+            clips_per_second=clips / steps / (data + compute),
             data_seconds=data,
             compute_seconds=compute,
             seconds=self.clock.seconds,
@@ -232,12 +245,14 @@ class Trainer:
 
     def _measure_batch_norms(self) -> None:
         """Precise batch norm over the first batches of the epoch just trained."""
-        count = min(self.config.train.precise_bn, self.plan.steps_per_epoch * self.config.train.accumulate)
+        epoch = self.position.epoch
+        batches = self.plan.batches(epoch, self.plan.steps(epoch)) * self.config.train.accumulate
+        count = min(self.config.train.precise_bn, batches)
         if count:
             learner = self.learner
-            batches = (learner.prepare(batch.clips) for batch in Prefetcher(self.loader(), self.device))
+            clips = (learner.prepare(batch.clips) for batch in Prefetcher(self.loader(), self.device))
             with learner.autocast():
-                make_precise(learner.tested_network, batches, count)
+                make_precise(learner.tested_network, clips, count)
 
     # --- saving and going on -----------------------------------------------------------------------------------------
 
@@ -297,10 +312,9 @@ class Trainer:
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{state['path']}: does not fit the network of this config ({reason})") from None
-        before = plan_of(config_from_dict(state["config"], where=state["path"]), state["records"])
-        self.position = Position(state["step"], state["epoch"], state["epoch_step"])
-        if before.steps_per_epoch != self.plan.steps_per_epoch:  # other data or batch size: go on at the same time
-            self.position = self.plan.place(before.time(self.position))
+        before = Plan.of(config_from_dict(state["config"], where=state["path"]), state["records"])
+        position = Position(state["step"], state["epoch"], state["epoch_step"])
+        self.position = self.plan.take_over(position, before)
         self.best, self.validation, self.details = state["best"], state["validation"], state["details"]
         self.failures = {id_: (path, reason) for id_, path, reason in state["failures"]}
         self.clock = Stopwatch(state["seconds"])
@@ -315,7 +329,7 @@ class Trainer:
         say(f"{runtime.describe(self.device, self.learner.precision)}; {parameters:,} parameters")
         say(
             f"{len(self.train_set):,} training videos, {len(self.val_set) if self.val_set else 0:,} for validation; "
-            f"{config.train.epochs:g} epochs of {self.plan.steps_per_epoch} steps of {config.train.batch_size} clips "
+            f"{config.train.epochs:g} epochs, {self.plan.total_steps:,} steps of {config.train.batch_size} clips "
             f"({config.data.frames} x {config.data.crop} x {config.data.crop}, stride {config.data.stride})"
         )
         if self.val_set is None:
@@ -360,12 +374,6 @@ def spread(records: RecordTable, count: int) -> RecordTable:
     if not 1 <= count <= len(records):
         raise ConfigError(f"--overfit {count}: {records.source} has {len(records):,} videos")
     return records.select([round(i * len(records) / count) for i in range(count)])
-
-
-def plan_of(config: RunConfig, records: int) -> Plan:
-    """The steps of a training on so many videos; an epoch opens each video once, whatever is cut out of it."""
-    videos = max(1, config.train.batch_size // config.data.augment.clips_per_video)
-    return Plan(records, batch_size=videos, epochs=config.train.epochs)
 
 
 def micro_batch_size(config: RunConfig) -> int:

@@ -119,9 +119,10 @@ def test_a_plan_drops_ragged_ends_and_may_end_within_an_epoch() -> None:
     assert Plan(100, batch_size=16, epochs=4).total_steps == 24
 
 
-def test_a_place_in_one_plan_has_its_like_in_another() -> None:
+def test_a_run_goes_on_at_the_same_time_under_another_plan() -> None:
     old, new = Plan(100, batch_size=10, epochs=4), Plan(100, batch_size=20, epochs=4)
     here = Position(step=25, epoch=2, epoch_step=5)
-    there = new.place(old.time(here))
-    assert (there.epoch, new.time(there)) == (2, pytest.approx(2.4))  # 2.5 is between steps 2 and 3 of 5
-    assert there.step == 12
+    there = new.take_over(here, old)
+    assert (there.step, there.epoch, there.epoch_step) == (12, 2, 2)  # 2.5 is between steps 2 and 3 of 5
+    assert new.take_over(Position(40, 4, 0), old) == Position(20, 4, 0)
+    assert Plan(100, batch_size=10, epochs=8).take_over(here, old) == here
