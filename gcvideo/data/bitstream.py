@@ -74,6 +74,8 @@ def parse_hevc_config(record: Buffer) -> StreamInfo:
     length_size, layers = (record[21] & 3) + 1, record[21] >> 3 & 7
     position = 23
     for _ in range(record[22]):
+        if position + 3 > len(record):
+            break
         unit_type, count = record[position] & 63, int.from_bytes(record[position + 1 : position + 3], "big")
         position += 3
         for _ in range(count):
@@ -84,8 +86,6 @@ def parse_hevc_config(record: Buffer) -> StreamInfo:
                 unit = _unescape(record[position + 2 : position + 2 + size])
                 return _parse_hevc_sps(unit, length_size=length_size, layers=layers)
             position += 2 + size
-        if position + 3 > len(record):
-            break
     raise BitstreamError("no sequence parameter set in hvcC")
 
 

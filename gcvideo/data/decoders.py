@@ -18,6 +18,7 @@ from gcvideo.data.mp4_slice import in_memory, write_slice
 MAX_PIXELS = 1 << 25
 # frames() gives at most so many bytes at a time.
 MAX_BYTES = 4 << 30
+_NO_FAULTS = 1e-9  # as a fraction of the video's pictures; decord takes 0 for "any number"
 
 
 class DecodeError(Exception):
@@ -41,12 +42,17 @@ def decode_with_decord(
     """
     import decord
 
+    # What goes wrong is raised, with the file's name; libav's own messages have none and would fill the log.
+    decord.logging.set_level(decord.logging.QUIET)
     pieces, rank = write_slice(track, samples, data)
     frame_of = dict(zip(samples, rank.tolist(), strict=True))
     full_size = size == (track.info.height, track.info.width)
     height, width = (-1, -1) if full_size else size
     with in_memory(pieces) as path:
-        reader = decord.VideoReader(path, ctx=decord.cpu(0), width=width, height=height, num_threads=1)
+        # fault_tol: any picture that decord would fill in from its neighbour is an error.
+        reader = decord.VideoReader(
+            path, ctx=decord.cpu(0), width=width, height=height, num_threads=1, fault_tol=_NO_FAULTS
+        )
         if len(reader) != len(samples):
             raise DecodeError(f"decord counts {len(reader)} pictures of {len(samples)}")
         batch = reader.get_batch([frame_of[sample] for sample in wanted])
@@ -104,6 +110,8 @@ def collect(
         index = place.pop(name, None)
         if index is None:
             continue
+        if frame.is_corrupt:
+            raise DecodeError("a picture is damaged")
         if (frame.height, frame.width) != coded_size:
             raise DecodeError(f"the frame size changes from {coded_size} to {(frame.height, frame.width)}")
         rgb = reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation="BILINEAR")

@@ -140,31 +140,41 @@ class LibavVideo:
         assert self._table is not None
         needed = self._table.needed(frames, self._disposable.__getitem__)
         remaining = set(needed)
-        context = self._stream.codec_context
-        for sample, packet in self._packets_from(needed[0]):
+        for sample, packet in self._packets_from(needed[0]):  # which may open the file anew
             if sample in remaining:
-                yield from context.decode(packet)
+                yield from self._stream.codec_context.decode(packet)
                 remaining.remove(sample)
             if not remaining:
                 break
-        yield from context.decode(None)
+        yield from self._stream.codec_context.decode(None)
 
     def _packets_from(self, sample: int) -> Iterator[tuple[int, Any]]:
         """Samples and their packets, from this one on or from one before."""
         assert self._table is not None
-        self._container.seek(int(self._table.pts[sample]), stream=self._stream)
-        packets = self._container.demux(self._stream)
-        packet = next(packets)
-        if self._time_of.get(packet.pts, len(self._time_of)) > sample:  # the seek went too far: from the beginning then
+        packets = self._seek(sample)
+        packet = next(packets, None)
+        if packet is None or self._time_of.get(packet.pts, len(self._time_of)) > sample:  # too far
             self._open()
             packets = self._container.demux(self._stream)
-            packet = next(packets)
+            packet = next(packets, None)
         while packet is not None:
             if packet.size:
                 if packet.pts not in self._time_of:
                     raise DecodeError("the container gives other times on a second reading")
                 yield self._time_of[packet.pts], packet
             packet = next(packets, None)
+
+    def _seek(self, sample: int) -> Iterator[Any]:
+        """Packets from some place near a sample; none where the container cannot seek."""
+        import av
+
+        assert self._table is not None
+        try:
+            self._container.seek(int(self._table.pts[sample]), stream=self._stream)
+        except av.FFmpegError:
+            return iter(())
+        packets: Iterator[Any] = self._container.demux(self._stream)
+        return packets
 
     def _decode_from_start(self) -> Iterator[Any]:
         self._open()

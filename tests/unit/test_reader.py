@@ -6,12 +6,14 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 
 from gcvideo.data import decoders
 from gcvideo.data import reader as reader_module
+from gcvideo.data.libav import LibavVideo
 from gcvideo.data.mp4 import read_track
 from gcvideo.data.reader import VideoReader, open_video
 from gcvideo.errors import VideoError
@@ -351,8 +353,6 @@ def test_missing_file_and_folder(tmp_path):
 
 
 def test_sound_only(tmp_path):
-    import av
-
     for suffix in ("mp4", "wav"):
         path = tmp_path / f"sound.{suffix}"
         with av.open(str(path), "w") as container:
@@ -380,7 +380,7 @@ def test_truncated_files(closed, tmp_path):
                 open_video(tmp_path / name, backend=backend)
 
 
-def test_damaged_picture_is_an_error(closed, tmp_path):
+def test_damaged_picture_is_an_error(closed, tmp_path, capfd):
     """A picture that the decoder cannot make out must not shift those after it."""
     data = bytearray(closed.read_bytes())
     with closed.open("rb") as file:
@@ -395,6 +395,35 @@ def test_damaged_picture_is_an_error(closed, tmp_path):
             assert (reader.frames([index]) == whole[index]).all()
         with pytest.raises(VideoError, match=r"damaged\.mp4: cannot be decoded"):
             reader.frames(range(COUNT))
+    output = capfd.readouterr()
+    assert output.out + output.err == ""
+
+
+def test_a_seek_that_goes_too_far(closed, folder):
+    """Or fails: then the file is read from its beginning."""
+    path = remux(closed, folder / "seek.mkv")
+    whole, _ = decode_all(path)
+    video = LibavVideo(str(path))
+    calls = []
+
+    class Overshooting:
+        def __init__(self, container):
+            self.container = container
+
+        def seek(self, *_, stream):
+            calls.append("seek")
+            if len(calls) == 1:
+                raise av.error.PermissionError(1, "Operation not permitted")
+            self.container.seek(1440, stream=stream)  # milliseconds: the last key picture
+
+        def __getattr__(self, name):
+            return getattr(self.container, name)
+
+    for index in (5, 5, 30):
+        video._container = Overshooting(video._container)
+        assert (video.decode(np.array([index]), (64, 128)) == whole[index]).all()
+    assert len(calls) == 3
+    video.close()
 
 
 def test_files_are_let_go(closed):
