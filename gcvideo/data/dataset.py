@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.annotations import RecordTable, VideoRecord
 from gcvideo.data.augment import build_clip_augment, random_box
-from gcvideo.data.quarantine import BAD, SUSPECT, Failure, Quarantine
+from gcvideo.data.quarantine import Failure, Quarantine
 from gcvideo.data.reader import VideoReader, open_video
 from gcvideo.data.sampling import crop_boxes, random_clip, sample_rng, uniform_clips
 from gcvideo.data.transforms import crop_and_resize, resize_short_side
@@ -79,18 +79,18 @@ class _VideoDataset(Dataset[T]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def _read(self, index: int, read: Callable[[VideoReader], R]) -> R:
+    def _read(self, index: int, read: Callable[[VideoReader], R], *, epoch: int = 0) -> R:
         """Call ``read`` on the open video.
 
         Raises:
             VideoError: no decoder could read it, with the first one's reason.
         """
-        if self.quarantine.state[index] == BAD:
+        if self.quarantine.is_bad(index, epoch):
             raise VideoError(self.records[index].path, self.quarantine.failure(index).reason)
         self.hold(index)
         record = self.records[index]
         backends = [self.data.backend, "decord" if self.data.backend == "pyav" else "pyav"]
-        if self.quarantine.state[index] == SUSPECT:
+        if self.quarantine.suspect[index]:
             del backends[0]  # it killed a process
         errors = []
         for backend in backends:
@@ -114,9 +114,9 @@ class _VideoDataset(Dataset[T]):
 class ClipDataset(_VideoDataset[ClipSample]):
     """Training clips. ``dataset[epoch, index]`` is a pure function of (seed, epoch, index) and the videos.
 
-    A record that cannot be read is declared bad, and its slot filled by the next good one in the order of the table
-    (the first follows the last), cut with the slot's own randomness. A record already known to be bad gives the very
-    same substitute, so a resumed run sees the same clips.
+    The slot of a record that cannot be read is filled by the next good one in the order of the table (the first
+    follows the last), cut with the slot's own randomness. A record that is known to be bad (see ``Quarantine``) gives
+    the very same substitute.
 
     Args:
         records: every one labelled.
@@ -152,10 +152,10 @@ class ClipDataset(_VideoDataset[ClipSample]):
             index = (slot + offset) % len(self)
             rng = sample_rng(self.seed, epoch, slot)
             try:
-                clips = self._read(index, lambda video, rng=rng: self._cut(video, rng))  # type: ignore[misc]
+                clips = self._read(index, lambda video, rng=rng: self._cut(video, rng), epoch=epoch)  # type: ignore[misc]
             except VideoError as error:
                 failures.append(Failure(self.records[index].id, error.path, error.reason))
-                fresh += self.quarantine.state[index] != BAD
+                fresh += not self.quarantine.is_bad(index, epoch)
             else:
                 return ClipSample(clips, self.records[index].label, index, failures)
             if fresh == MAX_FAILURES_IN_A_ROW:

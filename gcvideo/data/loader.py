@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gcvideo.data.augment import balanced_order
 from gcvideo.data.dataset import ClipDataset, Failure, VideoViews, ViewDataset
+from gcvideo.data.quarantine import NEVER
 from gcvideo.data.workers import Hold, WorkerPool
 from gcvideo.errors import ConfigError
 
@@ -78,7 +79,8 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[ClipBatch]:
         for batch in _run(self.dataset, self._load, self.batches, self.workers, self.pin_memory):
-            yield batch._replace(failures=[self.dataset.quarantine.add(failure) for failure in batch.failures])
+            add, later = self.dataset.quarantine.add, self.epoch + 1
+            yield batch._replace(failures=[add(failure, from_epoch=later) for failure in batch.failures])
 
     def _load(self, slots: np.ndarray, hold: Hold) -> ClipBatch:
         self.dataset.hold = hold
@@ -105,7 +107,9 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[VideoViews]:
         for views in _run(self.dataset, self._load, self.indices, self.workers):
-            yield views._replace(failure=self.dataset.quarantine.add(views.failure)) if views.failure else views
+            if views.failure is not None:  # with the reason, if it is a process that died
+                views = views._replace(failure=self.dataset.quarantine.add(views.failure, from_epoch=NEVER))
+            yield views
 
     def _load(self, index: int, hold: Hold) -> VideoViews:
         self.dataset.hold = hold
@@ -158,6 +162,7 @@ def train_loader(
             f"data.augment.clips_per_video: {augment.clips_per_video} does not divide the {batch_size} clips that one "
             "process takes at a time; change train.batch_size or train.accumulate"
         )
+    dataset.quarantine.refresh()
     order = epoch_order(
         len(dataset),
         seed=seed,

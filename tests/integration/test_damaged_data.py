@@ -41,7 +41,6 @@ def test_training_and_testing_name_the_same_bad_files(records, tmp_path):
     for slot, index in zip(slots, shown, strict=True):
         replaced = [records[i % COUNT].id for i in range(slot, index if index >= slot else index + COUNT)]
         assert set(replaced) <= named  # nothing is replaced without being named
-        assert records[index].id not in named
     assert {json.loads(line)["id"] for line in path.read_text().splitlines()} == named
 
     test = ViewDataset(records, data=DATA, test=TestConfig(clips=2, crops=3, short_side=32, crop=32))

@@ -13,7 +13,7 @@ from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data import dataset as dataset_module
 from gcvideo.data.annotations import RecordTable
 from gcvideo.data.dataset import ClipDataset, ViewDataset, make_views
-from gcvideo.data.quarantine import BAD, SUSPECT, Quarantine
+from gcvideo.data.quarantine import Quarantine
 from gcvideo.data.reader import open_video
 from gcvideo.data.sampling import crop_boxes, random_clip, sample_rng, uniform_clips
 from gcvideo.data.transforms import crop_and_resize, random_short_side_box, resize_short_side
@@ -100,26 +100,35 @@ def test_quarantine_file_grows_and_is_honoured_with_the_same_samples(folder, tmp
     records = table(folder, 0, 4, 1)
     path = tmp_path / "run" / "quarantine.jsonl"
     dataset = ClipDataset(records, data=DATA, seed=0, quarantine=path)
-    sample = dataset[0, 1]
+    sample = dataset[1, 1]
     assert not path.exists()  # the loader writes it, in the main process
     for _ in range(2):
-        dataset.quarantine.add(sample.failures[0])
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [sample.failures[0]._asdict()]
+        dataset.quarantine.add(sample.failures[0], from_epoch=1)
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    assert entries == [{**sample.failures[0]._asdict(), "from_epoch": 1}]
     again = ClipDataset(records, data=DATA, seed=0, quarantine=path)
-    assert len(again.quarantine) == 1
     (folder / "4.mp4").rename(folder / "gone.mp4")  # quarantined videos are not even looked at
     try:
-        resumed = again[0, 1]
+        resumed, earlier = again[1, 1], again[0, 1]
     finally:
         (folder / "gone.mp4").rename(folder / "4.mp4")
-    assert torch.equal(resumed.clips[0], sample.clips[0])
+    assert torch.equal(resumed.clips, sample.clips)
     assert resumed.failures == sample.failures
+    assert "not exist" in earlier.failures[0].reason  # the epoch before it was found is not changed afterwards
 
 
-def test_quarantine_file_with_a_last_line_cut_short(folder, tmp_path):
+def test_quarantine_files_of_other_processes_and_tools(folder, tmp_path):
     path = tmp_path / "quarantine.jsonl"
-    path.write_text('{"id": "4.mp4", "path": "x", "reason": "y"}\n{"id": "1.mp')
-    assert Quarantine(table(folder, 0, 4, 1), path).state.tolist() == [0, BAD, 0]
+    quarantine = Quarantine(table(folder, 0, 4, 1), path)
+    path.write_text('{"id": "4.mp4", "path": "x", "reason": "y", "from_epoch": 3}\n{"id": "1.mp')
+    quarantine.refresh()  # a last line that is cut short is left out
+    assert [quarantine.is_bad(1, epoch) for epoch in (2, 3, 4)] == [False, True, True]
+    assert not quarantine.is_bad(2, 9)
+    path.write_text(
+        '{"id": "1.mp4", "path": "x", "reason": "z"}\n{"id": "elsewhere.mp4", "path": "x", "reason": "z"}\n'
+    )
+    quarantine.refresh()
+    assert quarantine.is_bad(2, 0)  # lists of `prepare verify` name no epoch
     path.write_text('nonsense\n{"id": "4.mp4", "path": "x", "reason": "y"}\n')
     with pytest.raises(DataError, match=r"quarantine.jsonl:1: expected a JSON object with id"):
         Quarantine(table(folder, 0), path)
@@ -153,7 +162,7 @@ def test_a_record_that_killed_a_process_is_read_by_the_other_backend_only(folder
     monkeypatch.setattr(dataset_module, "open_video", watched)
     dataset = ClipDataset(table(folder, 0, 1), data=DATA, seed=0)
     dataset.quarantine.strike(0, "the decoder died")
-    assert dataset.quarantine.state[0] == SUSPECT
+    assert dataset.quarantine.suspect.tolist() == [True, False]
     assert dataset[0, 0].index == 0
     assert asked == ["pyav"]
     dataset.quarantine.strike(0, "the decoder died again")
