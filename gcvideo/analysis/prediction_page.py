@@ -5,16 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from gcvideo.analysis import page
-from gcvideo.analysis.maps import attention_maps, grad_cam, resize_maps
+from gcvideo.analysis.explain import explain, middle_clip
 from gcvideo.analysis.pictures import data_uri, overlay
-from gcvideo.config import TestConfig
-from gcvideo.data.annotations import RecordTable
-from gcvideo.data.dataset import ViewDataset, make_views
-from gcvideo.data.transforms import normalize
 from gcvideo.engine.predictor import Predictor
 
 # Each video with overlays adds some hundred kilobytes to the page and a forward and a backward pass to the work.
@@ -97,33 +90,6 @@ def _overlays(number: int, entry: dict[str, Any], predictor: Predictor) -> str:
     return (
         f'<h3>Where the network looked, in the clip in the middle of the video</h3><div class="controls"><label>Show '
         f'<select data-panels="panels-{number}">{"".join(options)}</select></label></div>'
-        f'<div id="panels-{number}">{"".join(panels)}</div><p class="soft">Dark and clear: least. Pale yellow: most. Each map is '
-        "stretched to its own range, so brightness does not compare between blocks.</p>"
+        f'<div id="panels-{number}">{"".join(panels)}</div><p class="soft">Dark and clear: least. Pale yellow: most. '
+        "Each map is stretched to its own range, so brightness does not compare between blocks.</p>"
     )
-
-
-def middle_clip(predictor: Predictor, video: str) -> Tensor | None:
-    """The centre crop of the clip in the middle of a video: uint8 (1, 3, T, H, W); None if it cannot be read."""
-    test: TestConfig = predictor.config.test
-    middle = TestConfig(clips=3, crops=1, short_side=test.short_side, crop=test.crop, convention=test.convention)
-    dataset = ViewDataset(RecordTable(ids=["0"], paths=[video], labels=[-1]), data=predictor.config.data, test=middle)
-    views = dataset[0]
-    return None if views.failure else make_views(views, [1])
-
-
-def explain(predictor: Predictor, clip: Tensor, target: int) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
-    """Grad-CAM of a class and the attention of every block for one clip.
-
-    Returns:
-        frames uint8 (T, H, W, 3), and rows of name and map (T, H, W) in [0, 1].
-    """
-    model = getattr(predictor.model, "_orig_mod", predictor.model)  # the network inside a compiled one
-    dtype = next(model.parameters()).dtype
-    data = predictor.config.data
-    x = normalize(clip.to(predictor.device), mean=data.mean, std=data.std, dtype=dtype)
-    size = (clip.shape[2], clip.shape[3], clip.shape[4])
-    maps = {"Grad-CAM": grad_cam(model, x, target, layer=model.get_submodule("res5"))}
-    for name, attention in attention_maps(model, x).items():
-        maps[f"attention of {name.removesuffix('.context')}"] = attention
-    rows = [(name, resize_maps(m, size)[0].cpu().numpy()) for name, m in maps.items()]
-    return clip[0].permute(1, 2, 3, 0).contiguous().numpy(), rows  # (T, H, W, 3)

@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcvideo import console
@@ -38,6 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the answers as JSON")
     parser.add_argument("--csv", metavar="FILE", help="write the answers as CSV: video, start, end, rank, label, ...")
     parser.add_argument("--html", metavar="FILE", help="write a page with thumbnails, bars, timelines and attention")
+    parser.add_argument("--maps", metavar="FOLDER", help="write where the network looked: PNG, GIF and MP4 a video")
+    parser.add_argument(
+        "--query",
+        type=float,
+        nargs=3,
+        default=(0.5, 0.5, 0.5),
+        metavar=("T", "Y", "X"),
+        help="whose attention non-local blocks show: a place in the clip, in fractions (default: the middle)",
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--compile", action="store_true", help="compile the network first (pays for many videos)")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode ahead (default: %(default)s)")
@@ -56,6 +66,8 @@ def run(args: argparse.Namespace) -> int | None:
     for name, least in (("top", 1), ("workers", 0), ("clips", 1)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise ConfigError(f"--{name}: must be at least {least}, not {getattr(args, name)}")
+    if not all(0 <= fraction <= 1 for fraction in args.query):
+        raise ConfigError(f"--query: a place in the clip is three fractions from 0 to 1, not {args.query}")
     sources = find_sources(args.videos)
     timeline.check_arguments(args, sources)
     predictor = load(args.checkpoint, device=args.device, compile=args.compile)
@@ -127,6 +139,14 @@ def write_answers(args: argparse.Namespace, predictor: Predictor, entries: list[
         for entry in entries:
             writer.writerows(_csv_rows(entry))
         write_atomically(args.csv, text.getvalue().encode("utf-8", "surrogateescape"))
+    if args.maps:
+        from gcvideo.analysis.explain import save_maps
+
+        for entry in entries:
+            if entry["predictions"] and Path(entry["video"]).is_file():
+                best = entry["predictions"][0]["index"]
+                for file in save_maps(args.maps, predictor, entry["video"], best, query=tuple(args.query))[:1]:
+                    console.say(f"maps: {printable(str(file))}, and the same as .gif and .mp4")
     if args.html:
         from gcvideo.analysis.prediction_page import write_prediction_page
 

@@ -16,6 +16,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 import gcvideo
 from gcvideo.cli import main
@@ -278,6 +279,16 @@ def test_wrong_timeline_options(
     predict(checkpoint, place / "video_0.mp4", *filled, expect=2)
     assert message in capsys.readouterr().err
     assert (place / "video_0.mp4").read_bytes() == before
+
+
+def test_maps_are_written_as_pictures_and_films(checkpoint: str, place: Path, tmp_path: Path) -> None:
+    predict(checkpoint, place / "video_0.mp4", "--maps", tmp_path / "maps")
+    png = Image.open(tmp_path / "maps" / "video_0.png")
+    assert png.size == (4 * 112, 4 * (112 + 18))  # 4 frames; the frames, Grad-CAM and two blocks
+    assert getattr(Image.open(tmp_path / "maps" / "video_0.gif"), "n_frames", 1) == 4
+    with open_video(tmp_path / "maps" / "video_0.mp4") as film:
+        assert len(film) == 4
+    predict(checkpoint, place / "video_0.mp4", "--query", 2, 0, 0, expect=2)
 
 
 def test_a_camera_that_is_not_there_is_named(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
