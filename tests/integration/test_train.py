@@ -189,7 +189,7 @@ def test_overwrite_removes_the_old_run_and_nothing_else(place: Path) -> None:
         ("train.freeze=[res6]", "the network has no part 'res6'"),
         ("train.freeze=[backbone,head]", "leaves no parameter to train"),
         ("model.num_classes=2", "label"),
-        ("model.weights=none.pt", "none.pt: no such checkpoint"),
+        ("model.weights=none.pt", "none.pt: no such file"),
         ("train.sync_batch_norm=-1", "train.sync_batch_norm"),
         ("train.ema=1.5", "train.ema"),
     ],
