@@ -82,7 +82,7 @@ def _convert_block(weights: Weights, args: argparse.Namespace) -> tuple[dict[str
 
 def _convert_network(weights: Weights, args: argparse.Namespace) -> tuple[dict[str, Any], list[Report]]:
     """By way of gcvideo's own names, so that there is one table a toolkit instead of one a pair."""
-    from gcvideo.models.weights.convert import check_format, from_gcvideo, naming_to_write, to_gcvideo
+    from gcvideo.models.weights.convert import check_format, check_limits, from_gcvideo, naming_to_write, to_gcvideo
 
     naming = check_format(args.origin, weights.tensors, where=args.source)
     config = _config(weights, naming, args)
@@ -93,6 +93,7 @@ def _convert_network(weights: Weights, args: argparse.Namespace) -> tuple[dict[s
     if args.destination == "gcvideo":
         return _checkpoint(state, config, weights, args), [report]
     naming = naming_to_write(args.destination, config.model)
+    check_limits(naming, config.model, where=args.source)
     theirs, onward = from_gcvideo(state, naming)
     onward.source = f"to {naming.title}"
     return {naming.container: theirs} if naming.container else theirs, [report, onward]

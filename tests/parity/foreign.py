@@ -72,7 +72,10 @@ def mmaction2(stage: int, block: int, part: str, leaf: str, *, subsampled: bool 
     if part.startswith("nl_"):
         # With sub_sample, g and phi become Sequential(ConvModule, MaxPool3d).
         pooled = ".0" if subsampled and part in ("nl_g", "nl_phi") else ""
-        name = {"nl_out": "conv_out.conv", "nl_bn": "conv_out.bn"}.get(part, f"{part[3:]}{pooled}.conv")
+        own = {"nl_out": "conv_out.conv", "nl_bn": "conv_out.bn", "nl_concat": "concat_project.conv"}
+        name = own.get(part, f"{part[3:]}{pooled}.conv")
+            part, f"{part[3:]}{pooled}.conv"
+        )
         return f"{prefix}non_local_block.{name}.{leaf}"
     module = {"shortcut": "downsample", "a": "conv1", "b": "conv2", "c": "conv3"}[part]
     return prefix + module + (".conv.weight" if leaf == "conv" else f".bn.{leaf}")
@@ -122,9 +125,11 @@ def random_state(spec: Spec, name: Naming, *, seed: int = 0, dtype: torch.dtype 
                 norm(stage, block, part, width)
             channels = inner * 4
             if block in spec.non_local.get(stage, []):
-                for part in ("nl_theta", "nl_phi", "nl_g"):
+                for part in ("nl_g",) if spec.instantiation == "gaussian" else ("nl_theta", "nl_phi", "nl_g"):
                     fill(name(stage, block, part, "weight"), channels // 2, channels, 1, 1, 1)
                     fill(name(stage, block, part, "bias"), channels // 2)
+                if spec.instantiation == "concatenation":
+                    fill(name(stage, block, "nl_concat", "weight"), 1, channels, 1, 1)  # a 2D convolution in mmcv
                 fill(name(stage, block, "nl_out", "weight"), channels, channels // 2, 1, 1, 1)
                 fill(name(stage, block, "nl_out", "bias"), channels)
                 norm(stage, block, "nl_bn", channels)
@@ -152,18 +157,27 @@ def logits(state: State, spec: Spec, name: Naming, x: Tensor) -> Tensor:
         def pool(y: Tensor) -> Tensor:
             return F.max_pool3d(y, (1, 2, 2))
 
-        theta = point(x, stage, block, "nl_theta").flatten(2)
+        embedded = spec.instantiation != "gaussian"
         small = pool(x) if spec.subsample == "before" else x
-        phi, g = (point(small, stage, block, part) for part in ("nl_phi", "nl_g"))
+        theta = (point(x, stage, block, "nl_theta") if embedded else x).flatten(2)
+        phi = point(small, stage, block, "nl_phi") if embedded else small
+        g = point(small, stage, block, "nl_g")
         if spec.subsample == "after":
             phi, g = pool(phi), pool(g)
         phi, g = phi.flatten(2), g.flatten(2)
-        affinity = theta.transpose(1, 2) @ phi  # (N, P, Q)
+        if spec.instantiation == "concatenation":
+            queries, keys = theta.shape[2], phi.shape[2]
+            pairs = torch.cat(
+                (theta[..., None].expand(-1, -1, -1, keys), phi[:, :, None].expand(-1, -1, queries, -1)), dim=1
+            )
+            affinity = F.conv2d(pairs, state[name(stage, block, "nl_concat", "weight")]).relu().squeeze(1) / keys
+        else:
+            affinity = theta.transpose(1, 2) @ phi  # (N, P, Q)
         if spec.instantiation == "softmax":
             affinity = (affinity * theta.shape[1] ** -0.5).softmax(dim=-1)
-        elif spec.instantiation == "softmax_unscaled":
+        elif spec.instantiation in ("softmax_unscaled", "gaussian"):
             affinity = affinity.softmax(dim=-1)
-        else:
+        elif spec.instantiation == "dot_product":
             affinity = affinity / affinity.shape[-1]
         y = (affinity @ g.transpose(1, 2)).transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:])
         return x + norm(point(y, stage, block, "nl_out"), stage, block, "nl_bn")

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from gcvideo.config import ModelConfig, config_from_dict
+from gcvideo.errors import CheckpointError
 from gcvideo.models import build_model
 from gcvideo.models.weights import Weights
-from gcvideo.models.weights.convert import choose_naming, from_gcvideo, naming_to_write, to_gcvideo
+from gcvideo.models.weights.convert import check_limits, choose_naming, from_gcvideo, naming_to_write, to_gcvideo
 from gcvideo.models.weights.formats import (
     CAFFE2,
     GCVIDEO,
@@ -224,6 +225,39 @@ def test_mmaction2_config_inside() -> None:
     assert_round_trip(model, "mmaction2", state)
 
 
+@pytest.mark.parametrize("instantiation", ["gaussian", "concatenation"])
+def test_mmaction2_forms_that_the_keys_tell(instantiation: str) -> None:
+    spec = Spec(non_local={4: [2]}, instantiation=instantiation, subsample="after")
+    state = foreign.random_state(spec, foreign.mmaction2)
+    model, _ = converted("mmaction2", Weights(state))
+    assert model.config.context.instantiation == instantiation
+    clips = torch.randn(1, 3, 4, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        expected = foreign.logits(state, spec, foreign.mmaction2, clips)
+        torch.testing.assert_close(model(clips), expected, rtol=1e-10, atol=1e-10)
+    assert_round_trip(model, "mmaction2", state)
+    check_limits(naming_to_write("mmaction2", model.config), model.config, where="test")
+
+
+@pytest.mark.parametrize(
+    ("format", "context", "message"),
+    [
+        ("mmaction2", {"subsample": "before"}, "subsample is before, which mmaction2 does not know"),
+        ("pyslowfast", {"subsample": "after"}, "subsample is after"),
+        ("pyslowfast", {"scale": False}, "scale is False"),
+        ("caffe2", {"instantiation": "concatenation"}, "instantiation is concatenation"),
+        ("mmaction2", {"instantiation": "gaussian", "subsample": "none"}, "scale is True"),
+        ("caffe2", {"position": "after_1x1"}, "position is after_1x1"),
+        ("timm", {"kind": "gc", "position": "after_add"}, "position is after_add"),
+    ],
+)
+def test_weights_that_would_fit_another_network_are_refused(format: str, context: Any, message: str) -> None:
+    fields = {"context": {"kind": "nl", "stages": {"res4": [1]}, **context}}
+    config = config_from_dict({"name": "x", "model": fields}, where="test").model
+    with pytest.raises(CheckpointError, match=message):
+        check_limits(naming_to_write(format, config), config, where="test")
+
+
 def test_mmaction2_c2d_has_2d_convolutions() -> None:
     state = foreign.random_state(Spec("c2d"), foreign.mmaction2)
     flat = {key: tensor.squeeze(2) if tensor.dim() == 5 else tensor for key, tensor in state.items()}
@@ -269,3 +303,10 @@ def test_what_a_toolkit_lacks_is_named() -> None:
     _, report = from_gcvideo(model.state_dict(), naming_to_write("pytorchvideo", model.config))
     assert set(report.unmatched) == {key for key in model.state_dict() if ".context." in key}
     assert set(report.unmatched.values()) == {"pytorchvideo has no such layer"}
+
+
+def test_the_account_shortens_keys_but_loses_none() -> None:
+    keys = [f"res4.{i}.context.{part}.{leaf}" for i in (1, 3) for part in ("g", "out") for leaf in ("weight", "bias")]
+    report = Report(source="x.pth", copied=["stem.conv.weight"], missing=dict.fromkeys([*keys, "head.bias"], "why"))
+    short = "res4.{1,3}.context.g.{weight,bias}, res4.{1,3}.context.out.{weight,bias}, head.bias"
+    assert report.lines() == ["x.pth: 1 tensors copied", f"not in the source (9): {short}: why"]

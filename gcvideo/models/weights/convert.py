@@ -72,6 +72,22 @@ def naming_to_write(format: str, config: ModelConfig) -> Naming:
     return naming
 
 
+def check_limits(naming: Naming, config: ModelConfig, *, where: str) -> None:
+    """Refuse a network whose weights another toolkit would take, but compute something else with.
+
+    Raises:
+        CheckpointError: its context blocks do not exist there.
+    """
+    context = config.context
+    for limit in naming.limits if context.kind != "none" else ():
+        value = getattr(context, limit.field)
+        if limit.instantiation in (None, context.instantiation) and value not in limit.allowed:
+            raise CheckpointError(
+                f"{where}: model.context.{limit.field} is {value}, which {naming.title} does not know: its blocks have "
+                f"{' or '.join(map(str, limit.allowed))}; the weights would fit and the network be another"
+            )
+
+
 def to_gcvideo(tensors: Mapping[str, Tensor], naming: Naming, config: ModelConfig) -> tuple[State, Report]:
     """Rename and reshape the weights of another toolkit for the network of ``config``.
 
@@ -150,7 +166,7 @@ def _rewrite(tensors: Mapping[str, Tensor], source: Naming, target: Naming) -> t
         if part is None or theirs is None:
             if reason := source.reason_ignored(key):
                 report.dropped[key] = reason
-            elif part and part.fields.get("bn") == "num_batches_tracked":
+            elif part and part.name in target.parts and part.fields.get("bn") == "num_batches_tracked":
                 report.dropped[key] = f"{target.title} counts no batches"
             else:
                 report.unmatched[key] = f"{target.title if part else source.title} has no such layer"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gcvideo.models.weights.naming import Naming, Words
+from gcvideo.models.weights.naming import Limit, Naming, Words
 
 _AFFINE = {word: word for word in ("weight", "bias")}
 _BATCH_NORM = _AFFINE | {word: word for word in ("running_mean", "running_var", "num_batches_tracked")}
@@ -31,6 +31,14 @@ def _inside(prefix: str, block: Naming) -> dict[str, str]:
     """The templates of a block that stands at ``prefix`` of a network."""
     return {part: prefix + template for part, template in block.parts.items()}
 
+
+# The non-local blocks of PySlowFast and Caffe2: after the sum, pooling before the convolutions.
+_NON_LOCAL_LIMITS = (
+    Limit("position", ("after_add",)),
+    Limit("subsample", ("before", "none")),
+    Limit("instantiation", ("embedded_gaussian", "dot_product")),
+    Limit("norm", (True,)),
+)
 
 # ------------------------------------------------------------------------------------------------ context blocks alone
 
@@ -143,6 +151,7 @@ PYSLOWFAST = Naming(
     aliases=(("nl_norm", "s{stage}.pathway0_nonlocal{block}.norm.{bn}"),),  # its first release
     container="model_state",
     dims={("nl_conv", "weight"): 5},
+    limits=(*_NON_LOCAL_LIMITS, Limit("bias", (True,)), Limit("scale", (True,), "embedded_gaussian")),
 )
 
 # open-mmlab/mmaction2: mmaction/models/backbones/resnet3d.py, heads/i3d_head.py; mmcv/cnn/bricks/non_local.py.
@@ -168,6 +177,12 @@ MMACTION2 = Naming(
     ),
     container="state_dict",
     dims={("nl_conv", "weight"): 5, ("nl_concat", "weight"): 4},
+    limits=(
+        Limit("position", ("after_add",)),
+        Limit("subsample", ("after", "none")),
+        Limit("bias", (True,)),
+        Limit("scale", (False,), "gaussian"),
+    ),
     caveats={
         "i3d": "mmaction2's I3D configs also halve the frame rate in the stem and in its pooling (conv1_stride_t and "
         "pool1_stride_t are 2), which gcvideo does not: the logits differ, though every weight fits",
@@ -209,6 +224,7 @@ CAFFE2 = Naming(
     },
     container="blobs",
     dims={("nl_conv", "weight"): 5},
+    limits=_NON_LOCAL_LIMITS,
     caveats=dict.fromkeys(("slow", "c2d", "i3d"), f"in video-nonlocal-net {_UNPADDED}"),
 )
 
@@ -235,6 +251,7 @@ TORCHVISION = Naming(
     zeros={"gc_mask": "layer{stage}.{block}.se.conv_attn.bias"},
     dims=TIMM_BLOCK.dims,
     layer_norm_eps=TIMM_BLOCK.layer_norm_eps,
+    limits=(Limit("position", ("after_1x1",)),),
     image=True,
 )
 GCNET = replace(

@@ -35,6 +35,14 @@ class Part(NamedTuple):
         return self.fields.get("leaf", "weight")
 
 
+class Limit(NamedTuple):
+    """Values that a field of ``ContextConfig`` can take in a toolkit; with ``instantiation`` for that one alone."""
+
+    field: str
+    allowed: tuple[str | bool, ...]
+    instantiation: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Naming:
     """One toolkit's keys.
@@ -50,6 +58,7 @@ class Naming:
         zeros: part to the template of a bias that the toolkit has beside it and gcvideo does not; written as zero.
         image: a network for single pictures: its kernels have no time.
         layer_norm_eps: epsilon of the layer norm in context blocks.
+        limits: what its context or non-local blocks can be, beside what their weights show.
         caveats: architecture to the way in which the toolkit's own network of that name differs beside the weights.
     """
 
@@ -63,6 +72,7 @@ class Naming:
     zeros: Mapping[str, str] = field(default_factory=dict)
     image: bool = False
     layer_norm_eps: float = 1e-5
+    limits: tuple[Limit, ...] = ()
     caveats: Mapping[str, str] = field(default_factory=dict)
 
     def parse(self, key: str) -> Part | None:
