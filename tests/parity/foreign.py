@@ -74,8 +74,6 @@ def mmaction2(stage: int, block: int, part: str, leaf: str, *, subsampled: bool 
         pooled = ".0" if subsampled and part in ("nl_g", "nl_phi") else ""
         own = {"nl_out": "conv_out.conv", "nl_bn": "conv_out.bn", "nl_concat": "concat_project.conv"}
         name = own.get(part, f"{part[3:]}{pooled}.conv")
-            part, f"{part[3:]}{pooled}.conv"
-        )
         return f"{prefix}non_local_block.{name}.{leaf}"
     module = {"shortcut": "downsample", "a": "conv1", "b": "conv2", "c": "conv3"}[part]
     return prefix + module + (".conv.weight" if leaf == "conv" else f".bn.{leaf}")
