@@ -405,6 +405,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name in (".", ".."):
             raise ConfigError(f"name: {self.name!r} cannot name a run folder")
+        if self.seed < 0:
+            raise ConfigError(f"seed: must be 0 or more, is {self.seed}")
         if self.optim.warmup_epochs >= self.train.epochs:
             raise ConfigError(
                 f"optim.warmup_epochs: {self.optim.warmup_epochs:g} leaves nothing of train.epochs "

@@ -80,6 +80,7 @@ def test_kinds_fill_in_their_own_defaults(tmp_path, kind, expected):
         ("data: {crop: 256, short_side: [224, 256]}", "start no lower than data.crop"),
         ("test: {crop: 300}", "test.crop: 300 does not fit"),
         ("optim: {warmup_epochs: 30}\ntrain: {epochs: 20}", "leaves nothing of train.epochs"),
+        ("seed: -1", "seed: must be 0 or more, is -1"),
         ("train: {batch_size: 10, accumulate: 3}", "does not divide"),
         ("optim: {schedule: step}", "needs optim.milestones"),
     ],
