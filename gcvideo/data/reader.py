@@ -12,6 +12,9 @@ of these: order of output not told, more than 8 bits  the same, PyAV only
 anything else that libav knows                        PyAV through a demuxer (``libav``)
 cut short, encrypted, without pictures, huge          refused, with the reason
 ====================================================  =======================================================
+
+Damage inside a picture is another matter. PyAV raises for most of it; decord's older libavcodec hides it, by showing
+part of a neighbouring picture. ``gcvideo prepare verify`` finds such files.
 """
 
 from __future__ import annotations

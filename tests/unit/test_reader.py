@@ -1,5 +1,7 @@
 """Every frame by index, compared with a decode of the whole file from its beginning."""
 
+import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import torch
 
 from gcvideo.data import decoders
 from gcvideo.data import reader as reader_module
+from gcvideo.data.bitstream import BitstreamError, parse_avc_config
 from gcvideo.data.libav import LibavVideo
 from gcvideo.data.mp4 import read_track
 from gcvideo.data.reader import VideoReader, open_video
@@ -117,6 +120,41 @@ def test_every_frame_by_index(name, folder):
     if not for_decord:
         with pytest.raises(VideoError, match="use backend pyav or auto"):
             open_video(path, backend="decord")
+
+
+def without_usability_information(record: bytes) -> bytes:
+    """An avcC whose parameter set does not tell how far pictures are reordered, of the same length."""
+    size = int.from_bytes(record[6:8], "big")
+    info = parse_avc_config(record)
+    bits = "".join(f"{byte:08b}" for byte in record[8 : 8 + size])
+    for position in range(len(bits) - 2, 0, -1):
+        shorter = (bits[:position] + "01").ljust(len(bits), "0")
+        if bits[position] == "0":
+            continue
+        changed = record[:8] + int(shorter, 2).to_bytes(size, "big") + record[8 + size :]
+        with contextlib.suppress(BitstreamError):
+            if parse_avc_config(changed) == dataclasses.replace(info, reorder=None):
+                found = changed
+    return found  # the earliest place that leaves all else: the flag in front of the information
+
+
+def test_unknown_order_of_output(folder):
+    """Then decoders guess, and decord's frames may shift; PyAV is told to wait as long as the standard allows."""
+    settings = x264(bframes=3, b_pyramid="normal")
+    path = write_video(folder / "told.mp4", moving_frames(COUNT, 64, 128), **settings)
+    whole, _ = decode_all(path)
+    with path.open("rb") as file:
+        config = read_track(file.fileno()).config
+    untold = folder / "untold.mp4"
+    untold.write_bytes(path.read_bytes().replace(config, without_usability_information(config)))
+    with untold.open("rb") as file:
+        assert read_track(file.fileno()).info.reorder is None
+    with pytest.raises(VideoError, match="does not tell how pictures are reordered"):
+        open_video(untold, backend="decord")
+    with open_video(untold) as reader:
+        assert reader.backend == "pyav"
+        for indices in (range(COUNT), [20, 3], [17, 18, 19]):
+            assert (reader.frames(indices) == whole[list(indices)]).all()
 
 
 @pytest.mark.parametrize("start", [0, 0.3, 0.77, 1.1])
