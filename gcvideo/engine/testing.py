@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -191,5 +192,14 @@ def _write(
     if distributed.is_main():
         suffix = "_fast" if config.test.whole_frame else ""
         predictions.save(output / f"predictions{suffix}.npz")
-        write_json(output / f"results{suffix}.json", results)
+        path = output / f"results{suffix}.json"
+        write_json(path, {**results, **_training_part(path)})
     return results
+
+
+def _training_part(path: Path) -> dict[str, Any]:
+    """What the training has written into the run's ``results.json`` stays there."""
+    try:
+        return {"training": json.loads(path.read_text())["training"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -60,6 +60,16 @@ def test_a_run_leaves_what_the_documentation_says(finished: RunConfig, place: Pa
     assert results["bound_by"] in ("data", "compute")
 
 
+def test_a_test_of_the_run_leaves_the_training_s_results_in_place(finished: RunConfig) -> None:
+    path = finished.run_dir / "results.json"
+    before = json.loads(path.read_text())["training"]
+    assert main(["test", str(finished.run_dir)]) == 0
+    results = json.loads(path.read_text())
+    assert results["training"] == before
+    assert results["answered"] == 8
+    path.write_text(json.dumps({"training": before}))
+
+
 def test_metrics_have_the_documented_keys(finished: RunConfig) -> None:
     lines = metrics(finished)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
@@ -192,6 +202,10 @@ def test_overwrite_removes_the_old_run_and_nothing_else(place: Path) -> None:
         ("model.weights=none.pt", "none.pt: no such file"),
         ("train.sync_batch_norm=-1", "train.sync_batch_norm"),
         ("train.ema=1.5", "train.ema"),
+        ("train.precise_bn=-1", "train.precise_bn"),
+        ("train.val_clips=0", "train.val_clips"),
+        ("train.multigrid_cycles=0", "train.multigrid_cycles"),
+        ("optim.lr_for_batch=0", "optim.lr_for_batch"),
     ],
 )
 def test_mistakes_end_with_one_line_and_exit_code_2(
@@ -201,6 +215,18 @@ def test_mistakes_end_with_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"static_graph": True, "accumulate": 2}, "train.static_graph: does not go together"),
+        ({"multigrid": "long", "sync_batch_norm": 2}, "train.sync_batch_norm must stay 1"),
+    ],
+)
+def test_switches_that_contradict_each_other_are_refused(place: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_config(place, "contradiction", train=values)
 
 
 def test_a_batch_that_does_not_divide_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
