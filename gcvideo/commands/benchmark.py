@@ -7,12 +7,18 @@ from importlib import import_module
 
 # Name -> module with `add_arguments(parser)` and `run(args) -> int | None`.
 BENCHMARKS = {
+    "compare": "gcvideo.analysis.compare",
     "complexity": "gcvideo.analysis.complexity",
+    "blocks": "gcvideo.analysis.blocks",
+    "infer": "gcvideo.analysis.infer_benchmark",
     "loader": "gcvideo.analysis.loader_benchmark",
     "train": "gcvideo.analysis.train_benchmark",
 }
 HELP = {
+    "compare": "networks side by side: size, time, memory, throughput, accuracy, and how their blocks scale",
     "complexity": "parameters and multiply-adds of configs, without running them",
+    "blocks": "context and non-local blocks against the memory floor, the original code and each other",
+    "infer": "time to test a video, decode included, beside pytorchvideo's network",
     "loader": "time to read a training clip and a test video, beside other toolkits",
     "train": "time of a training step, beside pytorchvideo's network, and with context blocks",
 }
@@ -31,5 +37,5 @@ def run(args: argparse.Namespace) -> int | None:
     module = import_module(BENCHMARKS[args.benchmark])
     parser = argparse.ArgumentParser(prog=f"gcvideo benchmark {args.benchmark}", description=HELP[args.benchmark])
     module.add_arguments(parser)
-    code: int | None = module.run(parser.parse_args(args.arguments))
+    code: int | None = module.run(parser.parse_intermixed_args(args.arguments))
     return code
