@@ -7,6 +7,7 @@ the failure in the video's place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -128,7 +129,9 @@ class ClipDataset(_VideoDataset[ClipSample]):
         DataError: a record has no label.
     """
 
-    def __init__(self, records: RecordTable, *, data: DataConfig, seed: int, quarantine: str | None = None) -> None:
+    def __init__(
+        self, records: RecordTable, *, data: DataConfig, seed: int, quarantine: str | Path | None = None
+    ) -> None:
         super().__init__(records, data=data, quarantine=Quarantine(records, quarantine))
         self.seed = seed
         self._augment = build_clip_augment(data)
@@ -140,7 +143,7 @@ class ClipDataset(_VideoDataset[ClipSample]):
             )
 
     def __getitem__(self, key: tuple[int, int]) -> ClipSample:
-        """The clips of a slot.
+        """The clips of a slot: record ``slot % len(dataset)``, once more for every full round.
 
         Raises:
             DataError: no video can be read, or a thousand in a row cannot: something other than the videos is broken.

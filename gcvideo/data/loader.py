@@ -47,7 +47,8 @@ def epoch_order(
 ) -> np.ndarray:
     """The slots of an epoch in order, int64 (steps x global_batch,).
 
-    A permutation of the records, cut to whole batches. A set smaller than one batch is repeated to fill it.
+    A permutation of the records, cut to whole batches. A set smaller than one batch is repeated to fill it. Slot s
+    shows record ``s % num_records``; a record that comes up again gets a slot of its own, and so another clip.
 
     Args:
         num_records: of the data set.
@@ -59,7 +60,18 @@ def epoch_order(
     # A fourth number keeps this stream apart from those of samples, which come from (seed, epoch, index).
     rng = np.random.default_rng((seed, epoch, 0, 1))
     order = rng.permutation(num_records) if labels is None else balanced_order(labels, rng)
-    return np.resize(order, max(1, num_records // global_batch) * global_batch)
+    order = np.resize(order, max(1, num_records // global_batch) * global_batch)
+    return order + num_records * _times_before(order)
+
+
+def _times_before(values: np.ndarray) -> np.ndarray:
+    """How many times each value has come up before."""
+    by_value = np.argsort(values, kind="stable")
+    ranked = values[by_value]
+    first = np.searchsorted(ranked, ranked)  # where the run of equal values begins
+    times = np.empty_like(values)
+    times[by_value] = np.arange(len(values)) - first
+    return times
 
 
 class TrainLoader:

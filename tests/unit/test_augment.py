@@ -175,6 +175,13 @@ def test_class_balanced_switch(records):
     assert sorted(seen(class_balanced=True)) == [0] * 6 + [1] * 6
 
 
+def test_a_record_that_comes_up_again_shows_another_clip(records):
+    one = records[:1]
+    (batch,) = train_loader(ClipDataset(one, data=augment(), seed=0), batch_size=3, seed=0, epoch=0)
+    assert batch.indices.tolist() == [0, 0, 0]
+    assert len({clip.numpy().tobytes() for clip in batch.clips}) == 3
+
+
 def test_mixup_mixes_clips_and_targets_in_the_same_proportion():
     torch.manual_seed(0)
     clips = torch.rand(4, 3, 2, 8, 8)

@@ -105,8 +105,9 @@ def test_an_epoch_is_one_permutation_per_seed_and_epoch():
 def test_a_set_smaller_than_a_batch_fills_one_step():
     order = epoch_order(3, seed=0, epoch=0, global_batch=8)
     assert len(order) == 8
-    assert order[:3].tolist() == order[3:6].tolist()
     assert sorted(order[:3].tolist()) == [0, 1, 2]
+    assert (order[3:6] - order[:3]).tolist() == [3, 3, 3]  # the same records, in slots of their own
+    assert (order[6:] - order[:2]).tolist() == [6, 6]
 
 
 def test_every_step_holds_the_same_clips_however_it_is_shared_out(harm):
