@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Count, show, and write what was asked for."""
     rows = []
-    for name, config in _configs(args.configs):
+    for name, config in read_configs(args.configs):
         frames, sizes = args.frames or [config.data.frames], args.size or [config.data.crop]
         rows += _rows(name, config.model, [(1, 3, t, size, size) for t in frames for size in sizes])
     columns = ["config", "input", "params (M)", "GMAC", "blocks add (M)", "(GMAC)"]
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
         write_atomically(args.markdown, _markdown(rows).encode())
 
 
-def _configs(arguments: Sequence[str]) -> list[tuple[str, RunConfig]]:
+def read_configs(arguments: Sequence[str]) -> list[tuple[str, RunConfig]]:
     """(name, config) of each YAML file, file of a folder, or named model."""
     found: list[tuple[str, RunConfig]] = []
     for argument in arguments:

@@ -1,0 +1,135 @@
+"""Accuracy of several networks on the same videos: intervals by bootstrap, and whether they differ at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gcvideo import console
+from gcvideo.analysis.scoring import mcnemar, score
+from gcvideo.config import SplitConfig, TestConfig, config_from_dict
+from gcvideo.data.dataset import ViewDataset
+from gcvideo.data.loader import eval_loader
+from gcvideo.engine.checkpoint import load_checkpoint
+from gcvideo.engine.evaluator import evaluate
+from gcvideo.engine.inference import optimize_for_inference
+from gcvideo.engine.predictions import Predictions, label_ranks
+from gcvideo.engine.predictor import find_checkpoint, restore_model
+from gcvideo.engine.testing import test_records
+from gcvideo.errors import DataError
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+MEASURES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
+
+
+def predict_checkpoint(
+    place: str, *, data: str | None, device: torch.device, precision: str, views: TestConfig | None = None
+) -> Predictions:
+    """Test a checkpoint.
+
+    Args:
+        place: a checkpoint or the folder of a run.
+        data: an annotation or a folder of class folders; by default the run's test (or val) split.
+        views: by default the run's.
+    """
+    path = find_checkpoint(place)
+    checkpoint = load_checkpoint(path)
+    config = config_from_dict(checkpoint["config"], where=str(path))
+    if data is not None:
+        config.data.test = SplitConfig(annotation=data)
+    records = test_records(config, checkpoint.get("classes"))
+    model = optimize_for_inference(restore_model(checkpoint, config, path).to(device), precision=precision)
+    test = views or config.test
+    dataset = ViewDataset(records, data=config.data, test=test)
+    loader = eval_loader(dataset, rank=0, world_size=1, workers=min(config.data.workers, len(records)))
+    with console.Progress(f"test {Path(place).name}", total=len(records), unit="videos") as progress:
+        return evaluate(
+            model, loader, test=test, data=config.data, device=device, on_video=lambda _: progress.advance()
+        )
+
+
+def compare_accuracy(
+    names: Sequence[str], predictions: Sequence[Predictions], *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Accuracy of each on the labelled videos that all of them answered, with intervals.
+
+    Intervals are percentiles of a bootstrap over videos (Efron 1979), 95 %: the views of a video stand or fall
+    together, so that they are no independent trials. The same resamples serve all networks, which makes the interval
+    of a difference a paired one.
+
+    Returns:
+        for each: "videos"; each of ``MEASURES`` as {"value", "low", "high"}, fractions in [0, 1]; for all but the
+        first also "minus_first" (video top-1, likewise) and "mcnemar", in which the first of all is the first.
+
+    Raises:
+        DataError: the networks have no labelled video in common, or disagree on labels.
+    """
+    common = [_on_common_videos(p, predictions) for p in predictions]
+    if not len(common[0]):
+        raise DataError(f"{' and '.join(names)}: have no labelled video in common")
+    hits = [_hits(p) for p in common]  # each (V, measures): right answers, and out of how many
+    values = [right.sum(0) / total.sum(0) for right, total in hits]
+    drawn = _resample(hits, resamples=resamples, seed=seed)
+    rows: list[dict[str, Any]] = []
+    for number, own in enumerate(common):
+        row: dict[str, Any] = {"videos": len(own)}
+        for column, measure in enumerate(MEASURES):
+            row[measure] = _interval(values[number][column], drawn[number][:, column])
+        if number:
+            video = MEASURES.index("video_top1")
+            difference = values[number][video] - values[0][video]
+            row["minus_first"] = _interval(difference, drawn[number][:, video] - drawn[0][:, video])
+            row["mcnemar"] = mcnemar(score(common[0]), score(own))
+        rows.append(row)
+    return rows
+
+
+def _on_common_videos(own: Predictions, everyone: Sequence[Predictions]) -> Predictions:
+    """The labelled videos that all have, in the order of their ids."""
+    labelled = [{name for name, label in zip(p.ids, p.labels, strict=True) if label >= 0} for p in everyone]
+    shared = set.intersection(*labelled)
+    kept = own.select([name in shared for name in own.ids])
+    order = np.argsort(np.array(kept.ids, dtype=np.str_), kind="stable")
+    return Predictions(
+        ids=[kept.ids[i] for i in order],
+        indices=kept.indices[order],
+        labels=kept.labels[order],
+        averages={name: scores[order] for name, scores in kept.averages.items()},
+        views=kept.views[order],
+        clip_top1=kept.clip_top1[order],
+        clip_top5=kept.clip_top5[order],
+        ensemble=kept.ensemble,
+        classes=kept.classes,
+    )
+
+
+def _hits(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """How many right answers each video gives, and out of how many: (V, 4) each, in the order of ``MEASURES``."""
+    ranks = label_ranks(predictions.scores, predictions.labels)
+    right = np.stack([predictions.clip_top1, predictions.clip_top5, ranks < 1, ranks < 5], axis=1)
+    one = np.ones_like(predictions.views)
+    return right.astype(np.float64), np.stack([predictions.views, predictions.views, one, one], axis=1)
+
+
+def _resample(hits: Sequence[tuple[np.ndarray, np.ndarray]], *, resamples: int, seed: int) -> list[np.ndarray]:
+    """Accuracies (resamples, 4) of each network; all networks see the same draws of videos."""
+    rng = np.random.default_rng(seed)
+    videos = len(hits[0][0])
+    portion = max(1, 10_000_000 // videos)  # draws held in memory at a time
+    parts: list[list[np.ndarray]] = [[] for _ in hits]
+    for start in range(0, resamples, portion):
+        count = min(portion, resamples - start)
+        times = rng.multinomial(videos, np.full(videos, 1 / videos), count)  # (draws, V): how often each is drawn
+        for part, (right, total) in zip(parts, hits, strict=True):
+            part.append((times @ right) / (times @ total))
+    return [np.concatenate(part) for part in parts]
+
+
+def _interval(value: float, drawn: np.ndarray) -> dict[str, float]:
+    low, high = np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return {"value": float(value), "low": float(low), "high": float(high)}

@@ -1,0 +1,180 @@
+"""What ``gcvideo benchmark compare`` shows: tables on the console, and a page with plots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gcvideo import console
+from gcvideo.analysis import page
+from gcvideo.analysis.plots import Plot, Series, svg
+
+COST_COLUMNS = [
+    "network",
+    "input",
+    "params (M)",
+    "GMAC",
+    "forward ms (quartiles)",
+    "x first",
+    "train ms (quartiles)",
+    "x first",
+    "MiB inference",
+    "MiB train",
+    "clips/s by batch",
+]
+ACCURACY_COLUMNS = [
+    "network",
+    "videos",
+    "clip top-1",
+    "clip top-5",
+    "video top-1",
+    "video top-5",
+    "top-1 over first",
+    "McNemar p",
+]
+NOTES = (
+    "Times are of one clip: median and quartiles over the rounds. Networks alternate; ratios are to the first network "
+    "in the same round. Forward is what a test runs (batch norms folded), train is the trainer's whole step.",
+    "Memory is the peak with weights; on a CPU the growth of a fresh process, on a GPU what torch has allocated.",
+)
+SCALING_NOTE = (
+    "Forward pass of one block alone. Exponent b of cost ~ positions^b: least squares over the sizes of at least an "
+    "eighth of the largest. Gaussian attention runs in PyTorch's fused kernels; NL sub-samples its keys 2 x 2."
+)
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print the tables."""
+    console.table(cost_rows(results["networks"]), columns=COST_COLUMNS)
+    if any(row["accuracy"] for row in results["networks"]):
+        console.say()
+        console.table(accuracy_rows(results["networks"]), columns=ACCURACY_COLUMNS, title="95 % intervals by bootstrap")
+    if results["scaling"]:
+        console.say()
+        console.table(exponent_rows(results["scaling"]), columns=EXPONENT_COLUMNS)
+
+
+def write_comparison(path: str | Path, results: dict[str, Any], plots: dict[str, Plot]) -> None:
+    """Write the tables and plots as one self-contained page."""
+    networks = results["networks"]
+    parts = [f'<p class="soft">{page.text(results["machine"])}</p>', page.table(COST_COLUMNS, cost_rows(networks))]
+    parts += [f'<p class="soft">{page.text(note)}</p>' for note in NOTES]
+    if any(row["accuracy"] for row in networks):
+        parts += ["<h2>Accuracy on the same videos</h2>", page.table(ACCURACY_COLUMNS, accuracy_rows(networks))]
+        parts.append('<p class="soft">In brackets 95 % intervals by bootstrap over videos; McNemar\'s exact test.</p>')
+    if results["scaling"]:
+        parts += [
+            "<h2>One block against the size of its features</h2>",
+            f'<p class="soft">{page.text(SCALING_NOTE)}</p>',
+        ]
+        parts.append(page.table(EXPONENT_COLUMNS, exponent_rows(results["scaling"])))
+    if plots:
+        parts += ["<h2>Plots</h2>", page.cards([svg(plot) for plot in plots.values()])]
+    page.write_page(path, "Networks side by side", parts)
+
+
+def cost_rows(networks: Sequence[dict[str, Any]]) -> list[list[object]]:
+    """A line a network; a dash where a part was skipped."""
+    rows: list[list[object]] = []
+    for row in networks:
+        memory = row["memory"] or {}
+        rates = (row["throughput"] or {}).items()
+        rows.append(
+            [
+                row["config"],
+                " x ".join(map(str, row["input"][2:])),
+                f"{row['params'] / 1e6:.2f}",
+                f"{row['macs'] / 1e9:.3f}",
+                *_time_cells(row["forward"]),
+                *_time_cells(row["train"]),
+                *(f"{memory[kind] / 2**20:.0f}" if memory.get(kind) else "–" for kind in ("inference", "train")),
+                ", ".join(f"{size}: {rate:.3g}" for size, rate in rates) or "–",
+            ]
+        )
+    return rows
+
+
+def _time_cells(times: dict[str, Any] | None) -> list[str]:
+    if times is None:
+        return ["–", "–"]
+    ms, ratio = times["ms_per_clip"], times["ratio"]
+    return [f"{ms['median']:.1f} ({ms['q1']:.1f}–{ms['q3']:.1f})", f"{ratio['median']:.2f}"]
+
+
+def accuracy_rows(networks: Sequence[dict[str, Any]]) -> list[list[object]]:
+    """A line a network with accuracy."""
+    rows: list[list[object]] = []
+    for row in networks:
+        found = row["accuracy"]
+        if found is None:
+            continue
+        minus, test = found.get("minus_first"), found.get("mcnemar")
+        measures = [_percent(found[name]) for name in ("clip_top1", "clip_top5", "video_top1", "video_top5")]
+        difference = _percent(minus, sign="+") if minus else "–"
+        rows.append([row["config"], found["videos"], *measures, difference, f"{test['p_value']:.3g}" if test else "–"])
+    return rows
+
+
+def _percent(interval: dict[str, float], *, sign: str = "") -> str:
+    value, low, high = (100 * interval[name] for name in ("value", "low", "high"))
+    return f"{value:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
+
+
+EXPONENT_COLUMNS = ["block", "grows with", "sizes", "ms at the largest", "time exponent", "multiply-adds exponent"]
+
+
+def exponent_rows(scaling: dict[str, Any]) -> list[list[object]]:
+    """A line for each block and each way of growing."""
+    rows: list[list[object]] = []
+    for way, label in (("frames", "T"), ("size", "H and W")):
+        for name, line in scaling[way].items():
+            first, last = line["points"][0], line["points"][-1]
+            sizes = " to ".join(" x ".join(map(str, point["shape"])) for point in (first, last))
+            exponents = [_exponent(line[key]) for key in ("time_exponent", "macs_exponent")]
+            rows.append([name, label, sizes, f"{last['ms']['median']:.2f}", *exponents])
+    return rows
+
+
+def _exponent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def plots_of(results: dict[str, Any]) -> dict[str, Plot]:
+    """Name -> plot: block cost against T and against H, W; accuracy against cost where there is accuracy."""
+    plots = {}
+    if results["scaling"]:
+        channels = results["scaling"]["channels"]
+        for way, label in (("frames", "frames T"), ("size", "height and width")):
+            series = []
+            for name, line in results["scaling"][way].items():
+                points = [(p["shape"][0 if way == "frames" else 1], p["ms"]["median"]) for p in line["points"]]
+                errors = [(p["ms"]["q1"], p["ms"]["q3"]) for p in line["points"]]
+                exponent = line["time_exponent"]
+                law = "" if exponent is None else f", ~ P^{exponent:.2f}"
+                series.append(Series(f"{name}{law}", points, errors=errors))
+            title = f"Forward pass of one block, {channels} channels"
+            plots[f"block_{way}"] = Plot(title, label, "ms", series, log_x=True, log_y=True)
+    answered = [row for row in results["networks"] if row["accuracy"]]
+    costs = {"macs": ("GMAC a clip", _gmac), "forward": ("forward, ms a clip", _milliseconds)}
+    for name, (label, cost_of) in costs.items():
+        series = []
+        for row in answered:
+            cost = cost_of(row)
+            if math.isnan(cost):
+                continue
+            top1 = row["accuracy"]["video_top1"]
+            ends = [(100 * top1["low"], 100 * top1["high"])]
+            series.append(Series(row["config"], [(cost, 100 * top1["value"])], line=False, errors=ends))
+        if series:
+            plots[f"accuracy_{name}"] = Plot("Accuracy against cost", label, "video top-1, %", series)
+    return plots
+
+
+def _gmac(row: dict[str, Any]) -> float:
+    return row["macs"] / 1e9
+
+
+def _milliseconds(row: dict[str, Any]) -> float:
+    return row["forward"]["ms_per_clip"]["median"] if row["forward"] else math.nan

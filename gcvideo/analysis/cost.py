@@ -1,0 +1,120 @@
+"""Time of networks side by side: forward passes and training steps, alternating in one process.
+
+On a busy machine absolute times drift from minute to minute, so that every round runs all candidates one after the
+other, each round beginning with another one, and ratios are taken within a round before their median is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gcvideo.config import RunConfig
+from gcvideo.data.loader import ClipBatch
+from gcvideo.data.transforms import normalize
+from gcvideo.engine.inference import optimize_for_inference
+from gcvideo.engine.learner import Learner
+from gcvideo.models import build_model
+
+Action = Callable[[], object]
+
+
+def alternate(
+    actions: Mapping[str, Action],
+    *,
+    rounds: int,
+    device: torch.device,
+    warmup: int = 1,
+    on_run: Callable[[], None] | None = None,
+) -> dict[str, list[float]]:
+    """Seconds that each action takes in each of ``rounds`` rounds, after ``warmup`` rounds that do not count."""
+    names = list(actions)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(warmup + rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            _wait(device)
+            began = time.perf_counter()
+            actions[name]()
+            _wait(device)
+            if number >= warmup:
+                seconds[name].append(time.perf_counter() - began)
+            if on_run is not None:
+                on_run()
+    return seconds
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    q1, median, q3 = np.quantile(np.asarray(values), (0.25, 0.5, 0.75))
+    return {"median": float(median), "q1": float(q1), "q3": float(q3)}
+
+
+def compare_times(seconds: Mapping[str, Sequence[float]], *, clips: int) -> dict[str, dict[str, Any]]:
+    """Times of each candidate, and their ratio to the first one.
+
+    Args:
+        seconds: from ``alternate``.
+        clips: that one run works on.
+
+    Returns:
+        name -> ``ms_per_clip`` and ``ratio`` (of the same round), each {"median", "q1", "q3"}.
+    """
+    reference = np.asarray(next(iter(seconds.values())))
+    return {
+        name: {
+            "ms_per_clip": spread([1000 * second / clips for second in values]),
+            "ratio": spread((np.asarray(values) / reference).tolist()),
+        }
+        for name, values in seconds.items()
+    }
+
+
+def forward_action(config: RunConfig, clips: Tensor, *, device: torch.device, precision: str) -> Action:
+    """One forward pass as a test runs it, from uint8 clips to logits: ``optimize_for_inference``, not compiled.
+
+    Args:
+        config: its network, with fresh weights.
+        clips: uint8 (N, 3, T, H, W).
+        precision: "fp32" or "bf16" (weights and activations).
+    """
+    model = optimize_for_inference(build_model(config.model).to(device), precision=precision)
+    dtype = next(model.parameters()).dtype
+    clips = clips.to(device)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return model(normalize(clips, mean=config.data.mean, std=config.data.std, dtype=dtype))
+
+    return forward
+
+
+def train_action(config: RunConfig, clips: Tensor, *, device: torch.device, precision: str) -> Action:
+    """One step of the trainer itself, from uint8 clips to updated weights, with fresh weights and random labels.
+
+    Args:
+        config: what to train, and how; ``train.batch_size`` follows the clips.
+        clips: uint8 (N, 3, T, H, W).
+        precision: "fp32" or "bf16" (under autocast).
+    """
+    train = replace(config.train, batch_size=len(clips), accumulate=1, precision=precision, compile=False)  # type: ignore[arg-type]
+    learner = Learner(replace(config, train=train, model=replace(config.model, weights=None)), device)
+    learner.train()
+    labels = torch.arange(len(clips), device=device) % config.model.num_classes
+    batch = ClipBatch(clips.to(device), labels, torch.arange(len(clips)), [])
+
+    def step() -> None:
+        learner.step(iter([batch]), number=0, lr=0.01)
+
+    return step

@@ -1,0 +1,75 @@
+"""``gcvideo benchmark compare`` from the command line, on tiny networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gcvideo.cli import main
+from tests.tiny import tiny_checkpoint, tiny_videos
+
+TINY = ["model.depth=18", "model.width=4", "model.num_classes=4", "--frames", "2", "--size", "64", "--rounds", "2"]
+SMALL_BLOCKS = ["--block-channels", "8", "--block-frames", "2", "4", "--block-sizes", "4", "6", "--block-at", "2", "4"]
+
+
+def test_one_table_for_all_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, html = tmp_path / "out.json", tmp_path / "page.html"
+    networks = ["slow_r34", "slow_r34_nl5", "slow_r34_gc5"]
+    sizes = ["--frames", "2", "--size", "64", "--rounds", "2", "--batches", "1", "2", *SMALL_BLOCKS]
+    command = ["benchmark", "compare", *networks, "model.width=4", *sizes, "--device", "cpu", "--skip", "memory"]
+    assert main([*command, "--json", str(out), "--html", str(html), "--png", str(tmp_path / "png")]) == 0
+    found = json.loads(out.read_text())
+    rows = {row["config"]: row for row in found["networks"]}
+    assert list(rows) == networks
+    assert rows["slow_r34"]["params"] < rows["slow_r34_gc5"]["params"] < rows["slow_r34_nl5"]["params"]
+    assert rows["slow_r34"]["macs"] < rows["slow_r34_gc5"]["macs"] < rows["slow_r34_nl5"]["macs"]
+    for row in rows.values():
+        assert row["input"] == [1, 3, 2, 64, 64]
+        assert row["memory"] is None
+        for kind in ("forward", "train"):
+            assert 0 < row[kind]["ms_per_clip"]["q1"] <= row[kind]["ms_per_clip"]["q3"]
+        assert set(row["throughput"]) == {"1", "2"}
+    assert rows["slow_r34"]["forward"]["ratio"]["median"] == 1
+    assert [point["shape"] for point in found["scaling"]["size"]["GC"]["points"]] == [[2, 4, 4], [2, 6, 6]]
+    page = html.read_text()
+    assert page.count("<svg") == 2
+    assert "://" not in page, "nothing is fetched from anywhere"
+    assert sorted(path.name for path in (tmp_path / "png").iterdir()) == ["block_frames.png", "block_size.png"]
+    assert "slow_r34_nl5" in capsys.readouterr().out
+
+
+def test_accuracy_of_checkpoints_on_the_same_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_videos(tmp_path)
+    first = tiny_checkpoint(tmp_path).rename(tmp_path / "gc.pt")
+    second = tiny_checkpoint(tmp_path, model={"context": {"kind": "se", "stages": {"res3": "all"}}})
+    out = tmp_path / "out.json"
+    command = ["benchmark", "compare", "slow_r18", "slow_r18_se_c345", *TINY, "--skip", "train", "memory", "throughput"]
+    command += ["scaling", "--device", "cpu", "--json", str(out), "--html", str(tmp_path / "page.html")]
+    assert main([*command, "--checkpoints", str(first), str(second), "--data", str(tmp_path / "val.txt")]) == 0
+    rows = json.loads(out.read_text())["networks"]
+    assert [row["accuracy"]["videos"] for row in rows] == [6, 6]
+    assert rows[1]["accuracy"]["mcnemar"]["videos"] == 6
+    assert "McNemar p" in capsys.readouterr().out
+    assert (tmp_path / "page.html").read_text().count("<svg") == 2  # against multiply-adds and against time
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["slow_r5"], "unknown model 'slow_r5'"),
+        (["model.width=4"], "give at least one config"),
+        (["slow_r18", "--rounds", "0"], "--rounds: must be 1 or more"),
+        (["slow_r18", "model.wide=4"], "model.wid"),
+        (["slow_r18", "slow_r34", "--predictions", "a.npz"], "1 files for 2 configs"),
+        (["slow_r18", "--size", "16"], "too small"),
+    ],
+)
+def test_a_wrong_command_gets_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["benchmark", "compare", *arguments, "--device", "cpu"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "\n" not in error

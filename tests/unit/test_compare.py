@@ -1,0 +1,151 @@
+"""The parts of ``gcvideo benchmark compare``: times and ratios, exponents, intervals, plots, memory."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gcvideo.analysis.compare_accuracy import compare_accuracy
+from gcvideo.analysis.cost import alternate, compare_times
+from gcvideo.analysis.peak_memory import peak_memory
+from gcvideo.analysis.plots import Plot, Series, save_png, svg
+from gcvideo.analysis.scaling import fit_exponent, measure_scaling
+from gcvideo.config import RunConfig
+from gcvideo.engine.predictions import Predictions, VideoScores
+from gcvideo.errors import DataError
+from gcvideo.models import model_config
+
+CPU = torch.device("cpu")
+
+
+def test_networks_alternate_and_warm_ups_do_not_count() -> None:
+    order: list[str] = []
+    actions = {name: lambda name=name: order.append(name) for name in "abc"}
+    seconds = alternate(actions, rounds=3, device=CPU)
+    assert "".join(order) == "abc" + "bca" + "cab" + "abc"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    # The machine was ten times slower in the last round; the second network takes twice as long in each.
+    found = compare_times({"a": [1.0, 2.0, 10.0], "b": [2.0, 4.0, 20.0]}, clips=4)
+    assert found["b"]["ratio"] == {"median": 2.0, "q1": 2.0, "q3": 2.0}
+    assert found["a"]["ms_per_clip"] == {"median": 500.0, "q1": 375.0, "q3": 1500.0}
+
+
+def test_exponent_of_a_power_law_and_of_the_larger_sizes_only() -> None:
+    sizes = [10, 100, 1000, 2000, 4000]
+    costs = [5.0, 5.0, *(1e-3 * size**1.7 for size in sizes[2:])]  # small ones cost the same whatever their size
+    assert fit_exponent(sizes, costs) == pytest.approx(1.7)
+    assert fit_exponent([100], [3.0]) is None
+
+
+def test_multiply_adds_grow_in_a_line_for_gc_and_with_the_square_for_nl() -> None:
+    shapes = [(t, 8, 8) for t in (4, 8, 16, 32)]
+    found = measure_scaling(channels=8, shapes=shapes, rounds=1, device=CPU)
+    assert found["GC"]["macs_exponent"] == pytest.approx(1, abs=0.1)
+    assert found["NL, all keys"]["macs_exponent"] == pytest.approx(2, abs=0.1)
+    points = found["NL"]["points"]
+    assert [point["positions"] for point in points] == [256, 512, 1024, 2048]
+    assert all(point["ms"]["median"] > 0 for point in points)
+
+
+def predictions(right: list[bool], *, views: list[int] | None = None, prefix: str = "v") -> Predictions:
+    videos = []
+    for i, is_right in enumerate(right):
+        scores = np.array([0.6, 0.3, 0.1] if is_right else [0.3, 0.6, 0.1], np.float32)
+        count = views[i] if views else 2
+        top1 = count if is_right else 0
+        videos.append(VideoScores(i, f"{prefix}{i}", 0, count, top1, count, scores, scores, scores))
+    return Predictions.collect(videos)
+
+
+def test_intervals_by_bootstrap_have_the_width_that_theory_gives() -> None:
+    right = [i % 10 < 7 for i in range(400)]
+    (row,) = compare_accuracy(["a"], [predictions(right)])
+    top1 = row["video_top1"]
+    assert top1["value"] == pytest.approx(0.7)
+    half_width = 1.96 * (0.7 * 0.3 / 400) ** 0.5  # of the mean of 400 independent trials
+    assert top1["high"] - top1["low"] == pytest.approx(2 * half_width, rel=0.08)
+    # The two views of a video agree, so twice as many trials make the interval no narrower.
+    assert row["clip_top1"] == top1
+
+
+def test_clip_accuracy_weighs_videos_by_their_views() -> None:
+    (row,) = compare_accuracy(["a"], [predictions([True, False], views=[3, 1])])
+    assert row["clip_top1"]["value"] == pytest.approx(3 / 4)
+    assert row["video_top1"]["value"] == pytest.approx(1 / 2)
+
+
+def test_networks_are_compared_on_the_same_videos_in_pairs() -> None:
+    first = [i % 2 == 0 for i in range(200)]
+    second = [is_right or i < 20 for i, is_right in enumerate(first)]  # right on ten more videos, wrong on none
+    rows = compare_accuracy(["a", "b"], [predictions(first), predictions(second)])
+    minus = rows[1]["minus_first"]
+    assert minus["value"] == pytest.approx(0.05)
+    assert 0 < minus["low"] < minus["high"] < 0.1
+    assert rows[1]["video_top1"]["low"] < rows[0]["video_top1"]["high"], "intervals overlap, and yet they differ:"
+    assert rows[1]["mcnemar"]["p_value"] == pytest.approx(2 * 0.5**10)
+    assert "minus_first" not in rows[0]
+
+
+def test_only_videos_that_all_answered_count() -> None:
+    long, short = predictions([True] * 6 + [False] * 4), predictions([True] * 6)
+    rows = compare_accuracy(["a", "b"], [long, short])
+    assert [row["videos"] for row in rows] == [6, 6]
+    assert rows[0]["video_top1"]["value"] == 1
+    with pytest.raises(DataError, match="a and b: have no labelled video in common"):
+        compare_accuracy(["a", "b"], [long, predictions([True], prefix="w")])
+
+
+PLOT = Plot(
+    "Cost <of> blocks",
+    "T & more",
+    "ms",
+    [Series("GC", [(4, 1.0), (64, 16.0)]), Series("NL", [(4, 2.0), (64, 500.0)], errors=[(1.5, 3.0), (400.0, 600.0)])],
+    log_x=True,
+    log_y=True,
+)
+
+
+def test_svg_holds_every_point_at_its_place_and_escapes_text() -> None:
+    root = ElementTree.fromstring(svg(PLOT))
+    texts = [element.text for element in root.iter("text")]
+    assert {"Cost <of> blocks", "T & more", "GC", "NL", "10", "100"} <= set(texts)
+    circles = list(root.iter("circle"))
+    assert len(circles) == 3  # two points and the legend's
+    (x0, y0), (x1, y1) = ((float(c.get("cx", 0)), float(c.get("cy", 0))) for c in circles[:2])
+    squares = [element.get("points", "") for element in root.iter("polygon")]
+    assert len(squares) == 3
+    # A square's centre: equal T stands at equal x, and on a log axis 2 lies a quarter as far above 1 as 16 does.
+    x, y = np.mean([[float(v) for v in corner.split(",")] for corner in squares[0].split()], axis=0)
+    assert x == pytest.approx(x0, abs=0.1)
+    assert (y0 - y) / (y0 - y1) == pytest.approx(0.25, abs=0.01)
+    assert x1 > x0
+
+
+def test_png_shows_the_colours_of_its_series(tmp_path: Path) -> None:
+    save_png(tmp_path / "plot.png", PLOT)
+    pixels = np.asarray(Image.open(tmp_path / "plot.png")).reshape(-1, 3)
+    for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
+        assert (pixels == colour).all(axis=1).sum() > 100
+
+
+@pytest.mark.slow
+def test_peak_memory_grows_with_the_clips_and_is_more_in_training() -> None:
+    config = RunConfig(name="tiny", model=model_config("slow_r18", width=16, num_classes=4))
+    shapes = [(1, 3, 4, 64, 64), (8, 3, 4, 128, 128)]
+    small, large = peak_memory([config, config], shapes, device=CPU, precision="fp32")
+    weights = 4 * 2e6
+    for kind in ("inference", "train"):
+        assert small[kind] is not None
+        assert large[kind] is not None
+        assert large[kind] > 2 * small[kind]  # type: ignore[operator]
+        assert large[kind] < 2**30  # type: ignore[operator]
+    assert small["inference"] > weights / 2  # type: ignore[operator]
+    assert large["train"] > 2 * large["inference"]  # type: ignore[operator]
