@@ -12,6 +12,7 @@ from gcvideo.errors import CheckpointError
 from gcvideo.models.resnet3d import build_model
 from gcvideo.models.weights.formats import (
     BLOCK_FORMATS,
+    CAFFE2,
     FORMATS,
     GCVIDEO,
     MMACTION2,
@@ -129,14 +130,18 @@ def fit_state(
     if naming.image:
         inflated = sum(len(wanted[key]) == 5 and wanted[key][2] > 1 for key in state)
         report.notes.append(f"2D weights: {inflated} kernels repeated over time and divided by their length")
-    _complete_norms(state, wanted, report)
+    _complete_norms(state, wanted, naming, report)
     report.missing.update({key: "no tensor of the source goes there" for key in wanted if key not in state})
     return state, report
 
 
 def from_gcvideo(state: Mapping[str, Tensor], naming: Naming) -> tuple[State, Report]:
     """Rename and reshape gcvideo's weights for another toolkit. For a 2D network, kernels are summed over time."""
-    return _rewrite(state, GCVIDEO, naming)
+    theirs, report = _rewrite(state, GCVIDEO, naming)
+    summed = sum(tensor.dim() == 5 and tensor.shape[2] > 1 for tensor in state.values())
+    if naming.image and summed:
+        report.notes.append(f"{summed} kernels are summed over time: the 2D network sees what this one sees of a still")
+    return theirs, report
 
 
 def convert_block(tensors: Mapping[str, Tensor], source: str, target: str) -> tuple[State, Report]:
@@ -200,15 +205,14 @@ def _shaped(tensor: Tensor, part: Part, naming: Naming) -> Tensor:
     return with_dims(tensor, dims) if dims else tensor
 
 
-def _complete_norms(state: State, wanted: Mapping[str, tuple[int, ...]], report: Report) -> None:
+def _complete_norms(state: State, wanted: Mapping[str, tuple[int, ...]], naming: Naming, report: Report) -> None:
     """Fill in what a batch norm can lack: its counter, or the statistics of a Caffe2 network with frozen norms."""
     counters = [key for key in wanted if key.endswith("num_batches_tracked") and key not in state]
-    for key in counters:
-        if key.removesuffix("num_batches_tracked") + "weight" in state:
-            state[key] = torch.zeros((), dtype=torch.long)
+    counters = [key for key in counters if key.removesuffix("num_batches_tracked") + "weight" in state]
+    state.update({key: torch.zeros((), dtype=torch.long) for key in counters})
     if counters:
         report.notes.append(f"the source {NO_COUNT}")
-    if any(key.endswith("running_var") for key in state):
+    if naming is not CAFFE2 or any(key.endswith("running_var") for key in state):
         return
     affine = [key.removesuffix("running_var") for key in wanted if key.endswith("running_var")]
     affine = [norm for norm in affine if norm + "weight" in state]
