@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gcvideo import console
+from gcvideo import console, distributed
 from gcvideo.analysis.compare_accuracy import compare_accuracy, predict_checkpoint
 from gcvideo.analysis.compare_page import plots_of, show, write_comparison
 from gcvideo.analysis.complexity import count_config, read_configs
@@ -24,6 +24,7 @@ from gcvideo.analysis.scaling import measure_scaling
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
 from gcvideo.engine.predictions import Predictions
 from gcvideo.engine.runtime import describe, pick_device, pick_precision, tune, versions
+from gcvideo.engine.trainer import Trainer
 from gcvideo.errors import ConfigError
 from gcvideo.files import write_json
 
@@ -63,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers = parser.add_argument_group("accuracy, one file for each config in the same order")
     answers.add_argument("--checkpoints", nargs="+", metavar="FILE", help="tested on --data")
     answers.add_argument("--predictions", nargs="+", metavar="FILE", help="predictions.npz of earlier tests")
+    answers.add_argument(
+        "--train",
+        action="store_true",
+        help="train each config first, and test it; a run that was begun is gone on with",
+    )
     answers.add_argument("--data", metavar="ANNOTATION", help="videos for --checkpoints (default: each run's own)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", help="everything that was measured")
@@ -79,6 +85,8 @@ def run(args: argparse.Namespace) -> None:
     tune(device)
     precision = pick_precision(args.precision, device)
     console.say(f"{len(candidates)} networks on {describe(device, precision)}")
+    if args.train:
+        args.checkpoints = [train(candidate.config, device) for candidate in candidates]
     results: dict[str, Any] = {
         "networks": measure_networks(candidates, args, device=device, precision=precision),
         "scaling": None if "scaling" in args.skip else scaling(args, device),
@@ -113,15 +121,19 @@ def read_candidates(args: argparse.Namespace) -> list[Candidate]:
         files = getattr(args, option)
         if files and len(files) != len(found):
             raise ConfigError(f"--{option}: {len(files)} files for {len(found)} configs; give one for each, in order")
-    if args.checkpoints and args.predictions:
-        raise ConfigError("give --checkpoints or --predictions, not both")
+    if sum(map(bool, (args.checkpoints, args.predictions, args.train))) > 1:
+        raise ConfigError("give only one of --checkpoints, --predictions and --train")
     candidates: list[Candidate] = []
     for name, config in found:
         config = config_from_dict(config_to_dict(config), where=name, overrides=overrides)
+        config.device = args.device
         size = args.size or config.data.crop
         shape = (args.batch, 3, args.frames or config.data.frames, size, size)
         clips = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         candidates.append(Candidate(_unused(name, [c.name for c in candidates]), config, clips))
+    folders = [candidate.config.run_dir for candidate in candidates]
+    if args.train and len(set(folders)) < len(folders):
+        raise ConfigError("--train: two configs have one name and would train in one folder; give each its own name")
     return candidates
 
 
@@ -205,6 +217,14 @@ def scaling(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
                 on_shape=progress.advance,
             )
     return found
+
+
+def train(config: RunConfig, device: torch.device) -> str:
+    """Train a config as ``gcvideo train --resume`` does; returns the folder of its run."""
+    console.say(f"training {config.name} in {config.run_dir}")
+    with distributed.init_from_env(device.type):
+        Trainer(config).fit(resume=True)
+    return str(config.run_dir)
 
 
 def add_accuracy(rows: list[dict[str, Any]], args: argparse.Namespace, *, device: torch.device, precision: str) -> None:

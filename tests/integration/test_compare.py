@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from gcvideo.cli import main
+from gcvideo.config import save_config
 from tests.tiny import tiny_checkpoint, tiny_videos
+from tests.training import make_videos, train_config
 
 TINY = ["model.depth=18", "model.width=4", "model.num_classes=4", "--frames", "2", "--size", "64", "--rounds", "2"]
 SMALL_BLOCKS = ["--block-channels", "8", "--block-frames", "2", "4", "--block-sizes", "4", "6", "--block-at", "2", "4"]
@@ -55,6 +57,27 @@ def test_accuracy_of_checkpoints_on_the_same_videos(tmp_path: Path, capsys: pyte
     assert (tmp_path / "page.html").read_text().count("<svg") == 2  # against multiply-adds and against time
 
 
+def test_each_config_is_trained_and_tested(tmp_path: Path) -> None:
+    make_videos(tmp_path)
+    files = []
+    for kind in ("gc", "se"):
+        config = train_config(tmp_path, kind, model={"context": {"kind": kind, "stages": {"res3": "all"}}})
+        config.train.epochs, config.optim.warmup_epochs = 1, 0
+        save_config(config, tmp_path / f"{kind}.yaml")
+        files.append(str(tmp_path / f"{kind}.yaml"))
+    out = tmp_path / "out.json"
+    command = ["benchmark", "compare", *files, "--train", "--device", "cpu", "--rounds", "1", "--json", str(out)]
+    skipped = ["--skip", "forward", "train", "memory", "throughput", "scaling"]
+    assert main([*command, *skipped]) == 0
+    rows = json.loads(out.read_text())["networks"]
+    assert [row["accuracy"]["videos"] for row in rows] == [8, 8]
+    checkpoint = tmp_path / "runs/se/checkpoints/best.pt"
+    written = checkpoint.stat().st_mtime_ns
+    assert main([*command, *skipped]) == 0
+    assert checkpoint.stat().st_mtime_ns == written, "a finished run is not trained again"
+    assert json.loads(out.read_text())["networks"] == rows
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -64,6 +87,8 @@ def test_accuracy_of_checkpoints_on_the_same_videos(tmp_path: Path, capsys: pyte
         (["slow_r18", "model.wide=4"], "model.wid"),
         (["slow_r18", "slow_r34", "--predictions", "a.npz"], "1 files for 2 configs"),
         (["slow_r18", "--size", "16"], "too small"),
+        (["slow_r18", "slow_r18", "--train"], "would train in one folder"),
+        (["slow_r18", "--train", "--predictions", "a.npz"], "only one of"),
     ],
 )
 def test_a_wrong_command_gets_one_line_and_exit_code_2(
