@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import io
 import mmap
 import multiprocessing
@@ -161,6 +162,7 @@ class WorkerPool(Generic[Task, Result]):
             signal.signal(ignored, signal.SIG_IGN)  # they are meant for the main process, which ends this one
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         faulthandler.disable()  # a crash is reported by the main process, in one line
+        gc.freeze()  # what was inherited stays shared: the garbage collector would write to all of it
         torch.set_num_threads(1)
         _limit(resource.RLIMIT_CORE, 0)
         _limit(resource.RLIMIT_AS, _address_space() + self._memory_limit)

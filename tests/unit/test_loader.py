@@ -26,7 +26,7 @@ from gcvideo.data.loader import ClipBatch, epoch_order, eval_loader, train_loade
 from gcvideo.data.workers import WorkerPool
 from gcvideo.errors import DataError, VideoError
 
-DATA = DataConfig(frames=2, stride=1, crop=8, short_side=(8, 8), flip=0.0, video_timeout=1.0)
+DATA = DataConfig(frames=2, stride=1, crop=8, short_side=(8, 8), flip=0.0, video_timeout=1.0, worker_memory=1.0)
 
 
 class FakeVideo:
@@ -51,7 +51,7 @@ class FakeVideo:
             raise ZeroDivisionError("a bug in the decoder")
         self.moody = act == "moody"
         if act == "memory":
-            np.zeros(1 << 40, dtype=np.uint8)
+            np.zeros(3 << 30, dtype=np.uint8)  # three times what DATA allows; costs nothing until touched
 
     def __len__(self) -> int:
         return 20
