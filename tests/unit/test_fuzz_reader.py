@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gcvideo.data.reader import BACKENDS, open_video
+from gcvideo.data.reader import open_video
 from tests import fuzz
 from tests.videos import moving_frames, write_video
 
@@ -47,11 +47,13 @@ def test_deaths_and_hangs_are_noticed(tmp_path, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "auto"])
-def test_memory_does_not_grow(backend, tmp_path):
+@pytest.mark.parametrize(("backend", "suffix"), [("decord", "mp4"), ("pyav", "mp4"), ("pyav", "mkv"), ("pyav", "avi")])
+def test_memory_does_not_grow(backend, suffix, tmp_path):
     """Less than 20 MB, whatever the number of files opened."""
     paths = [
-        write_video(tmp_path / f"{i}.mp4", moving_frames(12, 96 + 16 * i, 128), gop=6, options={"preset": "medium"})
+        write_video(
+            tmp_path / f"{i}.{suffix}", moving_frames(12, 96 + 16 * i, 128), gop=6, options={"preset": "medium"}
+        )
         for i in range(4)
     ]
     opens = int(os.environ.get("GCVIDEO_OPENS", "300"))
@@ -68,5 +70,5 @@ def test_memory_does_not_grow(backend, tmp_path):
     before = resident()
     read(opens)
     grown = (resident() - before) / 1e6
-    print(f"{backend}: {grown:.1f} MB after {opens} opens")
+    print(f"{backend}, {suffix}: {grown:.1f} MB after {opens} opens")
     assert grown < 20
