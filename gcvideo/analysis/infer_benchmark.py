@@ -91,12 +91,12 @@ def run(args: argparse.Namespace) -> int | None:
             video = args.video or make_video(Path(folder) / "video.mp4")
             actions = {name: contender(name, video, test, device, precision) for name in args.contenders}
             results = measure(actions, rounds=args.rounds, device=device)
+        results["device"] = runtime.describe(device, precision)
     finally:
         torch.set_num_threads(threads)
     settings = {key: value for key, value in vars(args).items() if key not in ("json", "contenders")}
     results |= {
         "settings": {**settings, "precision": precision},
-        "device": runtime.describe(device, precision),
         "bf16_units": runtime.has_bf16_units(device),
         "versions": runtime.versions(),
     }
