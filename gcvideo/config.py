@@ -359,6 +359,8 @@ class TrainConfig:
     val_every: int = 1  # epochs; 0: only at the end
     val_clips: int = 1  # clips of each video that validation looks at, one crop each
     log_every: int = 10  # steps
+    # A project of Weights & Biases that gets the figures too; needs `pip install "gcvideo[wandb]"`.
+    wandb: str | None = None
     checkpoint_every: int = 0  # steps, besides the end of each epoch; 0: never
     checkpoint_minutes: float = 10.0  # and after so many minutes; 0: never
     keep_checkpoints: int = 2  # the latest, besides the best

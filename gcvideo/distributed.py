@@ -40,7 +40,11 @@ def is_main() -> bool:
 
 def was_restarted() -> bool:
     """Whether torchrun has started this job anew after a failure (``--max-restarts``)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextmanager
@@ -56,8 +60,13 @@ def init_from_env(device_type: str = "cpu", *, timeout_minutes: float = 30) -> I
         return
     import torch.distributed as dist
 
+    timeout = timedelta(minutes=timeout_minutes)
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    # torchrun keeps its store when it starts a failed job anew. Under names of their own the processes do not find
+    # the addresses that their predecessors left there.
+    store, number, count = next(dist.rendezvous("env://", timeout=timeout))
+    store = dist.PrefixStore(f"start {_restarts()}", store)
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timeout)
     try:
         yield
     finally:

@@ -11,7 +11,8 @@ Each line of ``metrics.jsonl`` is one JSON object. ``kind`` says which keys it h
     ``step`` · ``epoch`` · ``clip_top1``, ``clip_top5`` of each view on its own · ``video_top1``, ``video_top5`` of the
     views of a video together (fractions) · ``failures`` videos that could not be read · ``seconds``
 
-TensorBoard has the same figures under ``train/`` and ``val/``.
+TensorBoard has the same figures under ``train/`` and ``val/``, and so has Weights & Biases where ``train.wandb`` names
+a project.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from gcvideo import distributed
+from gcvideo.errors import ConfigError
 from gcvideo.files import write_atomically
 
 
@@ -34,10 +36,15 @@ class Recorder:
         folder: of the run.
         step: the step that the run goes on from. What an interrupted run wrote about later steps is taken back, as
             they will be done again.
+        wandb: a project of Weights & Biases that gets the figures too.
+
+    Raises:
+        ConfigError: ``wandb`` is given but the package is not installed.
     """
 
-    def __init__(self, folder: str | Path, *, step: int = 0) -> None:
+    def __init__(self, folder: str | Path, *, step: int = 0, wandb: str | None = None) -> None:
         self._file: Any = None
+        self._wandb: Any = None
         if not distributed.is_main():
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -47,6 +54,8 @@ class Recorder:
             write_atomically(path, "".join(f"{line}\n" for line in _lines_up_to(path, step)).encode())
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        if wandb is not None:
+            self._wandb = _start_wandb(wandb, Path(folder))
 
     def write(self, kind: str, *, step: int, **values: float) -> None:
         """Append a line and the same figures to TensorBoard. NaN and infinity become null."""
@@ -57,6 +66,8 @@ class Recorder:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, global_step=step)
+        if self._wandb is not None:
+            self._wandb.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
         """Bring everything to the disk."""
@@ -65,6 +76,8 @@ class Recorder:
             self._file.close()
             self._board.close()
             self._file = None
+        if self._wandb is not None:
+            self._wandb.finish()
 
     def __enter__(self) -> Recorder:
         return self
@@ -84,6 +97,15 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return records
+
+
+def _start_wandb(project: str, folder: Path) -> Any:
+    """A run of that project; the folder's name is its identity, so a resumed run goes on in the same curves."""
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError('train.wandb: Weights & Biases is missing: pip install "gcvideo[wandb]"') from None
+    return wandb.init(project=project, name=folder.name, id=folder.name, dir=str(folder), resume="allow")
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:

@@ -22,7 +22,7 @@ HARMLESS: tuple[str, ...] = (
     "train.val_",
     "train.log_",
 )
-HARMLESS += ("train.checkpoint", "train.keep_checkpoints", "data.worker_memory", "data.video_timeout")
+HARMLESS += ("train.checkpoint", "train.wandb", "train.keep_checkpoints", "data.worker_memory", "data.video_timeout")
 
 
 def load_together(checkpoints: CheckpointFolder) -> dict[str, Any] | None:

@@ -74,7 +74,8 @@ class Trainer:
                 self._resume()
             with ExitStack() as stack:
                 self.stop = stack.enter_context(StopSignals())
-                self.recorder = stack.enter_context(Recorder(self.folder.path, step=self.position.step))
+                recorder = Recorder(self.folder.path, step=self.position.step, wandb=self.config.train.wandb)
+                self.recorder = stack.enter_context(recorder)
                 self._announce()
                 self._fit()
             return self._finish()
