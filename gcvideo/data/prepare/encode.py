@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +88,15 @@ def _encode(source: str, target: str, encoding: Encoding) -> int:
             raise VideoError(source, "has no video track")
         pictures = _Pictures(new, old.streams.video[0], encoding)
         sound = _Sound(new, old.streams.audio[0]) if encoding.audio and old.streams.audio else None
+        waiting: deque[Any] = deque()
         for packet in old.demux([pictures.source, *([sound.source] if sound else [])]):
             if sound and packet.stream is sound.source:
-                sound.take(packet)
+                waiting.append(packet)
             else:
                 for frame in packet.decode():
                     pictures.take(frame)
+            while sound and waiting and pictures.count:  # the file begins once the size of its pictures is known
+                sound.take(waiting.popleft())
         pictures.finish()
         if sound:
             sound.finish()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import random
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -20,7 +20,6 @@ from gcvideo.data.prepare.encode import PRESETS, Encoding, encode_video
 from gcvideo.data.prepare.pool import Limits, run_jobs
 from gcvideo.data.prepare.scan import Journal, Row, scan
 from gcvideo.data.reader import open_video
-from gcvideo.data.sampling import random_clip
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically
 
@@ -86,13 +85,8 @@ def transcode(
         function = _Transcode(str(source), str(target), encoding)
         rows = scan(function, list(copies), journal=journal, title="transcode", limits=limits, workers=workers)
     failures = {path: row["error"] for path, row in rows.items() if "error" in row}
-    done = {path: copies[path] for path in copies if path not in failures}
-    return Transcoding(
-        videos=len(done),
-        old=_cost(list(done)),
-        new=_cost(list(done.values())),
-        failures=failures,
-    )
+    old, new = _costs({path: copy for path, copy in copies.items() if path not in failures})
+    return Transcoding(videos=len(copies) - len(failures), old=old, new=new, failures=failures)
 
 
 def compare_presets(
@@ -174,12 +168,20 @@ def _copy_of(path: str, source: str, target: str) -> str:
     return os.path.join(target, os.path.splitext(os.path.relpath(path, source))[0] + ".mp4")
 
 
-def _cost(paths: Sequence[str], *, sample: int = 24) -> Cost:
-    size = sum(os.path.getsize(path) for path in paths)
-    chosen = random.Random(0).sample(list(paths), min(sample, len(paths)))
-    # One worker, so that the processes that measure do not disturb one another.
-    times = [o.value for o in run_jobs(clip_seconds, chosen, workers=1, limits=LIMITS) if o.value is not None]
-    return Cost(size, 1000 * median(times) if times else float("nan"))
+def _costs(copies: dict[str, str], *, sample: int = 24) -> tuple[Cost, Cost]:
+    """Cost of originals and of copies, measured in turn, in one process that nothing else of ours disturbs."""
+    chosen = random.Random(0).sample(list(copies.items()), min(sample, len(copies)))
+    pairs = [o.value for o in run_jobs(_pair_seconds, chosen, workers=1, limits=LIMITS) if o.value is not None]
+    old, new = [1000 * median(side) for side in zip(*pairs, strict=True)] if pairs else (math.nan, math.nan)
+    return Cost(_bytes(list(copies)), old), Cost(_bytes(list(copies.values())), new)
+
+
+def _bytes(paths: list[str]) -> int:
+    return sum(os.path.getsize(path) for path in paths)
+
+
+def _pair_seconds(pair: tuple[str, str]) -> tuple[float, float]:
+    return clip_seconds(pair[0]), clip_seconds(pair[1])
 
 
 def clip_seconds(path: str, *, clips: int = 5) -> float:
@@ -189,6 +191,7 @@ def clip_seconds(path: str, *, clips: int = 5) -> float:
     for _ in range(clips + 1):
         start = time.process_time()
         with open_video(path) as video:
-            video.frames(random_clip(len(video), CLIP_FRAMES, CLIP_STRIDE, rng))
+            begin = rng.integers(max(1, len(video) - CLIP_FRAMES * CLIP_STRIDE + 1))
+            video.frames(np.minimum(begin + CLIP_STRIDE * np.arange(CLIP_FRAMES), len(video) - 1))
         seconds.append(time.process_time() - start)
     return median(seconds[1:])  # the first one also imports the decoder
