@@ -4,6 +4,7 @@
 
 ========================== ============== =========================================================================
 ``ids``, ``paths``         (V,) str       the videos, in the order of the annotation
+``indices``                (V,) int64     their places in the annotation
 ``labels``                 (V,) int64     -1 where the annotation gives none
 ``scores``                 (V, K) float32 the scores that the results were computed from, by the ensemble below
 ``softmax``, ``logits``,   (V, K) float32 the same views ensembled in each of the three ways, so that another one can
