@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), metavar="DTYPE")
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds that count (default 7)")
     parser.add_argument(
-        "--nl-rounds", type=int, default=3, metavar="N", help="the same for non-local blocks (default 3)"
+        "--nl-rounds", type=int, default=3, metavar="N", help="for non-local ones (default 3); 0: leave them out"
     )
     parser.add_argument(
         "--model-rounds", type=int, default=5, metavar="N", help="for whole networks; 0: leave them out"
@@ -84,9 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure everything, print it, and write it."""
-    for name in ("rounds", "nl_rounds", "threads"):
+    for name in ("rounds", "threads"):
         if getattr(args, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: must be 1 or more")
+            raise ConfigError(f"--{name}: must be 1 or more")
     if min(args.batch) < 1:
         raise ConfigError("--batch: must be 1 or more")
     torch.set_num_threads(args.threads)
@@ -107,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
         measure_non_local(Case(stage, 1, "contiguous", dtype), args.nl_rounds)
         for stage in args.stages
         for dtype in args.dtypes
+        if args.nl_rounds > 0
     ]
     figures = gc_figures(rows) | non_local_figures(rivals) | {"nl.memory.exponent": memory_exponent()}
     if args.model_rounds:
@@ -169,13 +170,13 @@ def measure_non_local(case: Case, rounds: int) -> dict[str, Any]:
     """Our non-local block and pytorchvideo's, neither sub-sampling, beside the GC block."""
     channels = STAGES[case.stage][0]
     gc = randomise(gc_block(channels)).to(DTYPES[case.dtype])
-    ours = randomise(NonLocalBlock(channels, subsample="none"), std=0.5)
+    ours = _lively(NonLocalBlock(channels, subsample="none"))
     peer = pytorchvideo_non_local(ours).to(DTYPES[case.dtype])
     ours = ours.to(DTYPES[case.dtype])
     x, dy = case.tensor(0), case.tensor(1)
     with torch.no_grad():
-        expected, actual = peer(x).float(), ours(x).float()
-    contenders: dict[str, nn.Module] = {"gc": gc, "nl": ours, "peer": peer}
+        expected, actual = peer.eval()(x).float(), ours.eval()(x).float()
+    contenders: dict[str, nn.Module] = {"gc": gc, "nl": ours.train(), "peer": peer.train()}
     actions = {f"{name}.forward": _forward(block, x) for name, block in contenders.items()}
     actions |= {f"{name}.train": _train(block, x, dy) for name, block in contenders.items()}
     seconds = alternate(actions, rounds=rounds, device=x.device)
@@ -185,8 +186,18 @@ def measure_non_local(case: Case, rounds: int) -> dict[str, Any]:
         "nl.forward.peer": _ratio(seconds, "peer.forward", "nl.forward"),
         "gc.train.own_nl": _ratio(seconds, "nl.train", "gc.train"),
         "gc.train.peer_nl": _ratio(seconds, "peer.train", "gc.train"),
-        "difference": ((actual - expected).norm() / (expected - x.float()).norm()).item(),
+        "difference": ((actual - expected).norm() / expected.norm()).item(),
     }
+
+
+def _lively(block: NonLocalBlock) -> NonLocalBlock:
+    """Weights under which attention is neither uniform nor a single peak, and the block adds as much as it is given."""
+    for layer in (block.theta, block.phi, block.g, block.out):
+        assert layer is not None
+        nn.init.kaiming_normal_(layer.weight)
+    assert block.norm is not None
+    nn.init.ones_(block.norm.weight)
+    return block
 
 
 def memory_exponent(sizes: Sequence[int] = (8, 32)) -> float:
@@ -323,12 +334,13 @@ def show(rows: Sequence[dict[str, Any]], rivals: Sequence[dict[str, Any]], figur
     )
     rivalry = ("nl.forward.peer", "gc.train.own_nl", "gc.train.peer_nl")
     console.say()
-    console.table(
-        [[row[name] for name in case] + [f"{row[name]:.1f}" for name in rivalry] for row in rivals],
-        columns=[*case, "peer NL / our NL forward", "our NL / GC train", "peer NL / GC train"],
-        title="Non-local blocks",
-    )
-    console.say()
+    if rivals:
+        console.table(
+            [[row[name] for name in case] + [f"{row[name]:.1f}" for name in rivalry] for row in rivals],
+            columns=[*case, "peer NL / our NL forward", "our NL / GC train", "peer NL / GC train"],
+            title="Non-local blocks",
+        )
+        console.say()
     console.table(
         [[name, f"{value:.3g}", GOALS.get(name, "")] for name, value in figures.items()],
         columns=["figure", "measured", "goal"],
