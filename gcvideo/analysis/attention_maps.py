@@ -58,9 +58,10 @@ def _place(query: tuple[float, float, float], size: tuple[int, ...]) -> tuple[in
 
 
 def _mark(frame: np.ndarray, top: float, left: float, height: float, width: float) -> None:
-    """Outline a box in a frame (H, W, 3), in place."""
-    line = max(1, len(frame) // 100)
-    y, x = int(top), int(left)
-    bottom, right = max(int(top + height), y + 2 * line), max(int(left + width), x + 2 * line)
-    box = frame[y:bottom, x:right]
+    """Outline a box in a frame (H, W, 3), in place; a box too small to be seen is drawn larger around its centre."""
+    line = max(1, len(frame) // 60)
+    side = len(frame) / 12
+    grown, widened = max(height, side), max(width, side)
+    y, x = max(0, int(top - (grown - height) / 2)), max(0, int(left - (widened - width) / 2))
+    box = frame[y : y + max(int(grown), 3 * line), x : x + max(int(widened), 3 * line)]
     box[:line] = box[-line:] = box[:, :line] = box[:, -line:] = GREEN

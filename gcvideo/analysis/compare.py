@@ -57,19 +57,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
     size.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
     block = parser.add_argument_group("cost of one block against the size of its features")
-    block.add_argument("--block-channels", type=int, default=128, metavar="C", help="(default 128)")
+    block.add_argument("--block-channels", type=int, default=512, metavar="C", help="(default 512)")
     block.add_argument("--block-frames", type=int, nargs="+", default=[4, 8, 16, 32, 64], metavar="T")
-    block.add_argument("--block-sizes", type=int, nargs="+", default=[7, 14, 20, 28, 40], metavar="S")
+    block.add_argument("--block-sizes", type=int, nargs="+", default=[7, 10, 14, 20, 28], metavar="S")
     block.add_argument("--block-at", type=int, nargs=2, default=[8, 14], metavar=("T", "S"), help="(default 8 14)")
     answers = parser.add_argument_group("accuracy, one file for each config in the same order")
-    answers.add_argument("--checkpoints", nargs="+", metavar="FILE", help="tested on --data")
+    answers.add_argument("--checkpoints", nargs="+", metavar="FILE", help="to be tested")
     answers.add_argument("--predictions", nargs="+", metavar="FILE", help="predictions.npz of earlier tests")
     answers.add_argument(
         "--train",
         action="store_true",
         help="train each config first, and test it; a run that was begun is gone on with",
     )
-    answers.add_argument("--data", metavar="ANNOTATION", help="videos for --checkpoints (default: each run's own)")
+    answers.add_argument("--data", metavar="ANNOTATION", help="videos to test on (default: each run's own)")
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", help="everything that was measured")
     output.add_argument("--html", metavar="FILE", help="a page with tables and plots, complete in itself")

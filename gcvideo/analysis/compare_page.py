@@ -40,8 +40,9 @@ NOTES = (
     "Memory is the peak with weights; on a CPU the growth of a fresh process, on a GPU what torch has allocated.",
 )
 SCALING_NOTE = (
-    "Forward pass of one block alone. Exponent b of cost ~ positions^b: least squares over the sizes of at least an "
-    "eighth of the largest. Gaussian attention runs in PyTorch's fused kernels; NL sub-samples its keys 2 x 2."
+    "Forward pass of one block alone; on a CPU one thread, CPU time. Exponent b of cost ~ positions^b: least squares "
+    "over the sizes of at least an eighth of the largest. NL (embedded Gaussian) runs in PyTorch's fused attention and "
+    "sub-samples its keys 2 x 2."
 )
 
 
@@ -155,7 +156,8 @@ def plots_of(results: dict[str, Any]) -> dict[str, Plot]:
                 law = "" if exponent is None else f", ~ P^{exponent:.2f}"
                 series.append(Series(f"{name}{law}", points, errors=errors))
             title = f"Forward pass of one block, {channels} channels"
-            plots[f"block_{way}"] = Plot(title, label, "ms", series, log_x=True, log_y=True)
+            ticks = [x for x, _ in points]
+            plots[f"block_{way}"] = Plot(title, label, "ms", series, log_x=True, log_y=True, x_ticks=ticks)
     answered = [row for row in results["networks"] if row["accuracy"]]
     costs = {"macs": ("GMAC a clip", _gmac), "forward": ("forward, ms a clip", _milliseconds)}
     for name, (label, cost_of) in costs.items():

@@ -31,20 +31,25 @@ def alternate(
     rounds: int,
     device: torch.device,
     warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
     on_run: Callable[[], None] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds that each action takes in each of ``rounds`` rounds, after ``warmup`` rounds that do not count."""
+    """Seconds that each action takes in each of ``rounds`` rounds, after ``warmup`` rounds that do not count.
+
+    Args:
+        clock: ``time.process_time`` counts CPU time, which other work on the machine disturbs little.
+    """
     names = list(actions)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(warmup + rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             _wait(device)
-            began = time.perf_counter()
+            began = clock()
             actions[name]()
             _wait(device)
             if number >= warmup:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
             if on_run is not None:
                 on_run()
     return seconds

@@ -34,7 +34,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot; axes with ``log`` need positive values."""
+    """A plot; axes with ``log`` need positive values. ``x_ticks``: where to put marks; by default round numbers."""
 
     title: str
     x_label: str
@@ -42,6 +42,7 @@ class Plot:
     series: Sequence[Series] = field(default_factory=tuple)
     log_x: bool = False
     log_y: bool = False
+    x_ticks: Sequence[float] | None = None
 
 
 class _Text(NamedTuple):
@@ -167,7 +168,7 @@ def _layout(plot: Plot) -> list[_Element]:
     x_axis = _Axis([x for x, _ in values], LEFT, right, log=plot.log_x)
     y_axis = _Axis(heights, bottom, TOP, log=plot.log_y)
     elements: list[_Element] = [_Text(LEFT, TOP / 2, plot.title, "l", bold=True)]
-    for tick in x_axis.ticks():
+    for tick in plot.x_ticks or x_axis.ticks():
         x = x_axis.place(tick)
         elements += [_Line([(x, TOP), (x, bottom)], "grid"), _Text(x, bottom + 14, _number(tick))]
     for tick in y_axis.ticks():

@@ -3,11 +3,13 @@
 Blocks are measured alone, at equal channels and on the same clips, alternating. The exponent b of time ~ P^b, with P
 the number of positions T x H x W, is the slope of the least-squares line through the logarithms of the larger clips,
 those with at least an eighth of the most positions: small ones cost mostly the same few calls, whatever their size.
+On a CPU the time is that of one thread, in CPU seconds: waiting would hit long runs more often than short ones.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,6 +49,32 @@ def measure_scaling(
         block -> ``points``: a list of {"shape", "positions", "ms" (median and quartiles), "macs"}; ``time_exponent``
         and ``macs_exponent``, None where fewer than two sizes can be fitted.
     """
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        points = _measure(channels, shapes, rounds, device, on_shape)
+    finally:
+        torch.set_num_threads(threads)
+    return {
+        name: {
+            "points": line,
+            "time_exponent": fit_exponent([p["positions"] for p in line], [p["ms"]["median"] for p in line]),
+            "macs_exponent": fit_exponent([p["positions"] for p in line], [p["macs"] for p in line]),
+        }
+        for name, line in points.items()
+    }
+
+
+def _measure(
+    channels: int,
+    shapes: Sequence[tuple[int, int, int]],
+    rounds: int,
+    device: torch.device,
+    on_shape: Callable[[], None] | None,
+) -> dict[str, list[dict[str, Any]]]:
+    """The points of each block."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     blocks = {name: make(channels).to(device).eval() for name, make in BLOCKS.items()}
     points: dict[str, list[dict[str, Any]]] = {name: [] for name in blocks}
     for shape in shapes:
@@ -57,7 +85,7 @@ def measure_scaling(
                 return block(x)
 
         actions = {name: lambda block=block, run=forward: run(block) for name, block in blocks.items()}
-        seconds = alternate(actions, rounds=rounds, device=device)
+        seconds = alternate(actions, rounds=rounds, device=device, clock=clock)
         for name, block in blocks.items():
             points[name].append(
                 {
@@ -69,14 +97,7 @@ def measure_scaling(
             )
         if on_shape is not None:
             on_shape()
-    return {
-        name: {
-            "points": line,
-            "time_exponent": fit_exponent([p["positions"] for p in line], [p["ms"]["median"] for p in line]),
-            "macs_exponent": fit_exponent([p["positions"] for p in line], [p["macs"] for p in line]),
-        }
-        for name, line in points.items()
-    }
+    return points
 
 
 def fit_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float | None:

@@ -114,7 +114,8 @@ def show(results: dict[str, Any]) -> None:
         rows.append(["average", "non-local", *(_figure(results["average"][m]) for m in MEASURES)])
     for kind in dict.fromkeys(row["kind"] for row in results["blocks"]):
         if kind in PAPER:
-            rows.append(["paper *", kind, *(_figure(PAPER[kind].get(m)) for m in MEASURES)])
+            printed = ["–" if PAPER[kind].get(m) is None else f"{PAPER[kind][m]:.3f}" for m in MEASURES]
+            rows.append(["paper *", kind, *printed])
     console.table(rows, columns=columns)
     if any(row["kind"] in PAPER for row in results["blocks"]):
         console.say("* Kinetics-400 figures of the GCNet paper, from memory and not verified")
@@ -139,4 +140,6 @@ def show(results: dict[str, Any]) -> None:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    if value is None:
+        return "–"
+    return f"{value:.1e}" if 0 < value < 0.001 else f"{value:.4f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ def test_multiply_adds_grow_in_a_line_for_gc_and_with_the_square_for_nl() -> Non
     points = found["NL"]["points"]
     assert [point["positions"] for point in points] == [256, 512, 1024, 2048]
     assert all(point["ms"]["median"] > 0 for point in points)
+    assert found["NL"]["time_exponent"] is not None
 
 
 def predictions(right: list[bool], *, views: list[int] | None = None, prefix: str = "v") -> Predictions:
@@ -127,6 +129,13 @@ def test_svg_holds_every_point_at_its_place_and_escapes_text() -> None:
     assert x == pytest.approx(x0, abs=0.1)
     assert (y0 - y) / (y0 - y1) == pytest.approx(0.25, abs=0.01)
     assert x1 > x0
+
+
+def test_marks_stand_where_they_are_wanted() -> None:
+    root = ElementTree.fromstring(svg(replace(PLOT, x_ticks=(4, 64))))
+    texts = [element.text for element in root.iter("text")]
+    assert {"4", "64"} <= set(texts)
+    assert "50" not in texts
 
 
 def test_png_shows_the_colours_of_its_series(tmp_path: Path) -> None:
