@@ -95,11 +95,12 @@ def _answer(work: str, values: dict[str, Any], environment: dict[str, str], path
         torch.save(WORK[work](values), path)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("accumulate", "static_graph"), [(1, False), (2, False), (1, True)])
 def test_two_processes_have_the_gradients_of_one_with_both_batches(
-    place: Path, tmp_path: Path, accumulate: int
+    place: Path, tmp_path: Path, accumulate: int, static_graph: bool
 ) -> None:
-    values = config_to_dict(train_config(place, train={"batch_size": 4, "accumulate": accumulate}))
+    train = {"batch_size": 4, "accumulate": accumulate, "static_graph": static_graph}
+    values = config_to_dict(train_config(place, train=train))
     alone = gradients({**values, "train": {**values["train"], "accumulate": 1}})
     first, second = in_processes("gradients", values, 2, tmp_path)
     assert same_tensors(first, second)

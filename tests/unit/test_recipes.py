@@ -75,6 +75,28 @@ def test_averaged_weights_are_what_a_checkpoint_offers_to_test(tmp_path: Path) -
         assert torch.equal(weights(again.tested_network)[name], value), name
 
 
+# --- how the step is run ---------------------------------------------------------------------------------------------
+
+
+def test_compilation_is_a_switch(tmp_path: Path) -> None:
+    compiled = [
+        learner(tmp_path, train={"compile": on}).network._compiled_call_impl is not None for on in (True, False)
+    ]
+    assert compiled == [True, False]
+
+
+def test_bf16_runs_the_network_in_bf16_and_keeps_weights_and_loss_in_fp32(tmp_path: Path) -> None:
+    learning = learner(tmp_path, train={"precision": "bf16"})
+    seen: list[torch.dtype] = []
+    learning.network.stem.conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    loss, _ = learning.forward(batch())
+    assert seen == [torch.bfloat16]
+    assert loss.dtype == torch.float32
+    assert {parameter.dtype for parameter in learning.network.parameters()} == {torch.float32}
+    assert learning.network.stem.conv.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert learning.prepare(batch().clips).is_contiguous(memory_format=torch.channels_last_3d)
+
+
 # --- the loss --------------------------------------------------------------------------------------------------------
 
 
