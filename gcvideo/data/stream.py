@@ -18,7 +18,7 @@ from gcvideo.errors import VideoError
 class StreamFrame(NamedTuple):
     """A decoded frame, not yet converted: number, seconds since the first frame, and PyAV's frame."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody needs here
     time: float
     picture: Any
 

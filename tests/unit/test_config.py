@@ -122,9 +122,13 @@ def test_shipped_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_config_loads(path):
-    config = load_config(path)
-    assert config.name == path.stem, "a config is named after its file, so that runs do not overwrite each other"
+def test_every_shipped_config_loads_and_is_named_after_its_file(path):
+    assert load_config(path).name.endswith(path.stem)
+
+
+def test_no_two_shipped_configs_write_into_one_run_folder():
+    names = [load_config(path).name for path in SHIPPED]
+    assert len(names) == len(set(names))
 
 
 def test_a_saved_config_reads_back_the_same(tmp_path):
