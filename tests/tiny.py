@@ -44,7 +44,7 @@ def tiny_config(folder: Path, **sections: dict[str, Any]) -> RunConfig:
 
 
 def tiny_checkpoint(folder: Path, **sections: dict[str, Any]) -> Path:
-    """``folder/runs/tiny/checkpoints/best.pt``: random weights, scaled so that different videos get different labels."""
+    """``folder/runs/tiny/checkpoints/best.pt``: random weights, scaled so that videos get different labels."""
     config = tiny_config(folder, **sections)
     torch.manual_seed(0)
     model = build_model(config.model)

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
 from gcvideo.errors import VideoError
 
 
-class StreamFrame(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StreamFrame:
     """A decoded frame, not yet converted: number, seconds since the first frame, and PyAV's frame."""
 
-    index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody needs here
+    index: int  # it hides tuple.index, which nobody needs here
     time: float
     picture: Any
 
