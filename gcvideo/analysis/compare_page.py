@@ -42,7 +42,8 @@ NOTES = (
 SCALING_NOTE = (
     "Forward pass of one block alone; on a CPU one thread, CPU time. Exponent b of cost ~ positions^b: least squares "
     "over the sizes of at least an eighth of the largest. NL (embedded Gaussian) runs in PyTorch's fused attention and "
-    "sub-samples its keys 2 x 2. Exponents stay below 1 (GC) and 2 (NL) as long as fixed costs and NL's linear maps weigh."
+    "sub-samples its keys 2 x 2. Exponents stay below 1 (GC) and 2 (NL) where fixed costs and NL's "
+    "linear maps weigh."
 )
 
 
