@@ -20,7 +20,7 @@ from gcvideo.errors import VideoError
 class StreamFrame:
     """A decoded frame, not yet converted: number, seconds since the first frame, and PyAV's frame."""
 
-    index: int  # it hides tuple.index, which nobody needs here
+    index: int
     time: float
     picture: Any
 
