@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from gcvideo import __version__
-from gcvideo.errors import GcvideoError
+from gcvideo import __version__, distributed
+from gcvideo.errors import ConfigError, DataError, GcvideoError
 
 COMMANDS = {
     "demo": "make a synthetic action set, train on it, test, and show where everything lies",
@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return import_module(f"gcvideo.commands.{args.command}").run(args) or 0
     except GcvideoError as error:
-        print(f"gcvideo {args.command}: {error}", file=sys.stderr)
+        # Under torchrun every process meets the same mistake in a config or in the data; one line is enough.
+        if distributed.is_main() or not isinstance(error, (ConfigError, DataError)):
+            print(f"gcvideo {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"gcvideo {args.command}: interrupted", file=sys.stderr)

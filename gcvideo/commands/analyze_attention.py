@@ -12,7 +12,7 @@ from gcvideo import console
 from gcvideo.analysis.attention_maps import far_apart_maps
 from gcvideo.analysis.attention_stats import MEASURES, PAPER, measure_videos, summarize
 from gcvideo.analysis.pictures import save_picture
-from gcvideo.commands.test import percent
+from gcvideo.commands.accuracies import percent
 from gcvideo.commands.trained import Trained, add_trained_arguments, load_trained
 from gcvideo.config import config_to_dict
 from gcvideo.data.dataset import VideoViews, ViewDataset

@@ -9,7 +9,7 @@ from torch import nn
 
 from gcvideo import console
 from gcvideo.analysis.simplify import accuracy_lost, non_local_blocks, share_maps
-from gcvideo.commands.test import percent
+from gcvideo.commands.accuracies import percent
 from gcvideo.commands.trained import Trained, add_trained_arguments, load_trained
 from gcvideo.config import config_to_dict
 from gcvideo.data.dataset import ViewDataset

@@ -8,6 +8,7 @@ from typing import Any
 
 from gcvideo import console
 from gcvideo.analysis.scoring import Scoring, mcnemar, score, summary
+from gcvideo.commands.accuracies import percent, show
 from gcvideo.console import printable
 from gcvideo.engine.predictions import Predictions
 from gcvideo.errors import ConfigError, DataError
@@ -66,8 +67,6 @@ def take_subset(predictions: Predictions, path: str) -> Predictions:
 
 
 def _show(results: dict[str, Any], scoring: Scoring) -> None:
-    from gcvideo.commands.test import percent, show
-
     show(results)
     rows = [
         [printable(row["class"]), row["videos"], percent(row["top1"]), printable(row["most_taken_for"] or "")]

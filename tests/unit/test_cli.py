@@ -62,3 +62,10 @@ def test_overrides_may_stand_after_options(tmp_path, capsys):
     (tmp_path / "run.yaml").write_text("name: x")
     assert main(["train", str(tmp_path / "run.yaml"), "--overwrite", "optim.lrr=3"]) == 2
     assert "unknown key optim.lrr" in capsys.readouterr().err
+
+
+def test_under_torchrun_one_process_speaks_for_all(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", str(tmp_path / "nowhere.yaml")]) == 2
+    assert capsys.readouterr().err == ""
