@@ -17,8 +17,9 @@ LEFTOVERS = (
     "checkpoints",
     "quarantine.jsonl",
     "nonfinite.json",
-    "results.json",
-    "predictions.npz",
+    "results*.json",  # results_fast.json as well
+    "predictions*.npz",
+    "test_parts",
     "report.html",
 )
 
