@@ -45,6 +45,8 @@ class ContextConfig:
     transform: Literal["bottleneck", "linear", "squeeze"] | None = None
     fusion: Literal["add", "scale", "scale_add"] | None = None
     layer_norm: bool = True
+    # The ReLU between the two layers of a bottleneck or squeeze.
+    relu: bool = True
     # Biases of the linear layers (the attention mask never has one: it would cancel in the softmax).
     bias: bool = True
     # snl only: transform every position before pooling (equation 2 of GCNet) instead of the pooled vector (equation 3).

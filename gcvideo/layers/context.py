@@ -44,6 +44,7 @@ class ContextBlock(TracedBlock):
         fusion: "add", "scale" or "scale_add".
         reduction: r; the bottleneck has max(C // r, 1) channels.
         layer_norm: whether the bottleneck is normalised.
+        relu: whether there is a ReLU between the two layers of the bottleneck or squeeze.
         eps: of the layer norm; 1e-5 in the original code, 1e-6 in timm's blocks.
         bias: whether the transform's linear layers have biases.
         transform_first: transform every position before pooling instead of the pooled vector after it. A linear
@@ -60,6 +61,7 @@ class ContextBlock(TracedBlock):
         fusion: str = "add",
         reduction: int = 4,
         layer_norm: bool = True,
+        relu: bool = True,
         eps: float = 1e-5,
         bias: bool = True,
         transform_first: bool = False,
@@ -81,7 +83,9 @@ class ContextBlock(TracedBlock):
                 self.transform[term] = LinearTransform(channels, bias=bias)
             else:
                 normalised = layer_norm and transform == "bottleneck"
-                self.transform[term] = Bottleneck(channels, hidden, layer_norm=normalised, eps=eps, bias=bias)
+                self.transform[term] = Bottleneck(
+                    channels, hidden, layer_norm=normalised, relu=relu, eps=eps, bias=bias
+                )
         self.fuse = Fusion()
         self.transform_first = transform_first
 
@@ -258,13 +262,21 @@ class Bottleneck(nn.Sequential):
     """C -> C/r, layer norm, ReLU, C/r -> C on pooled vectors (N, C), the last layer starting at zero."""
 
     def __init__(
-        self, channels: int, hidden: int, *, layer_norm: bool = True, eps: float = 1e-5, bias: bool = True
+        self,
+        channels: int,
+        hidden: int,
+        *,
+        layer_norm: bool = True,
+        relu: bool = True,
+        eps: float = 1e-5,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels, hidden, bias=bias)
         if layer_norm:
             self.norm = nn.LayerNorm(hidden, eps=eps)
-        self.relu = nn.ReLU()
+        if relu:
+            self.relu = nn.ReLU()
         self.fc2 = nn.Linear(hidden, channels, bias=bias)
         self.reset_parameters()
 

@@ -350,6 +350,7 @@ def make_block(channels: int, config: ContextConfig) -> ContextBlock | NonLocalB
         fusion=config.fusion,
         reduction=config.reduction,
         layer_norm=config.layer_norm,
+        relu=config.relu,
         bias=config.bias,
         transform_first=config.transform_first,
     )

@@ -249,6 +249,7 @@ def test_mmaction2_forms_that_the_keys_tell(instantiation: str) -> None:
         ("mmaction2", {"instantiation": "gaussian", "subsample": "none"}, "scale is True"),
         ("caffe2", {"position": "after_1x1"}, "position is after_1x1"),
         ("timm", {"kind": "gc", "position": "after_add"}, "position is after_add"),
+        ("gcnet", {"kind": "gc", "relu": False}, "relu is False"),
     ],
 )
 def test_weights_that_would_fit_another_network_are_refused(format: str, context: Any, message: str) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from gcvideo.analysis.complexity import count_config
 from gcvideo.config import RunConfig, load_config, shipped_configs
+from gcvideo.models import build_model
 
 FILES = sorted((shipped_configs() / "ablations").glob("*.yaml"))
 ROWS = {
     "block": {"nl1", "snl1", "gc1", "gc_all"},
     "position": {"after_1x1", "after_3x3", "after_add"},
     "stages": {"c3", "c4", "c5", "c345", "c2345"},
-    "bottleneck": {"linear", "relu", "ln_relu"},
+    "bottleneck": {"linear", "plain", "relu", "ln_relu"},
     "ratio": {"4", "8", "16", "32"},
     "fusion": {"avg_scale", "avg_add", "att_scale", "att_add"},
     "instantiation": {"gaussian", "embedded_gaussian", "dot_product", "concatenation"},
@@ -75,5 +77,31 @@ def test_one_block_is_one_block(configs: dict[str, RunConfig]) -> None:
 def test_no_layer_norm_takes_its_parameters_away(configs: dict[str, RunConfig]) -> None:
     hidden = 4 * 128 + 6 * 256 + 3 * 512
     shape = (1, 3, 1, 64, 64)
-    sizes = [count_config(configs[f"bottleneck_{row}"].model, shape).params for row in ("ln_relu", "relu")]
+    rows = ("ln_relu", "relu", "plain")
+    sizes = [count_config(configs[f"bottleneck_{row}"].model, shape).params for row in rows]
     assert sizes[0] - sizes[1] == 2 * hidden
+    assert sizes[1] == sizes[2]  # a ReLU has none
+
+
+def test_each_row_of_the_bottleneck_has_the_layers_of_its_name(configs: dict[str, RunConfig]) -> None:
+    layers = {}
+    for row in ROWS["bottleneck"]:
+        with torch.device("meta"):
+            model = build_model(configs[f"bottleneck_{row}"].model)
+        layers[row] = [type(layer).__name__ for layer in model.res4[0].context.transform["add"]]
+    assert layers == {
+        "linear": ["Linear"],
+        "plain": ["Linear", "Linear"],
+        "relu": ["Linear", "ReLU", "Linear"],
+        "ln_relu": ["Linear", "LayerNorm", "ReLU", "Linear"],
+    }
+
+
+def test_ratios_in_closed_form(configs: dict[str, RunConfig]) -> None:
+    """13 GC blocks, C + 2 C p + 3 p + C parameters each, with p = C / r."""
+    shape = (1, 3, 1, 64, 64)
+    plain = count_config(configs["baseline"].model, shape).params
+    for row in ROWS["ratio"]:
+        sizes = [(c, c // int(row)) for c in 4 * [512] + 6 * [1024] + 3 * [2048]]
+        expected = sum(2 * c + 2 * c * p + 3 * p for c, p in sizes)
+        assert count_config(configs[f"ratio_{row}"].model, shape).params - plain == expected, row

@@ -211,5 +211,28 @@ def test_unknown_choices_are_named(arguments: dict, message: str) -> None:
         ContextBlock(4, **arguments)
 
 
+def test_a_bottleneck_without_its_relu_is_two_linear_maps() -> None:
+    torch.manual_seed(0)
+    block = randomise(ContextBlock(6, pool="average", layer_norm=False, relu=False, reduction=2).double())
+    first, last = block.transform["add"]
+    x = clip(3, 6, 2, 3, 3, dtype=torch.float64)
+    hidden = first(x.mean((2, 3, 4)))
+    assert (hidden < 0).any()
+    torch.testing.assert_close(block(x) - x, last(hidden)[:, :, None, None, None].expand_as(x))
+    block.reset_parameters()
+    assert torch.equal(block(x), x)
+
+
+def test_one_forward_pass_gives_output_and_trace() -> None:
+    model = nn.Sequential(randomise(gc_block(4)))
+    calls: list[str] = []
+    for part in ("pool", "transform.add.fc1", "fuse"):
+        model[0].get_submodule(part).register_forward_hook(lambda *_, part=part: calls.append(part))
+    with record_attention(model) as traces:
+        model(clip(1, 4, 2, 2, 2))
+    assert traces.keys() == {"0"}
+    assert calls == ["pool", "transform.add.fc1", "fuse"]
+
+
 def test_a_narrow_block_keeps_one_hidden_channel() -> None:
     assert ContextBlock(8, reduction=16).transform["add"].fc1.out_features == 1

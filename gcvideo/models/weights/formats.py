@@ -251,7 +251,7 @@ TORCHVISION = Naming(
     zeros={"gc_mask": "layer{stage}.{block}.se.conv_attn.bias"},
     dims=TIMM_BLOCK.dims,
     layer_norm_eps=TIMM_BLOCK.layer_norm_eps,
-    limits=(Limit("position", ("after_1x1",)),),
+    limits=(Limit("position", ("after_1x1",)), Limit("relu", (True,))),
     image=True,
 )
 GCNET = replace(
