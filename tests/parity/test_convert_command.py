@@ -117,15 +117,15 @@ def test_shapes_that_contradict_the_config(tmp_path: Path, capsys: pytest.Captur
     assert f"backbone.conv1.conv.weight found no place: {reason}" in capsys.readouterr().err
 
 
-def test_imagenet_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import torchvision
-
-    state = torchvision.models.resnet18(num_classes=5).state_dict()
+@pytest.mark.parametrize("toolkit", ["torchvision", "timm"])
+def test_imagenet_and_back(toolkit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    library = pytest.importorskip("torchvision.models" if toolkit == "torchvision" else "timm.models")
+    state = library.resnet18(num_classes=5).state_dict()
     path, ours, back = tmp_path / "resnet18.pth", tmp_path / "ours.pt", tmp_path / "back.pth"
     torch.save(state, path)
-    assert convert(path, ours, "model.arch=i3d", "--from", "torchvision", "--to", "gcvideo") == 0
+    assert convert(path, ours, "model.arch=i3d", "--from", toolkit, "--to", "gcvideo") == 0
     assert restored(ours).stem.conv.weight.shape == (64, 3, 5, 7, 7)
-    assert convert(ours, back, "--from", "gcvideo", "--to", "torchvision") == 0
+    assert convert(ours, back, "--from", "gcvideo", "--to", toolkit) == 0
     assert "kernels are summed over time" in capsys.readouterr().out
     again = torch.load(back, weights_only=True)
     assert again.keys() == state.keys()

@@ -12,6 +12,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from gcvideo.errors import CheckpointError
 from gcvideo.models import create_model
 from gcvideo.models.weights import load_initial_weights
+from gcvideo.models.weights.convert import choose_naming, to_gcvideo
 from gcvideo.models.weights.inflate import deflate, fit, inflate
 from tests.parity.foreign import randomize_norms
 
@@ -61,6 +62,7 @@ NETWORKS = [
     ("i3d_r18", 18, {}, 5),
     ("slow_r101", 101, {}, 26),
     ("slow_x50_32x4d", 50, {"groups": 32, "width_per_group": 4}, 9),
+    ("i3d_r50 3x3x3", 50, {}, 9),
 ]
 
 
@@ -69,7 +71,8 @@ def test_still_picture(name: str, depth: int, options: dict[str, int], reach: in
     torch.manual_seed(0)
     width = 16 if options else 8
     peer = randomize_norms(NarrowResNet(depth, width, **options)).double().eval()
-    model = create_model(name, num_classes=7, width=width).double().eval()
+    name, _, inflation = name.partition(" ")
+    model = create_model(name, num_classes=7, width=width, inflation=inflation or "3x1x1").double().eval()
     report = load_initial_weights(model, save(peer, tmp_path))
 
     pooled = 2 if name.startswith(("i3d", "c2d")) else 1
@@ -90,6 +93,18 @@ def test_still_picture(name: str, depth: int, options: dict[str, int], reach: in
     assert set(report.unmatched) == {"fc.weight", "fc.bias"}
     assert set(report.missing) == {"head.proj.weight", "head.proj.bias"}
     assert len(report.copied) + len(report.unmatched) + len(report.dropped) == len(peer.state_dict())
+
+
+@pytest.mark.parametrize("depth", ["r18", "r34", "r50", "r101", "r152", "x50_32x4d", "x101_32x4d"])
+def test_c2d_has_the_keys_and_sizes_of_the_2d_network(depth: str) -> None:
+    """timm's networks by name, at full width: every key finds a place of its shape, and nothing is left over."""
+    name = f"resnet{depth[1:]}" if depth[0] == "r" else f"resnext{depth[1:]}"
+    with torch.device("meta"):
+        peer, model = timm.create_model(name), create_model(f"c2d_{depth}", num_classes=1000)
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in peer.parameters())
+    state = peer.state_dict()
+    _, report = to_gcvideo(state, choose_naming("timm", state), model.config)
+    assert (report.unmatched, report.missing) == ({}, {})
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])

@@ -87,6 +87,27 @@ def test_same_weights_give_the_same_logits_and_gradients(arch: str, depth: int, 
     torch.testing.assert_close(leaves[1].grad, leaves[0].grad, rtol=1e-8, atol=1e-12)
 
 
+def test_i3d_with_3x3x3_kernels() -> None:
+    """The peer takes one kernel a stage for its 3 x 3 convolutions, so every block is inflated here."""
+    torch.manual_seed(0)
+    in_time, flat = (3, 3, 3), (1, 1, 1)
+    theirs = peer("i3d", depth=50, width=8, classes=7, frames=4, size=64, stage_conv_b_kernel_size=(in_time,) * 4)
+    # HUB's kernels of the first convolution give way to none in time.
+    for module in theirs.modules():
+        if isinstance(module, nn.Conv3d) and module.kernel_size == (3, 1, 1):
+            middle = nn.Parameter(module.weight[:, :, 1:2].detach().clone())
+            module.weight, module.kernel_size, module.padding = middle, flat, (0, 0, 0)
+    randomise_norms(theirs)
+    kernels = {stage: [3] for stage in ("res2", "res3", "res4", "res5")}
+    ours = create_model("i3d_r50", num_classes=7, width=8, inflation="3x3x3", temporal_kernels=kernels)
+    ours.load_state_dict(renamed(theirs.state_dict()))
+    x = torch.randn(2, 3, 4, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        expected, actual = theirs.double().eval()(x), ours.double().eval()(x)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_the_whole_slow_r50() -> None:
     """Full width, 400 classes, float32, on a small clip."""
     torch.manual_seed(0)
