@@ -127,8 +127,12 @@ def test_published_block_sizes() -> None:
 
 def test_recording() -> None:
     model = nn.Sequential(NonLocalBlock(4, subsample="none"))
+    calls: list[str] = []
+    for part in ("theta", "phi", "g", "out"):
+        model[0].get_submodule(part).register_forward_hook(lambda *_, part=part: calls.append(part))
     with record_attention(model) as traces:
         model(clip(1, 4, 1, 2, 3, dtype=torch.float32))
+    assert sorted(calls) == ["g", "out", "phi", "theta"]  # one forward pass, no second
     assert traces["0"].attention.shape == (1, 6, 1, 2, 3)
 
 

@@ -14,6 +14,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "slow nl": ("slow_r18", {"kind": "nl"}),
     "i3d snl": ("i3d_r18", {"kind": "snl"}),
     "c2d se": ("c2d_r18", {"kind": "se"}),
+    "slow gc in bottlenecks": ("slow_r50", {"kind": "gc", "position": "after_3x3", "fusion": "scale_add"}),
+    "i3d gc in ResNeXt": ("i3d_x50_32x4d", {"kind": "gc", "position": "after_add"}),
 }
 BLOCKS = {
     "gc": lambda: ContextBlock(8),
@@ -39,7 +41,8 @@ def randomise(module: nn.Module) -> nn.Module:
 def network(key: str) -> nn.Module:
     name, context = NETWORKS[key]
     placed = {**context, "stages": {"res2": [1], "res4": [1]}}
-    return randomise(create_model(name, num_classes=5, width=8, dropout=0.0, context=placed))
+    width = 16 if "_x" in name else 8  # ResNeXt's 4 channels a group need 16
+    return randomise(create_model(name, num_classes=5, width=width, dropout=0.0, context=placed))
 
 
 def clips(*shape: int) -> Tensor:
