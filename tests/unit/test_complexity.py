@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from gcvideo.analysis.complexity import count, count_config
+from gcvideo.analysis.complexity import _NOTES, _PREFACE, PAPER, count, count_config
 from gcvideo.cli import main
+from gcvideo.config import shipped_configs
 from gcvideo.models import model_config
 
 C2345 = {"res2": "all", "res3": "all", "res4": "all", "res5": "all"}
@@ -81,6 +82,35 @@ def test_increments_of_the_published_table() -> None:
         for name in ("slow_r50_snl5", "slow_r50_gc5", "slow_r50_gc_c345")
     }
     assert [round(macs / 1e9, 2) for macs in added.values()] == [0.03, 0.02, 0.06]
+
+
+def test_what_the_paper_prints() -> None:
+    """Its parameters and increments are ours; 39.29 and 59.60 G are shown as the paper's, unmatched."""
+    shape = (1, 3, 8, 224, 224)
+    ours = {name: count_config(model_config(name.removesuffix("_8x8")), shape) for name in PAPER}
+    assert {name: round(cost.params / 1e6, 2) for name, cost in ours.items()} == {n: row[0] for n, row in PAPER.items()}
+    plain, printed = ours.pop("slow_r50_8x8"), PAPER["slow_r50_8x8"][1]
+    assert abs(plain.macs / 1e9 - printed) > 2
+    assert abs(ours.pop("slow_r50_nl5_8x8").macs / 1e9 - PAPER["slow_r50_nl5_8x8"][1]) > 2
+    for name, cost in ours.items():
+        assert round((cost.macs - plain.macs) / 1e9, 2) == round(PAPER[name][1] - printed, 2), name
+
+
+def test_the_page_of_the_documentation_is_the_commands() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "complexity.md").read_text()
+    table = [line for line in page.splitlines() if line.startswith("| `")]
+    for text in ("\n".join(_PREFACE), "\n".join(_NOTES)):
+        assert text in page
+    files = [file for folder in ("kinetics400", "ablations") for file in (shipped_configs() / folder).glob("*.yaml")]
+    rows = {line.split("`")[1]: line for line in table}
+    assert {file.stem for file in files} <= rows.keys()
+    for name, (params, macs) in PAPER.items():
+        config = model_config(name.removesuffix("_8x8"))
+        cost = count_config(config, (1, 3, 8, 224, 224))
+        cells = [cell.strip() for cell in rows[name].split("|")]
+        assert cells[2] == f"{cost.params:,}"
+        assert cells[5].split()[0] == f"{cost.macs / 1e9:.3f}"
+        assert cells[7] == f"{params:.2f}, {macs:.2f}"
 
 
 def test_published_sizes_of_the_other_architectures() -> None:
