@@ -40,8 +40,8 @@ class RunFolder:
         self.results = self.path / "results.json"
 
     def holds_run(self) -> bool:
-        """Whether a training has begun here."""
-        return (self.path / "config.yaml").exists() or any(self.checkpoints.glob("*.pt"))
+        """Whether a training has begun here. A start that failed over a mistake leaves only a config and a log."""
+        return (self.path / "metrics.jsonl").exists() or any(self.checkpoints.glob("*.pt"))
 
     def claim(self, *, resume: bool = False, overwrite: bool = False) -> None:
         """Make the folder ready for a run and write ``config.yaml``. Every process must call it.

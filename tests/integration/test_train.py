@@ -178,6 +178,12 @@ def test_a_folder_that_holds_a_run_is_left_alone(finished: RunConfig, capsys: py
     assert (finished.run_dir / "metrics.jsonl").read_text() == before
 
 
+def test_a_start_that_failed_over_a_mistake_does_not_count_as_a_run(place: Path) -> None:
+    config = train_config(place, "mistaken", train={"epochs": 1})
+    assert train(config, "data.train.annotation=nowhere.txt") == 2
+    assert train(config) == 0
+
+
 def test_overwrite_removes_the_old_run_and_nothing_else(place: Path) -> None:
     config = train_config(place, "overwrite", train={"epochs": 1})
     assert train(config) == 0
