@@ -4,7 +4,11 @@ The long cycle goes through four shapes of clips, each for the same number of st
 has the full shape. Fewer or smaller frames make room for more clips, so the batch grows as the clips shrink, the
 learning rate with the batch, and batch norms go on measuring sub-batches of the original size. The short cycle takes
 turns, from step to step, between clips of half the width, of 1 / sqrt(2) of it, and of the shape of the long cycle.
-Factors and phases are those of PySlowFast's ``MULTIGRID`` options, for any learning-rate schedule.
+
+Factors, phases and batches are those of PySlowFast (``MULTIGRID`` in slowfast/config/defaults.py,
+``get_long_cycle_schedule`` in slowfast/utils/multigrid.py, slowfast/datasets/multigrid_helper.py). Two things are not:
+PySlowFast has a long cycle for each stage of a stepped learning rate, here cycles are equally long and the schedule is
+any; and smaller clips here show as much of a frame as large ones, where PySlowFast also lets them show less.
 """
 
 from __future__ import annotations
@@ -25,8 +29,9 @@ from gcvideo.data.loader import ClipBatch
 LONG_FACTORS = ((0.25, 0.5**0.5), (0.5, 0.5**0.5), (0.5, 1.0), (1.0, 1.0))
 # Share of the full width in the first two steps of the short cycle (SHORT_CYCLE_FACTORS).
 SHORT_FACTORS = (0.5, 0.5**0.5)
-# Share of the epochs, had they been full ones, that the last phase stands for: 43 of 239 in PySlowFast's configs.
-LAST_PHASE = 0.18
+# Share of the epochs, had they been full ones, that the last phase stands for: PySlowFast takes what follows the last
+# drop of the learning rate, epochs 196 to 239 in its config SLOWFAST_8x8_R50_stepwise_multigrid for Kinetics.
+LAST_PHASE = 43 / 239
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,9 @@ def long_shapes(frames: int, crop: int) -> list[Shape]:
 
 
 def short_steps(shape: Shape, crop: int) -> list[ShortStep]:
-    """The three steps of the short cycle in an epoch; ``crop`` is the config's width."""
-    widths = [round(crop * factor) for factor in SHORT_FACTORS]
-    smaller = [ShortStep(max(1, round((shape.crop / width) ** 2)), width) for width in widths if width < shape.crop]
-    return [*smaller, ShortStep(1, shape.crop)]
+    """The three steps of the short cycle in an epoch; ``crop`` is the config's width. None is larger than the shape."""
+    widths = [min(round(crop * factor), shape.crop) for factor in (*SHORT_FACTORS, 1.0)]
+    return [ShortStep(round((shape.crop / width) ** 2), width) for width in widths]
 
 
 def epoch_shapes(frames: int, crop: int, *, epochs: int, cycles: int, short: bool) -> list[Shape]:

@@ -39,7 +39,7 @@ def test_the_long_cycle_has_pyslowfasts_shapes() -> None:
 
 def test_the_short_cycle_grows_the_batch_as_it_shrinks_the_clips() -> None:
     assert short_steps(Shape(1, 8, 224), 224) == [ShortStep(4, 112), ShortStep(2, 158), ShortStep(1, 224)]
-    assert short_steps(Shape(4, 4, 158), 224) == [ShortStep(2, 112), ShortStep(1, 158)]
+    assert short_steps(Shape(4, 4, 158), 224) == [ShortStep(2, 112), ShortStep(1, 158), ShortStep(1, 158)]
 
 
 def test_shapes_share_the_epochs_by_their_batches() -> None:
@@ -53,6 +53,18 @@ def test_shapes_share_the_epochs_by_their_batches() -> None:
     assert shapes.index(Shape(1, 8, 224)) < 150  # the first cycle ends with full clips before the half
     full = [Shape(1, 8, 224)] * 5
     assert epoch_shapes(8, 224, epochs=5, cycles=0, short=True) == full
+
+
+@pytest.mark.parametrize(
+    ("short", "ends"),
+    [(False, [60, 90, 105, 113, 173, 203, 218, 239]), (True, [51, 76, 99, 110, 161, 186, 208, 239])],
+)
+def test_phases_end_where_pyslowfasts_do(short: bool, ends: list[int]) -> None:
+    """Its ``get_long_cycle_schedule``, run with STEPS [0, 98, 196], MAX_EPOCH 239 and EPOCH_FACTOR 1."""
+    shapes = epoch_shapes(8, 224, epochs=239, cycles=2, short=short)
+    changes = [epoch for epoch in range(1, 239) if shapes[epoch] != shapes[epoch - 1]]
+    assert [*changes, 239] == ends
+    assert [shapes[epoch - 1] for epoch in ends] == long_shapes(8, 224) * 2
 
 
 def test_fewer_frames_span_the_same_time_and_crops_show_as_much() -> None:
