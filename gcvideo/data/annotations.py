@@ -1,7 +1,8 @@
 """Annotations of every layout in use, as one table of records.
 
 ``load_records`` reads the official Kinetics CSV, ``path label`` lists (PySlowFast's, mmaction2's and header-less CSV),
-folders of class folders, and an index in Parquet. Problems are one-line ``DataError``s that name the file and the line.
+folders of class folders, folders of tar shards, and an index in Parquet. Problems are one-line ``DataError``s that name
+the file and the line.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gcvideo.data.kinetics import VIDEO_SUFFIXES, LabelColumn, nearest, read_kinetics_csv, videos_under
+from gcvideo.data.members import INDEX, MANIFEST
 from gcvideo.data.records import RecordTable, StringColumn, VideoRecord
 from gcvideo.errors import DataError
 
@@ -43,9 +45,11 @@ def load_records(
     - An index that ``gcvideo prepare index`` made, or any Parquet file with the columns ``id``, ``path`` and ``label``
       (integers). The schema's metadata may hold, each as JSON, the ``classes`` in label order, the ``root`` of the
       paths relative to the file, and the ids that are ``missing``.
+    - A folder of tar shards that ``gcvideo prepare shard`` made: the index in it. Its records are those of the
+      annotation that the shards were made of, in the same order, with paths into the shards.
 
     Args:
-        annotation: a file, or a folder of class folders.
+        annotation: a file, or a folder of class folders or of shards.
         root: folder that the videos lie in; by default the annotation's own folder.
         classes: class names in label order; by default the sorted names that the annotation uses.
         num_classes: largest label + 1 that is allowed; by default the number of classes where they are known.
@@ -59,6 +63,7 @@ def load_records(
     folder = Path(root).expanduser() if root is not None else annotation.parent
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of videos (for {annotation})")
+    annotation = _index_of_shards(annotation) or annotation
     if annotation.is_dir():
         table = _read_class_folders(annotation, classes)
     elif annotation.suffix == ".parquet":
@@ -212,6 +217,18 @@ def _read_class_folders(root: Path, classes: Sequence[str] | None) -> RecordTabl
     return RecordTable(ids=paths, paths=paths, labels=labels, root=root, classes=classes, source=str(root))
 
 
+def _index_of_shards(annotation: Path) -> Path | None:
+    """The index of a folder of tar shards, or of its manifest; None for anything else."""
+    folder = annotation.parent if annotation.name == MANIFEST else annotation
+    if (folder / INDEX).exists():
+        return folder / INDEX
+    if (folder / MANIFEST).exists():
+        raise DataError(f"{folder}: has no {INDEX}; run the same gcvideo prepare shard again, which writes only that")
+    if (folder / f"{MANIFEST}.partial").exists():
+        raise DataError(f"{folder}: not all shards are there yet; run the same gcvideo prepare shard again")
+    return None
+
+
 def _read_parquet(annotation: Path, root: Path | None, classes: Sequence[str] | None) -> RecordTable:
     try:
         columns = pq.read_table(annotation, columns=["id", "path", "label"])
@@ -219,10 +236,14 @@ def _read_parquet(annotation: Path, root: Path | None, classes: Sequence[str] | 
         stored = json.loads(metadata.get(b"classes", b"null"))
         missing = json.loads(metadata.get(b"missing", b"[]"))
         root = root or annotation.parent / json.loads(metadata.get(b"root", b'"."'))
+        shards = {
+            os.path.join(root, name): int(size) for name, size in json.loads(metadata.get(b"shards", b"{}")).items()
+        }
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise DataError(f"{annotation}: not an index of videos ({_one_line(error)})") from None
     if classes is not None and stored is not None and list(classes) != list(stored):
         raise DataError(f"{annotation}: was made with other classes; make the index again with the new list of classes")
+    _check_shards(annotation, shards)
     return RecordTable(
         ids=columns["id"].combine_chunks(),
         paths=columns["path"].combine_chunks(),
@@ -232,6 +253,15 @@ def _read_parquet(annotation: Path, root: Path | None, classes: Sequence[str] | 
         source=str(annotation),
         missing=missing,
     )
+
+
+def _check_shards(annotation: Path, shards: dict[str, int]) -> None:
+    """Raise where a shard is missing or has another size than the index says: its videos would all be lost."""
+    for path, expected in shards.items():
+        size = os.path.getsize(path) if os.path.isfile(path) else None
+        if size != expected:
+            found = "is not there" if size is None else f"has {size:,} bytes instead of {expected:,}"
+            raise DataError(f"{path}: {found}; copy the shards of {annotation} again, or give the folder as root")
 
 
 def _is_integer(text: str) -> bool:

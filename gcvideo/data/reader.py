@@ -22,6 +22,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ import numpy as np
 from gcvideo.data.bitstream import is_disposable
 from gcvideo.data.decoders import MAX_BYTES, MAX_PIXELS, decode_with_decord, decode_with_pyav
 from gcvideo.data.libav import LibavVideo
+from gcvideo.data.members import local_path
 from gcvideo.data.mp4 import Mp4DataError, Mp4Error, Mp4Track, looks_like_mp4, read_track
 from gcvideo.data.mp4_slice import read_samples
 from gcvideo.errors import VideoError
@@ -41,7 +43,7 @@ def open_video(path: str | Path, *, backend: str = "auto", short_side: int | Non
     """Open a video.
 
     Args:
-        path: the file.
+        path: the file, or a video in a tar shard (see ``gcvideo.data.members``), which is read into memory.
         backend: ``auto`` takes decord where it reads the file rightly, else PyAV. ``decord`` refuses the files that
             only PyAV reads rightly.
         short_side: for training only; frames come scaled down, never up, so that their short side has this length.
@@ -53,17 +55,21 @@ def open_video(path: str | Path, *, backend: str = "auto", short_side: int | Non
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        exists = os.path.exists(path)
-        raise VideoError(
-            path, "is a folder" if os.path.isdir(path) else "is not a file" if exists else "does not exist"
-        )
-    try:
-        return VideoReader(path, _open_source(path, backend), short_side)
-    except (VideoError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # PyAV raises whatever it meets: InvalidDataError, IndexError, UnicodeDecodeError ...
-        raise VideoError(path, f"cannot be opened ({_one_line(error)})") from error
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(local_path(path))
+            if not os.path.isfile(file):
+                exists = os.path.exists(file)
+                raise VideoError(
+                    path, "is a folder" if os.path.isdir(file) else "is not a file" if exists else "does not exist"
+                )
+            video = VideoReader(path, _open_source(file, backend), short_side)
+        except VideoError as error:
+            raise error if error.path == path else VideoError(path, error.reason) from error
+        except Exception as error:  # PyAV raises whatever it meets: InvalidDataError, UnicodeDecodeError ...
+            raise VideoError(path, f"cannot be opened ({_one_line(error)})") from error
+        video._opened = opened.pop_all()
+    return video
 
 
 class VideoReader:
@@ -82,6 +88,7 @@ class VideoReader:
     def __init__(self, path: str, source: _Source, short_side: int | None) -> None:
         self.path = path
         self._source = source
+        self._opened = ExitStack()  # what must stay open as long as the source
         if source.height * source.width > MAX_PIXELS:
             raise VideoError(path, f"frames of {source.width} x {source.height} are larger than {MAX_PIXELS} pixels")
         self._size = _scaled_down((source.height, source.width), short_side)  # before rotation
@@ -133,6 +140,7 @@ class VideoReader:
     def close(self) -> None:
         """Let go of the file."""
         self._source.close()
+        self._opened.close()
 
     def __enter__(self) -> VideoReader:
         return self

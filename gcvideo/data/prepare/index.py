@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from gcvideo.data.annotations import load_records
 from gcvideo.data.kinetics import clip_name, videos_under
+from gcvideo.data.members import local_path
 from gcvideo.data.prepare.pool import Limits
 from gcvideo.data.prepare.scan import Journal, Row, scan
 from gcvideo.data.reader import open_video
@@ -109,7 +110,8 @@ def make_index(
 
 def describe_video(path: str) -> Row:
     """What the index says about one video, from its container's tables; also where it cannot be opened."""
-    row: Row = {"bytes": os.path.getsize(path), "hash": _sha256(path)}
+    with local_path(path) as file:
+        row: Row = {"bytes": os.path.getsize(file), "hash": _sha256(file)}
     try:
         with open_video(path) as video:
             ends = [*video.keyframes.tolist()[1:], len(video)]

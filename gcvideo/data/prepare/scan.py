@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gcvideo.console import Progress
+from gcvideo.data.members import parse_member
 from gcvideo.data.prepare.pool import Limits, default_workers, run_jobs
 
 Row = dict[str, Any]  # JSON values; {"error": reason} for a video on which the job failed
@@ -125,9 +126,10 @@ class Journal:
 
 
 def _stamp(path: str) -> list[int] | None:
-    """Size and time of change; None for a file that is not there."""
+    """Size and time of change, for a video in a shard of that; None for a file that is not there."""
+    member = parse_member(path)
     try:
-        status = os.stat(path)
+        status = os.stat(member.shard if member else path)
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]

@@ -3,6 +3,9 @@
 The shards follow webdataset's convention (https://github.com/webdataset/webdataset): the members of a sample lie side
 by side and share their name up to the first dot. Here a sample is three members: ``00000042.mp4`` (the untouched
 file), ``00000042.cls`` (the label as text) and ``00000042.json`` (id and label).
+
+Beside them lie ``shards.json``, by which ``read_shards`` streams them, and ``shards.parquet``, which says at what byte
+of which shard every video is. With the latter, a folder of shards on a local disk is a data set like any other.
 """
 
 from __future__ import annotations
@@ -12,20 +15,22 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from gcvideo.console import Progress
-from gcvideo.data.annotations import VideoRecord, load_records
+from gcvideo.data.annotations import RecordTable, VideoRecord, load_records
+from gcvideo.data.members import INDEX, MANIFEST, Member
+from gcvideo.data.mp4_slice import in_memory
 from gcvideo.data.prepare.pool import default_workers, run_jobs
 from gcvideo.errors import DataError
-from gcvideo.files import write_json
-
-MANIFEST = "shards.json"
+from gcvideo.files import write_atomically, write_json
 
 
 class ShardSample(NamedTuple):
@@ -67,7 +72,8 @@ def write_shards(
 ) -> ShardSet:
     """Pack the videos of an annotation, shuffled once, into shards of about ``shard_bytes``.
 
-    Shards that an earlier run has finished are kept; the same videos and seed give the same bytes.
+    Shards that an earlier run has finished are kept; the same videos and seed give the same bytes. The index lists the
+    videos in the annotation's order, so that ``load_records`` of the folder gives the records of the annotation.
 
     Raises:
         DataError: the annotation cannot be used, a video is missing, or the folder holds other shards.
@@ -89,12 +95,15 @@ def write_shards(
         if earlier.exists() and json.loads(earlier.read_text()) != manifest:
             raise DataError(f"{folder}: holds shards of other videos or settings; choose another folder")
     write_json(partial, manifest)
-    waiting = [job for job in jobs if not os.path.exists(job.path)]
-    with Progress("shard", total=len(jobs), unit="shards", start=len(jobs) - len(waiting)) as progress:
-        for outcome in run_jobs(_write_shard, waiting, workers=min(workers or default_workers(), len(waiting) or 1)):
-            if outcome.error:
+    members: dict[str, list[Member]] = {}  # of each shard
+    with Progress("shard", total=len(jobs), unit="shards") as progress:
+        for outcome in run_jobs(_finish_shard, jobs, workers=min(workers or default_workers(), len(jobs))):
+            if outcome.value is None:
                 raise DataError(f"{outcome.item.path}: {outcome.error}")
+            members[outcome.item.path] = outcome.value
             progress.advance()
+    packed = [member for job in jobs for member in members[job.path]]
+    _write_index(folder, records, [packed[position] for position in np.argsort(order).tolist()])
     os.replace(partial, folder / MANIFEST)
     return open_shards(folder)
 
@@ -159,16 +168,9 @@ def read_shards(
         position += count
 
 
-@contextmanager
-def as_path(video: bytes) -> Iterator[str]:
-    """A path under which ``open_video`` finds bytes that are in memory only. Linux; nothing is written to a disk."""
-    descriptor = os.memfd_create("gcvideo")
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(video)
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
+def as_path(video: bytes) -> AbstractContextManager[str]:
+    """A path under which ``open_video`` finds bytes that are in memory only, for as long as the context lasts."""
+    return in_memory([memoryview(video)])
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,20 @@ def _plan(records: Sequence[VideoRecord], folder: str, shard_bytes: int) -> list
     return jobs
 
 
+def _finish_shard(job: _Job) -> list[Member]:
+    """Write a shard where it is not there yet; returns where in it the video of each sample lies."""
+    if not os.path.exists(job.path):
+        _write_shard(job)
+    try:
+        with tarfile.open(job.path, "r:") as tar:
+            infos = tar.getmembers()[::3]
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(f"damaged shard ({error}); remove it to have it written again") from None
+    if [os.path.splitext(info.name)[0] for info in infos] != [key for key, *_ in job.samples]:
+        raise DataError("holds other videos; remove it to have it written again")
+    return [Member(os.path.basename(job.path), info.offset_data, info.size, info.name) for info in infos]
+
+
 def _write_shard(job: _Job) -> None:
     temporary = f"{job.path}.part"
     with open(temporary, "wb") as file:
@@ -216,6 +232,27 @@ def _write_shard(job: _Job) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, job.path)
+
+
+def _write_index(folder: Path, records: RecordTable, members: Sequence[Member]) -> None:
+    """Write what ``load_records`` reads: the records, with paths into the shards."""
+    shards = sorted({member.shard for member in members})
+    metadata = {
+        "classes": list(records.classes) if records.classes else None,
+        "missing": list(records.missing),
+        "shards": {shard: os.path.getsize(folder / shard) for shard in shards},
+    }
+    columns = {
+        "id": pa.array([record.id for record in records], pa.large_string()),
+        "path": pa.array([member.path for member in members], pa.large_string()),
+        "label": pa.array(records.labels, pa.int32()),
+    }
+    table = pa.table(
+        columns, metadata={name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_atomically(folder / INDEX, sink.getvalue().to_pybytes())
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -11,6 +11,7 @@ import av
 import numpy as np
 
 from gcvideo.data.annotations import load_records
+from gcvideo.data.members import local_path
 from gcvideo.data.prepare.pool import Limits
 from gcvideo.data.prepare.scan import Journal, Row, scan
 from gcvideo.data.quarantine import Failure
@@ -89,7 +90,9 @@ def _count_frames(path: str) -> int:
     """Frames of a strict decode."""
     count = 0
     try:
-        with av.open(path, metadata_errors="replace") as container:
+        # Whatever a file's name or content looks like, it must not be taken for a URL or reach out to one.
+        options = {"protocol_whitelist": "file"}
+        with local_path(path) as file, av.open(f"file:{file}", metadata_errors="replace", options=options) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             stream.codec_context.options = {"err_detect": "explode"}
