@@ -24,6 +24,7 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from gcvideo.layers.trace import BlockTrace, TracedBlock
 
@@ -107,10 +108,10 @@ class ContextBlock(TracedBlock):
         """
         if self.transform_first:
             values = self.transform["add"](x.flatten(2).transpose(1, 2))  # (N, THW, C)
-            context, attention = self.pool(x, values)  # (N, C), (N, THW)
+            context, attention, x = self.pool(x, values)  # (N, C), (N, THW), x
             terms = {"add": context}
         else:
-            context, attention = self.pool(x)  # (N, C), (N, THW)
+            context, attention, x = self.pool(x)  # (N, C), (N, THW), x
             terms = {name: transform(context) for name, transform in self.transform.items()}  # each (N, C)
         y = self.fuse(x, **terms)
         if not return_attention:
@@ -150,7 +151,7 @@ class AttentionPool(nn.Module):
         """He initialisation by fan-in, as in the original code."""
         nn.init.kaiming_normal_(self.weight, mode="fan_in", nonlinearity="relu")
 
-    def forward(self, x: Tensor, values: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, values: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Pool a clip.
 
         Args:
@@ -158,16 +159,18 @@ class AttentionPool(nn.Module):
             values: (N, THW, D) to be pooled in place of x, with the weights that x gives.
 
         Returns:
-            the pooled vectors (N, C), or (N, D) with values, and the weights (N, THW), which carry no gradient.
+            the pooled vectors (N, C), or (N, D) with values; the weights (N, THW), which carry no gradient; and x
+            itself. What goes on from this x rather than from the input sends its gradient back through the pool, which
+            adds its own to it without another pass over memory.
         """
-        x = _autocast(x)
-        weight = self.weight.to(x.dtype)
+        dtype = _autocast_dtype(x)
+        weight = self.weight.to(dtype)
         if values is None:
-            pooled, attention = _AttentionPool.apply(x, weight)
-            return pooled, attention
-        logits = F.linear(x.flatten(2).transpose(1, 2), weight).squeeze(2)  # (N, THW)
-        attention = logits.softmax(1, dtype=torch.promote_types(x.dtype, torch.float32)).to(values.dtype)
-        return torch.bmm(attention.unsqueeze(1), values).squeeze(1), attention.detach()
+            pooled, attention, x = _AttentionPool.apply(x, weight)
+            return pooled, attention, x
+        logits = F.linear(x.to(dtype).flatten(2).transpose(1, 2), weight).squeeze(2)  # (N, THW)
+        attention = logits.softmax(1, dtype=torch.promote_types(dtype, torch.float32)).to(values.dtype)
+        return torch.bmm(attention.unsqueeze(1), values).squeeze(1), attention.detach(), x
 
 
 class AveragePool(nn.Module):
@@ -176,42 +179,44 @@ class AveragePool(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Mean over all positions of x (N, C, T, H, W): (N, C). There are no attention weights to return."""
-        return x.mean((2, 3, 4)), None
+    def forward(self, x: Tensor) -> tuple[Tensor, None, Tensor]:
+        """Mean over all positions of x (N, C, T, H, W): (N, C); no attention weights; and x itself."""
+        return x.mean((2, 3, 4)), None, x
 
 
 class _AttentionPool(torch.autograd.Function):
     """Attention pooling with its gradient in closed form.
 
     Left to autograd, this costs several more passes over x, and each rank-one product of the backward pass is written
-    out and added up. Here one batched product of inner size two gives the whole gradient, and beside x only the
-    N x THW weights are kept. With g = dL/dp::
+    out and added up. Here the gradient of all that follows x comes back through the pool too, and both rank-one terms
+    are added to it where it lies. Beside x only the N x THW weights are kept. With g = dL/dp::
 
-        s_j = x_j . g        d_j = a_j (s_j - sum_k a_k s_k)        dL/dx_j = a_j g + d_j w        dL/dw = sum_j d_j x_j
+        s_j = x_j . g       d_j = a_j (s_j - sum_k a_k s_k)       dL/dx_j += a_j g + d_j w       dL/dw = sum_j d_j x_j
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        logits = _dot(x, weight[0])  # (N, P) with P = T * H * W
-        attention = logits.softmax(1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
-        ctx.save_for_backward(x, weight, attention)
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z = x.to(weight.dtype)
+        logits = _dot(z, weight[0])  # (N, P) with P = T * H * W
+        attention = logits.softmax(1, dtype=torch.promote_types(z.dtype, torch.float32)).to(z.dtype)
+        ctx.save_for_backward(z, weight, attention)
         ctx.mark_non_differentiable(attention)
-        return _weighted_sum(x, attention), attention
+        # Autograd would make a view of x, and for a single clip that view no longer looks like channels_last_3d.
+        return _weighted_sum(z, attention), attention, x.detach()
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: None) -> tuple[Tensor, Tensor]:
-        x, weight, a = ctx.saved_tensors  # type: ignore[attr-defined]
-        grad = grad.to(x.dtype)
-        s = _dot(x, grad)  # (N, P)
+    @once_differentiable
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: None, grad_x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        z, weight, a = ctx.saved_tensors  # type: ignore[attr-defined]
+        s = _dot(z, grad.to(z.dtype))  # (N, P)
         d = a * (s - (a * s).sum(1, keepdim=True))  # (N, P), the gradient of the softmax
-        by_channel = torch.stack((grad, weight.expand_as(grad)), 1)  # (N, 2, C)
-        by_position = torch.stack((a, d), 1)  # (N, 2, P)
-        if _is_channels_last(x):
-            grad_x = torch.bmm(by_position.transpose(1, 2), by_channel).transpose(1, 2)  # (N, P, C) -> (N, C, P)
-        else:
-            grad_x = torch.bmm(by_channel.transpose(1, 2), by_position)  # (N, C, P)
-        return grad_x.unflatten(2, x.shape[2:]), _weighted_sum(x, d).sum(0, keepdim=True)
+        grad_weight = _weighted_sum(z, d).sum(0, keepdim=True)
+        dtype, grid = grad_x.dtype, (1, *grad_x.shape[2:])
+        a, d = a.to(dtype).unflatten(1, grid), d.to(dtype).unflatten(1, grid)  # (N, 1, T, H, W)
+        grad_x = torch.addcmul(grad_x, a, _per_channel(grad.to(dtype)))
+        return grad_x.addcmul_(d, _per_channel(weight.to(dtype))), grad_weight
 
 
 # Each product below is written for both memory formats, so that none copies x, and as the kind of matrix product that
@@ -247,12 +252,12 @@ def _dot_rows(matrix: Tensor, vector: Tensor) -> Tensor:
     return torch.bmm(vector.unsqueeze(1), matrix.transpose(1, 2)).squeeze(1)
 
 
-def _autocast(x: Tensor) -> Tensor:
-    """What autocast does to the input of a convolution, for products inside a Function, which it would not reach."""
+def _autocast_dtype(x: Tensor) -> torch.dtype:
+    """What autocast makes of the input of a convolution, for products inside a Function, which it would not reach."""
     device = x.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):  # the meta device has none
-        return x
-    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(device))
+        return x.dtype
+    return x.dtype if x.dtype == torch.float64 else torch.get_autocast_dtype(device)
 
 
 # ---------------------------------------------------------------- step 2: transform

@@ -1,10 +1,12 @@
 """The three-step context block."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gcvideo.layers import BlockTrace, ContextBlock, gc_block, record_attention, se_block, snl_block
 from gcvideo.layers.context import AttentionPool
@@ -44,18 +46,46 @@ def test_gradients_of_the_whole_space(pool: str, transform: str, fusion: str) ->
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradient_of_pooling_in_closed_form(layout: str, batch: int) -> None:
+    """Also of what goes on from the x that the pool hands on."""
     weight = torch.randn(1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     x = clip(batch, 5, 2, 3, 2, layout=layout, dtype=torch.float64)
     results = []
     pool = AttentionPool(5).double()
-    for function in (lambda x: pool(x)[0], lambda x: reference_pool(x, pool.weight)[0]):
+    for function in (lambda x: pool(x)[::2], lambda x: (reference_pool(x, pool.weight)[0], x)):
         pool.weight.data.copy_(weight)
         leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
-        pooled = function(leaf)
-        pooled.pow(3).sum().backward()
+        pooled, handed_on = function(leaf)
+        assert handed_on.stride() == leaf.stride()
+        (pooled.pow(3).sum() + handed_on.sin().sum()).backward()
         results.append((pooled.detach(), leaf.grad, pool.weight.grad))
         pool.weight.grad = None
     torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+
+
+def test_the_backward_pass_writes_one_gradient_and_leaves_the_one_it_was_given() -> None:
+    block = randomise(gc_block(8))
+    x, dy = clip(2, 8, 4, 5, 5).requires_grad_(), clip(2, 8, 4, 5, 5, seed=1)
+    y, given = block(x), dy.clone()
+    written: set[int] = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            written.update(t.data_ptr() for t in [result] if isinstance(t, Tensor) and t.numel() == x.numel())
+            return result
+
+    with Watch():
+        y.backward(dy)
+    assert x.grad is not None
+    assert written - {x.data_ptr(), dy.data_ptr()} == {x.grad.data_ptr()}  # all else are views of x and dy
+    assert torch.equal(dy, given)
+
+
+def test_second_derivatives_are_refused() -> None:
+    x = clip(1, 4, 2, 2, 2).requires_grad_()
+    (first,) = torch.autograd.grad(AttentionPool(4)(x)[0].square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
 
 
 @pytest.mark.parametrize("batch", [1, 8])
