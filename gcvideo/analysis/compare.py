@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gcvideo import console, distributed
-from gcvideo.analysis.compare_accuracy import compare_accuracy, predict_checkpoint
+from gcvideo.analysis.compare_accuracy import compare_accuracy, load_predictions, predict_checkpoint
 from gcvideo.analysis.compare_page import plots_of, show, write_comparison
 from gcvideo.analysis.complexity import count_config, read_configs
 from gcvideo.analysis.cost import Action, alternate, compare_times, forward_action, train_action
@@ -22,7 +22,6 @@ from gcvideo.analysis.peak_memory import peak_memory
 from gcvideo.analysis.plots import save_png
 from gcvideo.analysis.scaling import measure_scaling
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
-from gcvideo.engine.predictions import Predictions
 from gcvideo.engine.runtime import describe, pick_device, pick_precision, tune, versions
 from gcvideo.engine.trainer import Trainer
 from gcvideo.errors import ConfigError
@@ -61,9 +60,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     block.add_argument("--block-frames", type=int, nargs="+", default=[4, 8, 16, 32, 64], metavar="T")
     block.add_argument("--block-sizes", type=int, nargs="+", default=[7, 10, 14, 20, 28], metavar="S")
     block.add_argument("--block-at", type=int, nargs=2, default=[8, 14], metavar=("T", "S"), help="(default 8 14)")
-    answers = parser.add_argument_group("accuracy, one file for each config in the same order")
-    answers.add_argument("--checkpoints", nargs="+", metavar="FILE", help="to be tested")
-    answers.add_argument("--predictions", nargs="+", metavar="FILE", help="predictions.npz of earlier tests")
+    answers = parser.add_argument_group(
+        "accuracy",
+        "one PLACE for each config in the same order: a file or the folder of a run; or several runs with other seeds, "
+        "joined by commas, of which the mean and standard deviation are shown",
+    )
+    answers.add_argument("--checkpoints", nargs="+", type=_places, metavar="PLACE", help="to be tested")
+    answers.add_argument(
+        "--predictions", nargs="+", type=_places, metavar="PLACE", help="predictions.npz of earlier tests"
+    )
     answers.add_argument(
         "--train",
         action="store_true",
@@ -76,6 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--png", metavar="DIR", help="the plots as PNG")
 
 
+def _places(text: str) -> list[str]:
+    return text.split(",")
+
+
 def run(args: argparse.Namespace) -> None:
     """Measure, show, and write what was asked for."""
     candidates = read_candidates(args)
@@ -86,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     precision = pick_precision(args.precision, device)
     console.say(f"{len(candidates)} networks on {describe(device, precision)}")
     if args.train:
-        args.checkpoints = [train(candidate.config, device) for candidate in candidates]
+        args.checkpoints = [[train(candidate.config, device)] for candidate in candidates]
     results: dict[str, Any] = {
         "networks": measure_networks(candidates, args, device=device, precision=precision),
         "scaling": None if "scaling" in args.skip else scaling(args, device),
@@ -120,7 +129,13 @@ def read_candidates(args: argparse.Namespace) -> list[Candidate]:
     for option in ("checkpoints", "predictions"):
         files = getattr(args, option)
         if files and len(files) != len(found):
-            raise ConfigError(f"--{option}: {len(files)} files for {len(found)} configs; give one for each, in order")
+            raise ConfigError(
+                f"--{option}: {len(files)} places for {len(found)} configs; give one for each, in order, "
+                "with commas between the runs of one config"
+            )
+        for places in files or ():
+            if not all(places):
+                raise ConfigError(f"--{option} {','.join(places)}: runs of one config are joined by single commas")
     if sum(map(bool, (args.checkpoints, args.predictions, args.train))) > 1:
         raise ConfigError("give only one of --checkpoints, --predictions and --train")
     candidates: list[Candidate] = []
@@ -230,10 +245,11 @@ def train(config: RunConfig, device: torch.device) -> str:
 def add_accuracy(rows: list[dict[str, Any]], args: argparse.Namespace, *, device: torch.device, precision: str) -> None:
     """Put the accuracy of each network into its row, where checkpoints or predictions are given."""
     if args.predictions:
-        predictions = [Predictions.load(file) for file in args.predictions]
+        predictions = [[load_predictions(place) for place in places] for places in args.predictions]
     elif args.checkpoints:
         predictions = [
-            predict_checkpoint(place, data=args.data, device=device, precision=precision) for place in args.checkpoints
+            [predict_checkpoint(place, data=args.data, device=device, precision=precision) for place in places]
+            for places in args.checkpoints
         ]
     else:
         return

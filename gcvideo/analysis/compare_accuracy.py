@@ -53,38 +53,62 @@ def predict_checkpoint(
         )
 
 
+def load_predictions(place: str) -> Predictions:
+    """The predictions of an earlier test: the file, or the folder of its run."""
+    path = Path(place).expanduser()
+    return Predictions.load(path / "predictions.npz" if path.is_dir() else path)
+
+
 def compare_accuracy(
-    names: Sequence[str], predictions: Sequence[Predictions], *, resamples: int = RESAMPLES, seed: int = 0
+    names: Sequence[str], predictions: Sequence[Sequence[Predictions]], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Accuracy of each on the labelled videos that all of them answered, with intervals.
+    """Accuracy of each network on the labelled videos that all of them answered, with intervals.
 
     Intervals are percentiles of a bootstrap over videos (Efron 1979), 95 %: the views of a video stand or fall
     together, so that they are no independent trials. The same resamples serve all networks, which makes the interval
-    of a difference a paired one.
+    of a difference a paired one. Where a network was trained several times, accuracies are means over its runs and
+    intervals those of the mean for these runs: they say how far other videos could move it, and the standard deviation
+    says how far other seeds do.
+
+    Args:
+        predictions: of each network, one or more runs that differ in nothing but the seed.
 
     Returns:
-        for each: "videos"; each of ``MEASURES`` as {"value", "low", "high"}, fractions in [0, 1]; for all but the
-        first also "minus_first" (video top-1, likewise) and "mcnemar", in which the first of all is the first.
+        for each network: "videos"; "runs", their number; each of ``MEASURES`` as {"value", "low", "high", "by_run",
+        "sd"}, fractions in [0, 1], where "sd" is the standard deviation over runs (n - 1), or None for one run; for all
+        but the first also "minus_first" (video top-1: "value", "low", "high") and "mcnemar", a list that sets the first
+        network's k-th run against this one's k-th.
 
     Raises:
         DataError: the networks have no labelled video in common, or disagree on labels.
     """
-    common = [_on_common_videos(p, predictions) for p in predictions]
-    if not len(common[0]):
+    everyone = [run for runs in predictions for run in runs]
+    common = [[_on_common_videos(run, everyone) for run in runs] for runs in predictions]
+    reference = common[0][0]
+    if not len(reference):
         raise DataError(f"{' and '.join(names)}: have no labelled video in common")
-    hits = [_hits(p) for p in common]  # each (V, measures): right answers, and out of how many
-    values = [right.sum(0) / total.sum(0) for right, total in hits]
+    for name, runs in zip(names, common, strict=True):
+        if any((run.labels != reference.labels).any() for run in runs):
+            raise DataError(
+                f"{name}: labels differ from those of {names[0]}, so the predictions are of different tests"
+            )
+    hits = [[_hits(run) for run in runs] for runs in common]  # each (V, measures): right answers, and out of how many
+    values = [np.stack([right.sum(0) / total.sum(0) for right, total in runs]) for runs in hits]  # (runs, measures)
     drawn = _resample(hits, resamples=resamples, seed=seed)
     rows: list[dict[str, Any]] = []
     for number, own in enumerate(common):
-        row: dict[str, Any] = {"videos": len(own)}
+        row: dict[str, Any] = {"videos": len(reference), "runs": len(own)}
         for column, measure in enumerate(MEASURES):
-            row[measure] = _interval(values[number][column], drawn[number][:, column])
+            by_run = values[number][:, column]
+            deviation = float(by_run.std(ddof=1)) if len(own) > 1 else None
+            interval = _interval(by_run.mean(), drawn[number][:, column])
+            row[measure] = {**interval, "sd": deviation, "by_run": by_run.tolist()}
         if number:
             video = MEASURES.index("video_top1")
-            difference = values[number][video] - values[0][video]
+            difference = values[number][:, video].mean() - values[0][:, video].mean()
             row["minus_first"] = _interval(difference, drawn[number][:, video] - drawn[0][:, video])
-            row["mcnemar"] = mcnemar(score(common[0]), score(own))
+            pairs = zip(common[0], own, strict=False)  # as many as both have
+            row["mcnemar"] = [mcnemar(score(first), score(second)) for first, second in pairs]
         rows.append(row)
     return rows
 
@@ -116,17 +140,19 @@ def _hits(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     return right.astype(np.float64), np.stack([predictions.views, predictions.views, one, one], axis=1)
 
 
-def _resample(hits: Sequence[tuple[np.ndarray, np.ndarray]], *, resamples: int, seed: int) -> list[np.ndarray]:
-    """Accuracies (resamples, 4) of each network; all networks see the same draws of videos."""
+def _resample(
+    hits: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], *, resamples: int, seed: int
+) -> list[np.ndarray]:
+    """Accuracies (resamples, 4) of each network, means over its runs; all see the same draws of videos."""
     rng = np.random.default_rng(seed)
-    videos = len(hits[0][0])
+    videos = len(hits[0][0][0])
     portion = max(1, 10_000_000 // videos)  # draws held in memory at a time
     parts: list[list[np.ndarray]] = [[] for _ in hits]
     for start in range(0, resamples, portion):
         count = min(portion, resamples - start)
         times = rng.multinomial(videos, np.full(videos, 1 / videos), count)  # (draws, V): how often each is drawn
-        for part, (right, total) in zip(parts, hits, strict=True):
-            part.append((times @ right) / (times @ total))
+        for part, runs in zip(parts, hits, strict=True):
+            part.append(np.mean([(times @ right) / (times @ total) for right, total in runs], axis=0))
     return [np.concatenate(part) for part in parts]
 
 

@@ -26,6 +26,7 @@ COST_COLUMNS = [
 ]
 ACCURACY_COLUMNS = [
     "network",
+    "runs",
     "videos",
     "clip top-1",
     "clip top-5",
@@ -38,6 +39,10 @@ NOTES = (
     "Times are of one clip: median and quartiles over the rounds. Networks alternate; ratios are to the first network "
     "in the same round. Forward is what a test runs (batch norms folded), train is the trainer's whole step.",
     "Memory is the peak with weights; on a CPU the growth of a fresh process, on a GPU what torch has allocated.",
+)
+ACCURACY_NOTE = (
+    "Mean ± standard deviation over runs, where there are several; in brackets 95 % intervals of the mean by bootstrap "
+    "over videos; McNemar's exact test, run by run against the first network."
 )
 SCALING_NOTE = (
     "Forward pass of one block alone; on a CPU one thread, CPU time. Exponent b of cost ~ positions^b: least squares "
@@ -52,7 +57,7 @@ def show(results: dict[str, Any]) -> None:
     console.table(cost_rows(results["networks"]), columns=COST_COLUMNS)
     if any(row["accuracy"] for row in results["networks"]):
         console.say()
-        console.table(accuracy_rows(results["networks"]), columns=ACCURACY_COLUMNS, title="95 % intervals by bootstrap")
+        console.table(accuracy_rows(results["networks"]), columns=ACCURACY_COLUMNS, title=ACCURACY_NOTE)
     if results["scaling"]:
         console.say()
         console.table(exponent_rows(results["scaling"]), columns=EXPONENT_COLUMNS)
@@ -65,7 +70,7 @@ def write_comparison(path: str | Path, results: dict[str, Any], plots: dict[str,
     parts += [f'<p class="soft">{page.text(note)}</p>' for note in NOTES]
     if any(row["accuracy"] for row in networks):
         parts += ["<h2>Accuracy on the same videos</h2>", page.table(ACCURACY_COLUMNS, accuracy_rows(networks))]
-        parts.append('<p class="soft">In brackets 95 % intervals by bootstrap over videos; McNemar\'s exact test.</p>')
+        parts.append(f'<p class="soft">{page.text(ACCURACY_NOTE)}</p>')
     if results["scaling"]:
         parts += [
             "<h2>One block against the size of its features</h2>",
@@ -112,16 +117,19 @@ def accuracy_rows(networks: Sequence[dict[str, Any]]) -> list[list[object]]:
         found = row["accuracy"]
         if found is None:
             continue
-        minus, test = found.get("minus_first"), found.get("mcnemar")
+        minus = found.get("minus_first")
         measures = [_percent(found[name]) for name in ("clip_top1", "clip_top5", "video_top1", "video_top5")]
         difference = _percent(minus, sign="+") if minus else "–"
-        rows.append([row["config"], found["videos"], *measures, difference, f"{test['p_value']:.3g}" if test else "–"])
+        tests = ", ".join(f"{test['p_value']:.3g}" for test in found.get("mcnemar", [])) or "–"
+        rows.append([row["config"], found["runs"], found["videos"], *measures, difference, tests])
     return rows
 
 
-def _percent(interval: dict[str, float], *, sign: str = "") -> str:
+def _percent(interval: dict[str, Any], *, sign: str = "") -> str:
     value, low, high = (100 * interval[name] for name in ("value", "low", "high"))
-    return f"{value:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
+    deviation = interval.get("sd")
+    spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
+    return f"{value:{sign}.1f}{spread} ({low:{sign}.1f} to {high:{sign}.1f})"
 
 
 EXPONENT_COLUMNS = ["block", "grows with", "sizes", "ms at the largest", "time exponent", "multiply-adds exponent"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gcvideo.cli import main
 from gcvideo.config import save_config
+from gcvideo.engine.predictions import Predictions, VideoScores
 from tests.tiny import tiny_checkpoint, tiny_videos
 from tests.training import make_videos, train_config
 
@@ -52,9 +54,30 @@ def test_accuracy_of_checkpoints_on_the_same_videos(tmp_path: Path, capsys: pyte
     assert main([*command, "--checkpoints", str(first), str(second), "--data", str(tmp_path / "val.txt")]) == 0
     rows = json.loads(out.read_text())["networks"]
     assert [row["accuracy"]["videos"] for row in rows] == [6, 6]
-    assert rows[1]["accuracy"]["mcnemar"]["videos"] == 6
+    assert [test["videos"] for test in rows[1]["accuracy"]["mcnemar"]] == [6]
     assert "McNemar p" in capsys.readouterr().out
     assert (tmp_path / "page.html").read_text().count("<svg") == 2  # against multiply-adds and against time
+
+
+def test_runs_of_one_config_with_other_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From run folders and from files; a mean over both, one McNemar test for each."""
+    scores = {True: np.array([0.9, 0.1], np.float32), False: np.array([0.1, 0.9], np.float32)}
+    for name, right in (("plain_0", 4), ("plain_1", 2), ("gc_0", 6), ("gc_1", 5)):
+        videos = [VideoScores(i, f"v{i}", 0, 1, i < right, 1, *[scores[i < right]] * 3) for i in range(8)]
+        (tmp_path / name).mkdir()
+        Predictions.collect(videos).save(tmp_path / name / "predictions.npz")
+    plain, gc = (",".join(str(tmp_path / f"{name}_{seed}") for seed in (0, 1)) for name in ("plain", "gc"))
+    gc = gc.replace("gc_1", "gc_1/predictions.npz")
+    out = tmp_path / "out.json"
+    command = ["benchmark", "compare", "slow_r18", "slow_r18_gc_c345", *TINY, "--device", "cpu", "--json", str(out)]
+    skipped = ["--skip", "forward", "train", "memory", "throughput", "scaling"]
+    assert main([*command, *skipped, "--predictions", plain, gc]) == 0
+    first, second = (row["accuracy"] for row in json.loads(out.read_text())["networks"])
+    assert first["video_top1"]["by_run"] == [0.5, 0.25]
+    assert second["video_top1"]["by_run"] == [0.75, 0.625]
+    assert second["minus_first"]["value"] == pytest.approx(0.6875 - 0.375)
+    assert [test["only_second_right"] for test in second["mcnemar"]] == [2, 3]
+    assert "68.8 ± 8.8" in capsys.readouterr().out
 
 
 def test_each_config_is_trained_and_tested(tmp_path: Path) -> None:
@@ -85,7 +108,8 @@ def test_each_config_is_trained_and_tested(tmp_path: Path) -> None:
         (["model.width=4"], "give at least one config"),
         (["slow_r18", "--rounds", "0"], "--rounds: must be 1 or more"),
         (["slow_r18", "model.wide=4"], "model.wid"),
-        (["slow_r18", "slow_r34", "--predictions", "a.npz"], "1 files for 2 configs"),
+        (["slow_r18", "slow_r34", "--predictions", "a.npz"], "1 places for 2 configs"),
+        (["slow_r18", "--predictions", "a.npz,,b.npz"], "a.npz,,b.npz: runs of one config are joined by single commas"),
         (["slow_r18", "--size", "16"], "too small"),
         (["slow_r18", "slow_r18", "--train"], "would train in one folder"),
         (["slow_r18", "--train", "--predictions", "a.npz"], "only one of"),
