@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -155,7 +156,7 @@ def measure_gc(case: Case, rounds: int) -> dict[str, Any]:
         "ours.train": _train(ours, x, dy),
         "port.train": _train(port, x, dy),
     }
-    seconds = alternate(actions, rounds=rounds, device=x.device)
+    seconds = _time(actions, rounds)
     return {
         **vars(case),
         "ms": {name: 1000 * statistics.median(values) for name, values in seconds.items()},
@@ -179,7 +180,7 @@ def measure_non_local(case: Case, rounds: int) -> dict[str, Any]:
     contenders: dict[str, nn.Module] = {"gc": gc, "nl": ours.train(), "peer": peer.train()}
     actions = {f"{name}.forward": _forward(block, x) for name, block in contenders.items()}
     actions |= {f"{name}.train": _train(block, x, dy) for name, block in contenders.items()}
-    seconds = alternate(actions, rounds=rounds, device=x.device)
+    seconds = _time(actions, rounds)
     return {
         **vars(case),
         "ms": {name: 1000 * statistics.median(values) for name, values in seconds.items()},
@@ -236,8 +237,14 @@ def model_overhead(rounds: int) -> float:
         for name in ("slow_r50", "slow_r50_gc_c345")
     }
     actions = {name: _forward(model, x) for name, model in models.items()}
-    seconds = alternate(actions, rounds=rounds, device=x.device)
+    seconds = _time(actions, rounds)
     return _ratio(seconds, "slow_r50_gc_c345", "slow_r50")
+
+
+def _time(actions: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each in each round; for one thread CPU time, which other work on the machine disturbs little."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    return alternate(actions, rounds=rounds, device=torch.device("cpu"), clock=clock)
 
 
 def randomise(module: nn.Module, std: float = 0.1) -> Any:
