@@ -146,7 +146,7 @@ class ModelConfig:
 class SplitConfig:
     """One split: an annotation and the folder that its paths or ids lie in."""
 
-    # Official Kinetics CSV, `path label` list, or a folder of class folders.
+    # Official Kinetics CSV, `path label` list, folder of class folders, index, or folder of tar shards.
     annotation: str | None = None
     # Folder of the videos; by default the annotation's own folder.
     root: str | None = None
@@ -225,6 +225,9 @@ class DataConfig:
     # Per-channel RGB statistics, for pixels in [0, 1]. These are Kinetics' customary ones (PySlowFast).
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    # A list of videos to leave out from the start: what `gcvideo prepare verify` writes, or `quarantine.jsonl` of an
+    # earlier run. In training the next good video takes the place of each, in a test they count as failed.
+    quarantine: str | None = None
     backend: Literal["auto", "decord", "pyav"] = "auto"
     workers: int = 4
     # Seconds that decoding one video may take before its worker process is ended and the video quarantined.

@@ -123,7 +123,8 @@ class ClipDataset(_VideoDataset[ClipSample]):
         records: every one labelled.
         data: which clips to cut.
         seed: of the run.
-        quarantine: file of bad videos to honour and to add to; None keeps them in memory only.
+        quarantine: file of bad videos to honour and to add to; None keeps them in memory only. The list
+            ``data.quarantine`` is honoured besides.
 
     Raises:
         DataError: a record has no label.
@@ -132,7 +133,7 @@ class ClipDataset(_VideoDataset[ClipSample]):
     def __init__(
         self, records: RecordTable, *, data: DataConfig, seed: int, quarantine: str | Path | None = None
     ) -> None:
-        super().__init__(records, data=data, quarantine=Quarantine(records, quarantine))
+        super().__init__(records, data=data, quarantine=Quarantine(records, quarantine, known=data.quarantine))
         self.seed = seed
         self._augment = build_clip_augment(data)
         unlabelled = np.flatnonzero(records.labels < 0)
@@ -196,7 +197,7 @@ class ViewDataset(_VideoDataset[VideoViews]):
     """
 
     def __init__(self, records: RecordTable, *, data: DataConfig, test: TestConfig) -> None:
-        super().__init__(records, data=data, quarantine=Quarantine(records))
+        super().__init__(records, data=data, quarantine=Quarantine(records, known=data.quarantine))
         self.test = test
 
     def __getitem__(self, index: int) -> VideoViews:

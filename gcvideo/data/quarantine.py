@@ -37,22 +37,29 @@ class Quarantine:
     start, and read again before every epoch for what other processes found. Delete lines to give videos another
     chance.
 
+    A second list, such as ``gcvideo prepare verify`` writes (or the file of an earlier run), names records that are bad
+    from the start. It is only read.
+
     Only the main process changes anything; worker processes, forked from it, see the changes at once.
 
     Args:
         records: the data set.
         path: the file; None keeps everything in memory.
+        known: the list of what is bad from the start.
 
     Raises:
-        DataError: the file holds something else.
+        DataError: the file or the list cannot be read, or holds something else.
 
     Attributes:
         bad_from: int32 (len(records),), the epoch from which each record is bad.
         suspect: bool (len(records),).
         reasons: of bad records, by id.
+        listed: the records that the list names.
     """
 
-    def __init__(self, records: RecordTable, path: str | Path | None = None) -> None:
+    def __init__(
+        self, records: RecordTable, path: str | Path | None = None, *, known: str | Path | None = None
+    ) -> None:
         self.records = records
         self.path = Path(path) if path is not None else None
         count = max(len(records), 1)
@@ -60,13 +67,20 @@ class Quarantine:
         self.bad_from[:] = NEVER
         self.suspect = np.frombuffer(mmap.mmap(-1, count), dtype=bool)
         self.reasons: dict[str, str] = {}
+        self.listed: list[Failure] = []
+        if known is not None:
+            entries = _read(Path(known).expanduser(), whole=True)
+            rows = records.find(entries)
+            self.bad_from[rows] = ALWAYS
+            self.reasons.update((id_, entry["reason"]) for id_, entry in entries.items())
+            self.listed = [self.failure(row) for row in rows.tolist()]
         self.refresh()
 
     def refresh(self) -> None:
         """Read the file, in which other processes may have written."""
         if self.path is None or not self.path.exists():
             return
-        entries = _read(self.path)
+        entries = _read(self.path, whole=False)
         for index in self.records.find(entries).tolist():
             entry = entries[self.records[index].id]
             self.bad_from[index] = min(self.bad_from[index], entry.get("from_epoch", ALWAYS))
@@ -101,17 +115,26 @@ class Quarantine:
         return failure._replace(reason=self.reasons[failure.id])
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """The entry of each id that says the earliest epoch. A last line cut short by a kill is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+def _read(path: Path, *, whole: bool) -> dict[str, dict[str, Any]]:
+    """The entry of each id that says the earliest epoch.
+
+    Unless the file must be ``whole``, a last line that is cut short by a kill is left out.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise DataError(f"{path}: not a readable list of bad videos ({reason})") from None
     entries: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
-            known = entries.setdefault(entry["id"], {**entry, "reason": entry["reason"]})
+            if not isinstance(entry["id"], str) or not isinstance(entry["reason"], str):
+                raise TypeError
+            known = entries.setdefault(entry["id"], entry)
             if entry.get("from_epoch", ALWAYS) < known.get("from_epoch", ALWAYS):
                 entries[entry["id"]] = entry
         except (ValueError, KeyError, TypeError):
-            if number < len(lines):
+            if whole or number < len(lines):
                 raise DataError(f"{path}:{number}: expected a JSON object with id, path and reason") from None
     return entries

@@ -61,11 +61,12 @@ def run_test(
     )
     if restart and distributed.is_main():
         journal.remove()
+    dataset = ViewDataset(records, data=config.data, test=config.test)
     finished: list[VideoScores] = distributed.broadcast_object(journal.read() if distributed.is_main() else [])
+    finished = [video for video in finished if not dataset.quarantine.is_bad(video.index, 0)]
     if finished:
         console.say(f"{len(finished)} of {len(records)} videos were finished by a run that was cut off and are kept")
 
-    dataset = ViewDataset(records, data=config.data, test=config.test)
     loader = eval_loader(
         dataset,
         rank=distributed.rank(),
@@ -143,7 +144,9 @@ def hash_file(path: str | Path) -> str:
 def _journal_key(config: RunConfig, records: RecordTable, checkpoint_hash: str, precision: str) -> dict[str, Any]:
     """Everything a video's scores depend on. All three ensembles are kept, so the choice of one is not among it."""
     test = {name: value for name, value in asdict(config.test).items() if name not in ("ensemble", "views_per_batch")}
-    data = {name: value for name, value in asdict(config.data).items() if name not in ("workers", "train")}
+    data = {
+        name: value for name, value in asdict(config.data).items() if name not in ("workers", "train", "quarantine")
+    }
     return {
         "checkpoint": checkpoint_hash,
         "records": records.fingerprint,

@@ -105,7 +105,8 @@ class Trainer:
         self.validation: dict[str, float] = {}
         self.details: dict[str, Any] = {}
         self.best: dict[str, float] | None = None
-        self.failures: dict[str, tuple[str, str]] = {}  # id -> path and reason
+        # id -> path and reason
+        self.failures = {failure.id: (failure.path, failure.reason) for failure in self.train_set.quarantine.listed}
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -317,7 +318,7 @@ class Trainer:
         position = Position(state["step"], state["epoch"], state["epoch_step"])
         self.position = self.plan.take_over(position, before)
         self.best, self.validation, self.details = state["best"], state["validation"], state["details"]
-        self.failures = {id_: (path, reason) for id_, path, reason in state["failures"]}
+        self.failures |= {id_: (path, reason) for id_, path, reason in state["failures"]}
         self.clock = Stopwatch(state["seconds"])
         say(f"going on from {state['path']}: epoch {self.position.epoch + 1}, step {self.position.step}")
 
@@ -333,6 +334,9 @@ class Trainer:
             f"{config.train.epochs:g} epochs, {self.plan.total_steps:,} steps of {config.train.batch_size} clips "
             f"({config.data.frames} x {config.data.crop} x {config.data.crop}, stride {config.data.stride})"
         )
+        if config.data.quarantine is not None:
+            listed = [len(videos.quarantine.listed) for videos in (self.train_set, self.val_set) if videos is not None]
+            say(f"{config.data.quarantine} leaves {' and '.join(map(str, listed))} of them out")
         if self.val_set is None:
             warn("data.val.annotation is not set: this run trains without validation")
 
