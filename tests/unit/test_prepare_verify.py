@@ -66,3 +66,12 @@ def test_real_videos(shared):
         verify_video(str(shared / "videos" / "decord" / "corrupted.mp4"))
     hmdb = "RATRACE_wave_f_nm_np1_fr_goo_37.avi"
     assert verify_video(str(shared / "videos" / "torchvision" / hmdb))["frames"] > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["concat:a|b.mp4", "-x.mp4", "http:.mp4", "file:x.mp4", "pipe:0", "x%03d.mp4", "subfile,,start,0,end,9,,:x"]
+)
+def test_names_that_look_like_something_else_are_file_names(clip, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clip, tmp_path / name)
+    assert verify_video(name) == {"frames": 24}
