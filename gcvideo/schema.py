@@ -228,7 +228,9 @@ class DataConfig:
     # A list of videos to leave out from the start: what `gcvideo prepare verify` writes, or `quarantine.jsonl` of an
     # earlier run. In training the next good video takes the place of each, in a test they count as failed.
     quarantine: str | None = None
-    backend: Literal["auto", "decord", "pyav"] = "auto"
+    # Who decodes; `auto` is decord where it reads a file rightly, else PyAV. torchcodec comes with
+    # `pip install "gcvideo[torchcodec]"` and needs FFmpeg's libraries.
+    backend: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
     workers: int = 4
     # Seconds that decoding one video may take before its worker process is ended and the video quarantined.
     video_timeout: float = 60.0

@@ -19,10 +19,10 @@ from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.annotations import RecordTable, VideoRecord
 from gcvideo.data.augment import build_clip_augment, random_box
 from gcvideo.data.quarantine import Failure, Quarantine
-from gcvideo.data.reader import VideoReader, open_video
+from gcvideo.data.reader import VideoReader, open_video, why_missing
 from gcvideo.data.sampling import crop_boxes, random_clip, sample_rng, uniform_clips
 from gcvideo.data.transforms import crop_and_resize, resize_short_side
-from gcvideo.errors import DataError, VideoError
+from gcvideo.errors import ConfigError, DataError, VideoError
 
 # A sample's decoded frames may take this much memory; test frames beyond it are decoded and shrunk in portions.
 MAX_DECODED_BYTES = 1 << 30
@@ -71,6 +71,9 @@ class _VideoDataset(Dataset[T]):
     """Opens records, each on a second decoder where the first one fails, and tells its process which one it holds."""
 
     def __init__(self, records: RecordTable, *, data: DataConfig, quarantine: Quarantine) -> None:
+        missing = why_missing(data.backend)
+        if missing:  # else every video would go to the second decoder
+            raise ConfigError(f"data.backend: {missing}")
         self.records = records
         self.data = data
         self.quarantine = quarantine

@@ -21,7 +21,7 @@ from gcvideo.data.mp4 import Mp4Track
 # One read for samples that lie no farther apart than this: a gap costs less than another system call.
 _READ_THROUGH = 64 << 10
 _UNITY_MATRIX = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-_RATE = 30  # frames per second of the slice: any will do
+RATE = 30  # frames per second of the slice: any will do
 
 
 def read_samples(file: int, track: Mp4Track, samples: Sequence[int]) -> list[memoryview]:
@@ -104,16 +104,14 @@ def _header(track: Mp4Track, sizes: list[int], composition: np.ndarray, *, data_
     data_reference = _box(b"dinf", _full_box(b"dref", struct.pack(">I", 1), _full_box(b"url ", flags=1)))
     media = _box(
         b"mdia",
-        _full_box(b"mdhd", struct.pack(">IIIIHH", 0, 0, _RATE, count, 0x55C4, 0)),  # 0x55C4: undetermined language
+        _full_box(b"mdhd", struct.pack(">IIIIHH", 0, 0, RATE, count, 0x55C4, 0)),  # 0x55C4: undetermined language
         _full_box(b"hdlr", struct.pack(">I4s12xx", 0, b"vide")),
         _box(b"minf", _full_box(b"vmhd", bytes(8), flags=1), data_reference, samples),
     )
     track_header = (
         struct.pack(">5I16x", 0, 0, 1, 0, count) + _UNITY_MATRIX + struct.pack(">II", width << 16, height << 16)
     )
-    movie_header = (
-        struct.pack(">4IIH10x", 0, 0, _RATE, count, 1 << 16, 1 << 8) + _UNITY_MATRIX + struct.pack(">24xI", 2)
-    )
+    movie_header = struct.pack(">4IIH10x", 0, 0, RATE, count, 1 << 16, 1 << 8) + _UNITY_MATRIX + struct.pack(">24xI", 2)
     movie = _box(
         b"moov",
         _full_box(b"mvhd", movie_header),

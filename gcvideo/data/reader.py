@@ -13,6 +13,8 @@ anything else that libav knows                        PyAV through a demuxer (``
 cut short, encrypted, without pictures, huge          refused, with the reason
 ====================================================  =======================================================
 
+torchcodec reads only where it is asked to, and of these files only those that it reads rightly.
+
 Damage inside a picture is another matter. PyAV raises for most of it; decord's older libavcodec hides it, by showing
 part of a neighbouring picture. ``gcvideo prepare verify`` finds such files.
 """
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,9 +37,10 @@ from gcvideo.data.libav import LibavVideo
 from gcvideo.data.members import local_path
 from gcvideo.data.mp4 import Mp4DataError, Mp4Error, Mp4Track, looks_like_mp4, read_track
 from gcvideo.data.mp4_slice import read_samples
+from gcvideo.data.torchcodec_decoder import TorchcodecVideo, decode_with_torchcodec, why_no_torchcodec
 from gcvideo.errors import VideoError
 
-BACKENDS = ("auto", "decord", "pyav")
+BACKENDS = ("auto", "decord", "pyav", "torchcodec")
 
 
 def open_video(path: str | Path, *, backend: str = "auto", short_side: int | None = None) -> VideoReader:
@@ -45,7 +49,7 @@ def open_video(path: str | Path, *, backend: str = "auto", short_side: int | Non
     Args:
         path: the file, or a video in a tar shard (see ``gcvideo.data.members``), which is read into memory.
         backend: ``auto`` takes decord where it reads the file rightly, else PyAV. ``decord`` refuses the files that
-            only PyAV reads rightly.
+            only PyAV reads rightly, and so does ``torchcodec``.
         short_side: for training only; frames come scaled down, never up, so that their short side has this length.
             The decoder interpolates bilinearly, averaging over the area that a pixel covers.
 
@@ -101,7 +105,7 @@ class VideoReader:
 
     @property
     def backend(self) -> str:
-        """``decord`` or ``pyav``: who decodes."""
+        """``decord``, ``pyav`` or ``torchcodec``: who decodes."""
         return self._source.backend
 
     def __len__(self) -> int:
@@ -171,11 +175,11 @@ class _Source(Protocol):
 class _Mp4Video:
     """A file whose own tables say what to decode."""
 
-    def __init__(self, file: int, track: Mp4Track, *, decord: bool, pyav: bool) -> None:
+    def __init__(self, file: int, track: Mp4Track, backends: Sequence[str]) -> None:
+        decoders = {"decord": decode_with_decord, "pyav": decode_with_pyav, "torchcodec": decode_with_torchcodec}
         self._file = file
         self._track = track
-        self._decoders: list[tuple[str, Any]] = [("decord", decode_with_decord)] if decord else []
-        self._decoders += [("pyav", decode_with_pyav)] if pyav else []
+        self._decoders: list[tuple[str, Any]] = [(backend, decoders[backend]) for backend in backends]
         self.codec = track.info.codec
         self.height, self.width = track.info.height, track.info.width
         self.quarter_turns = track.quarter_turns
@@ -215,8 +219,9 @@ class _Mp4Video:
 
 def _open_source(path: str, backend: str) -> _Source:
     """Decide from the file's tables who reads it rightly."""
-    if backend == "decord" and not _has_decord():
-        raise VideoError(path, "decord is not installed; use backend pyav or auto")
+    missing = why_missing(backend)
+    if missing:
+        raise VideoError(path, missing)
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         head = os.pread(file, 16, 0)
@@ -226,12 +231,11 @@ def _open_source(path: str, backend: str) -> _Source:
             raise Mp4Error("not an MP4 file")
         track = read_track(file)
         _check_trust(track)
-        refusal = _why_not_decord(track)
-        if backend == "decord" and refusal:
+        refusal = _why_only_pyav(track)
+        if backend in ("decord", "torchcodec") and refusal:
             raise Mp4Error(refusal)
-        source = _Mp4Video(
-            file, track, decord=backend != "pyav" and not refusal and _has_decord(), pyav=backend != "decord"
-        )
+        with_decord = backend == "auto" and not refusal and _has_decord()
+        source = _Mp4Video(file, track, [backend] if backend != "auto" else ["decord"] * with_decord + ["pyav"])
         file = -1
         return source
     except Mp4DataError as error:
@@ -239,7 +243,7 @@ def _open_source(path: str, backend: str) -> _Source:
     except Mp4Error as error:
         if backend == "decord":
             raise VideoError(path, f"decord cannot be trusted with it ({error}); use backend pyav or auto") from error
-        return LibavVideo(path)
+        return TorchcodecVideo(path) if backend == "torchcodec" else LibavVideo(path)
     finally:
         if file >= 0:
             os.close(file)
@@ -254,13 +258,20 @@ def _check_trust(track: Mp4Track) -> None:
         raise Mp4Error("pictures are reordered more than the stream allows")
 
 
-def _why_not_decord(track: Mp4Track) -> str | None:
-    """Why decord may give wrong frames even of a slice; None where it may not."""
+def _why_only_pyav(track: Mp4Track) -> str | None:
+    """Why another decoder may give wrong frames even of a slice; None where it may not."""
     if track.info.reorder is None and track.table.reorder:
         return "the stream does not tell how pictures are reordered, so that decoders guess"
     if track.info.bit_depth > 8:
         return "more than 8 bits a sample"  # other rounding than PyAV's
     return None
+
+
+def why_missing(backend: str) -> str | None:
+    """Why a backend cannot be used on this machine, and what to do; None where it can."""
+    if backend == "decord" and not _has_decord():
+        return "decord is not installed; use backend pyav or auto"
+    return why_no_torchcodec() if backend == "torchcodec" else None
 
 
 def _has_decord() -> bool:
@@ -276,7 +287,8 @@ def _scaled_down(size: tuple[int, int], short_side: int | None) -> tuple[int, in
 
 
 def _one_line(error: Exception) -> str:
-    # PyAV's errors are OSErrors, whose text repeats the path; decord's begin with a place in its source.
+    # PyAV's errors are OSErrors, whose text repeats the path; those of decord and torchcodec begin with a place in
+    # their source.
     text = str(getattr(error, "strerror", None) or error).partition("Check failed: ")
-    lines = (text[2] or text[0]).strip().splitlines()
+    lines = re.sub(r"^.*\.(cpp|h):\d+, ", "", (text[2] or text[0]).strip()).splitlines()
     return lines[0] if lines else type(error).__name__

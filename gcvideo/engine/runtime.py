@@ -125,7 +125,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 def versions() -> dict[str, str]:
     """Versions of what a result depends on, for checkpoints and reports."""
     found = {"gcvideo": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
-    for package in ("torchvision", "pytorchvideo", "numpy", "av", "decord"):
+    for package in ("torchvision", "pytorchvideo", "numpy", "av", "decord", "torchcodec"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

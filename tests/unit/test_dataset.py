@@ -17,7 +17,7 @@ from gcvideo.data.quarantine import Quarantine
 from gcvideo.data.reader import open_video
 from gcvideo.data.sampling import crop_boxes, random_clip, sample_rng, uniform_clips
 from gcvideo.data.transforms import crop_and_resize, random_short_side_box, resize_short_side
-from gcvideo.errors import DataError, VideoError
+from gcvideo.errors import ConfigError, DataError, VideoError
 from tests.videos import moving_frames, write_video
 
 DATA = DataConfig(frames=4, stride=2, crop=32, short_side=(32, 40))
@@ -150,6 +150,13 @@ def test_each_video_gets_a_second_chance_on_the_other_backend(folder, monkeypatc
     dataset = ClipDataset(table(folder, 4, 0), data=DataConfig(backend="pyav", crop=32, short_side=(32, 32)), seed=0)
     assert dataset[0, 0].index == 1
     assert asked == ["pyav", "decord", "pyav"]
+
+
+@pytest.mark.parametrize("backend", ["decord", "torchcodec"])
+def test_a_decoder_that_is_not_installed_is_said_at_once(backend, folder, monkeypatch):
+    monkeypatch.setattr(dataset_module, "why_missing", lambda name: f"{name} is not installed")
+    with pytest.raises(ConfigError, match=f"data.backend: {backend} is not installed"):
+        ClipDataset(table(folder, 4, 0), data=DataConfig(backend=backend), seed=0)
 
 
 def test_a_record_that_killed_a_process_is_read_by_the_other_backend_only(folder, monkeypatch):

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gcvideo.data.reader import open_video
+from gcvideo.data.reader import open_video, why_missing
 from tests import fuzz
 from tests.videos import moving_frames, write_video
 
+NO_TORCHCODEC = why_missing("torchcodec")
+needs_torchcodec = pytest.mark.skipif(NO_TORCHCODEC is not None, reason=NO_TORCHCODEC or "")
 COUNT = int(os.environ.get("GCVIDEO_FUZZ", "100"))
 
 
@@ -20,7 +22,7 @@ def files(tmp_path_factory):
     return list(fuzz.damaged_files(tmp_path_factory.mktemp("fuzz"), COUNT, seed=0))
 
 
-@pytest.mark.parametrize("backend", ["auto", "pyav"])
+@pytest.mark.parametrize("backend", ["auto", "pyav", pytest.param("torchcodec", marks=needs_torchcodec)])
 def test_damaged_files(files, backend):
     results = fuzz.read_all([path for _, path in files], backend)
     assert len(results) == len(files)
@@ -47,7 +49,13 @@ def test_deaths_and_hangs_are_noticed(tmp_path, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize(("backend", "suffix"), [("decord", "mp4"), ("pyav", "mp4"), ("pyav", "mkv"), ("pyav", "avi")])
+@pytest.mark.parametrize(
+    ("backend", "suffix"),
+    [
+        *(("decord", "mp4"), ("pyav", "mp4"), ("pyav", "mkv"), ("pyav", "avi")),
+        *(pytest.param("torchcodec", suffix, marks=needs_torchcodec) for suffix in ("mp4", "mkv")),
+    ],
+)
 def test_memory_does_not_grow(backend, suffix, tmp_path):
     """Less than 20 MB, whatever the number of files opened."""
     paths = [

@@ -7,21 +7,26 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 import torch
 
-from gcvideo.data import decoders
+from gcvideo.data import decoders, torchcodec_decoder
 from gcvideo.data import reader as reader_module
 from gcvideo.data.bitstream import BitstreamError, parse_avc_config
 from gcvideo.data.libav import LibavVideo
 from gcvideo.data.mp4 import read_track
-from gcvideo.data.reader import VideoReader, open_video
+from gcvideo.data.reader import VideoReader, open_video, why_missing
 from gcvideo.errors import VideoError
 from tests.videos import decode_all, moving_frames, remux, write_video
 
+NO_TORCHCODEC = why_missing("torchcodec")
+needs_torchcodec = pytest.mark.skipif(NO_TORCHCODEC is not None, reason=NO_TORCHCODEC or "")
+WITH_TORCHCODEC = pytest.param("torchcodec", marks=needs_torchcodec)
+INSTALLED = ("decord", "pyav") if NO_TORCHCODEC else ("decord", "pyav", "torchcodec")
 COUNT = 45
 RNG = np.random.default_rng(0)
 X265 = "log-level=none:pools=none:frame-threads=1:scenecut=0:"
@@ -79,6 +84,11 @@ VIDEOS: dict[str, tuple[dict, bool]] = {
     "av1.mkv": ({"codec": "libsvtav1", "gop": 12}, False),
     "animation.gif": ({"codec": "gif", "pixel_format": "rgb8"}, False),
 }
+# Those that torchcodec may read beside decord's.
+FOR_TORCHCODEC = {
+    *("fragmented.mp4", "late_start.mkv", "hevc_open.mkv", "open_gop.mkv"),
+    *("vp9.webm", "vp9.mp4", "av1.mp4", "av1.mkv"),
+}
 
 
 def assert_right(path: Path, backend: str) -> VideoReader:
@@ -120,6 +130,46 @@ def test_every_frame_by_index(name, folder):
     if not for_decord:
         with pytest.raises(VideoError, match="use backend pyav or auto"):
             open_video(path, backend="decord")
+
+
+@needs_torchcodec
+@pytest.mark.parametrize("name", VIDEOS)
+def test_every_frame_by_torchcodec(name, folder):
+    settings, for_decord = VIDEOS[name]
+    path = folder / name
+    if not path.exists():
+        write_video(path, moving_frames(COUNT, 64, 128), **settings)
+    if for_decord or name in FOR_TORCHCODEC:
+        assert assert_right(path, "torchcodec").backend == "torchcodec"
+    else:
+        with pytest.raises(VideoError, match=r"torchcodec cannot be trusted with it \(.*\); use backend pyav or auto"):
+            open_video(path, backend="torchcodec")
+
+
+@needs_torchcodec
+def test_torchcodec_refuses_more_than_8_bits(folder):
+    frames = moving_frames(3, 64, 128)
+    path = write_video(folder / "ten_bits.mkv", frames, codec="libsvtav1", pixel_format="yuv420p10le")
+    with pytest.raises(VideoError, match=r"more than 8 bits a sample"):
+        open_video(path, backend="torchcodec")
+
+
+@needs_torchcodec
+def test_torchcodec_gives_no_picture_in_place_of_another(folder):
+    """After a seek libavcodec leaves out what it cannot decode yet, here all pictures before the refresh is through;
+    torchcodec then gives the next one that comes."""
+    path = write_video(folder / "refresh.mkv", moving_frames(COUNT, 64, 128), **x264(intra_refresh=1))
+    whole, _ = decode_all(path)
+    wrong = 0
+    for index in range(COUNT):
+        with open_video(path, backend="pyav") as reader:
+            assert (reader.frames([index]) == whole[index]).all()
+        with open_video(path, backend="torchcodec") as reader:
+            try:
+                assert (reader.frames([index]) == whole[index]).all()
+            except VideoError as error:
+                wrong += "other pictures than those asked for" in error.reason
+    assert wrong
 
 
 def without_usability_information(record: bytes) -> bytes:
@@ -167,6 +217,9 @@ def test_files_cut_without_encoding(source, start, folder):
     cut = remux(path, folder / f"cut_{start}_{source}", start=start, end=1.6)
     assert_right(cut, "auto")
     assert_right(cut, "pyav")
+    if "torchcodec" in INSTALLED:
+        with contextlib.suppress(VideoError):
+            assert_right(cut, "torchcodec")
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
@@ -175,7 +228,7 @@ def test_rotation_is_honoured_by_all_backends_alike(rotation, suffix, folder):
     frames = moving_frames(4, 64, 128)
     path = write_video(folder / f"turned{rotation}.{suffix}", frames, rotation=rotation)
     clockwise = np.rot90(frames, -rotation // 90, axes=(1, 2)).astype(int)
-    for backend in ["auto", "pyav"] + ["decord"] * (suffix == "mp4"):
+    for backend in ["auto", *(name for name in INSTALLED if name != "decord" or suffix == "mp4")]:
         reader = assert_right(path, backend)
         assert (reader.height, reader.width) == clockwise.shape[1:3]
         assert (
@@ -199,7 +252,7 @@ def test_odd_and_tiny_sizes(height, width, folder):
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_and_two_frames(count, folder):
     path = write_video(folder / f"short{count}.mp4", moving_frames(count, 64, 128))
-    for backend in ("auto", "decord", "pyav"):
+    for backend in ("auto", *INSTALLED):
         reader = assert_right(path, backend)
         assert reader.fps == pytest.approx(25)
 
@@ -208,13 +261,14 @@ def test_unusual_file_names(folder, closed):
     for name in ("-with a space.mp4", "ünï'\"cödé%03d.mp4", "http:host.mp4", "no_suffix", "wrong.avi"):
         path = folder / name
         path.write_bytes(closed.read_bytes())
-        assert_right(path, "auto")
-        assert_right(path, "pyav")
+        for backend in ("auto", *INSTALLED):
+            assert_right(path, backend)
 
 
 def test_relative_path(closed, monkeypatch):
     monkeypatch.chdir(closed.parent)
-    assert len(open_video(closed.name)) == COUNT
+    for backend in ("auto", *INSTALLED):
+        assert len(open_video(closed.name, backend=backend)) == COUNT
 
 
 def test_real_videos(shared):
@@ -243,7 +297,7 @@ def test_reference_frames(shared):
     for name in ("nasa_13013.mp4", "h265_video.mp4"):
         references = sorted((folder / "reference").glob(f"{name}.stream0.frame*.pt"))
         indices = [int(f.name.split("frame")[1].split(".")[0]) for f in references]
-        for backend in ("auto", "pyav"):
+        for backend in ("auto", *INSTALLED):
             with open_video(folder / name, backend=backend) as reader:
                 for frame, file in zip(reader.frames(indices), references, strict=True):
                     reference = torch.load(file, weights_only=True).numpy()
@@ -253,7 +307,7 @@ def test_reference_frames(shared):
     assert checked >= 16
 
 
-@pytest.mark.parametrize("backend", ["decord", "pyav"])
+@pytest.mark.parametrize("backend", ["decord", "pyav", WITH_TORCHCODEC])
 def test_short_side_scales_down_only(backend, closed, folder):
     x, y = np.meshgrid(np.linspace(0, 255, 128), np.linspace(0, 255, 64))
     smooth = np.stack([x, y, 255 - x], axis=-1).astype(np.uint8)
@@ -312,6 +366,30 @@ def test_without_decord(closed, monkeypatch):
         open_video(closed, backend="decord")
 
 
+def test_without_torchcodec(closed, monkeypatch):
+    torchcodec_decoder.why_no_torchcodec.cache_clear()
+    monkeypatch.setattr(torchcodec_decoder.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        VideoError, match=r"plain\.mp4: torchcodec is not installed: pip install 'gcvideo\[torchcodec\]'$"
+    ):
+        open_video(closed, backend="torchcodec")
+    torchcodec_decoder.why_no_torchcodec.cache_clear()
+
+
+def test_torchcodec_without_ffmpeg(closed, monkeypatch):
+    class NoLibraries:
+        def __init__(self, _: bytes) -> None:
+            raise RuntimeError("Could not load libtorchcodec. Likely causes:\n FFmpeg is not properly installed")
+
+    torchcodec_decoder.why_no_torchcodec.cache_clear()
+    monkeypatch.setattr(torchcodec_decoder.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(VideoDecoder=NoLibraries))
+    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(decoders=sys.modules["torchcodec.decoders"]))
+    with pytest.raises(VideoError, match=r"plain\.mp4: torchcodec finds no FFmpeg libraries"):
+        open_video(closed, backend="torchcodec")
+    torchcodec_decoder.why_no_torchcodec.cache_clear()
+
+
 def test_a_torch_bridge_does_not_matter(closed):
     decord = pytest.importorskip("decord")
     expected = open_video(closed).frames([5])
@@ -353,8 +431,8 @@ def test_huge_frames_are_refused_before_decoding(suffix, folder, monkeypatch):
     path = write_video(folder / f"huge.{suffix}", moving_frames(2, 64, 128))
     for module in ("decoders", "reader", "libav"):
         monkeypatch.setattr(f"gcvideo.data.{module}.MAX_PIXELS", 64 * 64)
-    for backend in ("auto", "pyav"):
-        with pytest.raises(VideoError, match="larger than 4096 pixels"):
+    for backend in ("auto", *INSTALLED):
+        with pytest.raises(VideoError, match=r"larger than 4096 pixels|cannot be trusted"):
             open_video(path, backend=backend)
 
 
@@ -369,7 +447,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-@pytest.mark.parametrize("backend", ["auto", "decord", "pyav"])
+@pytest.mark.parametrize("backend", ["auto", "decord", "pyav", WITH_TORCHCODEC])
 def test_bad_files(name, backend, tmp_path):
     content, reason = BAD_FILES[name]
     (tmp_path / name).write_bytes(content)
@@ -413,8 +491,8 @@ def test_truncated_files(closed, tmp_path):
         ("b.mp4", tables_first[: len(tables_first) * 3 // 4], "cut short: .* pictures lie beyond its end"),
     ]:
         (tmp_path / name).write_bytes(content)
-        for backend in ("auto", "pyav"):
-            with pytest.raises(VideoError, match=reason):
+        for backend in ("auto", *INSTALLED):
+            with pytest.raises(VideoError, match=reason if backend != "decord" else reason + "|cannot be trusted"):
                 open_video(tmp_path / name, backend=backend)
 
 
@@ -427,12 +505,13 @@ def test_damaged_picture_is_an_error(closed, tmp_path, capfd):
     path = tmp_path / "damaged.mp4"
     path.write_bytes(data)
     whole, _ = decode_all(closed)
-    with open_video(path) as reader:
-        assert len(reader) == COUNT
-        for index in (COUNT - 1, COUNT - 5):  # the last group of pictures is sound
-            assert (reader.frames([index]) == whole[index]).all()
-        with pytest.raises(VideoError, match=r"damaged\.mp4: cannot be decoded"):
-            reader.frames(range(COUNT))
+    for backend in ("auto", *INSTALLED):
+        with open_video(path, backend=backend) as reader:
+            assert len(reader) == COUNT
+            for index in (COUNT - 1, COUNT - 5):  # the last group of pictures is sound
+                assert (reader.frames([index]) == whole[index]).all()
+            with pytest.raises(VideoError, match=r"damaged\.mp4: cannot be decoded \([^/]*\)$"):
+                reader.frames(range(COUNT))
     output = capfd.readouterr()
     assert output.out + output.err == ""
 
@@ -468,9 +547,10 @@ def test_files_are_let_go(closed):
     def open_files() -> int:
         return len(os.listdir("/proc/self/fd"))
 
-    open_video(closed).frames([1])
+    for backend in INSTALLED:
+        open_video(closed, backend=backend).frames([1])
     before = open_files()
-    for backend in ("decord", "pyav"):
+    for backend in INSTALLED:
         for _ in range(5):
             reader = open_video(closed, backend=backend)
             reader.frames([3])
