@@ -47,13 +47,14 @@ class Learner:
         freeze(network, config.train.freeze)
         if config.train.multigrid != "none":
             divide_batch_norms(network)
-        network = share_batch_norms(network, config.train.sync_batch_norm, device)
-        self.network = network.to(device).to(memory_format=self.memory_format)
-        self.optimizer = build_optimizer(self.network, config.optim)
+        network = network.to(device).to(memory_format=self.memory_format)
         # Averaged after each step; the statistics of batch norms are those of the network itself.
         self.ema: AveragedModel | None = None
         if config.train.ema:
-            self.ema = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema))
+            self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema))
+        # After the copy for averaging: a group of processes cannot be copied.
+        self.network = share_batch_norms(network, config.train.sync_batch_norm, device)
+        self.optimizer = build_optimizer(self.network, config.optim)
         if config.train.compile:
             self.network.compile()
         self.model: nn.Module = self.network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,12 @@ def share_batch_norms(network: nn.Module, processes: int, device: torch.device) 
     """Let the batch norms of a number of processes measure their batches together (SyncBN).
 
     Args:
-        network: whose batch norms are replaced.
+        network: whose batch norms are replaced; parameters and buffers stay the same tensors.
         processes: in each group that shares its statistics; 1 leaves every process its own, 0 joins all of them.
         device: of the network.
 
     Raises:
-        ConfigError: the processes do not divide into such groups, or there is no GPU, which torch needs for this.
+        ConfigError: the processes do not divide into such groups.
     """
     world = distributed.world_size()
     size = processes or world
@@ -28,10 +29,62 @@ def share_batch_norms(network: nn.Module, processes: int, device: torch.device) 
         return network
     if world % size:
         raise ConfigError(f"train.sync_batch_norm: {world} processes do not divide into groups of {size}")
-    if device.type != "cuda":
-        raise ConfigError("train.sync_batch_norm: torch shares batch norms between GPUs only; set it to 1 on a CPU")
     group, _ = torch.distributed.new_subgroups(group_size=size)
-    return nn.SyncBatchNorm.convert_sync_batchnorm(network, process_group=group)
+    if device.type != "cpu":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network, process_group=group)
+    for module in network.modules():
+        if type(module) is nn.BatchNorm3d:
+            module.__class__ = SharedBatchNorm3d  # same parameters and buffers, another forward
+            vars(module)["group"] = group
+    return network
+
+
+class SharedBatchNorm3d(nn.BatchNorm3d):
+    """What ``nn.SyncBatchNorm`` does, on a CPU, where torch has no kernels for it.
+
+    Every process of ``group`` brings as many clips of the same shape. Parameters, buffers and evaluation are those of
+    ``nn.BatchNorm3d``.
+    """
+
+    group: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (N, C, T, H, W)."""
+        if not self.training:
+            return super().forward(x)
+        assert self.momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        size = torch.distributed.get_world_size(self.group)
+        wide = x.float()
+        mean = _Sum.apply(wide.mean((0, 2, 3, 4)), self.group) / size  # (C,)
+        centred = wide - mean.view(1, -1, 1, 1, 1)
+        var = _Sum.apply(centred.square().mean((0, 2, 3, 4)), self.group) / size
+        with torch.no_grad():
+            count = size * x.numel() / x.shape[1]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = (var + self.eps).rsqrt() * self.weight
+        return (centred * scale.view(1, -1, 1, 1, 1) + self.bias.view(1, -1, 1, 1, 1)).to(x.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over the processes of a group; what depends on it in any of them counts in its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        total = tensor.clone()
+        torch.distributed.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].contiguous().clone()
+        torch.distributed.all_reduce(total, group=ctx.group)
+        return total, None
 
 
 def make_precise(network: nn.Module, batches: Iterable[Tensor], count: int) -> None:
