@@ -22,6 +22,47 @@ from gcvideo.engine.trainer import Trainer
 from gcvideo.errors import GcvideoError
 from tests.tiny import tiny_config, tiny_videos
 
+# Every switch of the recipe but those that need several processes; a crop that multigrid can halve.
+EVERYTHING: dict[str, Any] = {
+    "model": {"dropout": 0.3, "drop_path": 0.1},
+    "data": {
+        "crop": 64,
+        "short_side": [64, 72],
+        "workers": 2,
+        "augment": {
+            "crop": "inception",
+            "rand_augment": 2,
+            "color_jitter": [0.2, 0.2, 0.2, 0.1],
+            "erase": 0.5,
+            "mixup": 0.8,
+            "cutmix": 1.0,
+            "clips_per_video": 2,
+            "class_balanced": True,
+        },
+    },
+    "optim": {
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "lr_for_batch": 8,
+        "schedule": "linear",
+        "clip_grad_norm": 1.0,
+        "decay_norm_and_bias": False,
+    },
+    "train": {
+        "accumulate": 2,
+        "precision": "bf16",
+        "label_smoothing": 0.1,
+        "freeze": ["stem"],
+        "ema": 0.9,
+        "precise_bn": 2,
+        "checkpoint_every": 1,
+        "val_clips": 2,
+        "multigrid": "both",
+        "multigrid_cycles": 1,
+        "epochs": 4,
+    },
+}
+
 
 def make_videos(folder: Path, count: int = 8) -> Path:
     """``folder/val.txt`` lists ``count`` tiny videos of four classes; to train and to validate on."""

@@ -113,11 +113,11 @@ def shaped_data(data: DataConfig, shape: Shape) -> DataConfig:
 
 
 def steps_in(batches: int, cycle: Sequence[ShortStep]) -> int:
-    """How many whole steps of a short cycle so many batches make; at least one."""
+    """How many whole steps of a short cycle so many batches make."""
     steps = 0
     while batches_before(steps + 1, cycle) <= batches:
         steps += 1
-    return max(1, steps)
+    return steps
 
 
 def batches_before(step: int, cycle: Sequence[ShortStep]) -> int:

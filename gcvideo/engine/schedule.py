@@ -51,13 +51,15 @@ class Plan:
     ) -> None:
         self.epochs = math.ceil(epochs)
         self.shapes = list(shapes) if shapes is not None else [Shape(1, 1, 1)] * self.epochs
-        self.cycles = [
-            [ShortStep(1, s.crop)] if short_crop is None else short_steps(s, short_crop) for s in self.shapes
-        ]
-        self._whole = [
-            steps_in(max(1, records // (batch_size * shape.batch)), cycle)
-            for shape, cycle in zip(self.shapes, self.cycles, strict=True)
-        ]
+        self.cycles: list[list[ShortStep]] = []
+        self._whole: list[int] = []
+        for shape in self.shapes:
+            batches = max(1, records // (batch_size * shape.batch))
+            cycle = [ShortStep(1, shape.crop)] if short_crop is None else short_steps(shape, short_crop)
+            if cycle[0].batches > batches:  # too few videos for the first step of the short cycle: go without
+                cycle = [ShortStep(1, shape.crop)]
+            self.cycles.append(cycle)
+            self._whole.append(steps_in(batches, cycle))
         self._last = max(1, round((epochs - (self.epochs - 1)) * self._whole[-1]))
 
     @classmethod

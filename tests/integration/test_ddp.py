@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -21,9 +22,18 @@ from gcvideo.config import config_from_dict, config_to_dict, save_config
 from gcvideo.data.dataset import ClipDataset
 from gcvideo.data.loader import train_loader
 from gcvideo.engine.learner import Learner
-from gcvideo.engine.normalization import make_precise
+from gcvideo.engine.normalization import make_precise, share_batch_norms
 from gcvideo.engine.splits import load_split
-from tests.training import free_port, last_state, make_videos, metrics, same_tensors, train_config, train_in_processes
+from tests.training import (
+    EVERYTHING,
+    free_port,
+    last_state,
+    make_videos,
+    metrics,
+    same_tensors,
+    train_config,
+    train_in_processes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +42,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def gradients(values: dict[str, Any]) -> list[torch.Tensor]:
-    """The gradients that the optimizer sees in the first step. Batch norms are still: they would see other shares."""
+    """The gradients that the optimizer sees in the first step, and all buffers after it.
+
+    Batch norms are still, as they would see other shares, unless all processes measure together.
+    """
     config = config_from_dict(values, where="the test's config")
     learner = Learner(config, torch.device("cpu"))
     for module in learner.model.modules():
-        if isinstance(module, nn.BatchNorm3d):
+        if isinstance(module, nn.BatchNorm3d) and config.train.sync_batch_norm == 1:
             module.eval()
     records = load_split(config, config.data.train, name="training")
     assert records is not None
@@ -57,7 +70,7 @@ def gradients(values: dict[str, Any]) -> list[torch.Tensor]:
 
     learner.optimizer.register_step_pre_hook(look)
     learner.step(iter(loader), number=0, lr=0.1)
-    return seen
+    return seen + [buffer.float() for buffer in learner.network.buffers()]
 
 
 def clip_stream(rank: int) -> list[torch.Tensor]:
@@ -71,7 +84,17 @@ def precise_statistics(_: dict[str, Any]) -> list[torch.Tensor]:
     return [network[0].running_mean, network[0].running_var]  # type: ignore[list-item]
 
 
-WORK = {"gradients": gradients, "precise_statistics": precise_statistics}
+def shared_statistics(_: dict[str, Any]) -> list[torch.Tensor]:
+    network = share_batch_norms(nn.Sequential(nn.BatchNorm3d(3)), 2, torch.device("cpu"))
+    network(clip_stream(distributed.rank())[0])
+    return list(network.buffers())
+
+
+WORK = {
+    "gradients": gradients,
+    "precise_statistics": precise_statistics,
+    "shared_statistics": shared_statistics,
+}
 
 
 def in_processes(work: str, values: dict[str, Any], processes: int, folder: Path) -> list[list[torch.Tensor]]:
@@ -95,11 +118,13 @@ def _answer(work: str, values: dict[str, Any], environment: dict[str, str], path
         torch.save(WORK[work](values), path)
 
 
-@pytest.mark.parametrize(("accumulate", "static_graph"), [(1, False), (2, False), (1, True)])
+@pytest.mark.parametrize(
+    ("accumulate", "static_graph", "shared"), [(1, False, 1), (2, False, 1), (1, True, 1), (1, False, 0), (1, True, 0)]
+)
 def test_two_processes_have_the_gradients_of_one_with_both_batches(
-    place: Path, tmp_path: Path, accumulate: int, static_graph: bool
+    place: Path, tmp_path: Path, accumulate: int, static_graph: bool, shared: int
 ) -> None:
-    train = {"batch_size": 4, "accumulate": accumulate, "static_graph": static_graph}
+    train = {"batch_size": 4, "accumulate": accumulate, "static_graph": static_graph, "sync_batch_norm": shared}
     values = config_to_dict(train_config(place, train=train))
     alone = gradients({**values, "train": {**values["train"], "accumulate": 1}})
     first, second = in_processes("gradients", values, 2, tmp_path)
@@ -108,10 +133,32 @@ def test_two_processes_have_the_gradients_of_one_with_both_batches(
     torch.testing.assert_close(first, alone, rtol=1e-4, atol=1e-6)
 
 
+def test_batch_norms_share_with_their_group_only(tmp_path: Path) -> None:
+    """Four processes in groups of two: 0 with 1, 2 with 3."""
+    found = in_processes("shared_statistics", {}, 4, tmp_path)
+    alone = nn.BatchNorm3d(3)
+    alone(torch.cat([clip_stream(0)[0], clip_stream(1)[0]]))
+    assert same_tensors(found[0], found[1])
+    assert same_tensors(found[2], found[3])
+    assert not same_tensors(found[0], found[2])
+    torch.testing.assert_close(found[0], [alone.running_mean, alone.running_var, alone.num_batches_tracked])
+
+
 def test_precise_batch_norms_pool_the_batches_of_all_processes(tmp_path: Path) -> None:
     first, second = in_processes("precise_statistics", {}, 2, tmp_path)
     assert same_tensors(first, second)
     torch.testing.assert_close(first, precise_statistics({}), rtol=1e-5, atol=1e-6)
+
+
+def test_every_recipe_at_once_on_two_processes(place: Path) -> None:
+    """With what needs several processes, and without what goes together with neither: accumulation and multigrid."""
+    together = {"accumulate": 1, "multigrid": "none", "sync_batch_norm": 0, "static_graph": True, "epochs": 2}
+    config = train_config(place, "everything", **{**EVERYTHING, "train": {**EVERYTHING["train"], **together}})
+    assert train_in_processes(config, processes=2) == [0, 0]
+    lines = metrics(config)
+    assert [line["step"] for line in lines] == list(range(1, 11))  # two epochs of five steps of two videos
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    assert all(tensor.isfinite().all() for tensor in last_state(config)["model"].values())
 
 
 def test_each_validation_video_counts_once_whatever_the_number_of_processes(place: Path) -> None:

@@ -76,7 +76,7 @@ def test_fewer_frames_span_the_same_time_and_crops_show_as_much() -> None:
 def test_steps_and_batches_of_the_short_cycle_agree() -> None:
     cycle = [ShortStep(4, 112), ShortStep(2, 158), ShortStep(1, 224)]
     assert [batches_before(step, cycle) for step in range(7)] == [0, 4, 6, 7, 11, 13, 14]
-    assert [steps_in(batches, cycle) for batches in (4, 5, 6, 7, 13, 14)] == [1, 1, 2, 3, 5, 6]
+    assert [steps_in(batches, cycle) for batches in (3, 4, 5, 6, 7, 13, 14)] == [0, 1, 1, 2, 3, 5, 6]
     assert steps_in(20, [ShortStep(1, 224)]) == 20
 
 
@@ -84,6 +84,13 @@ def test_a_plan_counts_steps_by_shape() -> None:
     plan = Plan(160, batch_size=10, epochs=3, shapes=[Shape(4, 4, 158), Shape(2, 4, 224), Shape(1, 8, 224)])
     assert [plan.steps(epoch) for epoch in range(3)] == [4, 8, 16]
     assert plan.time(Position(6, 1, 2)) == 1.25
+
+
+def test_an_epoch_too_short_for_the_short_cycle_goes_without() -> None:
+    shapes = [Shape(4, 4, 158), Shape(1, 8, 224)]
+    plan = Plan(60, batch_size=10, epochs=2, shapes=shapes, short_crop=224)
+    assert plan.cycles == [[ShortStep(1, 158)], short_steps(shapes[1], 224)]  # one batch of 40, and 4 + 2 of 10
+    assert [plan.steps(epoch) for epoch in range(2)] == [1, 2]
 
 
 def frames_batch(value: int, clips: int = 2) -> ClipBatch:
