@@ -106,6 +106,10 @@ class ModelConfig:
     # Temporal kernels of the stem and of each stage's blocks, repeated along it, for example {stem: [5], res3: [3, 1]};
     # by default those of the architecture's paper.
     temporal_kernels: dict[str, list[int]] = field(default_factory=dict)
+    # The network sees how each frame differs from the one before it instead of the frames: the RGB difference of TSN
+    # (Wang et al. 2016, section 3.2). What stands still vanishes, which helps where motion tells the classes apart and
+    # videos are few.
+    frame_difference: bool = False
     dropout: float = 0.5
     drop_path: float = 0.0
     # The last batch norm of each residual branch starts at zero (Goyal et al. 2017; SlowFast's recipe).

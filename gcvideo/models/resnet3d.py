@@ -35,6 +35,7 @@ import warnings
 from collections.abc import Iterator
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gcvideo.config import BLOCKS_PER_STAGE, STAGES, ContextConfig, ModelConfig
 from gcvideo.errors import InputShapeError
@@ -114,6 +115,8 @@ class ResNet3d(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """What the head pools: (N, C, T', H / 32, W / 32), T' = T for Slow and T / 2 for C2D and I3D."""
         self.check_input(x)
+        if self.config.frame_difference:
+            x = frame_difference(x)
         x = self.pool2(self.res2(self.stem(x)))
         return self.res5(self.res4(self.res3(x)))
 
@@ -325,6 +328,14 @@ class BasicBranch(nn.Module):
         if inner is not None:
             x = inner(x)
         return self.norm_b(self.conv_b(x))
+
+
+def frame_difference(x: Tensor) -> Tensor:
+    """(N, C, T, H, W) of frames -> the same of each frame minus the one before it; zeros for the first, which has none.
+
+    The RGB difference of TSN (Wang et al. 2016, section 3.2), with as many frames as before.
+    """
+    return F.pad(x[:, :, 1:] - x[:, :, :-1], (0, 0, 0, 0, 1, 0))
 
 
 def make_block(channels: int, config: ContextConfig) -> ContextBlock | NonLocalBlock:

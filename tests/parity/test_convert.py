@@ -253,7 +253,14 @@ def test_mmaction2_forms_that_the_keys_tell(instantiation: str) -> None:
     ],
 )
 def test_weights_that_would_fit_another_network_are_refused(format: str, context: Any, message: str) -> None:
-    fields = {"context": {"kind": "nl", "stages": {"res4": [1]}, **context}}
+    assert_refused(format, {"context": {"kind": "nl", "stages": {"res4": [1]}, **context}}, message)
+
+
+def test_weights_for_frame_differences_are_refused() -> None:
+    assert_refused("pytorchvideo", {"frame_difference": True}, "frame_difference is on, which pytorchvideo does not")
+
+
+def assert_refused(format: str, fields: dict[str, Any], message: str) -> None:
     config = config_from_dict({"name": "x", "model": fields}, where="test").model
     with pytest.raises(CheckpointError, match=message):
         check_limits(naming_to_write(format, config), config, where="test")

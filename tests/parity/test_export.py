@@ -33,13 +33,14 @@ def randomize_zeros(model: nn.Module) -> nn.Module:
     return randomize_norms(model).eval()
 
 
-def network(name: str, **context: Any) -> nn.Module:
-    return randomize_zeros(create_model(name, width=8, num_classes=5, context=context))
+def network(name: str, *, frame_difference: bool = False, **context: Any) -> nn.Module:
+    model = create_model(name, width=8, num_classes=5, frame_difference=frame_difference, context=context)
+    return randomize_zeros(model)
 
 
 # Every architecture and every kind of block; slow with gc goes through the whole command further below.
 NETWORKS = {
-    "i3d-se": lambda: network("i3d_r18", kind="se", reduction=4, stages={"res4": "all"}),
+    "i3d-se": lambda: network("i3d_r18", kind="se", reduction=4, stages={"res4": "all"}, frame_difference=True),
     "c2d-snl": lambda: network("c2d_r18", kind="snl", stages={"res4": "all"}),
     "slow-nl": lambda: network("slow_r18", kind="nl", stages={"res4": "all"}),
 }

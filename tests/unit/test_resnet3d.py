@@ -280,6 +280,18 @@ def test_drop_path_grows_linearly_and_rests_in_evaluation() -> None:
     assert torch.equal(model(x), model(x))
 
 
+def test_frame_difference_sees_motion_alone() -> None:
+    model, plain = tiny(frame_difference=True).eval(), tiny().eval()
+    plain.load_state_dict(model.state_dict())
+    x = clips()
+    differences = torch.zeros_like(x)
+    for t in range(1, x.shape[2]):
+        differences[:, :, t] = x[:, :, t] - x[:, :, t - 1]
+    assert torch.equal(model(x), plain(differences))
+    torch.testing.assert_close(model(x + 1), model(x))  # a change of light that lasts
+    assert not torch.allclose(plain(x + 1), plain(x))
+
+
 def test_dropout_is_the_configs() -> None:
     assert tiny(dropout=0.3).head.dropout.p == 0.3
     assert tiny(dropout=0.0).head.dropout is None

@@ -77,8 +77,13 @@ def check_limits(naming: Naming, config: ModelConfig, *, where: str) -> None:
     """Refuse a network whose weights another toolkit would take, but compute something else with.
 
     Raises:
-        CheckpointError: its context blocks do not exist there.
+        CheckpointError: its context blocks, or its input of frame differences, do not exist there.
     """
+    if config.frame_difference:
+        raise CheckpointError(
+            f"{where}: model.frame_difference is on, which {naming.title} does not know: the weights would fit and the "
+            "network see frames instead of differences"
+        )
     context = config.context
     for limit in naming.limits if context.kind != "none" else ():
         value = getattr(context, limit.field)
