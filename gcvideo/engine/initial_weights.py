@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
 from gcvideo.console import say, warn
+from gcvideo.engine.resuming import first_difference
 from gcvideo.models import weights
 
 
-def load_initial_weights(network: nn.Module, path: str | Path) -> None:
+def load_initial_weights(network: nn.Module, path: str | Path, *, classes: Sequence[str] | None = None) -> None:
     """Fill a fresh network from a file of weights and say which layers stay fresh.
 
     The file is a gcvideo checkpoint, a 2D ImageNet network that is inflated, or another toolkit's checkpoint; see
     ``gcvideo.models.weights``. Context blocks that it lacks stay fresh: so they can be put into a trained plain
     network, which they do not change at first. So does the head where it tells apart another number of classes.
+
+    Args:
+        network: a 3D ResNet.
+        path: of the file.
+        classes: of the data, by label. A head that was trained for others of the same number is taken with a warning.
 
     Raises:
         CheckpointError: the file cannot be read, or does not fill the network otherwise.
@@ -28,6 +35,9 @@ def load_initial_weights(network: nn.Module, path: str | Path) -> None:
     )
     for note in report.notes:
         say(f"initial weights: {note}")
+    if report.classes and classes and "head.proj.weight" in report.copied and list(classes) != report.classes:
+        how = first_difference(report.classes, classes)
+        warn(f"{path}: its head was trained for other classes than the data's: {how}")
     for key, reason in (report.unmatched | report.dropped).items():
         warn(f"{path}: {key} is not used: {reason}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -30,20 +30,25 @@ from gcvideo.models.resnet3d import build_model
 class Learner:
     """A network, its optimizer, and the averaged weights where the config asks for them.
 
+    Args:
+        config: of the run.
+        device: of this process.
+        classes: of the data, by label; only to be compared with those of ``model.weights``.
+
     Attributes:
         network: the bare network.
         model: the same, wrapped for several processes where there are several.
         meter: loss and accuracy of the last steps.
     """
 
-    def __init__(self, config: RunConfig, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, device: torch.device, *, classes: Sequence[str] | None = None) -> None:
         self.config, self.device = config, device
         self.precision = runtime.pick_precision(config.train.precision, device)
         self.memory_format = runtime.pick_memory_format(config.train.channels_last, self.precision)
         torch.manual_seed(config.seed)
         network: nn.Module = build_model(config.model)
         if config.model.weights is not None:
-            load_initial_weights(network, config.model.weights)
+            load_initial_weights(network, config.model.weights, classes=classes)
         freeze(network, config.train.freeze)
         if config.train.multigrid != "none":
             divide_batch_norms(network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -74,7 +75,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             f"{before['fingerprint'][:12]}, now {now['fingerprint'][:12]})"
         )
     if before["classes"] is not None and now["classes"] is not None and before["classes"] != now["classes"]:
-        lines.append(f"the classes are not those of the checkpoint: {_first_difference(before, now)}")
+        how = first_difference(before["classes"], now["classes"])
+        lines.append(f"the classes are not those of the checkpoint: {how}")
     if before["world_size"] != now["world_size"]:
         lines.append(
             f"{before['world_size']} processes wrote the checkpoint, {now['world_size']} go on: the order of the clips "
@@ -86,11 +88,12 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _first_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    if len(before["classes"]) != len(now["classes"]):
-        return f"{len(before['classes'])} there, {len(now['classes'])} here"
-    label = next(i for i, (a, b) in enumerate(zip(before["classes"], now["classes"], strict=True)) if a != b)
-    return f"label {label} was {before['classes'][label]!r} and is {now['classes'][label]!r} now"
+def first_difference(before: Sequence[str], now: Sequence[str]) -> str:
+    """How two lists of classes differ, in a few words."""
+    if len(before) != len(now):
+        return f"{len(before)} there, {len(now)} here"
+    label = next(i for i, (a, b) in enumerate(zip(before, now, strict=True)) if a != b)
+    return f"label {label} was {before[label]!r} and is {now[label]!r} now"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

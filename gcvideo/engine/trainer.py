@@ -97,7 +97,7 @@ class Trainer:
         self.train_set = ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
         self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
         self.val_set = ViewDataset(val, data=config.data, test=self.val_test) if val is not None else None
-        self.learner = Learner(config, self.device)
+        self.learner = Learner(config, self.device, classes=records.classes)
         self.watch = LossWatch(self.learner.meter, records, self.folder.path / "nonfinite.json")
         self.plan = Plan.of(config, len(records))
         self.position = Position()

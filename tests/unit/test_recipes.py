@@ -197,10 +197,10 @@ def test_shared_batch_norms_need_processes_that_divide(monkeypatch: pytest.Monke
 # --- weights to start from -------------------------------------------------------------------------------------------
 
 
-def saved(config: RunConfig, path: Path) -> nn.Module:
+def saved(config: RunConfig, path: Path, **more: Any) -> nn.Module:
     torch.manual_seed(7)
     network = build_model(config.model)
-    save_checkpoint(path, {"model": network.state_dict(), "config": config_to_dict(config)})
+    save_checkpoint(path, {"model": network.state_dict(), "config": config_to_dict(config), **more})
     return network
 
 
@@ -223,6 +223,21 @@ def test_blocks_put_into_a_trained_network_change_nothing_at_first(
     assert "fresh: res3.0.context, res3.1.context" in capsys.readouterr().out
     clips = torch.randn(2, 3, 4, 32, 32)
     assert torch.equal(network.eval()(clips), trained.eval()(clips))
+
+
+def test_a_head_for_as_many_other_classes_is_taken_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = saved(train_config(tmp_path), tmp_path / "best.pt", classes=["left", "right", "up", "down"])
+    config = train_config(tmp_path, model={"weights": str(tmp_path / "best.pt")})
+    Learner(config, CPU, classes=("left", "right", "up", "down"))
+    assert "warning" not in capsys.readouterr().err
+    network = Learner(config, CPU, classes=("left", "up", "right", "down")).network
+    assert "other classes than the data's: label 1 was 'right' and is 'up' now" in capsys.readouterr().err
+    assert torch.equal(network.head.proj.weight, trained.head.proj.weight)
+    config = train_config(tmp_path, model={"weights": str(tmp_path / "best.pt"), "num_classes": 3})
+    Learner(config, CPU, classes=("a", "b", "c"))  # the head is fresh
+    assert "warning: " + str(tmp_path / "best.pt") + ": its head" not in capsys.readouterr().err
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:

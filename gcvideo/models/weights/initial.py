@@ -38,6 +38,7 @@ def load_initial_weights(model: nn.Module, path: str | Path) -> Report:
         state = {key: tensor for key, tensor in state.items() if not key.startswith("head.")}  # both or neither
     report.copied = [key for key in report.copied if key in state]
     report.source = f"{path} ({naming.title})"
+    report.classes = weights.extra.get("classes")
     for key in own:
         if key not in state:
             fresh = key.startswith("head.") or ".context." in key
