@@ -7,6 +7,7 @@ is imported only when called. Errors a user can cause end as one line on stderr 
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -44,6 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as in `| head`
         sys.stderr.close()
         return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"gcvideo {args.command}: {place}{error.strerror}; files written before are whole", file=sys.stderr)
+        return 2
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
