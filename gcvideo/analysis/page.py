@@ -11,7 +11,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,10 @@ def _table_cell(value: object) -> str:
     return f"<td{' class=count' if number else ''}>{text(value)}</td>"
 
 
-def cards(parts: Sequence[str]) -> str:
-    """Cards side by side, as many as fit."""
-    return '<div class="cards">' + "".join(f'<div class="card">{part}</div>' for part in parts) + "</div>"
+def cards(parts: Iterable[str], *, wide: bool = False) -> str:
+    """Cards side by side, as many as fit; ``wide`` ones for plots."""
+    kind = "cards wide" if wide else "cards"
+    return f'<div class="{kind}">' + "".join(f'<div class="card">{part}</div>' for part in parts) + "</div>"
 
 
 def strip(pictures: Sequence[tuple[str, str]], *, seconds: Sequence[float] | None = None) -> str:

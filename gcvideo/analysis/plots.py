@@ -24,11 +24,15 @@ FONT = 13
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one name; joined by a line if ``line``. ``errors`` are (low, high) of y for each point."""
+    """Points of one name, with a mark on each if ``marks`` and joined by a line if ``line``.
+
+    ``errors`` are (low, high) of y for each point.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     line: bool = True
+    marks: bool = True
     errors: Sequence[tuple[float, float]] | None = None
 
 
@@ -186,7 +190,8 @@ def _layout(plot: Plot) -> list[_Element]:
             elements.append(_Line(places, colour, 1.8))
         for (x, _), (low, high) in zip(places, series.errors or (), strict=bool(series.errors)):
             elements.append(_Line([(x, y_axis.place(low)), (x, y_axis.place(high))], colour, 1.2))
-        elements += [_Marker(x, y, shape, colour) for x, y in places]
+        if series.marks:
+            elements += [_Marker(x, y, shape, colour) for x, y in places]
         y = TOP + 10 + 20 * number
         elements += [_Marker(right + 16, y, shape, colour), _Text(right + 28, y, series.name, "l")]
     return elements

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,22 @@ def write_report(path: str | Path, results: dict[str, Any], predictions: Predict
         results: what ``gcvideo test`` writes to ``results.json``.
         predictions: of the same test.
     """
+    page.write_page(path, "Test report", test_parts(results, predictions))
+
+
+def test_parts(results: dict[str, Any], predictions: Predictions) -> list[str]:
+    """What ``write_report`` writes, for a page that says more."""
     facts = f"{results['answered']} of {results['videos']} videos, {results['protocol']}, {results['ensemble']}"
-    parts = [f'<p class="soft">{page.text(facts)}</p>', _accuracy(results)]
-    if (predictions.labels >= 0).any():
-        scoring = score(predictions)
-        parts += [_classes(scoring), _confusion(scoring), _calibration(scoring), _mistakes(scoring)]
-    else:
-        parts.append("<p>No video has a label, so there is nothing to score.</p>")
-    parts += [_failures(results), _facts(results)]
-    page.write_page(path, "Test report", parts)
+    parts = [f'<p class="soft">{page.text(facts)}</p>', _accuracy(results), *scored_parts(predictions)]
+    return [*parts, failures_part(results["failures"]), _facts(results)]
+
+
+def scored_parts(predictions: Predictions) -> list[str]:
+    """Classes, confusions, calibration and mistakes."""
+    if not (predictions.labels >= 0).any():
+        return ["<p>No video has a label, so there is nothing to score.</p>"]
+    scoring = score(predictions)
+    return [_classes(scoring), _confusion(scoring), _calibration(scoring), _mistakes(scoring)]
 
 
 def _accuracy(results: dict[str, Any]) -> str:
@@ -157,10 +165,11 @@ def _mistakes(scoring: Scoring, count: int = 12) -> str:
     return "<h2>Most confident mistakes</h2>" + (page.cards(shown) if shown else "<p>There are none.</p>")
 
 
-def _failures(results: dict[str, Any]) -> str:
-    if not results["failures"]:
+def failures_part(failures: Sequence[dict[str, Any]]) -> str:
+    """The videos that could not be read: ``id``, ``path`` and ``reason`` of each."""
+    if not failures:
         return "<h2>Failures</h2><p>Every video could be read.</p>"
-    rows = [[failure["id"], failure["path"], failure["reason"]] for failure in results["failures"]]
+    rows = [[failure["id"], failure["path"], failure["reason"]] for failure in failures]
     return f"<h2>Failures ({len(rows)})</h2>" + page.table(["id", "file", "reason"], rows)
 
 
@@ -168,11 +177,12 @@ def _facts(results: dict[str, Any]) -> str:
     """What exactly was tested, so that the figures can be compared with others."""
     names = ("annotation", "fingerprint", "train_fingerprint", "checkpoint", "precision", "processes", "views")
     rows = [[name, _plain(results[name])] for name in names if results.get(name) is not None]
-    config = page.text("") if "config" not in results else _config(results["config"])
+    config = config_part(results["config"]) if "config" in results else ""
     return f"<h2>What was tested</h2>{page.table(['what', 'value'], rows)}{config}"
 
 
-def _config(config: dict[str, Any]) -> str:
+def config_part(config: dict[str, Any]) -> str:
+    """Every key of a config, folded away."""
     rows = [[key, _plain(value)] for key, value in _leaves(config)]
     return f"<details><summary>The whole config</summary>{page.table(['key', 'value'], rows)}</details>"
 

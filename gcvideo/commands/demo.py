@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     steps = [
         ["prepare", "synthetic", str(args.data)],
         ["train", CONFIG, *overrides, "--overwrite"],
-        ["test", str(run_dir), "--html", str(run_dir / "report.html")],
+        ["test", str(run_dir)],
     ]
     for number, step in enumerate(steps, start=1):
         print(f"\n[{number}/{len(steps)}] gcvideo {shlex.join(step)}", flush=True)
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         run_dir / "metrics.jsonl": "loss, learning rate and accuracy over time (also for TensorBoard, beside it)",
         run_dir / "results.json": "top-1, top-5 and how they were measured",
         run_dir / "predictions.npz": "ids, labels and scores of every tested video",
-        run_dir / "report.html": "the same as a page for a browser",
+        run_dir / "report.html": "the training and the test as a page for a browser",
     }.items():
         print(f"  {path}  {what}")
     return 0

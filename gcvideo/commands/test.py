@@ -84,6 +84,10 @@ def _test(args: argparse.Namespace) -> None:
     console.say(f"results and predictions: {output}")
     if args.json:
         write_json(args.json, results)
+    if (output / "metrics.jsonl").exists() and not config.test.whole_frame:
+        from gcvideo.analysis.run_report import write_run_report
+
+        console.say(f"report of the run: {write_run_report(output)}")
     if args.html:
         from gcvideo.analysis.report import write_report
 

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; returns 0, or 75 where a signal stopped the run."""
     config = load_config(args.config, args.overrides)
+    from gcvideo.analysis.run_report import write_run_report
     from gcvideo.engine import trials
     from gcvideo.engine.runtime import pick_device
     from gcvideo.engine.stopping import EXIT_CODE, Stopped
@@ -43,12 +44,15 @@ def run(args: argparse.Namespace) -> int:
             results = {"trace": str(trials.profile(config))}
         else:
             # torchrun starts a job that failed anew with the same arguments: it goes on from the last checkpoint.
-            resume = args.resume or distributed.was_restarted()
+            anew = distributed.was_restarted()
+            resume, overwrite = args.resume or anew, args.overwrite and not anew
             try:
-                results = Trainer(config, videos=args.overfit).fit(resume=resume, overwrite=args.overwrite)
+                results = Trainer(config, videos=args.overfit).fit(resume=resume, overwrite=overwrite)
             except Stopped as signal:
                 console.warn(f"stopped by {signal}; a checkpoint is saved, go on with --resume")
                 return EXIT_CODE
+            if distributed.is_main():
+                write_run_report(config.run_dir)
         if args.json and distributed.is_main():
             write_json(args.json, results)
     return 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from gcvideo.data.annotations import RecordTable
 from gcvideo.engine.metrics import by_class
 from gcvideo.engine.predictions import Predictions
 
@@ -28,6 +30,14 @@ def validation_details(predictions: Predictions) -> dict[str, Any]:
     if not known.any():
         return {}
     return by_class(predictions.averages["softmax"][known], predictions.labels[known])
+
+
+def save_validation(path: Path, predictions: Predictions, records: RecordTable, *, epoch: float) -> None:
+    """Write the answers of a validation, which the run's report is made from, after so many epochs."""
+    predictions.paths = [records[index].path for index in predictions.indices]
+    predictions.classes = list(records.classes or ())
+    predictions.info = {"annotation": records.source, "fingerprint": records.fingerprint, "epoch": epoch}
+    predictions.save(path)
 
 
 def accuracy_line(figures: dict[str, float]) -> str:

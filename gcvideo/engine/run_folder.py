@@ -38,6 +38,7 @@ class RunFolder:
         self.log = self.path / "train.log"
         self.quarantine = self.path / "quarantine.jsonl"
         self.results = self.path / "results.json"
+        self.validation = self.path / "predictions_val.npz"
 
     def holds_run(self) -> bool:
         """Whether a training has begun here. A start that failed over a mistake leaves only a config and a log."""

@@ -237,6 +237,8 @@ class Trainer:
         self.validation = reports.validation_figures(predictions)
         self.details = reports.validation_details(predictions)
         epoch, seconds = self.plan.time(self.position), time.monotonic() - began
+        if distributed.is_main():
+            reports.save_validation(self.folder.validation, predictions, self.val_set.records, epoch=epoch)
         self.recorder.write("val", step=self.position.step, epoch=epoch, **self.validation, seconds=seconds)
         say(f"epoch {self.position.epoch + 1}: {reports.accuracy_line(self.validation)}")
         top1 = self.validation["video_top1"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from gcvideo.analysis.run_report import write_run_report
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, load_config, save_config
 from gcvideo.data.dataset import ClipDataset
@@ -18,6 +19,7 @@ from gcvideo.data.loader import train_loader
 from gcvideo.engine.checkpoint import load_checkpoint
 from gcvideo.engine.learner import Learner
 from gcvideo.engine.optim import learning_rate
+from gcvideo.engine.predictions import Predictions
 from gcvideo.engine.schedule import Plan
 from gcvideo.engine.splits import load_split
 from gcvideo.engine.trainer import Trainer
@@ -49,7 +51,7 @@ def finished(place: Path) -> RunConfig:
 def test_a_run_leaves_what_the_documentation_says(finished: RunConfig, place: Path) -> None:
     folder = finished.run_dir
     names = {path.name for path in folder.iterdir()}
-    assert {"config.yaml", "train.log", "metrics.jsonl", "results.json", "checkpoints"} <= names
+    assert {"config.yaml", "train.log", "metrics.jsonl", "results.json", "checkpoints", "report.html"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert {"last.pt", "best.pt"} <= {path.name for path in (folder / "checkpoints").iterdir()}
     assert load_config(folder / "config.yaml") == finished
@@ -68,6 +70,7 @@ def test_a_test_of_the_run_leaves_the_training_s_results_in_place(finished: RunC
     results = json.loads(path.read_text())
     assert results["training"] == before
     assert results["answered"] == 8
+    assert "<h2>Test</h2>" in (finished.run_dir / "report.html").read_text()
     path.write_text(json.dumps({"training": before}))
 
 
@@ -163,6 +166,17 @@ def _gradients(learner: Learner, loader: Any) -> list[torch.Tensor]:
     learner.optimizer.register_step_pre_hook(look)
     learner.step(iter(loader), number=0, lr=0.1)
     return seen
+
+
+def test_the_report_is_of_the_last_validation(finished: RunConfig) -> None:
+    predictions = Predictions.load(finished.run_dir / "predictions_val.npz")
+    last = metrics(finished, "val")[-1]
+    assert predictions.accuracy()["video"]["top1"] == last["video_top1"]
+    assert predictions.info["epoch"] == last["epoch"] == 3
+    assert set(predictions.views) == {2}
+    content = write_run_report(finished.run_dir).read_text()
+    assert "8 videos of" in content
+    assert 'aria-label="Loss"' in content
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -304,6 +318,17 @@ def test_a_few_videos_are_learnt_by_heart(place: Path) -> None:
     assert results["videos"] == 2
     assert results["video_top1"] == 1.0
     assert train(config, "--overfit", "9") == 2
+
+
+def test_a_full_disk_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = train_config(place, "full", train={"epochs": 1})
+    config.run_dir.mkdir(parents=True)
+    (config.run_dir / "train.log").symlink_to("/dev/full")
+    assert train(config) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert error[-1].startswith("gcvideo train: ")
+    assert "No space left on device" in error[-1]
+    assert not any("Traceback" in line for line in error)
 
 
 # --- watchfulness ----------------------------------------------------------------------------------------------------
