@@ -7,6 +7,8 @@ Processes are started by ``torchrun`` (or anything else that sets ``RANK``, ``WO
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -39,12 +41,12 @@ def is_main() -> bool:
 
 
 def was_restarted() -> bool:
-    """Whether torchrun has started this job anew after a failure (``--max-restarts``)."""
-    return _restarts() > 0
+    """Whether torchrun has started this job anew: after a failure, or because a machine came or went.
 
-
-def _restarts() -> int:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    All processes get the same answer, also those on a machine that has just joined.
+    """
+    mine = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return bool(agree(int(mine or _started_before)))
 
 
 @contextmanager
@@ -62,15 +64,50 @@ def init_from_env(device_type: str = "cpu", *, timeout_minutes: float = 30) -> I
 
     timeout = timedelta(minutes=timeout_minutes)
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
-    # torchrun keeps its store when it starts a failed job anew. Under names of their own the processes do not find
-    # the addresses that their predecessors left there.
     store, number, count = next(dist.rendezvous("env://", timeout=timeout))
-    store = dist.PrefixStore(f"start {_restarts()}", store)
+    store = dist.PrefixStore(_meet(store, number, count, timeout), store)
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timeout)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+_started_before = False  # rank 0 knows
+
+
+def _meet(store: torch.distributed.Store, number: int, count: int, timeout: timedelta) -> str:
+    """A name that these processes alone agree on, for all that they write into the store.
+
+    torchrun keeps its store when it starts a job anew, so the addresses of processes that have died are still in it.
+    Its count of restarts tells one start from another only where no machine has been replaced: a machine that joins
+    counts from 0. So every process calls under a name that nobody used before, and goes on once it is answered.
+
+    Raises:
+        TimeoutError: some process did not come.
+    """
+    global _started_before
+    if number:
+        call = uuid.uuid4().hex
+        store.set(f"call {number}", call)
+        name = store.get(f"answer {call}").decode()  # waits for it
+        store.add(f"joined {name}", 1)
+        return name
+    _started_before = store.add("starts", 1) > 1
+    name, answered = uuid.uuid4().hex, set()
+    end = time.monotonic() + timeout.total_seconds()
+    while store.add(f"joined {name}", 0) < count - 1:
+        for other in range(1, count):
+            if not store.check([f"call {other}"]):
+                continue
+            call = store.get(f"call {other}").decode()
+            if call not in answered:  # perhaps of a predecessor that has died, which does no harm
+                store.set(f"answer {call}", name)
+                answered.add(call)
+        if time.monotonic() > end:
+            raise TimeoutError(f"only some of the {count} processes came within {timeout}")
+        time.sleep(0.01)
+    return name
 
 
 def all_reduce(tensor: torch.Tensor, op: Literal["sum", "mean", "max"] = "sum") -> torch.Tensor:

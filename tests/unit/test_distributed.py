@@ -1,0 +1,54 @@
+"""Processes find each other, whatever those before them have left in torchrun's store."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from gcvideo import distributed
+
+
+def _join(environment: dict[str, str], path: str) -> None:
+    os.environ.update(environment)
+    with distributed.init_from_env(timeout_minutes=1):
+        ranks = distributed.gather_objects(distributed.rank())
+        Path(path).write_text(f"{ranks} {distributed.was_restarted()}")
+
+
+def start_all(store: dist.TCPStore, folder: Path, *, restarts: list[int]) -> list[str]:
+    """What the processes of one start say, each on a machine whose torchrun has counted so many restarts."""
+    context = multiprocessing.get_context("forkserver")
+    agent = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    started = []
+    for rank, count in enumerate(restarts):
+        (folder / f"{rank}.txt").unlink(missing_ok=True)
+        own = {"RANK": str(rank), "WORLD_SIZE": str(len(restarts)), "TORCHELASTIC_RESTART_COUNT": str(count)}
+        started.append(context.Process(target=_join, args=({**agent, **own}, str(folder / f"{rank}.txt"))))
+        started[-1].start()
+    for process in started:
+        process.join(90)
+        process.kill()
+    return [path.read_text() for path in sorted(folder.glob("*.txt"))]
+
+
+@pytest.fixture
+def store() -> dist.TCPStore:
+    """What the leading torchrun serves, from the first start to the last."""
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=1))
+
+
+def test_a_machine_that_is_replaced_joins_the_others(store: dist.TCPStore, tmp_path: Path) -> None:
+    """The new one has counted no restarts, the old one has; and the world may have another size."""
+    assert start_all(store, tmp_path, restarts=[0, 0]) == ["[0, 1] False"] * 2
+    assert start_all(store, tmp_path, restarts=[1, 0]) == ["[0, 1] True"] * 2
+    assert start_all(store, tmp_path, restarts=[0, 1, 0]) == ["[0, 1, 2] True"] * 3
+
+
+def test_a_machine_that_joins_without_a_failure_is_a_restart_too(store: dist.TCPStore, tmp_path: Path) -> None:
+    start_all(store, tmp_path, restarts=[0, 0])
+    assert start_all(store, tmp_path, restarts=[0, 0, 0]) == ["[0, 1, 2] True"] * 3
