@@ -59,14 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="of ours")
     parser.add_argument("--compile", action="store_true", help="compile ours with torch.compile")
+    parser.add_argument(
+        "--up-to", type=int, metavar="N", help="also find the largest batch of up to N clips that fits, and its speed"
+    )
     parser.add_argument("--json", metavar="FILE", help="write figures, milliseconds and settings")
 
 
 def run(args: argparse.Namespace) -> int | None:
     """Measure, print a table, and write the figures."""
-    for name in ("rounds", "batch", "frames", "crop"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name}: must be 1 or more")
+    for name in ("rounds", "batch", "frames", "crop", "up_to"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')}: must be 1 or more")
     if args.threads:
         torch.set_num_threads(args.threads)
     device = runtime.pick_device(args.device)
@@ -82,19 +85,27 @@ def run(args: argparse.Namespace) -> int | None:
             steps[name] = our_step(configs[name], batch, device)
     seconds, memory = measure(steps, rounds=args.rounds, device=device)
     results = summarise(seconds, memory, args, device)
-    if device.type == "cuda" and configs:
-        results["flops"] = flops_shares(configs, results["milliseconds"], args, device)
+    peak = results["matmul_per_second"] = matmul_peak(device, runtime.pick_precision(args.precision, device))
+    rates = {name: 1000 * args.batch / results["milliseconds"][name] for name in configs}
+    results["share_of_matmul"] = {name: matmul_share(configs[name], rate, peak) for name, rate in rates.items()}
+    results["limit"] = {}
+    if args.up_to:
+        steps.clear()  # their networks make room
+        for name, config in configs.items():
+            found = at_the_limit(config, most=args.up_to, steps=args.rounds, device=device)
+            share = matmul_share(config, found["clips_per_second"], peak)
+            results["limit"][name] = {**found, "share_of_matmul": share}
     show(results)
     if args.json:
         write_json(args.json, results)
     return None
 
 
-def random_batch(clips: int, frames: int, crop: int, device: torch.device) -> ClipBatch:
-    """Noise, the same for all: uint8 clips (N, 3, T, H, W) on the device, labels below 400."""
+def random_batch(clips: int, frames: int, crop: int, device: torch.device, *, classes: int = 400) -> ClipBatch:
+    """Noise, the same for all: uint8 clips (N, 3, T, H, W) on the device, labels below ``classes``."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (clips, 3, frames, crop, crop), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, 400, (clips,), generator=generator)
+    labels = torch.randint(0, classes, (clips,), generator=generator)
     return ClipBatch(pixels.to(device), labels.to(device), torch.arange(clips), [])
 
 
@@ -148,13 +159,13 @@ def measure(
     with console.Progress("train steps", total=(rounds + 1) * len(steps), unit="steps") as progress:
         for number in range(rounds + 1):
             for name in rng.sample(list(steps), len(steps)):
+                _wait_for(device)
                 if device.type == "cuda":
-                    torch.cuda.synchronize()
                     torch.cuda.reset_peak_memory_stats()
                 began = time.perf_counter()
                 steps[name]()
+                _wait_for(device)
                 if device.type == "cuda":
-                    torch.cuda.synchronize()
                     memory[name] = torch.cuda.max_memory_allocated()
                 if number:
                     seconds[name].append(time.perf_counter() - began)
@@ -182,48 +193,108 @@ def summarise(
             "frames": args.frames,
             "crop": args.crop,
             "rounds": args.rounds,
+            "up_to": args.up_to,
             "compile": args.compile,
             "versions": runtime.versions(),
         },
     }
 
 
-def flops_shares(
-    configs: dict[str, RunConfig], milliseconds: dict[str, float], args: argparse.Namespace, device: torch.device
-) -> dict[str, Any]:
-    """How much of the speed of a large matrix product each step reaches.
+def matmul_peak(device: torch.device, precision: str) -> float:
+    """Operations a second of a large matrix product, two for each multiply-add: the most that a step could reach."""
+    size, repeats = (8192, 20) if device.type == "cuda" else (1024, 5)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    a @ a
+    _wait_for(device)
+    began = time.perf_counter()
+    for _ in range(repeats):
+        a @ a
+    _wait_for(device)
+    return repeats * 2 * size**3 / (time.perf_counter() - began)
+
+
+def matmul_share(config: RunConfig, clips_per_second: float, peak: float) -> float:
+    """How much of that speed a network's training reaches.
 
     A step is counted as three forward passes (the backward pass computes two products for each of the forward pass's
     one) of two operations a multiply-add.
     """
-    size, repeats = 8192, 20
-    dtype = torch.bfloat16 if runtime.pick_precision(args.precision, device) == "bf16" else torch.float32
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    for number in range(repeats + 1):
-        if number == 1:
-            torch.cuda.synchronize()
-            began = time.perf_counter()
-        a @ a
-    torch.cuda.synchronize()
-    peak = repeats * 2 * size**3 / (time.perf_counter() - began)
-    shares = {}
-    for name, config in configs.items():
-        macs = count_config(config.model, (1, 3, args.frames, args.crop, args.crop)).macs
-        shares[name] = 6 * macs * args.batch / (milliseconds[name] / 1000) / peak
-    return {"matmul_per_second": peak, "share_of_matmul": shares}
+    size = (1, 3, config.data.frames, config.data.crop, config.data.crop)
+    return 6 * count_config(config.model, size).macs * clips_per_second / peak
+
+
+def at_the_limit(config: RunConfig, *, most: int, steps: int, device: torch.device) -> dict[str, Any]:
+    """The largest batch that fits into memory, up to ``most`` clips, and how fast it is."""
+    learner = Learner(config, device)
+    learner.train()
+    size = largest_batch(lambda clips: _fits(learner, clips), most=most)
+    batch = noise_for(learner, size)
+    learner.step(iter([batch]), number=0, lr=0.01)
+    _wait_for(device)
+    began = time.perf_counter()
+    for number in range(steps):
+        learner.step(iter([batch]), number=number, lr=0.01)
+    _wait_for(device)
+    rate = steps * size / (time.perf_counter() - began)
+    return {"batch": size, "clips_per_second": rate, "memory_bytes": runtime.memory_peak(device)}
+
+
+def largest_batch(fits: Callable[[int], bool], *, most: int) -> int:
+    """The largest batch that ``fits``, to within an eighth of it and no larger than ``most``; 1 is taken to fit."""
+    size = 1
+    while 2 * size <= most and fits(2 * size):
+        size *= 2
+    part, end = max(size // 8, 1), min(2 * size - 1, most)
+    while size + part <= end and fits(size + part):
+        size += part
+    return size
+
+
+def noise_for(learner: Learner, clips: int) -> ClipBatch:
+    """A random batch that the network takes."""
+    data, classes = learner.config.data, learner.config.model.num_classes
+    return random_batch(clips, data.frames, data.crop, learner.device, classes=classes)
+
+
+def _fits(learner: Learner, clips: int) -> bool:
+    """Whether a step of so many clips fits into memory: it is tried."""
+    try:
+        if learner.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        learner.step(iter([noise_for(learner, clips)]), number=0, lr=0.01)
+        _wait_for(learner.device)
+    except torch.OutOfMemoryError:
+        learner.optimizer.zero_grad(set_to_none=True)
+        return False
+    return True
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def show(results: dict[str, Any]) -> None:
     """Print what was found."""
     batch, memory = results["settings"]["batch"], results["memory_bytes"]
+    shares = results["share_of_matmul"]
     rows = [
         [name, round(ms, 1), round(results["fastest_milliseconds"][name], 1), round(1000 * batch / ms, 2)]
+        + [f"{100 * shares[name]:.1f}" if name in shares else "–"]
         + ([round(memory[name] / 2**30, 2)] if memory else [])
         for name, ms in results["milliseconds"].items()
     ]
-    columns = ["network", "ms a step", "fastest", "clips/s", *(["GiB"] if memory else [])]
+    columns = ["network", "ms a step", "fastest", "clips/s", "% of a matrix product", *(["GiB"] if memory else [])]
     console.table(rows, columns=columns, title=f"{results['settings']['device']}, {batch} clips a step")
     console.say()
     console.table([[name, round(v, 3)] for name, v in results["figures"].items()], columns=["figure", "ratio"])
-    for name, share in results.get("flops", {}).get("share_of_matmul", {}).items():
-        console.say(f"{name}: {100 * share:.1f} % of the speed of a large matrix product")
+    if results["limit"]:
+        console.say()
+        rows = []
+        for name, row in results["limit"].items():
+            rate, gibibytes = round(row["clips_per_second"], 2), round(row["memory_bytes"] / 2**30, 2)
+            rows.append([name, row["batch"], rate, f"{100 * row['share_of_matmul']:.1f}", gibibytes])
+        columns = ["network", "clips a step", "clips/s", "% of a matrix product", "GiB"]
+        console.table(rows, columns=columns, title=f"largest batches that fit, up to {results['settings']['up_to']}")

@@ -5,12 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from gcvideo.analysis import train_benchmark
-from gcvideo.analysis.train_benchmark import measure, random_batch, summarise
+from gcvideo.analysis.complexity import count_config
+from gcvideo.analysis.train_benchmark import (
+    at_the_limit,
+    largest_batch,
+    matmul_peak,
+    matmul_share,
+    measure,
+    random_batch,
+    summarise,
+)
+from gcvideo.engine.learner import Learner
+from gcvideo.errors import ConfigError
+from tests.training import train_config
 
 CPU = torch.device("cpu")
 
@@ -46,10 +59,55 @@ def test_a_batch_is_bytes_as_the_loader_gives_them() -> None:
     assert (batch.clips.shape, batch.clips.dtype) == ((2, 3, 4, 32, 32), torch.uint8)
 
 
-def test_a_tiny_run_writes_both_figures(tmp_path: Path) -> None:
-    args = arguments(rounds=1, frames=2, crop=32, json=str(tmp_path / "train.json"))
+def test_the_largest_batch_is_found_to_an_eighth() -> None:
+    for capacity in (1, 2, 3, 7, 13, 100, 1000):
+        tried: list[int] = []
+
+        def fits(clips: int, capacity: int = capacity, tried: list[int] = tried) -> bool:
+            tried.append(clips)
+            return clips <= capacity
+
+        found = largest_batch(fits, most=512)
+        limit = min(capacity, 512)
+        assert found <= limit < found + max(found // 8, 1)
+        assert max(tried, default=1) <= 512
+        assert len(tried) <= 20
+
+
+def test_a_batch_that_does_not_fit_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = train_config(tmp_path)
+    forward = Learner.forward
+
+    def fails_above_five(self: Learner, batch: Any) -> Any:
+        if len(batch.labels) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, batch)
+
+    monkeypatch.setattr(Learner, "forward", fails_above_five)
+    found = at_the_limit(config, most=64, steps=2, device=CPU)
+    assert found["batch"] == 5
+    assert found["clips_per_second"] > 0
+    assert found["memory_bytes"] > 2**20
+
+
+def test_shares_count_three_forward_passes_of_two_operations(tmp_path: Path) -> None:
+    config = train_config(tmp_path)
+    macs = count_config(config.model, (1, 3, 4, 32, 32)).macs
+    assert matmul_share(config, 10.0, 60.0 * macs) == pytest.approx(1.0)
+    assert 1e8 < matmul_peak(CPU, "fp32") < 1e14
+
+
+def test_a_tiny_run_writes_all_that_a_gpu_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    networks = ["pytorchvideo", "plain", "nl", "gc"]
+    args = arguments(contenders=networks, rounds=1, frames=2, crop=64, up_to=2, json=str(tmp_path / "train.json"))
     assert train_benchmark.run(args) is None
     results = json.loads((tmp_path / "train.json").read_text())
-    assert set(results["figures"]) == {"train_step.pytorchvideo", "train_step.gc_overhead"}
+    assert set(results["figures"]) == {"train_step.pytorchvideo", "train_step.gc_overhead", "train_step.nl_overhead"}
     assert all(value > 0 for value in results["figures"].values())
-    assert results["settings"]["crop"] == 32
+    assert results["settings"]["crop"] == 64
+    assert set(results["share_of_matmul"]) == set(results["limit"]) == {"plain", "nl", "gc"}
+    assert {row["batch"] for row in results["limit"].values()} == {2}
+    shown = capsys.readouterr().out
+    assert "largest batches that fit, up to 2" in shown
+    with pytest.raises(ConfigError, match="--up-to: must be 1 or more"):
+        train_benchmark.run(arguments(up_to=0))
