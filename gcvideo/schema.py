@@ -339,8 +339,8 @@ class TrainConfig:
     accumulate: int = 1
     # auto: bfloat16 where the device has matrix units for it, else float32.
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    # Memory layout: channels_last_3d (true) or contiguous (false); by default the former for bf16 and the latter for
-    # fp32, the faster choice in either case.
+    # Memory layout: channels_last_3d (true) or contiguous (false); by default the former for bf16 and on CPUs, the
+    # faster choice where we have measured. See gcvideo.engine.runtime.
     channels_last: bool | None = None
     compile: bool = False
     label_smoothing: float = 0.0

@@ -44,7 +44,10 @@ class Learner:
     def __init__(self, config: RunConfig, device: torch.device, *, classes: Sequence[str] | None = None) -> None:
         self.config, self.device = config, device
         self.precision = runtime.pick_precision(config.train.precision, device)
-        self.memory_format = runtime.pick_memory_format(config.train.channels_last, self.precision)
+        clips = config.train.batch_size // (config.train.accumulate * distributed.world_size())
+        smallest = config.model.width * config.data.frames * config.data.crop // 4  # of res2, and of the other stages
+        onednn = runtime.onednn_computes(device, clips=clips, smallest=smallest)
+        self.memory_format = runtime.pick_memory_format(config.train.channels_last, self.precision, onednn=onednn)
         torch.manual_seed(config.seed)
         network: nn.Module = build_model(config.model)
         if config.model.weights is not None:
@@ -52,6 +55,8 @@ class Learner:
         freeze(network, config.train.freeze)
         if config.train.multigrid != "none":
             divide_batch_norms(network)
+        if onednn:
+            runtime.reach_onednn(network)
         network = network.to(device).to(memory_format=self.memory_format)
         # Averaged after each step; the statistics of batch norms are those of the network itself.
         self.ema: AveragedModel | None = None

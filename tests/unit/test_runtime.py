@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import nn
 
+from gcvideo.config import ModelConfig
 from gcvideo.engine import runtime
 from gcvideo.errors import ConfigError
+from gcvideo.models.resnet3d import build_model
 
 CPU = torch.device("cpu")
 
@@ -30,7 +34,7 @@ def test_more_processes_than_gpus_is_an_error(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("flags", "precision"),
-    [({"avx2"}, "fp32"), ({"avx512f"}, "fp32"), ({"avx512_bf16"}, "bf16"), ({"amx_bf16", "amx_tile"}, "bf16")],
+    [({"avx2"}, "fp32"), ({"avx512f"}, "fp32"), ({"avx512_bf16"}, "fp32"), ({"amx_bf16", "amx_tile"}, "bf16")],
 )
 def test_bf16_only_where_the_cpu_has_units_for_it(
     monkeypatch: pytest.MonkeyPatch, flags: set[str], precision: str
@@ -46,11 +50,50 @@ def test_the_flags_of_this_cpu_are_found() -> None:
     assert "sse2" in runtime._cpu_flags()
 
 
-def test_channels_last_follows_the_precision_unless_told() -> None:
-    assert runtime.pick_memory_format(None, "bf16") == torch.channels_last_3d
-    assert runtime.pick_memory_format(None, "fp32") == torch.contiguous_format
-    assert runtime.pick_memory_format(True, "fp32") == torch.channels_last_3d
-    assert runtime.pick_memory_format(False, "bf16") == torch.contiguous_format
+def test_channels_last_is_taken_where_it_is_faster_unless_told() -> None:
+    assert runtime.pick_memory_format(None, "bf16", onednn=False) == torch.channels_last_3d
+    assert runtime.pick_memory_format(None, "fp32", onednn=True) == torch.channels_last_3d
+    assert runtime.pick_memory_format(None, "fp32", onednn=False) == torch.contiguous_format
+    assert runtime.pick_memory_format(True, "fp32", onednn=False) == torch.channels_last_3d
+    assert runtime.pick_memory_format(False, "bf16", onednn=True) == torch.contiguous_format
+
+
+def test_onednn_computes_what_is_large_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert runtime.onednn_computes(CPU, clips=2, smallest=1)
+    assert runtime.onednn_computes(CPU, clips=1, smallest=28672)
+    assert not runtime.onednn_computes(CPU, clips=1, smallest=20480)
+    assert not runtime.onednn_computes(torch.device("cuda"), clips=2, smallest=1)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not runtime.onednn_computes(CPU, clips=2, smallest=1)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_one_thread_computes_in_onednn_and_gets_the_same(one_thread: None) -> None:
+    network = build_model(ModelConfig(depth=50, width=8, num_classes=4, dropout=0.0))
+    clips = torch.randn(2, 3, 4, 32, 32)
+    expected = network(clips)
+    expected.square().sum().backward()
+    gradients = [parameter.grad for parameter in network.parameters()]
+    network.zero_grad(set_to_none=True)
+    runtime.reach_onednn(network)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        found = network(clips)
+        found.square().sum().backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close([p.grad for p in network.parameters()], gradients, rtol=1e-3, atol=1e-3)
+    called = {event.key: event.count for event in profiler.key_averages()}
+    convolutions = sum(isinstance(module, nn.Conv3d) for module in network.modules())
+    assert called["aten::mkldnn_convolution"] == convolutions
+    assert not [name for name in called if "slow_conv" in name]
 
 
 @pytest.mark.parametrize(("version", "warns"), [(90800, True), (91400, True), (91002, True), (91500, False)])
