@@ -50,7 +50,9 @@ EVERYTHING: dict[str, Any] = {
     },
     "train": {
         "accumulate": 2,
-        "precision": "bf16",
+        # bf16 where the processor has units for it: without them, on one with AVX512-BF16, torch 2.15 spoilt gradients
+        # of such small convolutions and its own heap.
+        "precision": "auto",
         "label_smoothing": 0.1,
         "freeze": ["stem"],
         "ema": 0.9,
