@@ -48,6 +48,8 @@ def gradients(values: dict[str, Any]) -> list[torch.Tensor]:
     """
     config = config_from_dict(values, where="the test's config")
     learner = Learner(config, torch.device("cpu"))
+    if isinstance(learner.model, nn.parallel.DistributedDataParallel):
+        assert learner.model.static_graph == config.train.static_graph
     for module in learner.model.modules():
         if isinstance(module, nn.BatchNorm3d) and config.train.sync_batch_norm == 1:
             module.eval()

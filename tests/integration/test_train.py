@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from gcvideo.data.dataset import ClipDataset
 from gcvideo.data.loader import train_loader
 from gcvideo.engine.checkpoint import load_checkpoint
 from gcvideo.engine.learner import Learner
+from gcvideo.engine.normalization import make_precise
 from gcvideo.engine.optim import learning_rate
 from gcvideo.engine.predictions import Predictions
 from gcvideo.engine.schedule import Plan
@@ -139,6 +142,34 @@ def test_a_step_is_what_plain_torch_does(place: Path) -> None:
     trained = last_state(config)["model"]
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(trained[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norms_are_measured_over_the_first_batches_of_the_epoch(place: Path) -> None:
+    config = train_config(place, "precise", train={"epochs": 1, "precise_bn": 2})
+    Trainer(config).fit()
+    saved = last_state(config)["model"]
+    network = build_model(config.model)
+    network.load_state_dict(saved)
+    records = load_split(config, config.data.train, name="training")
+    assert records is not None
+    loader = train_loader(ClipDataset(records, data=config.data, seed=0), batch_size=4, seed=0, epoch=0)
+    make_precise(network, ((batch.clips.float() / 255 - 0.45) / 0.225 for batch in loader), 2)
+    for name, buffer in network.named_buffers():
+        if "running" in name:
+            torch.testing.assert_close(saved[name], buffer, rtol=1e-3, atol=1e-5)
+
+
+def test_weights_and_biases_gets_what_is_recorded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[int, set[str]]] = []
+    run = SimpleNamespace(log=lambda values, step: logged.append((step, set(values))), finish=lambda: None)
+    projects: list[str] = []
+    wandb = SimpleNamespace(init=lambda *, project, **_: projects.append(project) or run)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    Trainer(train_config(place, "wandb", train={"epochs": 1, "wandb": "kinetics"})).fit()
+    assert projects == ["kinetics"]
+    assert [step for step, _ in logged] == [1, 2, 2]
+    assert "train/loss" in logged[0][1]
+    assert "val/video_top1" in logged[2][1]
 
 
 def test_accumulated_micro_batches_are_one_batch(place: Path) -> None:

@@ -28,6 +28,7 @@ from gcvideo.engine.multigrid import (
 )
 from gcvideo.engine.optim import learning_rate
 from gcvideo.engine.schedule import Plan, Position
+from gcvideo.engine.trainer import Trainer
 from tests.training import last_state, make_videos, metrics, same_tensors, start, train_config, train_in_processes, wait
 from tests.training import wait_for as wait_until
 
@@ -137,6 +138,26 @@ def test_sub_batch_norm_measures_each_part_alone() -> None:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_videos(tmp_path_factory.mktemp("multigrid"), count=16)
+
+
+def test_batch_norms_of_a_run_measure_batches_of_the_original_size(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts and clips of each batch that the first batch norm sees in a step of the long cycle."""
+    seen: list[tuple[int, int]] = []
+    forward = SubBatchNorm3d.forward
+
+    def look(self: SubBatchNorm3d, x: torch.Tensor) -> torch.Tensor:
+        if self.training and x.shape[1] == 4 and not any(pair[1] == len(x) for pair in seen):
+            seen.append((self.splits, len(x)))
+        return forward(self, x)
+
+    monkeypatch.setattr(SubBatchNorm3d, "forward", look)
+    data = {"crop": 64, "short_side": [64, 72], "workers": 0}
+    train = {"epochs": 4, "multigrid": "long", "multigrid_cycles": 1, "batch_size": 2}
+    Trainer(train_config(place, "splits", train=train, data=data)).fit()
+    assert len(seen) >= 2
+    assert {clips // splits for splits, clips in seen} == {2}
 
 
 def test_a_multigrid_run_changes_shapes_and_rates_and_resumes_exactly(place: Path) -> None:

@@ -97,6 +97,7 @@ def test_the_fused_update_is_the_plain_one(optimizer: Any, memory_format: torch.
         torch.manual_seed(0)
         net = nn.Conv3d(3, 4, 2).to(memory_format=memory_format)
         update = build_optimizer(net, OptimConfig(optimizer=optimizer, fused=fused, lr=0.1, weight_decay=0.01))
+        assert update.param_groups[0]["fused"] is fused
         for _ in range(3):
             update.zero_grad()
             net(torch.ones(2, 3, 4, 4, 4)).square().sum().backward()

@@ -85,6 +85,14 @@ def test_compilation_is_a_switch(tmp_path: Path) -> None:
     assert compiled == [True, False]
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_memory_layout_is_a_switch(tmp_path: Path, channels_last: bool) -> None:
+    learning = learner(tmp_path, train={"channels_last": channels_last})
+    layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+    assert learning.network.stem.conv.weight.is_contiguous(memory_format=layout)
+    assert learning.prepare(batch().clips).is_contiguous(memory_format=layout)
+
+
 def test_bf16_runs_the_network_in_bf16_and_keeps_weights_and_loss_in_fp32(tmp_path: Path) -> None:
     learning = learner(tmp_path, train={"precision": "bf16"})
     seen: list[torch.dtype] = []
