@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import nn
+from torch._inductor.utils import run_and_get_code
 
 from gcvideo.config import ContextConfig, ModelConfig
 from gcvideo.engine.inference import optimize_for_inference
 from gcvideo.models.resnet3d import build_model
 
 
-def trained(depth: int, kind: str, arch: str = "slow") -> nn.Module:
+def trained(depth: int, kind: str, arch: str = "slow", *, stages: Sequence[str] = ("res3",), **sizes: int) -> nn.Module:
     """A network whose batch norms, blocks and head have values as after training."""
     torch.manual_seed(0)
-    context = ContextConfig(kind=kind, stages={} if kind == "none" else {"res3": "all"})  # type: ignore[arg-type]
-    model = build_model(ModelConfig(depth=depth, width=8, num_classes=12, arch=arch, context=context))  # type: ignore[arg-type]
+    placed = {} if kind == "none" else dict.fromkeys(stages, "all")
+    context = ContextConfig(kind=kind, stages=placed)  # type: ignore[arg-type]
+    sizes = {"width": 8, "num_classes": 12, **sizes}
+    model = build_model(ModelConfig(depth=depth, arch=arch, context=context, **sizes))  # type: ignore[arg-type]
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -57,21 +62,26 @@ def test_folded_batch_norms_change_nothing(depth: int, kind: str, arch: str, cli
 
 @pytest.mark.parametrize("kind", ["none", "gc"])
 @torch.no_grad()
-def test_bf16_stays_within_half_a_percent(kind: str, clips: torch.Tensor) -> None:
-    model = trained(50, kind)
+def test_bf16_logits_are_within_five_thousandths(kind: str, clips: torch.Tensor) -> None:
+    """Slow-R50 as it is tested on Kinetics, plain and with GC in c3 to c5; error and norm are of each clip's logits."""
+    model = trained(50, kind, stages=("res3", "res4", "res5"), width=64, num_classes=400)
     fast = optimize_for_inference(model, precision="bf16")
-    found = fast(clips.bfloat16())
-    assert found.dtype == torch.bfloat16
-    assert 0 < relative_error(found, model(clips)) < 1e-2
+    for found, expected in zip(fast(clips.bfloat16()), model(clips), strict=True):
+        assert 1e-4 < relative_error(found, expected) < 5e-3
+        assert len(found.unique()) > len(found.bfloat16().unique()), "the head must tell apart what bfloat16 cannot"
     convs = [module for module in fast.modules() if isinstance(module, nn.Conv3d)]
     assert all(conv.weight.is_contiguous(memory_format=torch.channels_last_3d) for conv in convs)
 
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_compiling_changes_nothing(clips: torch.Tensor) -> None:
+def test_compiling_changes_nothing_and_packs_the_weights(clips: torch.Tensor) -> None:
     torch.manual_seed(0)
     # Compiling a whole network takes minutes; one convolution shows that the switch works.
     model = nn.Sequential(nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten())
     fast = optimize_for_inference(model, compile=True)
-    assert relative_error(fast(clips), model.eval()(clips)) < 1e-5
+    found, (code,) = run_and_get_code(fast, clips)
+    assert relative_error(found, model.eval()(clips)) < 1e-5
+    if torch.backends.mkldnn.is_available():
+        assert "mkldnn._convolution_pointwise" in code, "with frozen weights the ReLU is part of the convolution"
+        assert "extern_kernels.convolution" not in code
