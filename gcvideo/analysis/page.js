@@ -1,19 +1,25 @@
 "use strict";
 
-// Lists that sort: each button of a list names the data-* value to sort by.
+// Lists that sort: each button of a list names the data-* value to sort by, "-" before it for the largest first. A
+// search box keeps the items whose name holds what is typed.
 for (const group of document.querySelectorAll("[data-sorts]")) {
   const list = document.getElementById(group.dataset.sorts);
   const buttons = [...group.querySelectorAll("button")];
   for (const button of buttons) {
     button.addEventListener("click", () => {
-      const key = button.dataset.key;
+      const sign = button.dataset.key.startsWith("-") ? -1 : 1;
+      const value = (item) => sign * Number(item.dataset[button.dataset.key.replace("-", "")]);
       const items = [...list.children];
-      const value = (item) => (key === "place" ? Number(item.dataset.place) : Number(item.dataset[key]));
       items.sort((a, b) => value(a) - value(b) || Number(a.dataset.place) - Number(b.dataset.place));
       list.append(...items);
       for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
     });
   }
+  const search = group.querySelector("input");
+  search?.addEventListener("input", () => {
+    const wanted = search.value.toLowerCase();
+    for (const item of list.children) item.hidden = !item.firstChild.textContent.toLowerCase().includes(wanted);
+  });
 }
 
 // Overlays: a menu shows one of several panels.
@@ -24,7 +30,8 @@ for (const menu of document.querySelectorAll("select[data-panels]")) {
   show();
 }
 
-// Timelines: the slider says what the window at that moment answered, and shows the picture nearest to it.
+// Timelines: the slider says what the window at that moment answered, and shows the picture nearest to it. A click on a
+// block or a picture moves the slider there.
 for (const slider of document.querySelectorAll("input[data-timeline]")) {
   const data = JSON.parse(document.getElementById(slider.dataset.timeline).textContent);
   const card = slider.closest(".card");
@@ -45,9 +52,12 @@ for (const slider of document.querySelectorAll("input[data-timeline]")) {
     });
     if (pictures.length) {
       const shown = nearest(pictures, (picture) => Math.abs(Number(picture.dataset.seconds) - now));
-      pictures.forEach((picture) => { picture.style.outline = picture === shown ? "3px solid var(--bar)" : ""; });
+      pictures.forEach((picture) => picture.classList.toggle("now", picture === shown));
     }
   };
+  const go = (seconds) => { slider.value = seconds; show(); };
+  blocks.forEach((block, i) => block.addEventListener("click", () => go(data.timeline[i].start)));
+  pictures.forEach((picture) => picture.addEventListener("click", () => go(Number(picture.dataset.seconds))));
   slider.addEventListener("input", show);
   show();
 }

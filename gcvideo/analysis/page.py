@@ -73,7 +73,8 @@ def bars(rows: Sequence[dict[str, Any]], *, list_id: str = "") -> str:
             f'<span class="number">{percent(row["share"])}</span>{note}</li>'
         )
     identity = f' id="{list_id}"' if list_id else ""
-    return f'<ul class="bars"{identity}>{"".join(items)}</ul>'
+    noted = " noted" if any(row.get("note") for row in rows) else ""
+    return f'<ul class="bars{noted}"{identity}>{"".join(items)}</ul>'
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -36,11 +36,11 @@ def write_prediction_page(path: str | Path, predictor: Predictor, entries: list[
 def _card(number: int, entry: dict[str, Any], predictor: Predictor | None) -> str:
     name = page.text(Path(entry["video"]).name if entry["video"] != "-" else "standard input")
     if entry["error"] is not None:
-        return f'<section class="card problem"><h3>{name}</h3><p>No answer: {page.text(entry["error"])}</p></section>'
+        return f'<section class="card problem"><h2>{name}</h2><p>No answer: {page.text(entry["error"])}</p></section>'
     rows = [{"name": p["label"], "share": p["score"]} for p in entry["predictions"]]
     pictures = page.thumbnails(entry["video"], 8) if Path(entry["video"]).is_file() else []
     parts = [
-        f'<h3>{name}</h3><p class="soft">{page.text(entry["video"])}</p>',
+        f'<h2>{name}</h2><p class="soft">{page.text(entry["video"])}</p>',
         page.strip([(f"{t:.1f} s", uri) for t, uri in pictures], seconds=[t for t, _ in pictures]),
         page.bars(rows),
     ]
@@ -53,9 +53,10 @@ def _card(number: int, entry: dict[str, Any], predictor: Predictor | None) -> st
 
 def _timeline(number: int, entry: dict[str, Any]) -> str:
     """Blocks in proportion, a slider over them, and the same as a list for print and screen readers."""
+    # In thousandths of the whole: growth factors that sum up to less than 1 would not fill the line.
+    shares = [1000 * (s["end"] - s["start"]) / entry["duration"] for s in entry["timeline"]]
     blocks = "".join(
-        f'<span style="flex:{s["end"] - s["start"]:.3f} 0 0" aria-hidden="true">{i + 1}</span>'
-        for i, s in enumerate(entry["timeline"])
+        f'<span style="flex:{share:.3f} 0 0" aria-hidden="true">{i + 1}</span>' for i, share in enumerate(shares)
     )
     rows = [
         [i + 1, f"{s['start']:.1f} s", f"{s['end']:.1f} s", s["label"], page.percent(s["score"])]
@@ -86,7 +87,7 @@ def _overlays(number: int, entry: dict[str, Any], predictor: Predictor) -> str:
         label = f"Grad-CAM for {best['label']}" if name == "Grad-CAM" else name
         options.append(f"<option>{page.text(label).removeprefix('<bdi>').removesuffix('</bdi>')}</option>")
         pictures = [(f"frame {t + 1}", data_uri(frame, height=112)) for t, frame in enumerate(shown)]
-        panels.append(f"<div>{page.strip(pictures)}</div>")
+        panels.append(f'<div><p class="printed">{page.text(label)}</p>{page.strip(pictures)}</div>')
     return (
         f'<h3>Where the network looked, in the clip in the middle of the video</h3><div class="controls"><label>Show '
         f'<select data-panels="panels-{number}">{"".join(options)}</select></label></div>'

@@ -15,6 +15,8 @@ from gcvideo.engine.predictions import Predictions
 
 # A matrix of more classes than this is too wide to read: only the most confused ones are shown.
 MOST_CLASSES = 24
+# How the classes can be sorted: by which value of theirs ("-": the largest first), and what its button says.
+SORTS = {"place": "label order", "top": "worst first", "-top": "best first", "count": "rarest first"}
 
 
 def write_report(path: str | Path, results: dict[str, Any], predictions: Predictions) -> None:
@@ -73,11 +75,12 @@ def _classes(scoring: Scoring) -> str:
         )
     buttons = "".join(
         f'<button type="button" data-key="{key}" aria-pressed="{"true" if key == "place" else "false"}">{name}</button>'
-        for key, name in (("place", "label order"), ("top", "worst first"), ("count", "rarest first"))
+        for key, name in SORTS.items()
     )
+    search = '<input type="search" placeholder="Find a class" aria-label="Find a class">' if len(rows) > 12 else ""
     return (
         f'<h2>Classes</h2><div class="controls" data-sorts="classes" role="group" aria-label="Sort the classes">'
-        f"Sort: {buttons}</div>" + page.bars(rows, list_id="classes")
+        f"Sort: {buttons}{search}</div>" + page.bars(rows, list_id="classes")
     )
 
 
@@ -160,7 +163,7 @@ def _mistakes(scoring: Scoring, count: int = 12) -> str:
             f"{picture}<h3>{page.text(scoring.predictions.ids[i])}</h3>"
             f"<div>is <b>{page.text(scoring.classes[scoring.labels[i]])}</b> (rank {scoring.ranks[i] + 1})</div>"
             f"<div>taken for <b>{page.text(scoring.classes[scoring.predicted[i]])}</b>, "
-            f"{page.percent(float(confidence[i]))}</div>"
+            f'<span class="whole">{page.percent(float(confidence[i]))}</span></div>'
         )
     return "<h2>Most confident mistakes</h2>" + (page.cards(shown) if shown else "<p>There are none.</p>")
 

@@ -223,16 +223,35 @@ def test_the_report_sorts_its_classes(report: Path, tmp_path: Path) -> None:
       document.querySelector("button[data-key=top]").click();
       const sorted = tops();
       const pressed = document.querySelector("button[aria-pressed=true]").dataset.key;
+      document.querySelector("button[data-key='-top']").click();
+      const reversed = tops();
       document.querySelector("button[data-key=place]").click();
-      document.body.dataset.outcome = JSON.stringify({before, sorted, pressed, after: tops(), title: document.title,
-        wide: document.documentElement.scrollWidth > document.documentElement.clientWidth});
+      document.body.dataset.outcome = JSON.stringify({before, sorted, reversed, pressed, after: tops(),
+        title: document.title, wide: document.documentElement.scrollWidth > document.documentElement.clientWidth});
     """
     found = outcome(visit(report, tmp_path, script)[0])
     assert found["sorted"] == sorted(found["before"]) != found["before"]
+    assert found["reversed"] == sorted(found["before"], reverse=True)
     assert found["pressed"] == "top"
     assert found["after"] == found["before"]
     assert found["title"] == "Test report"
     assert not found["wide"], "the page must not scroll sideways"
+
+
+def test_a_long_list_of_classes_is_searched(tmp_path: Path) -> None:
+    videos = [VideoScores(i, str(i), i, 1, 1, 1, *[np.eye(20, dtype=np.float32)[i]] * 3) for i in range(20)]
+    found = Predictions.collect(videos)
+    found.classes = [f"Class {i}" for i in range(20)]
+    write_report(tmp_path / "report.html", results(found), found)
+    script = """
+      const box = document.querySelector("input[type=search]");
+      box.value = "class 1";
+      box.dispatchEvent(new Event("input"));
+      document.body.dataset.outcome = JSON.stringify([...document.querySelectorAll("#classes li:not([hidden])")].map(
+        (item) => item.firstChild.textContent));
+    """
+    names = outcome(visit(tmp_path / "report.html", tmp_path / "profile", script)[0])
+    assert names == ["Class 1", *(f"Class {i}" for i in range(10, 20))]
 
 
 def test_the_page_of_predictions_scrubs_and_switches(predicted: Path, tmp_path: Path) -> None:
@@ -246,20 +265,27 @@ def test_the_page_of_predictions_scrubs_and_switches(predicted: Path, tmp_path: 
         said.push([document.querySelector("[data-now]").textContent, blocks.findIndex((b) => b.className === "now"),
           blocks.length]);
       }
+      document.querySelectorAll(".timeline span")[1].click();
+      const clicked = [Number(slider.value), document.querySelectorAll(".strip figure.now").length];
+      const line = document.querySelector(".timeline");
+      const filled = line.lastChild.getBoundingClientRect().right / line.getBoundingClientRect().right;
       const menu = document.querySelector("select[data-panels]");
       const panels = [...document.getElementById(menu.dataset.panels).children];
       const shown = () => panels.map((panel) => !panel.hidden);
       const first = shown();
       menu.selectedIndex = 2;
       menu.dispatchEvent(new Event("change"));
-      document.body.dataset.outcome = JSON.stringify({said, first, second: shown(), title: document.title,
-        options: [...menu.options].map((option) => option.textContent)});
+      document.body.dataset.outcome = JSON.stringify({said, clicked, filled, first, second: shown(),
+        title: document.title, options: [...menu.options].map((option) => option.textContent)});
     """
     found = outcome(visit(predicted, tmp_path, script)[0])
     (start, at_start, _), (end, at_end, blocks) = found["said"]
     assert start.startswith("0.0 s: ")
     assert start != end
     assert (at_start, at_end) == (0, blocks - 1)
+    assert found["clicked"][0] > 0
+    assert found["clicked"][1] == 1
+    assert found["filled"] == pytest.approx(1, abs=0.01), "the blocks fill the line, also for less than a second"
     assert found["first"].index(True) == 0
     assert found["second"].index(True) == 2
     assert sum(found["second"]) == 1
