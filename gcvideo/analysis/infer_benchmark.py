@@ -1,9 +1,10 @@
 """What testing a video costs: our multi-view test beside pytorchvideo's network tested the usual way, decode included.
 
 Every round answers the same video once with every contender, in a new order, so that other work on the machine hits
-all of them alike; a figure is the median of the rounds' ratios. Theirs is pytorchvideo's slow_r50 in plain float32,
+all of them alike; a figure is the median of the rounds' ratios. One clip of the video warms each contender up, in which
+the compiled ones compile. Theirs is pytorchvideo's slow_r50 in plain float32,
 with one decode and one forward pass a view, as PySlowFast's loaders do it. Ours decodes the video once and runs the
-optimized network (batch norms folded, bfloat16 where the device has units for it), eager and compiled.
+optimized network (batch norms folded, bfloat16 where the device has matrix units for it), eager and compiled.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -44,6 +46,7 @@ OURS = {
     "plain": ("slow_r50", False),
     "plain_compiled": ("slow_r50", True),
 }
+Answer = Callable[[TestConfig], np.ndarray]  # from views to the mean softmax (K,) of the video
 # Ratios that `figures` holds: name -> (numerator, denominator).
 FIGURES = {
     "infer_video.pytorchvideo": (THEIRS, "gc"),
@@ -89,8 +92,8 @@ def run(args: argparse.Namespace) -> int | None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             video = args.video or make_video(Path(folder) / "video.mp4")
-            actions = {name: contender(name, video, test, device, precision) for name in args.contenders}
-            results = measure(actions, rounds=args.rounds, device=device)
+            answers = {name: contender(name, video, args.crop, device, precision) for name in args.contenders}
+            results = measure(answers, test, rounds=args.rounds, device=device)
         results["device"] = runtime.describe(device, precision)
     finally:
         torch.set_num_threads(threads)
@@ -114,16 +117,14 @@ def make_video(path: Path) -> str:
     return str(path)
 
 
-def contender(
-    name: str, video: str, test: TestConfig, device: torch.device, precision: str
-) -> Callable[[], np.ndarray]:
-    """A function that answers the video once, from the file to the mean softmax (K,)."""
+def contender(name: str, video: str, crop: int, device: torch.device, precision: str) -> Answer:
+    """A function that answers the video once, from the file on."""
     torch.manual_seed(0)
     if name == THEIRS:
-        return partial(their_answer, their_network(test.crop).to(device).eval(), video, test, device)
+        return partial(their_answer, their_network(crop).to(device).eval(), video, device)
     model, compiled = OURS[name]
     network = create_model(model).to(device)
-    return partial(our_answer, optimize_for_inference(network, precision=precision, compile=compiled), video, test)
+    return partial(our_answer, optimize_for_inference(network, precision=precision, compile=compiled), video)
 
 
 def our_answer(model: nn.Module, video: str, test: TestConfig) -> np.ndarray:
@@ -150,7 +151,7 @@ def their_network(crop: int) -> nn.Module:
 
 
 @torch.no_grad()
-def their_answer(model: nn.Module, video: str, test: TestConfig, device: torch.device) -> np.ndarray:
+def their_answer(model: nn.Module, video: str, device: torch.device, test: TestConfig) -> np.ndarray:
     """One decode, one forward pass a view."""
     with open_video(video) as reader:
         count, fps = len(reader), reader.fps
@@ -159,10 +160,15 @@ def their_answer(model: nn.Module, video: str, test: TestConfig, device: torch.d
     return torch.stack(scores).mean(dim=0).cpu().numpy()
 
 
-def measure(actions: dict[str, Callable[[], np.ndarray]], *, rounds: int, device: torch.device) -> dict[str, Any]:
+def measure(answers: dict[str, Answer], test: TestConfig, *, rounds: int, device: torch.device) -> dict[str, Any]:
     """Milliseconds a video of each contender, and the ratios between them, medians over the rounds."""
-    with console.Progress("infer", total=(rounds + 1) * len(actions), unit="videos", every=30) as progress:
-        seconds = alternate(actions, rounds=rounds, device=device, on_run=lambda: progress.advance(1))
+    with console.Progress("warm up", total=len(answers), unit="contenders", every=30) as progress:
+        for answer in answers.values():
+            answer(replace(test, clips=1))
+            progress.advance(1)
+    actions = {name: partial(answer, test) for name, answer in answers.items()}
+    with console.Progress("infer", total=rounds * len(actions), unit="videos", every=30) as progress:
+        seconds = alternate(actions, rounds=rounds, warmup=0, device=device, on_run=lambda: progress.advance(1))
     figures = {
         figure: median(a / b for a, b in zip(seconds[top], seconds[bottom], strict=True))
         for figure, (top, bottom) in FIGURES.items()
@@ -179,4 +185,4 @@ def _show(results: dict[str, Any], test: TestConfig) -> None:
     console.say()
     console.table([[k, round(v, 2)] for k, v in results["figures"].items()], columns=["figure", "ratio"])
     if not results["bf16_units"]:
-        console.say("This device has no bf16 matrix units: ours ran in float32, where most of its advantage is gone.")
+        console.say("This device has no bf16 matrix units, from which most of the advantage comes.")

@@ -31,7 +31,7 @@ def test_both_answer_the_same_views(tmp_path: Path) -> None:
     video = make_video(tmp_path / "a.mp4")
     test = TestConfig(clips=2, crops=3, short_side=64, crop=64)
     ours = our_answer(Brightness(), video, test)
-    theirs = their_answer(Brightness(), video, test, torch.device("cpu"))
+    theirs = their_answer(Brightness(), video, torch.device("cpu"), test)
     np.testing.assert_allclose(ours, theirs, atol=0.02)  # they resize without antialiasing
     assert abs(ours[0] - 0.5) > 1e-4
 
