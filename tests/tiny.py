@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,9 @@ def tiny_config(folder: Path, **sections: dict[str, Any]) -> RunConfig:
     return config_from_dict(values, where="the test's config")
 
 
-def tiny_checkpoint(folder: Path, **sections: dict[str, Any]) -> Path:
+def tiny_checkpoint(folder: Path, *, classes: Sequence[str] = CLASSES, **sections: dict[str, Any]) -> Path:
     """``folder/runs/tiny/checkpoints/best.pt``: random weights, scaled so that videos get different labels."""
+    sections["model"] = {"num_classes": len(classes), **sections.get("model", {})}
     config = tiny_config(folder, **sections)
     torch.manual_seed(0)
     model = build_model(config.model)
@@ -56,7 +58,7 @@ def tiny_checkpoint(folder: Path, **sections: dict[str, Any]) -> Path:
         model.head.proj.weight.mul_(2 / logits.std(dim=0)[:, None])
         model.head.proj.bias.sub_(logits.mean(dim=0)).mul_(2 / logits.std(dim=0))
     path = config.run_dir / "checkpoints" / "best.pt"
-    state = {"model": model.state_dict(), "config": config_to_dict(config), "classes": CLASSES}
+    state = {"model": model.state_dict(), "config": config_to_dict(config), "classes": list(classes)}
     save_checkpoint(path, {**state, "fingerprint": "0" * 64, "epoch": 1, "step": 10})
     return path
 
