@@ -12,8 +12,9 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gcvideo import console
 from gcvideo.analysis.block_peers import PortedContextBlock, pytorchvideo_non_local
+from gcvideo.analysis.blocks_gpu import measure_gpu, show_gpu
 from gcvideo.analysis.cost import alternate
 from gcvideo.engine import runtime
 from gcvideo.engine.inference import optimize_for_inference
@@ -34,7 +36,7 @@ from gcvideo.models import create_model
 STAGES = {"res3": (512, 8, 28, 28), "res4": (1024, 8, 14, 14), "res5": (2048, 8, 7, 7)}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# Figure -> what it is to be on one core of a CPU with bf16 units; the figures are described where they are made.
+# Figure -> what it is to be on one core with matrix units for bf16 (AMX); figures are described where they are made.
 GOALS = {
     "gc.forward.floor": "<= 1.6",
     "gc.forward.floor.worst": "<= 3",
@@ -68,7 +70,7 @@ class Case:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark blocks``."""
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], metavar="N", help="clips (default 1 8)")
+    parser.add_argument("--batch", type=int, nargs="+", metavar="N", help="clips (default 1 8; on a GPU 8 32)")
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), metavar="LAYOUT")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), metavar="DTYPE")
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds that count (default 7)")
@@ -79,7 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model-rounds", type=int, default=5, metavar="N", help="for whole networks; 0: leave them out"
     )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default 1)")
-    parser.add_argument("--device", default="cpu", choices=["cpu"], help="the floors are those of a CPU")
+    parser.add_argument(
+        "--device", default="cpu", choices=["cpu", "cuda"], help="on a GPU: eager and compiled, beside times on paper"
+    )
     parser.add_argument("--json", metavar="FILE", help="write figures, goals and every case")
 
 
@@ -88,29 +92,53 @@ def run(args: argparse.Namespace) -> None:
     for name in ("rounds", "threads"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name}: must be 1 or more")
-    if min(args.batch) < 1:
+    batches = args.batch or ([1, 8] if args.device == "cpu" else [8, 32])
+    if min(batches) < 1:
         raise ConfigError("--batch: must be 1 or more")
+    device = runtime.pick_device(args.device)
     torch.set_num_threads(args.threads)
-    runtime.keep_freed_memory()
+    runtime.tune(device)
     cases = [
         Case(stage, batch, layout, dtype)
         for stage in args.stages
-        for batch in args.batch
+        for batch in batches
         for layout in args.layouts
         for dtype in args.dtypes
     ]
+    measure: Callable[[Case], dict[str, Any]] = (
+        partial(measure_gc, rounds=args.rounds)
+        if device.type == "cpu"
+        else partial(measure_gc_on_gpu, rounds=args.rounds, device=device)
+    )
     rows = []
     with console.Progress("blocks", total=len(cases), unit="cases") as progress:
         for case in cases:
-            rows.append(measure_gc(case, args.rounds))
+            rows.append(measure(case))
             progress.advance()
+    if device.type == "cuda":
+        finish_on_gpu(rows, args, device)
+    else:
+        finish_on_cpu(rows, args)
+
+
+def finish_on_gpu(rows: Sequence[dict[str, Any]], args: argparse.Namespace, device: torch.device) -> None:
+    """Show and write the cases; the figures and floors are those of a CPU."""
+    show_gpu(rows)
+    if args.json:
+        settings = {"device": runtime.describe(device, "fp32 and bf16"), "rounds": args.rounds}
+        write_json(args.json, {"gpu": rows, "settings": settings, "versions": runtime.versions()})
+
+
+def finish_on_cpu(rows: Sequence[dict[str, Any]], args: argparse.Namespace) -> None:
+    """Measure the rivals and the whole network, make the figures, show and write."""
     rivals = [
         measure_non_local(Case(stage, 1, "contiguous", dtype), args.nl_rounds)
         for stage in args.stages
         for dtype in args.dtypes
         if args.nl_rounds > 0
     ]
-    figures = gc_figures(rows) | non_local_figures(rivals) | {"nl.memory.exponent": memory_exponent()}
+    figures = gc_figures(rows) | non_local_figures(rivals)
+    figures |= {"nl.memory.exponent": memory_exponent(), "machine.bf16_speedup": bf16_speedup()}
     if args.model_rounds:
         figures["gc.model.overhead"] = model_overhead(args.model_rounds)
     show(rows, rivals, figures)
@@ -122,7 +150,7 @@ def run(args: argparse.Namespace) -> None:
                 "goals": GOALS,
                 "gc": rows,
                 "non_local": rivals,
-                "settings": {"threads": args.threads, "rounds": args.rounds, "bf16_units": _bf16_units()},
+                "settings": {"threads": args.threads, "rounds": args.rounds},
                 "versions": runtime.versions(),
             },
         )
@@ -165,6 +193,13 @@ def measure_gc(case: Case, rounds: int) -> dict[str, Any]:
         "forward.port": _ratio(seconds, "port.forward", "ours.forward"),
         "train.port": _ratio(seconds, "port.train", "ours.train"),
     }
+
+
+def measure_gc_on_gpu(case: Case, rounds: int, device: torch.device, **how: Any) -> dict[str, Any]:
+    """The GC block in a residual stage, eager and compiled, see ``measure_gpu``."""
+    block = randomise(gc_block(STAGES[case.stage][0])).to(device, DTYPES[case.dtype])
+    x, dy = (case.tensor(seed).to(device) for seed in (0, 1))
+    return {**vars(case), **measure_gpu(block, x, dy, rounds=rounds, **how)}
 
 
 def measure_non_local(case: Case, rounds: int) -> dict[str, Any]:
@@ -241,7 +276,13 @@ def model_overhead(rounds: int) -> float:
     return _ratio(seconds, "slow_r50_gc_c345", "slow_r50")
 
 
-def _time(actions: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+def bf16_speedup(rounds: int = 5, size: int = 2048) -> float:
+    """Time of a matrix product in fp32 over that in bf16, which bounds what bf16 can bring to a non-local block."""
+    factors = {name: torch.randn(size, size).to(dtype) for name, dtype in DTYPES.items()}
+    return _ratio(_time({name: partial(torch.mm, m, m) for name, m in factors.items()}, rounds), "fp32", "bf16")
+
+
+def _time(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each in each round; for one thread CPU time, which other work on the machine disturbs little."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     return alternate(actions, rounds=rounds, device=torch.device("cpu"), clock=clock)
@@ -352,9 +393,8 @@ def show(rows: Sequence[dict[str, Any]], rivals: Sequence[dict[str, Any]], figur
         [[name, f"{value:.3g}", GOALS.get(name, "")] for name, value in figures.items()],
         columns=["figure", "measured", "goal"],
     )
-    if not _bf16_units():
-        console.say("This processor has no bf16 units: its bf16 figures say little about machines that have them.")
-
-
-def _bf16_units() -> bool:
-    return runtime.has_bf16_units(torch.device("cpu"))
+    if (speedup := figures["machine.bf16_speedup"]) < 2:
+        console.say(
+            f"Products in bf16 run at {speedup:.2f} times the speed of fp32 here: bf16 figures, nl.forward.peer above "
+            "all, say little about machines with matrix units for bf16."
+        )

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gcvideo.analysis import blocks
+from gcvideo.analysis import blocks, blocks_gpu
 from gcvideo.analysis.block_peers import PortedContextBlock, pytorchvideo_non_local
 from gcvideo.cli import main
 from gcvideo.layers import NonLocalBlock, gc_block
@@ -85,6 +87,7 @@ def test_figures_of_the_rivals_are_those_of_res3() -> None:
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(blocks, "STAGES", {"res3": (8, 2, 4, 4), "res4": (16, 2, 2, 2)})
+    monkeypatch.setattr(blocks, "bf16_speedup", lambda: 0.5)
     out = tmp_path / "blocks.json"
     arguments = ["--rounds", "1", "--nl-rounds", "1", "--model-rounds", "0", "--batch", "1", "2", "--json", str(out)]
     assert main(["benchmark", "blocks", *arguments]) == 0
@@ -94,9 +97,69 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert result["figures"]["nl.forward.peer.difference"] < 0.05
     assert len(result["gc"]) == 16
     assert {"stage", "batch", "layout", "dtype", "ms", "train.floor"} <= set(result["gc"][0])
-    assert "gc.train.port" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "gc.train.port" in shown
+    assert "Products in bf16 run at 0.50 times the speed of fp32 here" in shown
+    monkeypatch.setattr(blocks, "bf16_speedup", lambda: 6.0)
+    assert main(["benchmark", "blocks", *arguments]) == 0
+    assert "Products in bf16" not in capsys.readouterr().out
+
+
+def test_speed_of_bf16_is_that_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over fp32's time in the same round, whatever the numbers of the machine that runs the test."""
+    monkeypatch.setattr(blocks, "_time", lambda actions, rounds: {"fp32": [6.0, 2.0, 4.0], "bf16": [1.0, 1.0, 1.0]})
+    assert blocks.bf16_speedup() == 4.0
+
+
+def test_the_way_of_a_gpu_measures_every_form_beside_its_time_on_paper(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Run on a CPU, with a backend that compiles nothing."""
+    monkeypatch.setattr(blocks, "STAGES", {"res3": (8, 2, 4, 4)})
+    case = blocks.Case("res3", 2, "channels_last", "fp32")
+    row = blocks.measure_gc_on_gpu(case, 2, torch.device("cpu"), backend="eager", calls=2)
+    size = 2 * 8 * 2 * 4 * 4 * 4  # bytes of x
+    for what, forms in {"forward": {"eager": 9, "compiled": 5}, "train": {"eager": 19, "compiled": 13}}.items():
+        for form, passes in forms.items():
+            assert row["us"][what][form] > 0
+            assert row["paper_us"][what][form] == pytest.approx(passes * size / 3e12 * 1e6)
+        assert row["compiled_speedup"][what] > 0
+    assert row["us"]["train"]["eager"] > row["us"]["forward"]["eager"]
+    blocks.show_gpu([row])
+    assert "on paper at 3.0 TB/s" in capsys.readouterr().out
+
+
+def test_passes_on_paper_are_those_the_block_makes() -> None:
+    """Tensors of the size of x that the operators of the eager form read or write, views left out."""
+    block = blocks_gpu.ResidualBlock(randomised(gc_block(4)))
+    x, shortcut = (torch.randn(2, 4, 3, 8, 8, requires_grad=True) for _ in range(2))
+    with _Passes(x.numel()) as watch:
+        y = block(x, shortcut)
+    assert watch.passes == blocks_gpu.PASSES["forward"]["eager"]
+    dy = torch.randn_like(y)
+    with watch:
+        torch.autograd.grad(y, (x, shortcut, *block.parameters()), dy)
+    assert watch.passes == blocks_gpu.PASSES["train"]["eager"]
+
+
+class _Passes(TorchDispatchMode):
+    """Counts large tensors that operators take and return."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.passes = size, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view and func.overloadpacket is not torch.ops.aten.detach:
+            tensors = [*args, *(result if isinstance(result, (tuple, list)) else [result])]
+            self.passes += sum(isinstance(t, torch.Tensor) and t.numel() == self.size for t in tensors)
+        return result
 
 
 def test_command_refuses_nonsense(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "blocks", "--rounds", "0"]) == 2
     assert "--rounds: must be 1 or more" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert main(["benchmark", "blocks", "--device", "cuda"]) == 2
+        assert "torch finds no GPU" in capsys.readouterr().err
