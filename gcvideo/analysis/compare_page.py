@@ -78,7 +78,7 @@ def write_comparison(path: str | Path, results: dict[str, Any], plots: dict[str,
         ]
         parts.append(page.table(EXPONENT_COLUMNS, exponent_rows(results["scaling"])))
     if plots:
-        parts += ["<h2>Plots</h2>", page.cards([svg(plot) for plot in plots.values()], wide=True)]
+        parts += ["<h2>Plots</h2>", page.plots([svg(plot) for plot in plots.values()])]
     page.write_page(path, "Networks side by side", parts)
 
 

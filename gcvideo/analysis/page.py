@@ -89,10 +89,14 @@ def _table_cell(value: object) -> str:
     return f"<td{' class=count' if number else ''}>{text(value)}</td>"
 
 
-def cards(parts: Iterable[str], *, wide: bool = False) -> str:
-    """Cards side by side, as many as fit; ``wide`` ones for plots."""
-    kind = "cards wide" if wide else "cards"
-    return f'<div class="{kind}">' + "".join(f'<div class="card">{part}</div>' for part in parts) + "</div>"
+def cards(parts: Sequence[str]) -> str:
+    """Cards side by side, as many as fit."""
+    return '<div class="cards">' + "".join(f'<div class="card">{part}</div>' for part in parts) + "</div>"
+
+
+def plots(drawings: Iterable[str]) -> str:
+    """Drawings (SVG) in cards wide enough to be read, two side by side where they fit."""
+    return '<div class="plots">' + "".join(f'<div class="card">{drawing}</div>' for drawing in drawings) + "</div>"
 
 
 def strip(pictures: Sequence[tuple[str, str]], *, seconds: Sequence[float] | None = None) -> str:

@@ -101,7 +101,7 @@ def _curves(lines: Sequence[dict[str, Any]]) -> str:
                 series.append(Series(name, thinned(points, MOST_POINTS), marks=kind == "val"))
         if series:
             drawings.append(svg(Plot(title, "epoch", label, series)))
-    return "<h2>Training</h2>" + (page.cards(drawings, wide=True) if drawings else "<p>Not one step was recorded.</p>")
+    return "<h2>Training</h2>" + (page.plots(drawings) if drawings else "<p>Not one step was recorded.</p>")
 
 
 def _has(line: dict[str, Any], key: str) -> bool:
