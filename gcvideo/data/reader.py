@@ -21,6 +21,7 @@ part of a neighbouring picture. ``gcvideo prepare verify`` finds such files.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import re
@@ -31,7 +32,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gcvideo.data.bitstream import is_disposable
+from gcvideo.data.bitstream import Start, is_disposable
 from gcvideo.data.decoders import MAX_BYTES, MAX_PIXELS, decode_with_decord, decode_with_pyav
 from gcvideo.data.libav import LibavVideo
 from gcvideo.data.members import local_path
@@ -234,6 +235,8 @@ def _open_source(path: str, backend: str) -> _Source:
         refusal = _why_only_pyav(track)
         if backend in ("decord", "torchcodec") and refusal:
             raise Mp4Error(refusal)
+        if backend == "torchcodec":
+            track = _from_idr_only(track)
         with_decord = backend == "auto" and not refusal and _has_decord()
         source = _Mp4Video(file, track, [backend] if backend != "auto" else ["decord"] * with_decord + ["pyav"])
         file = -1
@@ -265,6 +268,18 @@ def _why_only_pyav(track: Mp4Track) -> str | None:
     if track.info.bit_depth > 8:
         return "more than 8 bits a sample"  # other rounding than PyAV's
     return None
+
+
+def _from_idr_only(track: Mp4Track) -> Mp4Track:
+    """The track without those starts of decoding in H.264 that are no IDR pictures.
+
+    FFmpeg 5, which torchcodec may find, leaves out pictures that it decodes right after such a start.
+    """
+    if track.info.codec != "h264":
+        return track
+    starts: dict[int, Start] = {sample: kind for sample, kind in track.table.starts.items() if kind is Start.ANYWHERE}
+    table = dataclasses.replace(track.table, starts=starts)
+    return dataclasses.replace(track, table=table)
 
 
 def why_missing(backend: str) -> str | None:

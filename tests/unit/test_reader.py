@@ -5,109 +5,22 @@ import dataclasses
 import os
 import subprocess
 import sys
-from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 import torch
 
-from gcvideo.data import decoders, torchcodec_decoder
+from gcvideo.data import decoders
 from gcvideo.data import reader as reader_module
 from gcvideo.data.bitstream import BitstreamError, parse_avc_config
 from gcvideo.data.libav import LibavVideo
 from gcvideo.data.mp4 import read_track
-from gcvideo.data.reader import VideoReader, open_video, why_missing
+from gcvideo.data.reader import open_video
 from gcvideo.errors import VideoError
+from tests.reading import COUNT, INSTALLED, RNG, VIDEOS, WITH_TORCHCODEC, assert_right, write_plain, x264
 from tests.videos import decode_all, moving_frames, remux, write_video
-
-NO_TORCHCODEC = why_missing("torchcodec")
-needs_torchcodec = pytest.mark.skipif(NO_TORCHCODEC is not None, reason=NO_TORCHCODEC or "")
-WITH_TORCHCODEC = pytest.param("torchcodec", marks=needs_torchcodec)
-INSTALLED = ("decord", "pyav") if NO_TORCHCODEC else ("decord", "pyav", "torchcodec")
-COUNT = 45
-RNG = np.random.default_rng(0)
-X265 = "log-level=none:pools=none:frame-threads=1:scenecut=0:"
-UNEVEN = np.cumsum(RNG.integers(1, 6, COUNT)).tolist()
-FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
-
-
-def x264(gop: int = 12, **parameters: str | int) -> dict:
-    text = ":".join(f"{key.replace('_', '-')}={value}" for key, value in {"scenecut": 0, **parameters}.items())
-    return {"gop": gop, "options": {"preset": "medium", "x264-params": text}}
-
-
-def x265(parameters: str) -> dict:
-    return {"codec": "libx265", "options": {"preset": "medium", "x265-params": X265 + parameters}}
-
-
-# File name: how it is written, and whether decord may read it.
-VIDEOS: dict[str, tuple[dict, bool]] = {
-    "closed_gop.mp4": (x264(bframes=3, b_pyramid="normal"), True),
-    "many_b.mp4": (x264(gop=40, bframes=8, b_pyramid="strict", b_adapt=0), True),
-    "no_b.mov": (x264(bframes=0), True),
-    "default_gop.mp4": (x264(gop=250), True),
-    "intra_only.mp4": (x264(gop=1), True),
-    "open_gop.mp4": (x264(bframes=3, open_gop=1, b_pyramid="normal"), True),
-    "open_gop_many_b.mp4": (x264(bframes=6, open_gop=1, b_pyramid="strict", b_adapt=0), True),
-    "intra_refresh.mp4": (x264(intra_refresh=1), True),
-    "interlaced.mp4": (x264(tff=1), False),
-    "fragmented.mp4": ({**x264(), "container_options": FRAGMENTS}, False),
-    "tables_first.mp4": ({**x264(), "container_options": {"movflags": "faststart"}}, True),
-    "sound.mp4": ({**x264(), "audio": True}, True),
-    "uneven.mp4": ({**x264(), "pts": UNEVEN, "time_base": Fraction(1, 100)}, True),
-    "late_start.mp4": ({**x264(), "pts": range(125, 125 + COUNT), "time_base": Fraction(1, 25)}, True),
-    "late_start.mkv": ({**x264(), "pts": range(125, 125 + COUNT), "time_base": Fraction(1, 25)}, False),
-    "ten_bits.mp4": ({**x264(), "pixel_format": "yuv420p10le"}, False),
-    "yuv444.mp4": ({**x264(), "pixel_format": "yuv444p"}, True),
-    "full_range.mp4": ({**x264(), "pixel_format": "yuvj420p"}, True),
-    "hevc_closed.mp4": (x265("open-gop=0:keyint=12"), True),
-    "hevc_open.mp4": (x265("open-gop=1:keyint=12:bframes=4"), True),
-    "hevc_layers.mp4": (x265("temporal-layers=3:keyint=15:bframes=4"), True),
-    "hevc_ten_bits.mp4": ({**x265("keyint=12"), "pixel_format": "yuv420p10le"}, False),
-    "hevc_open.mkv": (x265("open-gop=1:keyint=12:bframes=4"), False),
-    "open_gop.mkv": (x264(bframes=3, open_gop=1), False),
-    "h264.avi": (x264(), False),
-    "h264.ts": (x264(), False),
-    "h264.flv": (x264(), False),
-    "mpeg2.ts": ({"codec": "mpeg2video", "gop": 12, "options": {"bf": "2"}}, False),
-    "mpeg4.avi": ({"codec": "mpeg4", "gop": 12}, False),
-    "mpeg4_b.avi": ({"codec": "mpeg4", "gop": 12, "options": {"bf": "2"}}, False),
-    "mpeg4_b.mp4": ({"codec": "mpeg4", "gop": 12, "options": {"bf": "2"}}, False),
-    "mjpeg.avi": ({"codec": "mjpeg", "pixel_format": "yuvj420p"}, False),
-    "vp8.webm": ({"codec": "libvpx", "gop": 12, "options": {"auto-alt-ref": "1", "lag-in-frames": "16"}}, False),
-    "vp9.webm": ({"codec": "libvpx-vp9", "gop": 12}, False),
-    "vp9.mp4": ({"codec": "libvpx-vp9", "gop": 12, "options": {"lag-in-frames": "16"}}, False),
-    "av1.mp4": ({"codec": "libsvtav1", "gop": 12}, False),
-    "av1.mkv": ({"codec": "libsvtav1", "gop": 12}, False),
-    "animation.gif": ({"codec": "gif", "pixel_format": "rgb8"}, False),
-}
-# Those that torchcodec may read beside decord's.
-FOR_TORCHCODEC = {
-    *("fragmented.mp4", "late_start.mkv", "hevc_open.mkv", "open_gop.mkv"),
-    *("vp9.webm", "vp9.mp4", "av1.mp4", "av1.mkv"),
-}
-
-
-def assert_right(path: Path, backend: str) -> VideoReader:
-    """Compare length, times and frames (all, single ones, clips, shuffled and repeated ones) with the whole decode."""
-    frames, times = decode_all(path)
-    with open_video(path, backend=backend) as reader:
-        assert len(reader) == len(frames)
-        assert (reader.height, reader.width) == frames.shape[1:3]
-        np.testing.assert_allclose(reader.pts, np.sort(times), atol=1e-9)
-        choices = [np.arange(len(frames)), np.array([len(frames) - 1, 0, len(frames) - 1])]
-        choices += [RNG.integers(0, len(frames), 5) for _ in range(3)] + [RNG.integers(0, len(frames), 1)]
-        choices += [np.arange(len(frames) // 3, len(frames), 4)]
-        for indices in choices:
-            found = reader.frames(indices)
-            assert found.dtype == np.uint8
-            assert found.flags.c_contiguous
-            wrong = [int(i) for i, frame in zip(indices, found, strict=True) if (frame != frames[i]).any()]
-            assert not wrong, f"wrong frames {wrong} of {indices.tolist()}"
-        return reader
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +31,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def closed(folder):
     """A file that every backend reads."""
-    return write_video(folder / "plain.mp4", moving_frames(COUNT, 64, 128), **x264(bframes=3))
+    return write_plain(folder / "plain.mp4")
 
 
 @pytest.mark.parametrize("name", VIDEOS)
@@ -130,46 +43,6 @@ def test_every_frame_by_index(name, folder):
     if not for_decord:
         with pytest.raises(VideoError, match="use backend pyav or auto"):
             open_video(path, backend="decord")
-
-
-@needs_torchcodec
-@pytest.mark.parametrize("name", VIDEOS)
-def test_every_frame_by_torchcodec(name, folder):
-    settings, for_decord = VIDEOS[name]
-    path = folder / name
-    if not path.exists():
-        write_video(path, moving_frames(COUNT, 64, 128), **settings)
-    if for_decord or name in FOR_TORCHCODEC:
-        assert assert_right(path, "torchcodec").backend == "torchcodec"
-    else:
-        with pytest.raises(VideoError, match=r"torchcodec cannot be trusted with it \(.*\); use backend pyav or auto"):
-            open_video(path, backend="torchcodec")
-
-
-@needs_torchcodec
-def test_torchcodec_refuses_more_than_8_bits(folder):
-    frames = moving_frames(3, 64, 128)
-    path = write_video(folder / "ten_bits.mkv", frames, codec="libsvtav1", pixel_format="yuv420p10le")
-    with pytest.raises(VideoError, match=r"more than 8 bits a sample"):
-        open_video(path, backend="torchcodec")
-
-
-@needs_torchcodec
-def test_torchcodec_gives_no_picture_in_place_of_another(folder):
-    """After a seek libavcodec leaves out what it cannot decode yet, here all pictures before the refresh is through;
-    torchcodec then gives the next one that comes."""
-    path = write_video(folder / "refresh.mkv", moving_frames(COUNT, 64, 128), **x264(intra_refresh=1))
-    whole, _ = decode_all(path)
-    wrong = 0
-    for index in range(COUNT):
-        with open_video(path, backend="pyav") as reader:
-            assert (reader.frames([index]) == whole[index]).all()
-        with open_video(path, backend="torchcodec") as reader:
-            try:
-                assert (reader.frames([index]) == whole[index]).all()
-            except VideoError as error:
-                wrong += "other pictures than those asked for" in error.reason
-    assert wrong
 
 
 def without_usability_information(record: bytes) -> bytes:
@@ -346,50 +219,6 @@ def test_each_frame_is_decoded_once(closed, monkeypatch):
     assert len(samples) < 19  # 12 to 30, without unwanted pictures to which no other refers
 
 
-def test_fallback_when_decord_fails(closed, monkeypatch):
-    def broken(*_):
-        raise RuntimeError("no")
-
-    monkeypatch.setattr(reader_module, "decode_with_decord", broken)
-    with open_video(closed) as reader:
-        assert reader.backend == "decord"
-        assert (reader.frames([7]) == decode_all(closed)[0][7]).all()
-        assert reader.backend == "pyav"
-    with open_video(closed, backend="decord") as reader, pytest.raises(VideoError, match=r"plain\.mp4: .*\(no\)"):
-        reader.frames([7])
-
-
-def test_without_decord(closed, monkeypatch):
-    monkeypatch.setattr(reader_module, "_has_decord", lambda: False)
-    assert assert_right(closed, "auto").backend == "pyav"
-    with pytest.raises(VideoError, match="decord is not installed"):
-        open_video(closed, backend="decord")
-
-
-def test_without_torchcodec(closed, monkeypatch):
-    torchcodec_decoder.why_no_torchcodec.cache_clear()
-    monkeypatch.setattr(torchcodec_decoder.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        VideoError, match=r"plain\.mp4: torchcodec is not installed: pip install 'gcvideo\[torchcodec\]'$"
-    ):
-        open_video(closed, backend="torchcodec")
-    torchcodec_decoder.why_no_torchcodec.cache_clear()
-
-
-def test_torchcodec_without_ffmpeg(closed, monkeypatch):
-    class NoLibraries:
-        def __init__(self, _: bytes) -> None:
-            raise RuntimeError("Could not load libtorchcodec. Likely causes:\n FFmpeg is not properly installed")
-
-    torchcodec_decoder.why_no_torchcodec.cache_clear()
-    monkeypatch.setattr(torchcodec_decoder.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(VideoDecoder=NoLibraries))
-    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(decoders=sys.modules["torchcodec.decoders"]))
-    with pytest.raises(VideoError, match=r"plain\.mp4: torchcodec finds no FFmpeg libraries"):
-        open_video(closed, backend="torchcodec")
-    torchcodec_decoder.why_no_torchcodec.cache_clear()
-
-
 def test_a_torch_bridge_does_not_matter(closed):
     decord = pytest.importorskip("decord")
     expected = open_video(closed).frames([5])
@@ -403,117 +232,6 @@ def test_a_torch_bridge_does_not_matter(closed):
         decord.bridge.set_bridge("native")
     open_video(closed).frames([5])
     assert decord.bridge._CURRENT_BRIDGE.type == "native"
-
-
-def test_index_errors(closed):
-    reader = open_video(closed)
-    for indices in ([COUNT], [-1], [0, 10**9]):
-        with pytest.raises(IndexError, match=r"plain\.mp4"):
-            reader.frames(indices)
-    assert reader.frames([]).shape == (0, 64, 128, 3)
-
-
-def test_backend_name_is_checked(closed):
-    with pytest.raises(ValueError, match="opencv"):
-        open_video(closed, backend="opencv")
-
-
-def test_memory_bound(closed, monkeypatch):
-    monkeypatch.setattr(reader_module, "MAX_BYTES", 64 * 128 * 3 * 2)
-    with open_video(closed) as reader:
-        reader.frames([0, 1])
-        with pytest.raises(VideoError, match="exceed"):
-            reader.frames([0, 1, 2])
-
-
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
-def test_huge_frames_are_refused_before_decoding(suffix, folder, monkeypatch):
-    path = write_video(folder / f"huge.{suffix}", moving_frames(2, 64, 128))
-    for module in ("decoders", "reader", "libav"):
-        monkeypatch.setattr(f"gcvideo.data.{module}.MAX_PIXELS", 64 * 64)
-    for backend in ("auto", *INSTALLED):
-        with pytest.raises(VideoError, match=r"larger than 4096 pixels|cannot be trusted"):
-            open_video(path, backend=backend)
-
-
-BAD_FILES = {
-    "empty.mp4": (b"", "is empty"),
-    "text.mp4": (b"not a video at all\n" * 100, "cannot be opened"),
-    "zeros.mp4": (bytes(10_000), "cannot be opened"),
-    "noise.avi": (np.random.default_rng(0).bytes(20_000), "cannot be opened"),
-    "one_byte.mkv": (b"\x1a", "cannot be opened"),
-    "playlist.m3u8": (b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n", "cannot be opened"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-@pytest.mark.parametrize("backend", ["auto", "decord", "pyav", WITH_TORCHCODEC])
-def test_bad_files(name, backend, tmp_path):
-    content, reason = BAD_FILES[name]
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(VideoError) as caught:
-        open_video(tmp_path / name, backend=backend)
-    assert caught.value.path == str(tmp_path / name)
-    assert reason in caught.value.reason or backend == "decord"
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(VideoError, match="does not exist"):
-        open_video(tmp_path / "none.mp4")
-    with pytest.raises(VideoError, match="is a folder"):
-        open_video(tmp_path)
-    os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(VideoError, match="is not a file"):
-        open_video(tmp_path / "pipe.mp4")
-
-
-def test_sound_only(tmp_path):
-    for suffix in ("mp4", "wav"):
-        path = tmp_path / f"sound.{suffix}"
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("aac" if suffix == "mp4" else "pcm_s16le", rate=16_000, layout="mono")
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")
-            frame.sample_rate, frame.pts = 16_000, 0
-            container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-        with pytest.raises(VideoError, match="no video track"):
-            open_video(path)
-
-
-def test_truncated_files(closed, tmp_path):
-    data = closed.read_bytes()
-    tables_first = write_video(
-        tmp_path / "first.mp4", moving_frames(COUNT, 64, 128), container_options={"movflags": "faststart"}
-    ).read_bytes()
-    for name, content, reason in [
-        ("a.mp4", data[: len(data) // 2], "cannot be opened"),  # the movie box was at the end
-        ("b.mp4", tables_first[: len(tables_first) * 3 // 4], "cut short: .* pictures lie beyond its end"),
-    ]:
-        (tmp_path / name).write_bytes(content)
-        for backend in ("auto", *INSTALLED):
-            with pytest.raises(VideoError, match=reason if backend != "decord" else reason + "|cannot be trusted"):
-                open_video(tmp_path / name, backend=backend)
-
-
-def test_damaged_picture_is_an_error(closed, tmp_path, capfd):
-    """A picture that the decoder cannot make out must not shift those after it."""
-    data = bytearray(closed.read_bytes())
-    with closed.open("rb") as file:
-        start = int(read_track(file.fileno()).offset[14])
-    data[start : start + 4] = b"\xff" * 4  # the length of its first unit
-    path = tmp_path / "damaged.mp4"
-    path.write_bytes(data)
-    whole, _ = decode_all(closed)
-    for backend in ("auto", *INSTALLED):
-        with open_video(path, backend=backend) as reader:
-            assert len(reader) == COUNT
-            for index in (COUNT - 1, COUNT - 5):  # the last group of pictures is sound
-                assert (reader.frames([index]) == whole[index]).all()
-            with pytest.raises(VideoError, match=r"damaged\.mp4: cannot be decoded \([^/]*\)$"):
-                reader.frames(range(COUNT))
-    output = capfd.readouterr()
-    assert output.out + output.err == ""
 
 
 def test_a_seek_that_goes_too_far(closed, folder):
