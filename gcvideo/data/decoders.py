@@ -6,6 +6,8 @@ interpolate bilinearly (swscale's SWS_BILINEAR, which averages over the area whe
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -57,8 +59,17 @@ def decode_with_decord(
             raise DecodeError(f"decord counts {len(reader)} pictures of {len(samples)}")
         batch = reader.get_batch([frame_of[sample] for sample in wanted])
         del reader  # a live one goes on decoding in the background
-    # pytorchvideo sets decord's process-wide bridge, so that a torch tensor may come.
-    return batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
+    return _shared(batch)
+
+
+def _shared(batch: Any) -> np.ndarray:
+    """decord's array as numpy's, without a copy."""
+    if not hasattr(batch, "handle"):
+        return np.asarray(batch)  # a torch tensor: pytorchvideo sets decord's process-wide bridge
+    # Not through numpy's from_dlpack, which makes what decord hands over read-only.
+    memory = (ctypes.c_uint8 * math.prod(batch.shape)).from_address(batch.handle.contents.data)
+    memory.owner = batch  # the memory lives as long as decord's array
+    return np.frombuffer(memory, np.uint8).reshape(batch.shape)
 
 
 def decode_with_pyav(
