@@ -122,6 +122,7 @@ def _measure_train(
                     "ours, pyav": partial(our_clip, clip, backend="pyav"),
                     "mmaction2": partial(peers.mmaction2_clip, clip),
                     "pytorchvideo": partial(peers.pytorchvideo_clip, clip),
+                    "pytorchvideo_main": partial(peers.pytorchvideo_main_clip, clip),
                     "libav": partial(peers.libav_clip, clip),
                     "decord": partial(peers.decord_clip, clip),
                 }
@@ -215,16 +216,21 @@ def _measure(methods: Methods, costs: dict[str, list[float]], *, repeats: int, r
 
 
 def _figures(train: dict[str, list[float]], test: dict[str, list[float]]) -> dict[str, float]:
-    """Their time over ours, by name."""
+    """Their time over ours, by name; over ours with PyAV under names that end in ``.with_pyav``."""
     figures = {}
     for kind, costs, names in (
-        ("train_clip", train, ("mmaction2", "pytorchvideo", "libav", "decord")),
+        ("train_clip", train, ("mmaction2", "pytorchvideo", "pytorchvideo_main", "libav", "decord")),
         ("test_video", test, ("mmaction2", "per_view")),
     ):
-        for name in names:
-            figures[f"{kind}.{name}"] = sum(costs[name]) / sum(costs["ours"])
-            if "ours, prepared" in costs:
-                figures[f"prepared.{kind}.{name}"] = sum(costs[name]) / sum(costs["ours, prepared"])
+        for ours, prefix, suffix in (
+            ("ours", "", ""),
+            ("ours, pyav", "", ".with_pyav"),
+            ("ours, prepared", "prepared.", ""),
+            ("ours, prepared, pyav", "prepared.", ".with_pyav"),
+        ):
+            if ours in costs:
+                for name in names:
+                    figures[f"{prefix}{kind}.{name}{suffix}"] = sum(costs[name]) / sum(costs[ours])
     for name in ("mmaction2", "per_view"):
         figures[f"test_video.{name}.views_on_device"] = sum(test[name]) / sum(test["ours, frames only"])
     return figures

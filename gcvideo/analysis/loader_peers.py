@@ -7,6 +7,7 @@ antialiasing, which costs about the same.
 
 from __future__ import annotations
 
+import gc
 import io
 from collections.abc import Callable
 from fractions import Fraction
@@ -79,7 +80,7 @@ def pytorchvideo_clip(clip: Clip) -> Tensor:
     """pytorchvideo's own LabeledVideoDataset on one video, with the transforms of its classification tutorial.
 
     They are UniformTemporalSubsample(8), x / 255, Normalize, RandomShortSideScale, RandomCrop, RandomHorizontalFlip;
-    written out here because ``pytorchvideo.transforms`` does not import with current torchvision.
+    written out here because ``pytorchvideo.transforms`` does not import with current torchvision. Sound is left alone.
 
     Returns:
         float32 (3, T, H, W).
@@ -109,8 +110,21 @@ def pytorchvideo_clip(clip: Clip) -> Tensor:
         return frames[:, :, top : top + clip.size, left : left + clip.size].flip(-1)
 
     videos = [(clip.path, {"label": 0})]
-    dataset = LabeledVideoDataset(videos, SameClip(float(end - start)), SequentialSampler, transform)
+    sampler = SameClip(float(end - start))
+    dataset = LabeledVideoDataset(videos, sampler, SequentialSampler, transform, decode_audio=False)
     sample: Tensor = next(iter(dataset))
+    return sample
+
+
+def pytorchvideo_main_clip(clip: Clip) -> Tensor:
+    """The same on the main branch of pytorchvideo's repository, which collects garbage after every video so that
+    memory cannot pile up (pytorchvideo/data/labeled_video_dataset.py); its release 0.1.5 does not.
+
+    Returns:
+        float32 (3, T, H, W).
+    """
+    sample = pytorchvideo_clip(clip)
+    gc.collect()
     return sample
 
 
