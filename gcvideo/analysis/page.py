@@ -89,7 +89,7 @@ def _table_cell(value: object) -> str:
     return f"<td{' class=count' if number else ''}>{text(value)}</td>"
 
 
-def cards(parts: Sequence[str]) -> str:
+def cards(parts: Iterable[str]) -> str:
     """Cards side by side, as many as fit."""
     return '<div class="cards">' + "".join(f'<div class="card">{part}</div>' for part in parts) + "</div>"
 
