@@ -31,6 +31,10 @@ class VideoError(GcvideoError):
         return f"{self.path}: {self.reason}"
 
 
+class DamagedVideoError(VideoError):
+    """A video that decodes, but that the decoder says is damaged; another decoder may only say nothing of it."""
+
+
 class CheckpointError(GcvideoError):
     """A checkpoint that is damaged, unsafe to read, or does not fit the model."""
 

@@ -22,7 +22,7 @@ from gcvideo.data.quarantine import Failure, Quarantine
 from gcvideo.data.reader import VideoReader, open_video, why_missing
 from gcvideo.data.sampling import crop_boxes, random_clip, sample_rng, uniform_clips
 from gcvideo.data.transforms import crop_and_resize, resize_short_side
-from gcvideo.errors import ConfigError, DataError, VideoError
+from gcvideo.errors import ConfigError, DamagedVideoError, DataError, VideoError
 
 # A sample's decoded frames may take this much memory; test frames beyond it are decoded and shrunk in portions.
 MAX_DECODED_BYTES = 1 << 30
@@ -100,6 +100,8 @@ class _VideoDataset(Dataset[T]):
         for backend in backends:
             try:
                 return self._read_once(record, backend, read)
+            except DamagedVideoError:
+                raise  # another decoder might give frames, with the damage hidden
             except VideoError as error:
                 errors.append(error)
         raise errors[0]

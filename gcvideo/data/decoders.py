@@ -27,6 +27,10 @@ class DecodeError(Exception):
     """The decoder could not produce a wanted frame."""
 
 
+class DamageError(DecodeError):
+    """The decoder produced a frame, and says that it is damaged."""
+
+
 def decode_with_decord(
     track: Mp4Track, samples: Sequence[int], data: Sequence[memoryview], wanted: Sequence[int], size: tuple[int, int]
 ) -> np.ndarray:
@@ -97,10 +101,10 @@ def decode_with_pyav(
 def collect(
     frames: Iterable[tuple[int, Any]], wanted: Sequence[int], size: tuple[int, int], *, coded_size: tuple[int, int]
 ) -> np.ndarray:
-    """Convert the frames whose names are wanted, and stop when all have been seen.
+    """Convert the frames whose names are wanted.
 
     Args:
-        frames: names and PyAV frames.
+        frames: names and PyAV frames: those that the wanted ones need, and no more.
         wanted: names.
         size: height and width to convert to.
         coded_size: height and width that every frame must have.
@@ -110,6 +114,7 @@ def collect(
 
     Raises:
         DecodeError: a wanted frame never came, or came in another size.
+        DamageError: a frame is damaged, wanted or not: others may refer to it.
     """
     from av.video.reformatter import VideoReformatter
 
@@ -118,19 +123,17 @@ def collect(
     images = np.empty((len(wanted), height, width, 3), np.uint8)
     reformatter = VideoReformatter()  # keeps its tables from frame to frame
     for name, frame in frames:
+        if frame.is_corrupt:
+            raise DamageError("a picture is damaged")
         index = place.pop(name, None)
         if index is None:
             continue
-        if frame.is_corrupt:
-            raise DecodeError("a picture is damaged")
         if (frame.height, frame.width) != coded_size:
             raise DecodeError(f"the frame size changes from {coded_size} to {(frame.height, frame.width)}")
         rgb = reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation="BILINEAR")
         plane = rgb.planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         images[index] = rows[:, : 3 * width].reshape(height, width, 3)
-        if not place:
-            return images
     if place:
         raise DecodeError(f"{len(place)} of {len(wanted)} pictures cannot be decoded")
     return images

@@ -7,6 +7,7 @@ frames are counted by decoding from the beginning. That is slow, and right.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -71,11 +72,12 @@ class LibavVideo:
     def decode(self, wanted: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Frames by index, rising; uint8 (len(wanted), H, W, 3)."""
         if self._table is None:
-            frames = self._decode_from_start()
-            return collect(_counted(frames), wanted.tolist(), size, coded_size=(self.height, self.width))
+            start = self.keyframes[self.keyframes <= wanted[0]].max(initial=0)
+            frames = itertools.islice(enumerate(self._decode_from_start()), int(start), int(wanted[-1]) + 1)
+            return collect(frames, wanted.tolist(), size, coded_size=(self.height, self.width))
         times = self._table.pts[self._table.order[wanted]].tolist()
-        frames = self._decode_needed(wanted.tolist())
-        return collect(((frame.pts, frame) for frame in frames), times, size, coded_size=(self.height, self.width))
+        needed = ((frame.pts, frame) for frame in self._decode_needed(wanted.tolist()))
+        return collect(needed, times, size, coded_size=(self.height, self.width))
 
     def close(self) -> None:
         """Let go of the file."""
@@ -218,7 +220,3 @@ def _stream_info(codec: Any) -> StreamInfo | None:
     except (BitstreamError, IndexError):
         return None
     return info if info.progressive and info.reorder is not None else None
-
-
-def _counted(frames: Iterator[Any]) -> Iterator[tuple[int, Any]]:
-    yield from enumerate(frames)

@@ -15,8 +15,9 @@ cut short, encrypted, without pictures, huge          refused, with the reason
 
 torchcodec reads only where it is asked to, and of these files only those that it reads rightly.
 
-Damage inside a picture is another matter. PyAV raises for most of it; decord's older libavcodec hides it, by showing
-part of a neighbouring picture. ``gcvideo prepare verify`` finds such files.
+Damage inside a picture is another matter. libavcodec hides it, by showing part of a neighbouring picture, and marks the
+picture. PyAV tells of the mark, which is an error here, also where only another picture refers to the marked one;
+decord and torchcodec do not tell. ``gcvideo prepare verify`` finds such files.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from gcvideo.data.bitstream import Start, is_disposable
-from gcvideo.data.decoders import MAX_BYTES, MAX_PIXELS, decode_with_decord, decode_with_pyav
+from gcvideo.data.decoders import MAX_BYTES, MAX_PIXELS, DamageError, decode_with_decord, decode_with_pyav
 from gcvideo.data.libav import LibavVideo
 from gcvideo.data.members import local_path
 from gcvideo.data.mp4 import Mp4DataError, Mp4Error, Mp4Track, looks_like_mp4, read_track
 from gcvideo.data.mp4_slice import read_samples
 from gcvideo.data.torchcodec_decoder import TorchcodecVideo, decode_with_torchcodec, why_no_torchcodec
-from gcvideo.errors import VideoError
+from gcvideo.errors import DamagedVideoError, VideoError
 
 BACKENDS = ("auto", "decord", "pyav", "torchcodec")
 
@@ -121,6 +122,7 @@ class VideoReader:
 
         Raises:
             VideoError: a frame cannot be decoded, or the frames together exceed the memory bound.
+            DamagedVideoError: PyAV says that a frame is damaged.
             IndexError: an index lies outside the video.
         """
         indices = np.asarray(indices, dtype=np.int64).reshape(-1)
@@ -135,6 +137,8 @@ class VideoReader:
             )
         try:
             images = self._source.decode(wanted, self._size)
+        except DamageError as error:
+            raise DamagedVideoError(self.path, f"cannot be decoded ({error})") from error
         except Exception as error:  # as in open_video
             raise VideoError(self.path, f"cannot be decoded ({_one_line(error)})") from error
         if images.shape != (len(wanted), *self._size, 3):

@@ -17,7 +17,7 @@ from gcvideo.data.quarantine import Quarantine
 from gcvideo.data.reader import open_video
 from gcvideo.data.sampling import crop_boxes, random_clip, sample_rng, uniform_clips
 from gcvideo.data.transforms import crop_and_resize, random_short_side_box, resize_short_side
-from gcvideo.errors import ConfigError, DataError, VideoError
+from gcvideo.errors import ConfigError, DamagedVideoError, DataError, VideoError
 from tests.videos import moving_frames, write_video
 
 DATA = DataConfig(frames=4, stride=2, crop=32, short_side=(32, 40))
@@ -150,6 +150,20 @@ def test_each_video_gets_a_second_chance_on_the_other_backend(folder, monkeypatc
     dataset = ClipDataset(table(folder, 4, 0), data=DataConfig(backend="pyav", crop=32, short_side=(32, 32)), seed=0)
     assert dataset[0, 0].index == 1
     assert asked == ["pyav", "decord", "pyav"]
+
+
+def test_a_decoder_that_hides_damage_is_not_asked_after_one_that_tells(folder, monkeypatch):
+    asked = []
+
+    def damaged(path, *, backend):
+        asked.append(backend)
+        raise DamagedVideoError(path, "a picture is damaged")
+
+    monkeypatch.setattr(dataset_module, "open_video", damaged)
+    data = DataConfig(backend="pyav", crop=32, short_side=(32, 32))
+    views = ViewDataset(table(folder, 0), data=data, test=TestConfig(clips=1, crops=1, short_side=32, crop=32))[0]
+    assert views.failure.reason == "a picture is damaged"
+    assert asked == ["pyav"]
 
 
 @pytest.mark.parametrize("backend", ["decord", "torchcodec"])

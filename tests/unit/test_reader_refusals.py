@@ -9,9 +9,9 @@ import pytest
 from gcvideo.data import reader as reader_module
 from gcvideo.data.mp4 import read_track
 from gcvideo.data.reader import open_video
-from gcvideo.errors import VideoError
-from tests.reading import COUNT, INSTALLED, WITH_TORCHCODEC, assert_right, write_plain
-from tests.videos import decode_all, moving_frames, write_video
+from gcvideo.errors import DamagedVideoError, VideoError
+from tests.reading import COUNT, INSTALLED, WITH_TORCHCODEC, assert_right, write_plain, x264
+from tests.videos import decode_all, moving_frames, remux, write_video
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +154,40 @@ def test_damaged_picture_is_an_error(closed, tmp_path, capfd):
                 reader.frames(range(COUNT))
     output = capfd.readouterr()
     assert output.out + output.err == ""
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_damage_in_a_picture_that_others_refer_to_is_an_error_where_the_decoder_tells(suffix, closed, tmp_path):
+    data = bytearray(closed.read_bytes())
+    with closed.open("rb") as file:
+        track = read_track(file.fileno())
+    start, size = int(track.offset[13]), int(track.size[13])  # the first after a key picture
+    data[start + size // 3 : start + size] = bytes(size - size // 3)
+    path = tmp_path / "hidden.mp4"
+    path.write_bytes(data)
+    if suffix == "mkv":
+        path = remux(path, tmp_path / "hidden.mkv")
+    whole, _ = decode_all(closed)
+    with open_video(path, backend="pyav") as reader:
+        for index in (5, 30):  # in the groups of pictures before and after
+            assert (reader.frames([index]) == whole[index]).all()
+        for indices in ([23], [13], [5, 30, 20]):
+            with pytest.raises(DamagedVideoError, match=r"cannot be decoded \(a picture is damaged\)"):
+                reader.frames(indices)
+
+
+def test_what_lies_behind_damage_is_read_where_frames_are_counted(tmp_path):
+    """As in AVI: the damage ends at the next key picture."""
+    path = write_video(tmp_path / "a.avi", moving_frames(COUNT, 64, 128), **x264(bframes=0))
+    whole, _ = decode_all(path)
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packet = next(p for i, p in enumerate(container.demux(video=0)) if i == 14)
+        end = packet.pos + packet.size  # at most 8 bytes of a chunk's head too early
+    data[end - packet.size // 2 : end] = bytes(packet.size // 2)
+    path.write_bytes(data)
+    with open_video(path) as reader:
+        for index in (5, 30):
+            assert (reader.frames([index]) == whole[index]).all()
+        with pytest.raises(VideoError, match="a picture is damaged"):
+            reader.frames([20])
