@@ -122,13 +122,13 @@ class Progress:
         self.advance(0, **fields)
 
     def close(self) -> None:
-        """End with one last line, so that the log says how it went."""
+        """End with one last line, so that the log says how it went; none where nothing was to do or could be done."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        if self._speaks:
+        if self._speaks and (self.total or self.done > self.start):
             self._plain_line(last=True)
-            self._speaks = False
+        self._speaks = False
 
     @property
     def rate(self) -> float:

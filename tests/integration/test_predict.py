@@ -296,6 +296,39 @@ def test_a_camera_that_is_not_there_is_named(checkpoint: str, capsys: pytest.Cap
     assert "warning: 97: there is no camera /dev/video97" in capsys.readouterr().err
 
 
+def test_a_camera_is_answered_until_told_to_stop(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The kernel's end of the camera is a file; all the rest is as with a real one."""
+    film = write_video(tmp_path / "film.mkv", moving_frames(100), fps=20)
+    opened, exists, open_ = [], os.path.exists, av.open
+
+    def open_camera(place: str, **options: Any) -> Any:
+        opened.append((place, options.pop("format")))
+        return open_(str(film), **options)
+
+    monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/video3" or exists(path))
+    monkeypatch.setattr(av, "open", open_camera)
+    predict(checkpoint, "3", "--seconds", 2, "--json", tmp_path / "a.json")
+    assert opened == [("/dev/video3", "v4l2")]
+    (entry,) = json.loads((tmp_path / "a.json").read_text())["videos"]
+    assert entry["video"] == "3"
+    assert entry["windows"][-1]["end"] == pytest.approx(2, abs=0.4)
+    best = entry["windows"][0]["predictions"][0]
+    assert f"0:00.0  {100 * best['score']:6.2f} %  {best['label']}" in capsys.readouterr().out, "said as it happens"
+
+
+def test_a_device_that_is_no_camera_is_refused_in_one_line(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exists = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/video97" or exists(path))
+    predict(checkpoint, "97", expect=2)
+    error = capsys.readouterr().err
+    assert error.startswith("warning: 97: ")
+    assert error.count("\n") == 1
+
+
 def test_standard_input_is_answered_as_it_comes(checkpoint: str, tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mkv", moving_frames(60), fps=20)
     command = [sys.executable, "-m", "gcvideo.cli", "predict", "-", "--checkpoint", checkpoint]

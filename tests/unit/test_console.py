@@ -67,3 +67,12 @@ def test_table_aligns_numbers_right(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(8.34, "8.3 s"), (185, "3:05"), (8049, "2:14:09")])
 def test_duration(seconds: float, text: str) -> None:
     assert console.duration(seconds) == text
+
+
+def test_a_job_of_unknown_length_that_did_nothing_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.Progress("windows", unit="windows"):
+        pass
+    assert capsys.readouterr().err == ""
+    with console.Progress("windows", unit="windows") as progress:
+        progress.advance()
+    assert capsys.readouterr().err.startswith("windows 1 windows")
