@@ -276,7 +276,7 @@ class TestConfig:
     # The `fast` protocol: the whole frame once instead of `crops` crops. Cheaper, and not the published protocol: its
     # accuracy is to be reported apart.
     whole_frame: bool = False
-    # Views in one forward pass; by default 3 on CPU and 30 on GPU.
+    # Views in one forward pass; by default 30 on a GPU, and on a CPU 3, or 1 if they are large.
     views_per_batch: int | None = None
 
     def __post_init__(self) -> None:

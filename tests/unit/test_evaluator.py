@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.dataset import Failure, VideoViews
-from gcvideo.engine.evaluator import evaluate, view_batches
+from gcvideo.engine.evaluator import evaluate, view_batches, views_per_batch
 from gcvideo.engine.journal import Journal
 from gcvideo.engine.predictions import Predictions, VideoScores, label_ranks
 from gcvideo.errors import DataError
@@ -218,3 +218,13 @@ def test_the_journal_reads_only_what_belongs_to_the_same_test(tmp_path):
     assert Journal(tmp_path, {"clips": 1}).read() == []
     journal.remove()
     assert Journal(tmp_path, {"clips": 10}).read() == []
+
+
+def test_a_gpu_is_filled_and_a_cpu_keeps_large_views_apart():
+    large, small = DataConfig(frames=8), DataConfig(frames=4)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert views_per_batch(TestConfig(short_side=256, crop=256), large, gpu) >= 10
+    assert views_per_batch(TestConfig(short_side=256, crop=256), large, cpu) == 1
+    assert views_per_batch(TestConfig(short_side=112, crop=112), large, cpu) == 3
+    assert views_per_batch(TestConfig(short_side=256, crop=112), small, cpu) == 3
+    assert views_per_batch(TestConfig(short_side=256, crop=112, whole_frame=True), large, cpu) == 1
