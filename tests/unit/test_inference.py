@@ -60,6 +60,17 @@ def test_folded_batch_norms_change_nothing(depth: int, kind: str, arch: str, cli
     )
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+@torch.no_grad()
+def test_one_thread_computes_in_onednn_too(clips: torch.Tensor) -> None:
+    fast = optimize_for_inference(trained(50, "gc"))
+    with torch.profiler.profile() as profile:
+        fast(clips)
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert counts["aten::mkldnn_convolution"] == 53
+    assert "aten::slow_conv3d" not in counts
+
+
 @pytest.mark.parametrize("kind", ["none", "gc"])
 @torch.no_grad()
 def test_bf16_logits_are_within_five_thousandths(kind: str, clips: torch.Tensor) -> None:
