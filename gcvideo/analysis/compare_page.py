@@ -91,7 +91,7 @@ def cost_rows(networks: Sequence[dict[str, Any]]) -> list[list[object]]:
         rows.append(
             [
                 row["config"],
-                " x ".join(map(str, row["input"][2:])),
+                "×".join(map(str, row["input"][2:])),
                 f"{row['params'] / 1e6:.2f}",
                 f"{row['macs'] / 1e9:.3f}",
                 *_time_cells(row["forward"]),
@@ -141,7 +141,7 @@ def exponent_rows(scaling: dict[str, Any]) -> list[list[object]]:
     for way, label in (("frames", "T"), ("size", "H and W")):
         for name, line in scaling[way].items():
             first, last = line["points"][0], line["points"][-1]
-            sizes = " to ".join(" x ".join(map(str, point["shape"])) for point in (first, last))
+            sizes = " to ".join("×".join(map(str, point["shape"])) for point in (first, last))
             exponents = [_exponent(line[key]) for key in ("time_exponent", "macs_exponent")]
             rows.append([name, label, sizes, f"{last['ms']['median']:.2f}", *exponents])
     return rows
