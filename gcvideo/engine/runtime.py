@@ -134,8 +134,7 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # M_... in glibc's malloc.h
-    gibibyte = 1 << 30
-    settings = {mmap_max: 0, trim_threshold: gibibyte, top_pad: gibibyte // 4}
+    settings = {mmap_max: 0, trim_threshold: -1, top_pad: 1 << 28}  # -1: never trim; bytes
     return all(mallopt(key, value) == 1 for key, value in settings.items())
 
 

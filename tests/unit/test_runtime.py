@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -104,6 +107,22 @@ def test_an_old_cudnn_is_warned_about(version: int, warns: bool, capsys: pytest.
 
 def test_freed_memory_is_kept_on_glibc() -> None:
     assert runtime.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+def test_more_than_a_gibibyte_is_kept() -> None:
+    """What a training step frees at its end, the next one needs again."""
+    lines = [
+        "import torch",
+        "from gcvideo.engine import runtime",
+        "runtime.keep_freed_memory()",
+        "x = torch.ones(300_000_000)",  # 1.2 GB
+        "del x",
+        "print(open('/proc/self/statm').read().split()[1])",  # resident pages
+    ]
+    command = [sys.executable, "-c", "; ".join(lines)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert int(answer.stdout) * os.sysconf("SC_PAGE_SIZE") > 1.2e9
 
 
 def draw(seed: int, step: int, rank: int) -> tuple[float, ...]:
