@@ -44,6 +44,9 @@ FIGURES = {
     "train_step.nl_overhead": ("nl", "plain"),
 }
 
+# Rounds that do not count: until then a CPU's heap grows, and its page faults can double the time of a step.
+WARM_UP = 3
+
 Step = Callable[[], None]
 
 
@@ -152,12 +155,12 @@ def their_step(batch: ClipBatch, device: torch.device) -> Step:
 def measure(
     steps: dict[str, Step], *, rounds: int, device: torch.device
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds of each contender in each round, after one step of each to warm up, and GPU memory in bytes."""
+    """Seconds of each contender in each round, after ``WARM_UP`` rounds, and GPU memory in bytes."""
     rng = random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     memory: dict[str, int] = {}
-    with console.Progress("train steps", total=(rounds + 1) * len(steps), unit="steps") as progress:
-        for number in range(rounds + 1):
+    with console.Progress("train steps", total=(rounds + WARM_UP) * len(steps), unit="steps") as progress:
+        for number in range(rounds + WARM_UP):
             for name in rng.sample(list(steps), len(steps)):
                 _wait_for(device)
                 if device.type == "cuda":
@@ -167,7 +170,7 @@ def measure(
                 _wait_for(device)
                 if device.type == "cuda":
                     memory[name] = torch.cuda.max_memory_allocated()
-                if number:
+                if number >= WARM_UP:
                     seconds[name].append(time.perf_counter() - began)
                 progress.advance(1, now=name)
     return seconds, memory
