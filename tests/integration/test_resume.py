@@ -135,6 +135,13 @@ def test_a_signal_saves_first_and_leaves_with_its_own_exit_code(
     assert_same({**last_state(config), "best": None}, {**unstopped[processes], "best": None})
 
 
+def test_checkpoints_are_written_by_the_clock_and_as_many_kept_as_asked(place: Path) -> None:
+    config = train_config(place, "clock", train={"checkpoint_minutes": 1e-9, "keep_checkpoints": 3})
+    assert train_in_processes(config) == [0]
+    names = {path.name for path in (config.run_dir / "checkpoints").iterdir()}
+    assert names == {"best.pt", "last.pt", "step_00000007.pt", "step_00000008.pt", "step_00000009.pt"}
+
+
 def test_a_damaged_last_checkpoint_costs_time_and_nothing_else(
     place: Path, unstopped: dict[int, dict[str, Any]]
 ) -> None:
