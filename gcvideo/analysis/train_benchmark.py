@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from gcvideo import console
 from gcvideo.analysis.complexity import count_config
+from gcvideo.analysis.cost import STEADY_LR
 from gcvideo.config import RunConfig, load_config
 from gcvideo.data.loader import ClipBatch
 from gcvideo.engine import runtime
@@ -125,7 +126,7 @@ def our_step(config: RunConfig, batch: ClipBatch, device: torch.device) -> Step:
     learner.train()
 
     def step() -> None:
-        learner.step(iter([batch]), number=0, lr=0.01)
+        learner.step(iter([batch]), number=0, lr=STEADY_LR)
 
     return step
 
@@ -141,7 +142,7 @@ def their_step(batch: ClipBatch, device: torch.device) -> Step:
         head_pool_kernel_size=(frames, -(-crop // 32), -(-crop // 32)),
     )
     network = network.to(device).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=STEADY_LR, momentum=0.9, nesterov=True, weight_decay=1e-4)
 
     def step() -> None:
         clips: Tensor = (batch.clips.float() / 255 - 0.45) / 0.225
@@ -233,11 +234,11 @@ def at_the_limit(config: RunConfig, *, most: int, steps: int, device: torch.devi
     learner.train()
     size = largest_batch(lambda clips: _fits(learner, clips), most=most)
     batch = noise_for(learner, size)
-    learner.step(iter([batch]), number=0, lr=0.01)
+    learner.step(iter([batch]), number=0, lr=STEADY_LR)
     _wait_for(device)
     began = time.perf_counter()
     for number in range(steps):
-        learner.step(iter([batch]), number=number, lr=0.01)
+        learner.step(iter([batch]), number=number, lr=STEADY_LR)
     _wait_for(device)
     rate = steps * size / (time.perf_counter() - began)
     return {"batch": size, "clips_per_second": rate, "memory_bytes": runtime.memory_peak(device)}
@@ -266,7 +267,7 @@ def _fits(learner: Learner, clips: int) -> bool:
         if learner.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        learner.step(iter([noise_for(learner, clips)]), number=0, lr=0.01)
+        learner.step(iter([noise_for(learner, clips)]), number=0, lr=STEADY_LR)
         _wait_for(learner.device)
     except torch.OutOfMemoryError:
         learner.optimizer.zero_grad(set_to_none=True)

@@ -105,6 +105,13 @@ def test_an_old_cudnn_is_warned_about(version: int, warns: bool, capsys: pytest.
     assert ("install 9.15 or newer" in capsys.readouterr().err) == warns
 
 
+def test_numbers_too_small_for_a_fast_cpu_are_zero() -> None:
+    torch.set_flush_denormal(False)
+    assert (torch.tensor([1e-40]) * 1).item() > 0
+    runtime.tune(CPU)
+    assert (torch.tensor([1e-40]) * 1).item() == 0
+
+
 def test_freed_memory_is_kept_on_glibc() -> None:
     assert runtime.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 
