@@ -18,8 +18,9 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def _few_threads():
-    """Tiny tensors are slower on many threads than on one."""
+    """Tiny tensors are slower on many threads than on one. No test inherits the flushing that a training set."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
