@@ -124,7 +124,6 @@ def test_the_way_of_a_gpu_measures_every_form_beside_its_time_on_paper(
             assert row["us"][what][form] > 0
             assert row["paper_us"][what][form] == pytest.approx(passes * size / 3e12 * 1e6)
         assert row["compiled_speedup"][what] > 0
-    assert row["us"]["train"]["eager"] > row["us"]["forward"]["eager"]
     blocks.show_gpu([row])
     assert "on paper at 3.0 TB/s" in capsys.readouterr().out
 
