@@ -83,11 +83,11 @@ def test_killed_anywhere_it_ends_with_the_same_weights(
     config = configure(place, f"killed-{processes}-{workers}-{seed}")
     config.data.workers = workers
     died_at = []
-    for _ in range(2):
-        target = rng.randint(1, STEPS - 1)
+    for last in (STEPS // 2, STEPS - 1):  # on a fast machine a run ends soon after: the first death is to come before
+        target = rng.randint(1, last)
         running = start(config, processes=processes, resume=True)
         wait_for(lambda target=target: steps_done(config) >= target, running)  # type: ignore[misc]
-        time.sleep(rng.uniform(0, 0.1))  # anywhere in a step, a validation, or a write
+        time.sleep(rng.uniform(0, 0.05))  # anywhere in a step, a validation, or a write
         for process in running:
             process.kill()
         wait(running)
