@@ -47,10 +47,10 @@ def alternate(
     for number in range(warmup + rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            _wait(device)
+            wait_for(device)
             began = clock()
             actions[name]()
-            _wait(device)
+            wait_for(device)
             if number >= warmup:
                 seconds[name].append(clock() - began)
             if on_run is not None:
@@ -58,7 +58,8 @@ def alternate(
     return seconds
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was told; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

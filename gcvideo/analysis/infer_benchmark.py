@@ -2,9 +2,9 @@
 
 Every round answers the same video once with every contender, in a new order, so that other work on the machine hits
 all of them alike; a figure is the median of the rounds' ratios. One clip of the video warms each contender up, in which
-the compiled ones compile. Theirs is pytorchvideo's slow_r50 in plain float32,
-with one decode and one forward pass a view, as PySlowFast's loaders do it. Ours decodes the video once and runs the
-optimized network (batch norms folded, bfloat16 where the device has matrix units for it), eager and compiled.
+the compiled ones compile. Theirs is pytorchvideo's slow_r50 in plain float32, with one decode and one forward pass a
+view, as PySlowFast's loaders do it. Ours decodes the video once and runs the optimized network (batch norms folded,
+bfloat16 where the device has matrix units for it), eager and compiled.
 """
 
 from __future__ import annotations

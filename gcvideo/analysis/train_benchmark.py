@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from gcvideo import console
 from gcvideo.analysis.complexity import count_config
-from gcvideo.analysis.cost import STEADY_LR
+from gcvideo.analysis.cost import STEADY_LR, wait_for
 from gcvideo.config import RunConfig, load_config
 from gcvideo.data.loader import ClipBatch
 from gcvideo.engine import runtime
@@ -163,12 +163,12 @@ def measure(
     with console.Progress("train steps", total=(rounds + WARM_UP) * len(steps), unit="steps") as progress:
         for number in range(rounds + WARM_UP):
             for name in rng.sample(list(steps), len(steps)):
-                _wait_for(device)
+                wait_for(device)
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                 began = time.perf_counter()
                 steps[name]()
-                _wait_for(device)
+                wait_for(device)
                 if device.type == "cuda":
                     memory[name] = torch.cuda.max_memory_allocated()
                 if number >= WARM_UP:
@@ -210,11 +210,11 @@ def matmul_peak(device: torch.device, precision: str) -> float:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a = torch.randn(size, size, device=device, dtype=dtype)
     a @ a
-    _wait_for(device)
+    wait_for(device)
     began = time.perf_counter()
     for _ in range(repeats):
         a @ a
-    _wait_for(device)
+    wait_for(device)
     return repeats * 2 * size**3 / (time.perf_counter() - began)
 
 
@@ -235,11 +235,11 @@ def at_the_limit(config: RunConfig, *, most: int, steps: int, device: torch.devi
     size = largest_batch(lambda clips: _fits(learner, clips), most=most)
     batch = noise_for(learner, size)
     learner.step(iter([batch]), number=0, lr=STEADY_LR)
-    _wait_for(device)
+    wait_for(device)
     began = time.perf_counter()
     for number in range(steps):
         learner.step(iter([batch]), number=number, lr=STEADY_LR)
-    _wait_for(device)
+    wait_for(device)
     rate = steps * size / (time.perf_counter() - began)
     return {"batch": size, "clips_per_second": rate, "memory_bytes": runtime.memory_peak(device)}
 
@@ -268,16 +268,11 @@ def _fits(learner: Learner, clips: int) -> bool:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         learner.step(iter([noise_for(learner, clips)]), number=0, lr=STEADY_LR)
-        _wait_for(learner.device)
+        wait_for(learner.device)
     except torch.OutOfMemoryError:
         learner.optimizer.zero_grad(set_to_none=True)
         return False
     return True
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def show(results: dict[str, Any]) -> None:

@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; returns 0, or 75 where a signal stopped the run."""
     config = load_config(args.config, args.overrides)
-    from gcvideo.analysis.run_report import write_run_report
     from gcvideo.engine import trials
     from gcvideo.engine.runtime import pick_device
     from gcvideo.engine.stopping import EXIT_CODE, Stopped
@@ -52,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
                 console.warn(f"stopped by {signal}; a checkpoint is saved, go on with --resume")
                 return EXIT_CODE
             if distributed.is_main():
+                from gcvideo.analysis.run_report import write_run_report
+
                 write_run_report(config.run_dir)
         if args.json and distributed.is_main():
             write_json(args.json, results)

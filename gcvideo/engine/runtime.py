@@ -105,8 +105,8 @@ def tune(device: torch.device) -> None:
         warn_about_cudnn(torch.backends.cudnn.version())
     else:
         keep_freed_memory()
-        # A CPU takes numbers below 1e-38 one by one. Gradients get there as a loss nears zero: steps of Slow-R50 on one
-        # clip, learnt by heart, then took up to 2.4 times as long.
+        # A CPU takes numbers below 1e-38 one by one. Gradients get there as a loss nears zero: steps of Slow-R50 with
+        # GC blocks on one clip, learnt by heart, then took up to 2.4 times as long.
         torch.set_flush_denormal(True)
 
 

@@ -19,19 +19,8 @@ from gcvideo.data.libav import LibavVideo
 from gcvideo.data.mp4 import read_track
 from gcvideo.data.reader import open_video
 from gcvideo.errors import VideoError
-from tests.reading import COUNT, INSTALLED, RNG, VIDEOS, WITH_TORCHCODEC, assert_right, write_plain, x264
+from tests.reading import COUNT, INSTALLED, RNG, VIDEOS, WITH_TORCHCODEC, assert_right, x264
 from tests.videos import decode_all, moving_frames, remux, write_video
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("videos")
-
-
-@pytest.fixture(scope="module")
-def closed(folder):
-    """A file that every backend reads."""
-    return write_plain(folder / "plain.mp4")
 
 
 @pytest.mark.parametrize("name", VIDEOS)

@@ -8,19 +8,8 @@ import pytest
 from gcvideo.data import torchcodec_decoder
 from gcvideo.data.reader import open_video
 from gcvideo.errors import VideoError
-from tests.reading import COUNT, FOR_TORCHCODEC, VIDEOS, assert_right, needs_torchcodec, write_plain, x264
+from tests.reading import COUNT, FOR_TORCHCODEC, VIDEOS, assert_right, needs_torchcodec, x264
 from tests.videos import decode_all, moving_frames, write_video
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("videos")
-
-
-@pytest.fixture(scope="module")
-def closed(folder):
-    """A file that every backend reads."""
-    return write_plain(folder / "plain.mp4")
 
 
 @needs_torchcodec
