@@ -50,8 +50,7 @@ EVERYTHING: dict[str, Any] = {
     },
     "train": {
         "accumulate": 2,
-        # bf16 where the processor has units for it: without them, on one with AVX512-BF16, torch 2.15 spoilt gradients
-        # of such small convolutions and its own heap.
+        # Not bf16: clips of the short cycle are too small for it on a CPU (engine/precision.py).
         "precision": "auto",
         "label_smoothing": 0.1,
         "freeze": ["stem"],

@@ -22,7 +22,8 @@ from gcvideo.analysis.peak_memory import peak_memory
 from gcvideo.analysis.plots import save_png
 from gcvideo.analysis.scaling import measure_scaling
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
-from gcvideo.engine.runtime import describe, pick_device, pick_precision, tune, versions
+from gcvideo.engine.precision import pick_precision
+from gcvideo.engine.runtime import describe, pick_device, tune, versions
 from gcvideo.engine.trainer import Trainer
 from gcvideo.errors import ConfigError
 from gcvideo.files import write_json
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     if args.train:
         args.checkpoints = [[train(candidate.config, device)] for candidate in candidates]
     results: dict[str, Any] = {
-        "networks": measure_networks(candidates, args, device=device, precision=precision),
+        "networks": measure_networks(candidates, args, device=device),
         "scaling": None if "scaling" in args.skip else scaling(args, device),
         "machine": describe(device, precision),
         "settings": {name: getattr(args, name) for name in ("batch", "rounds", "skip")},
@@ -159,7 +160,7 @@ def _unused(path: str, used: Sequence[str]) -> str:
 
 
 def measure_networks(
-    candidates: Sequence[Candidate], args: argparse.Namespace, *, device: torch.device, precision: str
+    candidates: Sequence[Candidate], args: argparse.Namespace, *, device: torch.device
 ) -> list[dict[str, Any]]:
     """A row for each network; parts that were skipped are None."""
     rows: list[dict[str, Any]] = []
@@ -171,17 +172,17 @@ def measure_networks(
     for kind, make in (("forward", forward_action), ("train", train_action)):
         if kind in args.skip:
             continue
-        actions = {c.name: make(c.config, c.clips, device=device, precision=precision) for c in candidates}
+        actions = {c.name: make(c.config, c.clips, device=device, precision=args.precision) for c in candidates}
         times = compare_times(_run(kind, actions, args.rounds, device), clips=args.batch)
         for row in rows:
             row[kind] = times[row["config"]]
         del actions  # weights, gradients and momentum of all networks
     if "throughput" not in args.skip:
-        _measure_throughput(rows, candidates, args, device=device, precision=precision)
+        _measure_throughput(rows, candidates, args, device=device)
     if "memory" not in args.skip:
         with console.Progress("memory", total=len(rows), unit="networks") as progress:
             configs, shapes = [c.config for c in candidates], [c.clips.shape for c in candidates]
-            peaks = peak_memory(configs, shapes, device=device, precision=precision)
+            peaks = peak_memory(configs, shapes, device=device, precision=args.precision)
             for row, peak in zip(rows, peaks, strict=True):
                 row["memory"] = peak
                 progress.advance()
@@ -199,7 +200,6 @@ def _measure_throughput(
     args: argparse.Namespace,
     *,
     device: torch.device,
-    precision: str,
 ) -> None:
     """Clips a second of the forward pass, by batch size."""
     for row in rows:
@@ -208,7 +208,7 @@ def _measure_throughput(
         actions = {}
         for name, config, clips in candidates:
             batch = clips[:1].expand(size, -1, -1, -1, -1).contiguous()
-            actions[name] = forward_action(config, batch, device=device, precision=precision)
+            actions[name] = forward_action(config, batch, device=device, precision=args.precision)
         times = compare_times(_run(f"batch {size}", actions, min(args.rounds, 3), device), clips=size)
         for row in rows:
             row["throughput"][str(size)] = 1000 / times[row["config"]]["ms_per_clip"]["median"]

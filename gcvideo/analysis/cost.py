@@ -20,6 +20,7 @@ from gcvideo.data.loader import ClipBatch
 from gcvideo.data.transforms import normalize
 from gcvideo.engine.inference import optimize_for_inference
 from gcvideo.engine.learner import Learner
+from gcvideo.engine.precision import pick_precision
 from gcvideo.models import build_model
 
 Action = Callable[[], object]
@@ -96,9 +97,9 @@ def forward_action(config: RunConfig, clips: Tensor, *, device: torch.device, pr
     Args:
         config: its network, with fresh weights.
         clips: uint8 (N, 3, T, H, W).
-        precision: "fp32" or "bf16" (weights and activations).
+        precision: "fp32", "bf16" (weights and activations), or "auto".
     """
-    model = optimize_for_inference(build_model(config.model).to(device), precision=precision)
+    model = optimize_for_inference(build_model(config.model).to(device), precision=pick_precision(precision, device))
     dtype = next(model.parameters()).dtype
     clips = clips.to(device)
 
@@ -113,12 +114,13 @@ def train_action(config: RunConfig, clips: Tensor, *, device: torch.device, prec
     """One step of the trainer itself, from uint8 clips to updated weights, with fresh weights and random labels.
 
     Args:
-        config: what to train, and how; ``train.batch_size`` follows the clips.
+        config: what to train, and how; batch size, frames and crop follow the clips.
         clips: uint8 (N, 3, T, H, W).
-        precision: "fp32" or "bf16" (under autocast).
+        precision: "fp32", "bf16" (under autocast), or "auto".
     """
     train = replace(config.train, batch_size=len(clips), accumulate=1, precision=precision, compile=False)  # type: ignore[arg-type]
-    learner = Learner(replace(config, train=train, model=replace(config.model, weights=None)), device)
+    data = replace(config.data, frames=clips.shape[2], crop=clips.shape[-1])
+    learner = Learner(replace(config, data=data, train=train, model=replace(config.model, weights=None)), device)
     learner.train()
     labels = torch.arange(len(clips), device=device) % config.model.num_classes
     batch = ClipBatch(clips.to(device), labels, torch.arange(len(clips)), [])

@@ -33,6 +33,7 @@ from gcvideo.data.reader import open_video
 from gcvideo.engine import runtime
 from gcvideo.engine.evaluator import answer_videos
 from gcvideo.engine.inference import optimize_for_inference
+from gcvideo.engine.precision import has_bf16_units, pick_precision
 from gcvideo.engine.predictions import VideoScores
 from gcvideo.errors import ConfigError, VideoError
 from gcvideo.files import write_json
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int | None:
         views_per_batch=args.views_per_batch,
     )
     device = runtime.pick_device(args.device)
-    precision = runtime.pick_precision(args.precision, device)
+    precision = pick_precision(args.precision, device)
     runtime.tune(device)
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads)
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> int | None:
     settings = {key: value for key, value in vars(args).items() if key not in ("json", "contenders")}
     results |= {
         "settings": {**settings, "precision": precision},
-        "bf16_units": runtime.has_bf16_units(device),
+        "bf16_units": has_bf16_units(device),
         "versions": runtime.versions(),
     }
     _show(results, test)

@@ -26,6 +26,7 @@ from gcvideo.config import RunConfig, load_config
 from gcvideo.data.loader import ClipBatch
 from gcvideo.engine import runtime
 from gcvideo.engine.learner import Learner
+from gcvideo.engine.precision import pick_precision
 from gcvideo.errors import ConfigError
 from gcvideo.files import write_json
 
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int | None:
             steps[name] = our_step(configs[name], batch, device)
     seconds, memory = measure(steps, rounds=args.rounds, device=device)
     results = summarise(seconds, memory, args, device)
-    peak = results["matmul_per_second"] = matmul_peak(device, runtime.pick_precision(args.precision, device))
+    peak = results["matmul_per_second"] = matmul_peak(device, pick_precision(args.precision, device))
     rates = {name: 1000 * args.batch / results["milliseconds"][name] for name in configs}
     results["share_of_matmul"] = {name: matmul_share(configs[name], rate, peak) for name, rate in rates.items()}
     results["limit"] = {}
@@ -192,7 +193,7 @@ def summarise(
         "fastest_milliseconds": {name: 1000 * min(times) for name, times in seconds.items()},
         "memory_bytes": memory,
         "settings": {
-            "device": runtime.describe(device, runtime.pick_precision(args.precision, device)),
+            "device": runtime.describe(device, pick_precision(args.precision, device)),
             "batch": args.batch,
             "frames": args.frames,
             "crop": args.crop,

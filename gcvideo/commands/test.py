@@ -55,8 +55,9 @@ def run(args: argparse.Namespace) -> None:
 def _test(args: argparse.Namespace) -> None:
     from gcvideo.engine.checkpoint import load_checkpoint
     from gcvideo.engine.inference import optimize_for_inference
+    from gcvideo.engine.precision import pick_precision
     from gcvideo.engine.predictor import find_checkpoint, restore_model
-    from gcvideo.engine.runtime import describe, pick_device, pick_precision, tune
+    from gcvideo.engine.runtime import describe, pick_device, tune
     from gcvideo.engine.testing import hash_file, run_test
 
     path = find_checkpoint(args.checkpoint)

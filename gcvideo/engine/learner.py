@@ -23,6 +23,7 @@ from gcvideo.engine.metrics import TrainMeter
 from gcvideo.engine.multigrid import divide_batch_norms, set_splits
 from gcvideo.engine.normalization import share_batch_norms
 from gcvideo.engine.optim import build_optimizer, set_learning_rate
+from gcvideo.engine.precision import pick_training_precision
 from gcvideo.engine.resuming import load_optimizer
 from gcvideo.models.resnet3d import build_model
 
@@ -43,13 +44,13 @@ class Learner:
 
     def __init__(self, config: RunConfig, device: torch.device, *, classes: Sequence[str] | None = None) -> None:
         self.config, self.device = config, device
-        self.precision = runtime.pick_precision(config.train.precision, device)
+        torch.manual_seed(config.seed)
+        network: nn.Module = build_model(config.model)
+        self.precision = pick_training_precision(config, network, device)
         clips = config.train.batch_size // (config.train.accumulate * distributed.world_size())
         smallest = config.model.width * config.data.frames * config.data.crop // 4  # of res2, and of the other stages
         onednn = runtime.onednn_computes(device, clips=clips, smallest=smallest)
         self.memory_format = runtime.pick_memory_format(config.train.channels_last, self.precision, onednn=onednn)
-        torch.manual_seed(config.seed)
-        network: nn.Module = build_model(config.model)
         if config.model.weights is not None:
             load_initial_weights(network, config.model.weights, classes=classes)
         freeze(network, config.train.freeze)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gcvideo.config import DataConfig
+from gcvideo.config import DataConfig, RunConfig
 from gcvideo.data.loader import ClipBatch
 
 # Share of the frames and of the width of each shape of the long cycle (PySlowFast's LONG_CYCLE_FACTORS).
@@ -64,6 +64,18 @@ def short_steps(shape: Shape, crop: int) -> list[ShortStep]:
     """The three steps of the short cycle in an epoch; ``crop`` is the config's width. None is larger than the shape."""
     widths = [min(round(crop * factor), shape.crop) for factor in (*SHORT_FACTORS, 1.0)]
     return [ShortStep(round((shape.crop / width) ** 2), width) for width in widths]
+
+
+def smallest_clip(config: RunConfig) -> tuple[int, int]:
+    """Fewest frames and smallest crop, in pixels, of the clips that a config trains on, of any step."""
+    data, kind = config.data, config.train.multigrid
+    shapes = [Shape(1, data.frames, data.crop)]
+    if kind in ("long", "both"):
+        shapes += long_shapes(data.frames, data.crop)
+    crops = [shape.crop for shape in shapes]
+    if kind in ("short", "both"):
+        crops += [step.crop for shape in shapes for step in short_steps(shape, data.crop)]
+    return min(shape.frames for shape in shapes), min(crops)
 
 
 def epoch_shapes(frames: int, crop: int, *, epochs: int, cycles: int, short: bool) -> list[Shape]:

@@ -19,8 +19,9 @@ from gcvideo.data.stream import FrameStream
 from gcvideo.engine.checkpoint import load_checkpoint
 from gcvideo.engine.evaluator import answer_videos
 from gcvideo.engine.inference import optimize_for_inference
+from gcvideo.engine.precision import pick_precision
 from gcvideo.engine.predictions import VideoScores
-from gcvideo.engine.runtime import pick_device, pick_precision, tune
+from gcvideo.engine.runtime import pick_device, tune
 from gcvideo.engine.timeline import Segment, SlidingWindows, Window, make_timeline
 from gcvideo.errors import CheckpointError, VideoError
 from gcvideo.models.resnet3d import build_model

@@ -1,4 +1,4 @@
-"""What the machine can do, and how to use it: device, precision, memory layout, allocator, random state."""
+"""What the machine can do, and how to use it: device, memory layout, allocator, random state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ctypes
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -38,24 +37,6 @@ def pick_device(setting: str = "auto") -> torch.device:
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
-
-
-def pick_precision(setting: str, device: torch.device) -> str:
-    """ "fp32" or "bf16"; "auto" takes bf16 only where the device has matrix units for it.
-
-    Elsewhere it is slower than fp32, also on CPUs with the AVX512-BF16 instructions: on an Intel Xeon that has those
-    but no AMX a large product ran at 75 GFLOP/s in bf16 and at 145 in fp32, and a training step took 1.2 times as long.
-    """
-    if setting != "auto":
-        return setting
-    return "bf16" if has_bf16_units(device) else "fp32"
-
-
-def has_bf16_units(device: torch.device) -> bool:
-    """Whether the device has matrix units for bf16: tensor cores, or AMX on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return "amx_bf16" in _cpu_flags()
 
 
 def pick_memory_format(setting: bool | None, precision: str, *, onednn: bool) -> torch.memory_format:
@@ -183,11 +164,3 @@ def memory_peak(device: torch.device) -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return set(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))

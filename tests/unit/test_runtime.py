@@ -35,24 +35,6 @@ def test_more_processes_than_gpus_is_an_error(monkeypatch: pytest.MonkeyPatch) -
         runtime.pick_device("cuda")
 
 
-@pytest.mark.parametrize(
-    ("flags", "precision"),
-    [({"avx2"}, "fp32"), ({"avx512f"}, "fp32"), ({"avx512_bf16"}, "fp32"), ({"amx_bf16", "amx_tile"}, "bf16")],
-)
-def test_bf16_only_where_the_cpu_has_units_for_it(
-    monkeypatch: pytest.MonkeyPatch, flags: set[str], precision: str
-) -> None:
-    monkeypatch.setattr(runtime, "_cpu_flags", lambda: flags)
-    assert runtime.pick_precision("auto", CPU) == precision
-    assert runtime.pick_precision("bf16", CPU) == "bf16"  # who asks for it gets it
-    assert runtime.pick_precision("fp32", CPU) == "fp32"
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the flags of an x86 CPU")
-def test_the_flags_of_this_cpu_are_found() -> None:
-    assert "sse2" in runtime._cpu_flags()
-
-
 def test_channels_last_is_taken_where_it_is_faster_unless_told() -> None:
     assert runtime.pick_memory_format(None, "bf16", onednn=False) == torch.channels_last_3d
     assert runtime.pick_memory_format(None, "fp32", onednn=True) == torch.channels_last_3d
