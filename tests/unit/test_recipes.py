@@ -94,7 +94,7 @@ def test_the_memory_layout_is_a_switch(tmp_path: Path, channels_last: bool) -> N
 
 
 def test_bf16_runs_the_network_in_bf16_and_keeps_weights_and_loss_in_fp32(tmp_path: Path) -> None:
-    learning = learner(tmp_path, train={"precision": "bf16"})
+    learning = learner(tmp_path, train={"precision": "bf16"}, data={"crop": 96, "short_side": [96, 96]})
     seen: list[torch.dtype] = []
     learning.network.stem.conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     loss, _ = learning.forward(batch())
