@@ -88,6 +88,7 @@ def test_figures_of_the_rivals_are_those_of_res3() -> None:
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(blocks, "STAGES", {"res3": (8, 2, 4, 4), "res4": (16, 2, 2, 2)})
     monkeypatch.setattr(blocks, "bf16_speedup", lambda: 0.5)
+    monkeypatch.setattr(blocks, "has_bf16_units", lambda device: False)
     out = tmp_path / "blocks.json"
     arguments = ["--rounds", "1", "--nl-rounds", "1", "--model-rounds", "0", "--batch", "1", "2", "--json", str(out)]
     assert main(["benchmark", "blocks", *arguments]) == 0
@@ -99,10 +100,10 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert {"stage", "batch", "layout", "dtype", "ms", "train.floor"} <= set(result["gc"][0])
     shown = capsys.readouterr().out
     assert "gc.train.port" in shown
-    assert "Products in bf16 run at 0.50 times the speed of fp32 here" in shown
-    monkeypatch.setattr(blocks, "bf16_speedup", lambda: 6.0)
+    assert "no matrix units for bf16, in which products run at 0.50 times the speed of fp32" in shown
+    monkeypatch.setattr(blocks, "has_bf16_units", lambda device: True)
     assert main(["benchmark", "blocks", *arguments]) == 0
-    assert "Products in bf16" not in capsys.readouterr().out
+    assert "no matrix units" not in capsys.readouterr().out
 
 
 def test_speed_of_bf16_is_that_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
