@@ -82,6 +82,12 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             f"{before['world_size']} processes wrote the checkpoint, {now['world_size']} go on: the order of the clips "
             "and the clips of each step stay the same, batch norms see other shares of them"
         )
+    precision = before.get("precision", now["precision"])
+    if precision != now["precision"] and old["train.precision"] == new["train.precision"]:
+        lines.append(
+            f"the checkpoint was computed in {precision}, this machine goes on in {now['precision']}; "
+            f"train.precision={precision} keeps to it"
+        )
     for package, version in before["versions"].items():
         if now["versions"].get(package) != version:
             lines.append(f"{package} was {version} and is {now['versions'].get(package)} now")

@@ -300,6 +300,7 @@ class Trainer:
             "fingerprint": records.fingerprint,
             "records": len(records),
             "world_size": distributed.world_size(),
+            "precision": self.learner.precision,
             "versions": runtime.versions(),
         }
 

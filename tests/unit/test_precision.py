@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from gcvideo.config import ModelConfig, RunConfig
+from gcvideo.config import ModelConfig, RunConfig, config_to_dict
 from gcvideo.engine import precision
 from gcvideo.engine.learner import Learner
 from gcvideo.engine.multigrid import smallest_clip
+from gcvideo.engine.resuming import differences
 from gcvideo.errors import ConfigError
 from gcvideo.models.resnet3d import build_model
 from tests.training import train_config
@@ -94,3 +95,14 @@ def test_bf16_gradients_are_right_where_bf16_is_taken(tmp_path: Path) -> None:
         torch.nn.functional.cross_entropy(logits.float(), torch.arange(4)).backward()
         gradients[name] = torch.cat([p.grad.flatten() for p in learner.network.parameters() if p.grad is not None])
     assert torch.nn.functional.cosine_similarity(gradients["bf16"], gradients["fp32"], dim=0) > 0.95
+
+
+def test_going_on_in_another_precision_is_told(tmp_path: Path) -> None:
+    config = config_to_dict(config_of(tmp_path, precision="auto"))
+    same = {"config": config, "fingerprint": "f", "classes": None, "world_size": 1, "versions": {}}
+    before, now = {**same, "precision": "bf16"}, {**same, "precision": "fp32"}
+    assert differences(before, now) == [
+        "the checkpoint was computed in bf16, this machine goes on in fp32; train.precision=bf16 keeps to it"
+    ]
+    assert differences(before, before) == []
+    assert differences(same, now) == []  # an older checkpoint does not say
