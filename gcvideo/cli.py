@@ -71,6 +71,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"gcvideo {command}", description=COMMANDS[command])
     parser.set_defaults(command=command)
     import_module(f"gcvideo.commands.{command}").add_arguments(parser)  # only the command in hand pays for its imports
+    if "--" in argv:  # names that begin with a dash; an intermixed parse loses the mark
+        return parser.parse_args(argv[1:])
     try:
         # key=value may stand before, between and after the options.
         return parser.parse_intermixed_args(argv[1:])

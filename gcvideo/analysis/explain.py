@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +19,38 @@ from gcvideo.data.transforms import normalize
 from gcvideo.engine.predictor import Predictor
 
 MIDDLE = (0.5, 0.5, 0.5)
+MAP_SUFFIXES = (".png", ".gif", ".mp4")
+
+
+def map_stems(folder: str | Path, videos: Sequence[str]) -> list[Path]:
+    """Where the maps of each video go: ``folder/NAME_maps``, less the ending.
+
+    A number is added where a file of that name is one of the videos, or belongs to another video of the same name.
+    """
+    taken = {os.path.abspath(video) for video in videos}
+    stems = []
+    for video in videos:
+        name = f"{Path(video).stem[:100]}_maps"
+        for number in itertools.count(1):
+            stem = Path(folder) / (name if number == 1 else f"{name}_{number}")
+            files = {os.path.abspath(f"{stem}{suffix}") for suffix in MAP_SUFFIXES}
+            if not files & taken:
+                break
+        taken |= files
+        stems.append(stem)
+    return stems
 
 
 def save_maps(
-    folder: str | Path, predictor: Predictor, video: str, target: int, *, query: tuple[float, float, float] = MIDDLE
+    stem: str | Path, predictor: Predictor, video: str, target: int, *, query: tuple[float, float, float] = MIDDLE
 ) -> list[Path]:
-    """Write where the network looked in a video, into ``folder``: for NAME.mp4
+    """Write where the network looked in a video.
 
-    ``NAME.png`` has the frames of the clip in its middle in the first row, then Grad-CAM and the attention of each
-    block, a row each; ``NAME.gif`` and ``NAME.mp4`` play the same rows.
+    ``STEM.png`` has the frames of the clip in its middle in the first row, then Grad-CAM and the attention of each
+    block, a row each; ``STEM.gif`` and ``STEM.mp4`` play the same rows.
+
+    Args:
+        stem: the path of the files, less the ending; see ``map_stems``.
 
     Returns:
         the files; none where the video cannot be read.
@@ -34,8 +60,7 @@ def save_maps(
         return []
     frames, maps = explain(predictor, clip, target, query=query)
     rows = [("frames", frames), *((name, overlay(frames, values)) for name, values in maps)]
-    stem = Path(folder) / Path(video).stem[:100]
-    files = [stem.with_name(stem.name + suffix) for suffix in (".png", ".gif", ".mp4")]
+    files = [Path(f"{stem}{suffix}") for suffix in MAP_SUFFIXES]
     save_picture(files[0], grid(rows))
     played = np.stack([grid([(name, row[t : t + 1]) for name, row in rows]) for t in range(len(frames))])
     for file in files[1:]:
