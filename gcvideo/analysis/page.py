@@ -56,6 +56,12 @@ def text(value: object) -> str:
     return f"<bdi>{html.escape(printable(str(value)))}</bdi>"
 
 
+def breakable(value: object) -> str:
+    """The same for the name of a file: where it must be broken, then after a slash, dot, dash or underscore."""
+    inside = text(value).removeprefix("<bdi>").removesuffix("</bdi>")
+    return "<bdi>" + re.sub(r"(?<=[/_.-])(?=\w)", "<wbr>", inside) + "</bdi>"
+
+
 def percent(share: float, digits: int = 1) -> str:
     """A fraction in [0, 1] for reading."""
     return f"{100 * share:.{digits}f} %"
@@ -85,7 +91,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _table_cell(value: object) -> str:
-    number = re.fullmatch(r"-?[\d.]+( s| %)?", str(value))
+    number = re.fullmatch(r"-?\d+(\.\d+)?( s| %)?", str(value))
     return f"<td{' class=count' if number else ''}>{text(value)}</td>"
 
 

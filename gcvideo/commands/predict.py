@@ -149,14 +149,14 @@ def write_answers(args: argparse.Namespace, predictor: Predictor, entries: list[
 
 
 def write_maps(args: argparse.Namespace, predictor: Predictor, entries: list[dict[str, Any]]) -> None:
-    """Write where the network looked in each answered file, for its best label."""
-    from gcvideo.analysis.explain import map_stems, save_maps
+    """Write where the network looked in each answered file."""
+    from gcvideo.analysis.explain import label_in_the_middle, map_stems, save_maps
 
     answered = [entry for entry in entries if entry["predictions"] and Path(entry["video"]).is_file()]
     stems = map_stems(args.maps, [entry["video"] for entry in answered])
     for entry, stem in zip(answered, stems, strict=True):
-        best = entry["predictions"][0]["index"]
-        for file in save_maps(stem, predictor, entry["video"], best, query=tuple(args.query))[:1]:
+        label = label_in_the_middle(entry)
+        for file in save_maps(stem, predictor, entry["video"], label, query=tuple(args.query))[:1]:
             console.say(f"maps: {printable(str(file))}, and the same as .gif and .mp4")
 
 
