@@ -113,7 +113,7 @@ def explain(
         return overlay(frames, resize_maps(maps, frames.shape[:3])[0].cpu().numpy())
 
     cam = grad_cam(model, x, target, layer=model.get_submodule("res5"))
-    nothing = "" if cam.any() else " (nothing speaks for it: 0 everywhere)"
+    nothing = "" if cam.any() else ": 0 everywhere"
     rows = [("frames", frames), (f"Grad-CAM for {predictor.classes[target]}{nothing}", over_frames(cam))]
     for name, attention in attention_maps(model, x, query=query).items():
         title, shown = f"attention of {name.removesuffix('.context')}", over_frames(attention)

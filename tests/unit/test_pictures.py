@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from gcvideo.analysis.explain import explain, label_in_the_middle
 from gcvideo.analysis.maps import attention_maps, grad_cam, resize_maps
 from gcvideo.analysis.pictures import (
     colour,
@@ -27,8 +28,11 @@ from gcvideo.analysis.pictures import (
     tiles,
 )
 from gcvideo.config import ContextConfig, ModelConfig
+from gcvideo.engine.predictor import load
 from gcvideo.errors import ConfigError, GcvideoError
 from gcvideo.models.resnet3d import build_model
+from tests.tiny import tiny_checkpoint
+from tests.videos import moving_frames
 
 
 def network(kind: str) -> Any:
@@ -98,6 +102,39 @@ def test_grad_cam_works_on_frozen_networks(clips: torch.Tensor) -> None:
     cam = grad_cam(model, clips, torch.tensor([0, 2]), layer=model.res5)
     assert cam.shape == (2, 4, 2, 2)
     assert not model.res5._forward_hooks
+
+
+@pytest.mark.parametrize(("kind", "ringed_frames"), [("gc", 0), ("nl", 1)])
+def test_only_maps_of_a_query_have_its_ring(tmp_path: Path, kind: str, ringed_frames: int) -> None:
+    predictor = load(
+        tiny_checkpoint(tmp_path, model={"context": {"kind": kind, "stages": {"res3": [0]}}}), device="cpu"
+    )
+    clip = torch.from_numpy(moving_frames(4, 32, 32)).permute(3, 0, 1, 2)[None]
+    first, cam, attention = explain(predictor, clip, 2, query=(0, 0.5, 0.5))
+    assert first[0] == "frames"
+    assert (first[1] == moving_frames(4, 32, 32)).all()
+    assert cam[0].startswith("Grad-CAM for up")
+    assert attention[0] == "attention of res3.0" + ringed_frames * ", from the ring"
+    here, elsewhere = (
+        explain(predictor, clip, 2, query=(0, 0.5, 0.5))[2],
+        explain(predictor, clip, 2, query=(0, 0, 0))[2],
+    )
+    assert bool((here[1][0] != elsewhere[1][0]).any()) == bool(ringed_frames)
+
+
+def test_grad_cam_that_shows_nothing_says_so(tmp_path: Path) -> None:
+    predictor = load(tiny_checkpoint(tmp_path), device="cpu")
+    clip = torch.from_numpy(moving_frames(4, 32, 32)).permute(3, 0, 1, 2)[None]
+    assert "everywhere" not in explain(predictor, clip, 2)[1][0]
+    predictor.model.get_submodule("head.proj").weight.data[2] = -1  # every channel, never negative, speaks against it
+    assert explain(predictor, clip, 2)[1][0] == "Grad-CAM for up: 0 everywhere"
+
+
+def test_maps_of_a_timeline_explain_the_label_of_its_middle() -> None:
+    best = {"predictions": [{"label": "a", "index": 7, "score": 0.5}]}
+    assert label_in_the_middle(best) == 7
+    segments = [{"start": 0.0, "end": 4.0, "index": 7}, {"start": 4.0, "end": 6.5, "index": 3}]
+    assert label_in_the_middle({**best, "duration": 10.0, "timeline": [*segments, {"end": 10.0, "index": 7}]}) == 3
 
 
 def test_maps_are_stretched_to_the_clip() -> None:

@@ -199,9 +199,24 @@ def test_a_long_name_breaks_where_a_reader_would() -> None:
     assert name == "<bdi>a b/<wbr>c_<wbr>d-<wbr>e.<wbr>mp4/&lt;i&gt;&amp;</bdi>"
 
 
-def test_only_numbers_stand_to_the_right() -> None:
-    content = page.table(["what"], [["12"], ["0.5 s"], ["-3 %"], ["0.29.2"], ["12 of 3"]])
-    assert [cell.startswith(" class=count") for cell in content.split("<td")[1:]] == [True, True, True, False, False]
+def test_columns_of_numbers_stand_to_the_right() -> None:
+    content = page.table(
+        ["n", "share", "version", "mixed"], [["-3", "0.5 %", "0.29.2", "1"], ["12", "–", "2.1.0", "a"]]
+    )
+    assert re.findall(r"<t[hd][^>]*?( class=count)?><bdi>([^<]*)", content) == [
+        (" class=count", "n"),
+        (" class=count", "share"),
+        ("", "version"),
+        ("", "mixed"),
+        (" class=count", "-3"),
+        (" class=count", "0.5 %"),
+        ("", "0.29.2"),
+        ("", "1"),
+        (" class=count", "12"),
+        (" class=count", "–"),
+        ("", "2.1.0"),
+        ("", "a"),
+    ]
 
 
 def test_data_for_the_script_cannot_end_its_element() -> None:
