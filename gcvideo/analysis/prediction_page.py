@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,14 @@ def write_prediction_page(path: str | Path, predictor: Predictor, entries: list[
 
 def _card(number: int, entry: dict[str, Any], predictor: Predictor | None) -> str:
     video = entry["video"]
-    name = page.breakable(Path(video).name if video != "-" else "standard input")
+    name = page.breakable(_name(video))
     if entry["error"] is not None:
         return f'<section class="card problem"><h2>{name}</h2><p>No answer: {page.text(entry["error"])}</p></section>'
     rows = [{"name": p["label"], "share": p["score"]} for p in entry["predictions"]]
     pictures = page.thumbnails(video, 16 if "timeline" in entry else 8) if Path(video).is_file() else []
     parts = [
         f"<h2>{name}</h2>",
-        f'<p class="soft">{page.breakable(video)}</p>' if Path(video).name != video else "",
+        f'<p class="soft">{page.breakable(video)}</p>' if os.sep in video else "",
         page.strip([(clock(t), uri) for t, uri in pictures], seconds=[t for t, _ in pictures]),
         "<h3>Over the whole video, the mean of all windows</h3>" if "timeline" in entry else "",
         page.bars(rows),
@@ -58,6 +59,13 @@ def _card(number: int, entry: dict[str, Any], predictor: Predictor | None) -> st
     if predictor is not None and pictures:
         parts.append(_overlays(number, entry, predictor))
     return f'<section class="card">{"".join(parts)}</section>'
+
+
+def _name(video: str) -> str:
+    """What stands above the answer of a video, a camera or standard input, as they are given to ``gcvideo predict``."""
+    if Path(video).exists():
+        return Path(video).name
+    return "standard input" if video == "-" else f"camera {video}" if video.isdecimal() else Path(video).name or video
 
 
 def _timeline(number: int, entry: dict[str, Any]) -> str:

@@ -312,23 +312,27 @@ def test_a_camera_that_is_not_there_is_named(checkpoint: str, capsys: pytest.Cap
 def test_a_camera_is_answered_until_told_to_stop(
     checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The kernel's end of the camera is a file; all the rest is as with a real one."""
-    film = write_video(tmp_path / "film.mkv", moving_frames(100), fps=20)
+    """The kernel's end of the camera is FFmpeg's endless test picture; all the rest is as with a real one."""
     opened, exists, open_ = [], os.path.exists, av.open
 
     def open_camera(place: str, **options: Any) -> Any:
         opened.append((place, options.pop("format")))
-        return open_(str(film), **options)
+        return open_("testsrc2=size=64x48:rate=20", format="lavfi", **options)
 
     monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/video3" or exists(path))
     monkeypatch.setattr(av, "open", open_camera)
-    predict(checkpoint, "3", "--seconds", 2, "--json", tmp_path / "a.json")
+    files = ["--json", tmp_path / "a.json", "--html", tmp_path / "a.html"]
+    predict(checkpoint, "3", "--seconds", 2, *files)
     assert opened == [("/dev/video3", "v4l2")]
     (entry,) = json.loads((tmp_path / "a.json").read_text())["videos"]
     assert entry["video"] == "3"
     assert entry["windows"][-1]["end"] == pytest.approx(2, abs=0.4)
+    assert entry["timeline"][-1]["end"] == entry["duration"] < 3
     best = entry["windows"][0]["predictions"][0]
     assert f"0:00.0  {100 * best['score']:6.2f} %  {best['label']}" in capsys.readouterr().out, "said as it happens"
+    page = (tmp_path / "a.html").read_text()
+    assert "<h2><bdi>camera 3</bdi></h2>" in page
+    assert "What happens when" in page
 
 
 def test_a_device_that_is_no_camera_is_refused_in_one_line(
