@@ -14,6 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gcvideo.console import printable
+from gcvideo.errors import DataError
+
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
@@ -116,6 +119,19 @@ class RecordTable(Sequence[VideoRecord]):
         """Indices of the records with these ids, int64, rising."""
         return np.flatnonzero(pc.is_in(self._ids, _column(ids)).to_numpy(False))
 
+    def require_text(self) -> None:
+        """For what is written as UTF-8.
+
+        Raises:
+            DataError: the name of a video is no UTF-8.
+        """
+        for column in (self._ids, self._paths):
+            try:
+                column.cast(pa.large_string())
+            except pa.ArrowInvalid:
+                name = next(text for text in map(_text, column.to_pylist()) if _is_escaped(text))
+                raise DataError(f"{printable(name)}: a name that is no UTF-8 cannot be listed: rename it") from None
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all (id, label) pairs in sorted order.
@@ -135,6 +151,10 @@ def _column(texts: Iterable[str] | pa.Array) -> pa.Array:
     if isinstance(texts, pa.Array):
         return texts.cast(pa.large_binary())
     return pa.array([text.encode("utf-8", "surrogateescape") for text in texts], type=pa.large_binary())
+
+
+def _is_escaped(text: str) -> bool:
+    return any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _text(value: bytes) -> str:

@@ -334,6 +334,9 @@ def test_names_need_not_be_text():
     assert table[0].path == f"/data/{names[0]}"
     assert table.find([names[0]]).tolist() == [0]
     assert table.select([0]).fingerprint != table.select([1]).fingerprint
+    table.select([1]).require_text()
+    with pytest.raises(DataError, match=r"latin \\udcfc\.mp4: .* no UTF-8"):
+        table.require_text()
 
 
 def test_table_is_a_sequence():
