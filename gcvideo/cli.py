@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -31,6 +32,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
     args = _parse(argv)
     try:
         return import_module(f"gcvideo.commands.{args.command}").run(args) or 0
@@ -71,6 +74,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"gcvideo {command}", description=COMMANDS[command])
     parser.set_defaults(command=command)
     import_module(f"gcvideo.commands.{command}").add_arguments(parser)  # only the command in hand pays for its imports
+    if "--" in argv:  # names that begin with a dash; an intermixed parse loses the mark
+        return parser.parse_args(argv[1:])
     try:
         # key=value may stand before, between and after the options.
         return parser.parse_intermixed_args(argv[1:])

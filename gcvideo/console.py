@@ -67,7 +67,7 @@ def log_to(path: str | Path) -> Iterator[None]:
         yield
         return
     before = _log_file
-    with Path(path).open("a", encoding="utf-8") as _log_file:
+    with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as _log_file:
         try:
             yield
         except GcvideoError as error:
@@ -171,6 +171,14 @@ def duration(seconds: float) -> str:
     minutes, whole = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes}:{whole:02}"
+
+
+def clock(seconds: float) -> str:
+    """A moment as a player shows it: "0:03.5", "1:02:03.4"."""
+    tenths = round(seconds * 10)
+    hours, rest = divmod(tenths, 36000)
+    minutes, rest = divmod(rest, 600)
+    return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{rest // 10:02}.{rest % 10}"
 
 
 def _live_bar() -> Any:

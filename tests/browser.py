@@ -22,8 +22,15 @@ FLAGS = (
 )
 
 
-def visit(page: Path, profile: Path, script: str = "") -> tuple[str, list[str]]:
+FRAME = """<body><iframe src="{page}" style="border:0;width:{width}px;height:800px"></iframe>
+<script>addEventListener("message", (event) => {{ document.body.dataset.outcome = event.data; }});</script></body>"""
+
+
+def visit(page: Path, profile: Path, script: str = "", *, width: int | None = None) -> tuple[str, list[str]]:
     """Open a page from its file, run a script of the test's own at its end, and wait.
+
+    A browser's window has a least width. For a smaller ``width`` the page stands in a frame; its script cannot reach
+    the document around, whose ``data-outcome`` is what ``parent.postMessage(..., "*")`` says.
 
     Returns:
         the document as it is then, and what the browser's console said.
@@ -38,6 +45,10 @@ def visit(page: Path, profile: Path, script: str = "") -> tuple[str, list[str]]:
         content = content.replace("</body>", f"<script>{script}</script></body>")
         page = page.with_name(f"visited {page.name}")
         page.write_text(content, encoding="utf-8")
+    if width is not None:
+        frame = page.with_name(f"frame of {page.name}")
+        frame.write_text(FRAME.format(page=page.resolve().as_uri(), width=width), encoding="utf-8")
+        page = frame
     command = [browser, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", page.resolve().as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

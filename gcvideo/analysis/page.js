@@ -30,33 +30,44 @@ for (const menu of document.querySelectorAll("select[data-panels]")) {
   show();
 }
 
+// A moment as a player shows it: 0:03.5, 1:02:03.4.
+const clock = (seconds) => {
+  const tenths = Math.round(seconds * 10);
+  const [hours, minutes, rest] = [Math.floor(tenths / 36000), Math.floor(tenths / 600) % 60, (tenths % 600) / 10];
+  return `${hours ? `${hours}:${String(minutes).padStart(2, "0")}` : minutes}:${rest.toFixed(1).padStart(4, "0")}`;
+};
+
 // Timelines: the slider says what the window at that moment answered, and shows the picture nearest to it. A click on a
-// block or a picture moves the slider there.
+// block, a row or a picture moves the slider there.
 for (const slider of document.querySelectorAll("input[data-timeline]")) {
   const data = JSON.parse(document.getElementById(slider.dataset.timeline).textContent);
   const card = slider.closest(".card");
   const output = card.querySelector("[data-now]");
   const blocks = [...card.querySelectorAll(".timeline span")];
   const pictures = [...card.querySelectorAll("[data-seconds]")];
+  const list = card.querySelector(".segments .scroll");
+  const rows = [...list.querySelectorAll("tbody tr")];
   const nearest = (items, distance) => items.reduce((a, b) => (distance(b) < distance(a) ? b : a), items[0]);
   const show = () => {
     const now = Number(slider.value);
     const window_ = nearest(data.windows, (w) => Math.abs((w.start + w.end) / 2 - now));
     const answers = window_.predictions.map((p) => `${p.label} ${(100 * p.score).toFixed(1)} %`);
-    output.textContent = `${now.toFixed(1)} s: ${answers.join(", ")}`;
+    const place = data.timeline.findLastIndex((segment) => segment.start <= now);
+    output.textContent = `${clock(now)}, segment ${place + 1} (${data.timeline[place].label}). `
+      + `The window there says: ${answers.join(", ")}`;
     slider.setAttribute("aria-valuetext", output.textContent);
-    blocks.forEach((block, i) => {
-      const segment = data.timeline[i];
-      const last = i === data.timeline.length - 1;
-      block.classList.toggle("now", segment.start <= now && (now < segment.end || last));
-    });
+    for (const parts of [blocks, rows]) parts.forEach((part, i) => part.classList.toggle("now", i === place));
+    list.scrollTop = rows[place].offsetTop - list.clientHeight / 2;
     if (pictures.length) {
       const shown = nearest(pictures, (picture) => Math.abs(Number(picture.dataset.seconds) - now));
       pictures.forEach((picture) => picture.classList.toggle("now", picture === shown));
     }
   };
-  const go = (seconds) => { slider.value = seconds; show(); };
-  blocks.forEach((block, i) => block.addEventListener("click", () => go(data.timeline[i].start)));
+  // Up to the slider's next step: it would round to the nearest, which may lie before the segment.
+  const go = (seconds) => { slider.value = Math.ceil(seconds / slider.step - 1e-6) * slider.step; show(); };
+  for (const parts of [blocks, rows]) {
+    parts.forEach((part, i) => part.addEventListener("click", () => go(data.timeline[i].start)));
+  }
   pictures.forEach((picture) => picture.addEventListener("click", () => go(Number(picture.dataset.seconds))));
   slider.addEventListener("input", show);
   show();

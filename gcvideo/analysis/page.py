@@ -56,6 +56,12 @@ def text(value: object) -> str:
     return f"<bdi>{html.escape(printable(str(value)))}</bdi>"
 
 
+def breakable(value: object) -> str:
+    """The same for the name of a file: where it must be broken, then after a slash, dot, dash or underscore."""
+    inside = text(value).removeprefix("<bdi>").removesuffix("</bdi>")
+    return "<bdi>" + re.sub(r"(?<=[/_.-])(?=\w)", "<wbr>", inside) + "</bdi>"
+
+
 def percent(share: float, digits: int = 1) -> str:
     """A fraction in [0, 1] for reading."""
     return f"{100 * share:.{digits}f} %"
@@ -78,15 +84,13 @@ def bars(rows: Sequence[dict[str, Any]], *, list_id: str = "") -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table; numbers, also those with a unit, to the right."""
-    head = "".join(f'<th scope="col">{text(column)}</th>' for column in columns)
-    body = "".join(f"<tr>{''.join(map(_table_cell, row))}</tr>" for row in rows)
+    """A table; columns of numbers, also those with a unit, to the right."""
+    places = range(len(columns))
+    numbers = [all(re.fullmatch(r"(-?\d+(\.\d+)?( s| %)?|–)", str(row[i])) for row in rows) for i in places]
+    side = [" class=count" if number else "" for number in numbers]
+    head = "".join(f'<th scope="col"{side[i]}>{text(columns[i])}</th>' for i in places)
+    body = "".join(f"<tr>{''.join(f'<td{side[i]}>{text(row[i])}</td>' for i in places)}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _table_cell(value: object) -> str:
-    number = re.fullmatch(r"-?[\d.]+( s| %)?", str(value))
-    return f"<td{' class=count' if number else ''}>{text(value)}</td>"
 
 
 def cards(parts: Iterable[str]) -> str:

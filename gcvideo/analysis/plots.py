@@ -17,9 +17,9 @@ from gcvideo.analysis.pictures import save_picture
 # Okabe and Ito's colours, told apart without colour vision too; each series has its own marker besides.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#5C5C5C")
 MARKERS = ("circle", "square", "diamond", "triangle")
-WIDTH, HEIGHT = 640, 400
-LEFT, RIGHT, TOP, BOTTOM = 70, 200, 34, 52  # margins of the axes' box; the legend stands to the right
-FONT = 13
+WIDTH, HEIGHT = 480, 320
+RIGHT, BOTTOM, TITLE = 16, 48, 14  # margins of the axes' box, and where the title stands; the legend is between them
+FONT, LETTER, ROW = 13, 7.5, 20  # size of letters, about the width of one, and the height of a line
 
 
 @dataclass(frozen=True)
@@ -168,23 +168,25 @@ def _layout(plot: Plot) -> list[_Element]:
         raise ValueError(f"{plot.title}: nothing to plot")
     heights = [y for _, y in values]
     heights += [end for series in plot.series for error in series.errors or () for end in error]
+    legend, top = _legend(plot)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    x_axis = _Axis([x for x, _ in values], LEFT, right, log=plot.log_x)
-    y_axis = _Axis(heights, bottom, TOP, log=plot.log_y)
-    elements: list[_Element] = [_Text(LEFT, TOP / 2, plot.title, "l", bold=True)]
+    y_axis = _Axis(heights, bottom, top, log=plot.log_y)
+    left = 34 + LETTER * max(len(_number(tick)) for tick in y_axis.ticks())
+    x_axis = _Axis([x for x, _ in values], left, right, log=plot.log_x)
+    elements: list[_Element] = [_Text(RIGHT, TITLE, plot.title, "l", bold=True)]
     for tick in plot.x_ticks or x_axis.ticks():
         x = x_axis.place(tick)
-        elements += [_Line([(x, TOP), (x, bottom)], "grid"), _Text(x, bottom + 14, _number(tick))]
+        elements += [_Line([(x, top), (x, bottom)], "grid"), _Text(x, bottom + 14, _number(tick))]
     for tick in y_axis.ticks():
         y = y_axis.place(tick)
-        elements += [_Line([(LEFT, y), (right, y)], "grid"), _Text(LEFT - 7, y, _number(tick), "r")]
+        elements += [_Line([(left, y), (right, y)], "grid"), _Text(left - 7, y, _number(tick), "r")]
     elements += [
-        _Line([(LEFT, TOP), (LEFT, bottom), (right, bottom)], "axis"),
-        _Text((LEFT + right) / 2, HEIGHT - 14, plot.x_label),
-        _Text(14, (TOP + bottom) / 2, plot.y_label, turned=True),
+        _Line([(left, top), (left, bottom), (right, bottom)], "axis"),
+        _Text((left + right) / 2, HEIGHT - 12, plot.x_label),
+        _Text(14, (top + bottom) / 2, plot.y_label, turned=True),
     ]
     for number, series in enumerate(plot.series):
-        colour, shape = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        colour, shape = _look(number)
         places = [(x_axis.place(x), y_axis.place(y)) for x, y in series.points]
         if series.line and len(places) > 1:
             elements.append(_Line(places, colour, 1.8))
@@ -192,9 +194,30 @@ def _layout(plot: Plot) -> list[_Element]:
             elements.append(_Line([(x, y_axis.place(low)), (x, y_axis.place(high))], colour, 1.2))
         if series.marks:
             elements += [_Marker(x, y, shape, colour) for x, y in places]
-        y = TOP + 10 + 20 * number
-        elements += [_Marker(right + 16, y, shape, colour), _Text(right + 28, y, series.name, "l")]
-    return elements
+    return elements + legend
+
+
+def _legend(plot: Plot) -> tuple[list[_Element], float]:
+    """Names and marks of the series in as many lines as they need, and where the box below them begins.
+
+    A single series that is named like the plot has none.
+    """
+    if [series.name.lower() for series in plot.series] == [plot.title.lower()]:
+        return [], TITLE + ROW
+    elements: list[_Element] = []
+    x, y = float(RIGHT), float(TITLE + ROW)
+    for number, series in enumerate(plot.series):
+        width = 30 + LETTER * len(series.name)
+        if x > RIGHT and x + width > WIDTH:
+            x, y = RIGHT, y + ROW
+        elements += [_Marker(x + 5, y, *reversed(_look(number))), _Text(x + 16, y, series.name, "l")]
+        x += width
+    return elements, y + ROW
+
+
+def _look(number: int) -> tuple[str, str]:
+    """Colour and marker of a series."""
+    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
 
 
 def _outline(marker: _Marker) -> list[tuple[float, float]]:

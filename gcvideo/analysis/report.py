@@ -65,11 +65,12 @@ def _classes(scoring: Scoring) -> str:
     rows = []
     for place, row in enumerate(per_class(scoring)):
         taken_for = f", most often taken for {page.text(row['most_taken_for'])}" if row["most_taken_for"] else ""
+        videos = f"{row['videos']} video{'s' * (row['videos'] != 1)}"
         rows.append(
             {
                 "name": row["class"],
                 "share": row["top1"],
-                "note": f"{row['videos']} videos, top-5 {page.percent(row['top5'])}{taken_for}",
+                "note": f"{videos}, top-5 {page.percent(row['top5'])}{taken_for}",
                 "sort": {"place": place, "top": f"{row['top1']:.6f}", "count": row["videos"]},
             }
         )
@@ -101,9 +102,10 @@ def _confusion(scoring: Scoring) -> str:
     pairs = [[p["class"], p["taken_for"], p["videos"], p["of"]] for p in worst_pairs(scoring)]
     worst = page.table(["class", "taken for", "videos", "of"], pairs) if pairs else "<p>No mistake at all.</p>"
     return (
-        f'<h2>Confusions</h2><p class="soft">Rows: the right class. Columns: the answer. Framed: right.{kept}</p>'
-        f'<div class="scroll"><table class="matrix"><thead><tr><td></td>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div><h3>The worst pairs</h3>{worst}"
+        f'<h2>Confusions</h2><p class="soft">Rows: the right class. Columns: the answer. Framed: right. The stronger '
+        f'the colour, the larger its share of the row.{kept}</p><div class="beside"><div class="scroll">'
+        f'<table class="matrix"><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+        f"<div><h3>The worst pairs</h3>{worst}</div></div>"
     )
 
 
@@ -160,12 +162,16 @@ def _mistakes(scoring: Scoring, count: int = 12) -> str:
         pictures = page.thumbnails(path, 1) if path else []
         picture = f'<div class="thumb"><img src="{pictures[0][1]}" alt=""></div>' if pictures else ""
         shown.append(
-            f"{picture}<h3>{page.text(scoring.predictions.ids[i])}</h3>"
-            f"<div>is <b>{page.text(scoring.classes[scoring.labels[i]])}</b> (rank {scoring.ranks[i] + 1})</div>"
-            f"<div>taken for <b>{page.text(scoring.classes[scoring.predicted[i]])}</b>, "
-            f'<span class="whole">{page.percent(float(confidence[i]))}</span></div>'
+            f"{picture}<h3>{page.breakable(scoring.predictions.ids[i])}</h3>"
+            f"<div>is <b>{page.text(scoring.classes[scoring.labels[i]])}</b> "
+            f'<span class="whole">(rank {scoring.ranks[i] + 1})</span></div>'
+            f"<div>taken for <b>{page.text(scoring.classes[scoring.predicted[i]])}</b> "
+            f'<span class="whole">({page.percent(float(confidence[i]))})</span></div>'
         )
-    return "<h2>Most confident mistakes</h2>" + (page.cards(shown) if shown else "<p>There are none.</p>")
+    if not shown:
+        return "<h2>Most confident mistakes</h2><p>There are none.</p>"
+    meaning = "The wrong answers that the network was surest of. Rank: the place of the right class in its answer."
+    return f'<h2>Most confident mistakes</h2><p class="soft">{meaning}</p>{page.cards(shown)}'
 
 
 def failures_part(failures: Sequence[dict[str, Any]]) -> str:

@@ -32,7 +32,7 @@ CURVES: dict[str, tuple[str, float, dict[str, tuple[str, str]]]] = {
             "validation videos": ("val", "video_top1"),
         },
     ),
-    "Learning rate": ("learning rate", 1, {"learning rate": ("train", "lr")}),
+    "Learning rate": ("", 1, {"learning rate": ("train", "lr")}),
     "Time of a step": (
         "ms",
         1000,
@@ -85,7 +85,7 @@ def _summary(training: dict[str, Any]) -> str:
     waited = training["data_seconds"] / max(training["data_seconds"] + training["compute_seconds"], 1e-9)
     figures.append(("bound by", training["bound_by"], f"{page.percent(waited, 0)} of the time spent waiting for clips"))
     return page.cards(
-        f'<div>{title}</div><div class="figure">{figure}</div><div class="soft">{meaning}</div>'
+        f'<div class="whole">{title}</div><div class="figure">{figure}</div><div class="soft">{meaning}</div>'
         for title, figure, meaning in figures
     )
 
@@ -117,7 +117,8 @@ def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[floa
 
 def _validation(predictions: Predictions) -> str:
     info, views = predictions.info, int(predictions.views.max()) if len(predictions) else 0
-    facts = f"{len(predictions)} videos of {info['annotation']}, {views} views each, after epoch {info['epoch']:g}"
+    each = f"{views} view{'s' * (views != 1)} each"
+    facts = f"{len(predictions)} videos of {info['annotation']}, {each}, after epoch {info['epoch']:g}"
     return f'<h2>Last validation</h2><p class="soft">{page.text(facts)}</p>'
 
 
@@ -131,7 +132,7 @@ def _training(training: dict[str, Any]) -> str:
     versions = [[name, version] for name, version in training["versions"].items()]
     return (
         (unread + page.table(["id", "file", "reason"], rows) if rows else "")
-        + "<h2>What was trained</h2>"
+        + "<h2>What it was trained with</h2>"
         + page.table(["software", "version"], versions)
     )
 

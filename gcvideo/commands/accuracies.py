@@ -11,6 +11,8 @@ from gcvideo.console import printable
 def show(results: dict[str, Any]) -> None:
     """Print the accuracies by name, and the videos that failed."""
     names = {"clip": "clip (each view alone)", "video": "video (views ensembled)"}
+    if results["failed"]:
+        names["video_of_all"] = "video, the unreadable counted as wrong"
     rows = [[names[kind], *(percent(results[kind][k]) for k in ("top1", "top5"))] for kind in names if kind in results]
     counted = f"{results['answered']} of {results['videos']} videos, {results['protocol']}, {results['ensemble']}"
     if rows:

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the answers as JSON")
     parser.add_argument("--csv", metavar="FILE", help="write the answers as CSV: video, start, end, rank, label, ...")
     parser.add_argument("--html", metavar="FILE", help="write a page with thumbnails, bars, timelines and attention")
-    parser.add_argument("--maps", metavar="FOLDER", help="write where the network looked: PNG, GIF and MP4 a video")
+    parser.add_argument("--maps", metavar="FOLDER", help="write where the network looked: NAME_maps.png, .gif, .mp4")
     parser.add_argument(
         "--query",
         type=float,
@@ -140,18 +140,24 @@ def write_answers(args: argparse.Namespace, predictor: Predictor, entries: list[
             writer.writerows(_csv_rows(entry))
         write_atomically(args.csv, text.getvalue().encode("utf-8", "surrogateescape"))
     if args.maps:
-        from gcvideo.analysis.explain import save_maps
-
-        for entry in entries:
-            if entry["predictions"] and Path(entry["video"]).is_file():
-                best = entry["predictions"][0]["index"]
-                for file in save_maps(args.maps, predictor, entry["video"], best, query=tuple(args.query))[:1]:
-                    console.say(f"maps: {printable(str(file))}, and the same as .gif and .mp4")
+        write_maps(args, predictor, entries)
     if args.html:
         from gcvideo.analysis.prediction_page import write_prediction_page
 
         write_prediction_page(args.html, predictor, entries)
         console.say(f"page: {printable(args.html)}")
+
+
+def write_maps(args: argparse.Namespace, predictor: Predictor, entries: list[dict[str, Any]]) -> None:
+    """Write where the network looked in each answered file."""
+    from gcvideo.analysis.explain import label_in_the_middle, map_stems, save_maps
+
+    answered = [entry for entry in entries if entry["predictions"] and Path(entry["video"]).is_file()]
+    stems = map_stems(args.maps, [entry["video"] for entry in answered])
+    for entry, stem in zip(answered, stems, strict=True):
+        label = label_in_the_middle(entry)
+        for file in save_maps(stem, predictor, entry["video"], label, query=tuple(args.query))[:1]:
+            console.say(f"maps: {printable(str(file))}, and the same as .gif and .mp4")
 
 
 def _csv_rows(entry: dict[str, Any]) -> Iterator[list[Any]]:

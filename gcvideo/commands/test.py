@@ -16,6 +16,7 @@ from gcvideo.files import write_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.usage = "gcvideo test CHECKPOINT [CONFIG] [key=value ...] [options]"
+    parser.epilog = "Exit code: 0 with results; 2 a mistake in config or data, or not one video that could be read."
     parser.add_argument(
         "checkpoint", nargs="?", help="a checkpoint, or the folder of a run (its checkpoints/best.pt is taken)"
     )
@@ -37,22 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scoring.add_argument("--compare", metavar="FILE", help="a second predictions.npz: McNemar's test between the two")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     """Test, or re-score; prints a table and writes what was found."""
     if args.from_predictions:
         from gcvideo.commands.rescore import rescore
 
         rescore(args)
-        return
+        return 0
     for option in ("ensemble", "subset", "compare"):
         if getattr(args, option):
             raise ConfigError(f"--{option} re-scores a predictions.npz: give one with --from-predictions FILE")
     if not args.checkpoint:
         raise ConfigError("give a checkpoint, or --from-predictions FILE")
-    _test(args)
+    return _test(args)
 
 
-def _test(args: argparse.Namespace) -> None:
+def _test(args: argparse.Namespace) -> int:
     from gcvideo.engine.checkpoint import load_checkpoint
     from gcvideo.engine.inference import optimize_for_inference
     from gcvideo.engine.precision import pick_precision
@@ -79,8 +80,9 @@ def _test(args: argparse.Namespace) -> None:
             precision=precision,
             restart=args.restart,
         )
+    code = 0 if results["answered"] else 2
     if not distributed.is_main():
-        return
+        return code
     show(results)
     console.say(f"results and predictions: {output}")
     if args.json:
@@ -94,6 +96,7 @@ def _test(args: argparse.Namespace) -> None:
 
         write_report(args.html, results, predictions)
         console.say(f"report: {args.html}")
+    return code
 
 
 def resolve_config(checkpoint: dict[str, Any], path: Path, overrides: list[str]) -> RunConfig:

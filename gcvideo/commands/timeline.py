@@ -71,7 +71,7 @@ def answer_timeline(
             best = predictor.best(window.scores, 1)[0]
             if live and said != best.index:
                 said = best.index
-                console.say(f"{clock(window.start)}  {100 * best.score:6.2f} %  {printable(best.label)}")
+                console.say(f"{console.clock(window.start)}  {100 * best.score:6.2f} %  {printable(best.label)}")
             return stop.is_set() or (args.seconds is not None and window.end >= args.seconds)
 
         options = {"step": args.step, "smooth": args.smooth, "min_length": args.min_length, "test": test}
@@ -123,15 +123,7 @@ def show_timeline(entry: dict[str, Any]) -> None:
     """Print the segments of one video."""
     console.say(printable(entry["video"]))
     for segment in entry["timeline"]:
-        span = f"{clock(segment['start'])} to {clock(segment['end'])}"
+        span = f"{console.clock(segment['start'])} to {console.clock(segment['end'])}"
         console.say(f"  {span}  {100 * segment['score']:6.2f} %  {printable(segment['label'])}")
     if entry["warning"]:
         console.warn(f"{printable(entry['video'])}: {printable(entry['warning'])}")
-
-
-def clock(seconds: float) -> str:
-    """Seconds as a player shows them: 0:03.5, 1:02:03.4."""
-    tenths = round(seconds * 10)
-    hours, rest = divmod(tenths, 36000)
-    minutes, rest = divmod(rest, 600)
-    return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{rest // 10:02}.{rest % 10}"

@@ -14,6 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gcvideo.console import printable
+from gcvideo.errors import DataError
+
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
@@ -48,7 +51,7 @@ class StringColumn:
         return pa.concat_arrays(self._packed)
 
     def _pack(self) -> None:
-        self._packed.append(pa.array(self._waiting, type=pa.large_string()))
+        self._packed.append(_column(self._waiting))
         self._waiting = []
 
 
@@ -81,8 +84,8 @@ class RecordTable(Sequence[VideoRecord]):
         source: str = "",
         missing: Sequence[str] = (),
     ) -> None:
-        self._ids = pa.array(ids, type=pa.large_string())
-        self._paths = pa.array(paths, type=pa.large_string())
+        self._ids = _column(ids)
+        self._paths = _column(paths)
         self.labels = np.fromiter(labels, dtype=np.int32)
         self.root = str(root)
         self.classes = tuple(classes) if classes is not None else None
@@ -102,8 +105,8 @@ class RecordTable(Sequence[VideoRecord]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         index = int(index) % len(self)
-        path = os.path.join(self.root, self._paths[index].as_py())
-        return VideoRecord(path=path, label=int(self.labels[index]), id=self._ids[index].as_py())
+        path = os.path.join(self.root, _text(self._paths[index].as_py()))
+        return VideoRecord(path=path, label=int(self.labels[index]), id=_text(self._ids[index].as_py()))
 
     def select(self, indices: Sequence[int] | np.ndarray) -> RecordTable:
         """The records of these indices, in this order."""
@@ -114,7 +117,20 @@ class RecordTable(Sequence[VideoRecord]):
 
     def find(self, ids: Iterable[str]) -> np.ndarray:
         """Indices of the records with these ids, int64, rising."""
-        return np.flatnonzero(pc.is_in(self._ids, pa.array(ids, type=pa.large_string())).to_numpy(False))
+        return np.flatnonzero(pc.is_in(self._ids, _column(ids)).to_numpy(False))
+
+    def require_text(self) -> None:
+        """For what is written as UTF-8.
+
+        Raises:
+            DataError: the name of a video is no UTF-8.
+        """
+        for column in (self._ids, self._paths):
+            try:
+                column.cast(pa.large_string())
+            except pa.ArrowInvalid:
+                name = next(text for text in map(_text, column.to_pylist()) if _is_escaped(text))
+                raise DataError(f"{printable(name)}: a name that is no UTF-8 cannot be listed: rename it") from None
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -124,6 +140,22 @@ class RecordTable(Sequence[VideoRecord]):
         lie nor their bytes, so a copied or transcoded data set keeps its fingerprint.
         """
         digest = hashlib.sha256()
-        for line in sorted(f"{id_}\t{label}\n" for id_, label in zip(self._ids.to_pylist(), self.labels, strict=True)):
-            digest.update(line.encode())
+        ids = map(_text, self._ids.to_pylist())
+        for line in sorted(f"{id_}\t{label}\n" for id_, label in zip(ids, self.labels, strict=True)):
+            digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+
+def _column(texts: Iterable[str] | pa.Array) -> pa.Array:
+    """Strings as bytes: the name of a file may hold some that are no UTF-8, which Python writes as lone surrogates."""
+    if isinstance(texts, pa.Array):
+        return texts.cast(pa.large_binary())
+    return pa.array([text.encode("utf-8", "surrogateescape") for text in texts], type=pa.large_binary())
+
+
+def _is_escaped(text: str) -> bool:
+    return any("\udc80" <= letter <= "\udcff" for letter in text)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")

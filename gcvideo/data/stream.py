@@ -119,5 +119,6 @@ def _what_to_open(source: str | IO[bytes]) -> tuple[Any, dict[str, Any]]:
 def _why(error: Exception, name: str) -> str:
     text = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
     if name == "standard input":
-        text += "; a pipe must carry a format that can be read from front to back, such as MPEG-TS or Matroska"
+        text += "; a pipe must carry a format that can be read from front to back, such as MPEG-TS, Matroska or "
+        text += "an MP4 with its index in front"
     return text

@@ -133,6 +133,7 @@ HOSTILE_NAMES = [
     "-rf.mp4",
     "percent %s {0} $HOME.mp4",
     "ünï cödé 视频.mp4",
+    os.fsdecode(b"latin \xfcmlaut.mp4"),
 ]
 
 
@@ -147,7 +148,7 @@ def test_hostile_names_are_answered(
     assert len(out.strip().splitlines()) == 2, "a name takes one line, whatever is in it"
     assert "\u202e" not in out
     assert json.loads((tmp_path / "out.json").read_text())["videos"][0]["video"] == str(tmp_path / name)
-    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         assert next(csv.DictReader(file))["video"] == str(tmp_path / name)
 
 
@@ -283,12 +284,24 @@ def test_wrong_timeline_options(
 
 def test_maps_are_written_as_pictures_and_films(checkpoint: str, place: Path, tmp_path: Path) -> None:
     predict(checkpoint, place / "video_0.mp4", "--maps", tmp_path / "maps")
-    png = Image.open(tmp_path / "maps" / "video_0.png")
+    png = Image.open(tmp_path / "maps" / "video_0_maps.png")
     assert png.size == (4 * 112, 4 * (112 + 18))  # 4 frames; the frames, Grad-CAM and two blocks
-    assert getattr(Image.open(tmp_path / "maps" / "video_0.gif"), "n_frames", 1) == 4
-    with open_video(tmp_path / "maps" / "video_0.mp4") as film:
+    assert getattr(Image.open(tmp_path / "maps" / "video_0_maps.gif"), "n_frames", 1) == 4
+    with open_video(tmp_path / "maps" / "video_0_maps.mp4") as film:
         assert len(film) == 4
     predict(checkpoint, place / "video_0.mp4", "--query", 2, 0, 0, expect=2)
+
+
+def test_maps_replace_no_video_and_no_other_maps(checkpoint: str, place: Path, tmp_path: Path) -> None:
+    names = ["a.mp4", "a_maps.mp4", "b/a.mp4", "b/a.mkv"]
+    (tmp_path / "b").mkdir()
+    for name in names:
+        shutil.copy(place / "video_0.mp4", tmp_path / name)
+    before = (place / "video_0.mp4").read_bytes()
+    predict(checkpoint, *(tmp_path / name for name in names), "--maps", tmp_path, "--clips", 1)
+    assert all((tmp_path / name).read_bytes() == before for name in names)
+    maps = ["a_maps_2.png", "a_maps_3.png", "a_maps_4.png", "a_maps_maps.png"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == maps
 
 
 def test_a_camera_that_is_not_there_is_named(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,23 +312,27 @@ def test_a_camera_that_is_not_there_is_named(checkpoint: str, capsys: pytest.Cap
 def test_a_camera_is_answered_until_told_to_stop(
     checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The kernel's end of the camera is a file; all the rest is as with a real one."""
-    film = write_video(tmp_path / "film.mkv", moving_frames(100), fps=20)
+    """The kernel's end of the camera is FFmpeg's endless test picture; all the rest is as with a real one."""
     opened, exists, open_ = [], os.path.exists, av.open
 
     def open_camera(place: str, **options: Any) -> Any:
         opened.append((place, options.pop("format")))
-        return open_(str(film), **options)
+        return open_("testsrc2=size=64x48:rate=20", format="lavfi", **options)
 
     monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/video3" or exists(path))
     monkeypatch.setattr(av, "open", open_camera)
-    predict(checkpoint, "3", "--seconds", 2, "--json", tmp_path / "a.json")
+    files = ["--json", tmp_path / "a.json", "--html", tmp_path / "a.html"]
+    predict(checkpoint, "3", "--seconds", 2, *files)
     assert opened == [("/dev/video3", "v4l2")]
     (entry,) = json.loads((tmp_path / "a.json").read_text())["videos"]
     assert entry["video"] == "3"
     assert entry["windows"][-1]["end"] == pytest.approx(2, abs=0.4)
+    assert entry["timeline"][-1]["end"] == entry["duration"] < 3
     best = entry["windows"][0]["predictions"][0]
     assert f"0:00.0  {100 * best['score']:6.2f} %  {best['label']}" in capsys.readouterr().out, "said as it happens"
+    page = (tmp_path / "a.html").read_text()
+    assert "<h2><bdi>camera 3</bdi></h2>" in page
+    assert "What happens when" in page
 
 
 def test_a_device_that_is_no_camera_is_refused_in_one_line(

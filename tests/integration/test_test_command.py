@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,39 @@ def test_the_fast_protocol_is_reported_apart(place: Path, tmp_path: Path) -> Non
     assert results["protocol"] == "fast: 2 clips x the whole frame, short side 36"
     assert results["views_per_video"] == 2
     assert Predictions.load(tmp_path / "predictions_fast.npz").ids
+
+
+def test_not_one_readable_video_is_no_success(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "val.txt").write_text(f"{place}/broken.mp4 1\n")
+    checkpoint = str(place / "runs/tiny/checkpoints/best.pt")
+    arguments = [f"data.val.annotation={tmp_path}/val.txt", "--html", str(tmp_path / "report.html")]
+    assert main(["test", checkpoint, *arguments, "--output", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert "0 of 1 videos" in out
+    assert "broken.mp4: cannot be opened" in err
+    assert json.loads((tmp_path / "results.json").read_text())["failed"] == 1
+    assert "broken.mp4" in (tmp_path / "report.html").read_text()
+
+
+def test_names_of_any_bytes_are_tested_and_reported(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [os.fsdecode(b"latin \xfc.mp4"), "<script>.mp4", "two\nlines.mp4", "\u202egpj.mp4", "x" * 200 + ".mp4"]
+    for i, label in enumerate(CLASSES):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for name in names[i:]:
+            shutil.copy(place / "video_0.mp4", tmp_path / "set" / label / name)
+        shutil.copy(place / "broken.mp4", tmp_path / "set" / label / f"broken {names[0]}")
+    arguments = [f"data.val.annotation={tmp_path}/set", "--html", str(tmp_path / "report.html")]
+    results, predictions = run(place, tmp_path / "out", *arguments)
+    assert (results["answered"], results["failed"]) == (14, len(CLASSES))
+    assert set(predictions.ids) == {f"{c}/{name}" for i, c in enumerate(CLASSES) for name in names[i:]}
+    page = (tmp_path / "report.html").read_text()
+    assert "latin \\udcfc.mp4" in page
+    assert "<script>.mp4" not in page
+    out, err = capsys.readouterr()
+    assert "the unreadable counted as wrong" in out
+    assert err.count("warning: ") == len(CLASSES)
 
 
 def test_a_run_folder_means_its_best_checkpoint(place: Path) -> None:

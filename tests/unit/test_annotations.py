@@ -326,6 +326,19 @@ def test_fingerprint_covers_ids_and_labels_only():
     assert table(["x"], [0]).fingerprint != base
 
 
+def test_names_need_not_be_text():
+    """A file's name is bytes; Python writes those that are no UTF-8 as lone surrogates."""
+    names = [os.fsdecode(b"latin \xfc.mp4"), "utf-8 ü.mp4"]
+    table = RecordTable(ids=names, paths=names, labels=[3, 4], root="/data")
+    assert [record.id for record in table] == names
+    assert table[0].path == f"/data/{names[0]}"
+    assert table.find([names[0]]).tolist() == [0]
+    assert table.select([0]).fingerprint != table.select([1]).fingerprint
+    table.select([1]).require_text()
+    with pytest.raises(DataError, match=r"latin \\udcfc\.mp4: .* no UTF-8"):
+        table.require_text()
+
+
 def test_table_is_a_sequence():
     table = make_table(10)
     assert table[-1] == table[9]

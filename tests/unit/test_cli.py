@@ -1,5 +1,6 @@
 """The command line: cheap to start, one-line errors, exit code 2."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,24 @@ def test_overrides_may_stand_after_options(tmp_path, capsys):
     (tmp_path / "run.yaml").write_text("name: x")
     assert main(["train", str(tmp_path / "run.yaml"), "--overwrite", "optim.lrr=3"]) == 2
     assert "unknown key optim.lrr" in capsys.readouterr().err
+
+
+def test_names_that_begin_with_a_dash_stand_behind_two(tmp_path, capsys):
+    missing = tmp_path / "no.pt"
+    assert main(["predict", "--checkpoint", str(missing), "--", "-rf.mp4", "a.mp4"]) == 2
+    assert capsys.readouterr().err.startswith(f"gcvideo predict: {missing}: ")
+
+
+def test_a_terminal_that_lacks_a_letter_gets_its_number():
+    code = "from gcvideo.cli import main; main(['train', 'nowhere.yaml']); print('\\u89c6\\udcff')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        timeout=120,
+        cwd=ROOT,
+    )
+    assert done.stdout.split() == [rb"\u89c6\udcff"]
 
 
 def test_under_torchrun_one_process_speaks_for_all(tmp_path, capsys, monkeypatch):

@@ -165,6 +165,24 @@ def test_svg_holds_every_point_at_its_place_and_escapes_text() -> None:
     assert x1 > x0
 
 
+def test_a_legend_has_as_many_lines_as_it_needs() -> None:
+    names = [f"configs/of/a/network_{i}.yaml" for i in range(5)]
+    root = ElementTree.fromstring(svg(replace(PLOT, series=[Series(name, [(4, 1.0)], line=False) for name in names])))
+    width = float(root.get("viewBox", "").split()[2])
+    texts = {element.text: (float(element.get("x", 0)), float(element.get("y", 0))) for element in root.iter("text")}
+    lines = [texts[name][1] for name in names]
+    assert lines == sorted(lines)
+    assert len(set(lines)) > 1
+    assert all(texts[name][0] + 7.5 * len(name) < width for name in names)
+    assert max(lines) < min(float(c.get("cy", 0)) for c in root.iter("circle") if float(c.get("cx", 0)) > 50)
+
+
+def test_a_series_named_like_its_plot_needs_no_legend() -> None:
+    alone = Plot("Learning rate", "epoch", "", [Series("learning rate", [(0, 1.0), (1, 0.5)])])
+    assert "learning rate" not in svg(alone)
+    assert "training" in svg(replace(alone, series=[Series("training", [(0, 1.0)])]))
+
+
 def test_marks_stand_where_they_are_wanted() -> None:
     root = ElementTree.fromstring(svg(replace(PLOT, x_ticks=(4, 64))))
     texts = [element.text for element in root.iter("text")]

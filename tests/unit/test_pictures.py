@@ -14,11 +14,25 @@ import torch
 from PIL import Image
 from torch import nn
 
+from gcvideo.analysis.explain import explain, label_in_the_middle
 from gcvideo.analysis.maps import attention_maps, grad_cam, resize_maps
-from gcvideo.analysis.pictures import colour, data_uri, grid, overlay, save_animation, save_picture
+from gcvideo.analysis.pictures import (
+    colour,
+    data_uri,
+    grid,
+    overlay,
+    ringed,
+    save_animation,
+    save_picture,
+    scale_in_css,
+    tiles,
+)
 from gcvideo.config import ContextConfig, ModelConfig
+from gcvideo.engine.predictor import load
 from gcvideo.errors import ConfigError, GcvideoError
 from gcvideo.models.resnet3d import build_model
+from tests.tiny import tiny_checkpoint
+from tests.videos import moving_frames
 
 
 def network(kind: str) -> Any:
@@ -90,6 +104,39 @@ def test_grad_cam_works_on_frozen_networks(clips: torch.Tensor) -> None:
     assert not model.res5._forward_hooks
 
 
+@pytest.mark.parametrize(("kind", "ringed_frames"), [("gc", 0), ("nl", 1)])
+def test_only_maps_of_a_query_have_its_ring(tmp_path: Path, kind: str, ringed_frames: int) -> None:
+    predictor = load(
+        tiny_checkpoint(tmp_path, model={"context": {"kind": kind, "stages": {"res3": [0]}}}), device="cpu"
+    )
+    clip = torch.from_numpy(moving_frames(4, 32, 32)).permute(3, 0, 1, 2)[None]
+    first, cam, attention = explain(predictor, clip, 2, query=(0, 0.5, 0.5))
+    assert first[0] == "frames"
+    assert (first[1] == moving_frames(4, 32, 32)).all()
+    assert cam[0].startswith("Grad-CAM for up")
+    assert attention[0] == "attention of res3.0" + ringed_frames * ", from the ring"
+    here, elsewhere = (
+        explain(predictor, clip, 2, query=(0, 0.5, 0.5))[2],
+        explain(predictor, clip, 2, query=(0, 0, 0))[2],
+    )
+    assert bool((here[1][0] != elsewhere[1][0]).any()) == bool(ringed_frames)
+
+
+def test_grad_cam_that_shows_nothing_says_so(tmp_path: Path) -> None:
+    predictor = load(tiny_checkpoint(tmp_path), device="cpu")
+    clip = torch.from_numpy(moving_frames(4, 32, 32)).permute(3, 0, 1, 2)[None]
+    assert "everywhere" not in explain(predictor, clip, 2)[1][0]
+    predictor.model.get_submodule("head.proj").weight.data[2] = -1  # every channel, never negative, speaks against it
+    assert explain(predictor, clip, 2)[1][0] == "Grad-CAM for up: 0 everywhere"
+
+
+def test_maps_of_a_timeline_explain_the_label_of_its_middle() -> None:
+    best = {"predictions": [{"label": "a", "index": 7, "score": 0.5}]}
+    assert label_in_the_middle(best) == 7
+    segments = [{"start": 0.0, "end": 4.0, "index": 7}, {"start": 4.0, "end": 6.5, "index": 3}]
+    assert label_in_the_middle({**best, "duration": 10.0, "timeline": [*segments, {"end": 10.0, "index": 7}]}) == 3
+
+
 def test_maps_are_stretched_to_the_clip() -> None:
     maps = resize_maps(torch.rand(2, 2, 3, 3), (4, 12, 12))
     assert maps.shape == (2, 4, 12, 12)
@@ -102,6 +149,7 @@ def test_the_colour_scale_rises_in_lightness() -> None:
     luma = colour(np.linspace(0, 1, 50)) @ np.array([0.299, 0.587, 0.114])
     assert (np.diff(luma) > 0).all()
     assert tuple(colour(np.array(0.0))) == (0, 0, 4)
+    assert scale_in_css().startswith("rgb(0 0 4),rgb(87 16 110),")
 
 
 def test_an_overlay_shows_the_frame_where_the_map_is_low() -> None:
@@ -109,6 +157,37 @@ def test_an_overlay_shows_the_frame_where_the_map_is_low() -> None:
     laid = overlay(frames, np.array([[[0.0, 1.0], [0.0, 0.0]]]))
     assert (laid[0, 0, 0] == 120).all()
     assert np.abs(laid[0, 0, 1].astype(int) - (0.75 * np.array([252, 255, 164]) + 30)).max() <= 1
+
+
+def test_a_ring_marks_a_place_in_one_frame() -> None:
+    frames = np.full((4, 32, 48, 3), 100, np.uint8)
+    marked = ringed(frames, (0.5, 0.25, 1.0))
+    assert [bool((marked[t] != 100).any()) for t in range(4)] == [False, False, True, False]
+    changed = np.argwhere((marked[2] != 100).any(axis=-1))
+    assert np.abs(changed.mean(axis=0) - (8, 47)).max() < 4
+    assert {0, 255} <= set(np.unique(marked[2]))
+    assert (frames == 100).all()
+    assert (ringed(frames, (1, 1, 1))[3] != 100).any()
+
+
+def test_tiles_are_about_as_wide_as_high_and_keep_their_order() -> None:
+    shades = [40 * (i + 1) for i in range(5)]
+    pictures = [(f"name {i} " * 9, np.full((10, 20, 3), shade, np.uint8)) for i, shade in enumerate(shades)]
+    sheet = tiles(pictures, frame_height=30)
+    assert sheet.shape == (2 * 48, 3 * 60, 3)
+    found = [sheet[48 * (i // 3) + 18 + 15, 60 * (i % 3) + 30, 0] for i in range(5)]
+    assert found == shades
+    assert (sheet[:18, 56:60] == 255).all(), "a name that is too long does not run into the next"
+
+
+def test_a_film_of_few_colours_keeps_its_greys(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 255, 200, dtype=np.uint8)
+    frame = colour(np.broadcast_to(np.linspace(0, 1, 200), (100, 200)))
+    frame[50:] = np.broadcast_to(ramp[None, :, None], (50, 200, 3))
+    save_animation(tmp_path / "a.gif", np.stack([frame] * 2))
+    shown = np.asarray(Image.open(tmp_path / "a.gif").convert("RGB")).astype(float)
+    means = [part.reshape(-1, 5, 40, 5, 3).mean(axis=(1, 3)) for part in (shown, frame.astype(float))]
+    assert np.abs(means[0] - means[1]).max() < 12
 
 
 def test_files(tmp_path: Path) -> None:

@@ -194,6 +194,31 @@ def test_many_classes_show_the_most_confused_ones(tmp_path: Path) -> None:
     assert content.count('<th scope="row">') == 24
 
 
+def test_a_long_name_breaks_where_a_reader_would() -> None:
+    name = page.breakable("a b/c_d-e.mp4/<i>&")
+    assert name == "<bdi>a b/<wbr>c_<wbr>d-<wbr>e.<wbr>mp4/&lt;i&gt;&amp;</bdi>"
+
+
+def test_columns_of_numbers_stand_to_the_right() -> None:
+    content = page.table(
+        ["n", "share", "version", "mixed"], [["-3", "0.5 %", "0.29.2", "1"], ["12", "–", "2.1.0", "a"]]
+    )
+    assert re.findall(r"<t[hd][^>]*?( class=count)?><bdi>([^<]*)", content) == [
+        (" class=count", "n"),
+        (" class=count", "share"),
+        ("", "version"),
+        ("", "mixed"),
+        (" class=count", "-3"),
+        (" class=count", "0.5 %"),
+        ("", "0.29.2"),
+        ("", "1"),
+        (" class=count", "12"),
+        (" class=count", "–"),
+        ("", "2.1.0"),
+        ("", "a"),
+    ]
+
+
 def test_data_for_the_script_cannot_end_its_element() -> None:
     block = page.embedded({"label": "</script><b>"}, "x")
     assert block.count("</script>") == 1
@@ -214,6 +239,16 @@ def test_the_browser_finds_no_fault(name: str, request: pytest.FixtureRequest, t
     dom, console = visit(request.getfixturevalue(name), tmp_path)
     assert console == []
     assert "<title>owned" not in dom
+
+
+@pytest.mark.parametrize("name", ["report", "predicted"])
+def test_a_phone_needs_no_sideways_scrolling(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    script = """
+      const page = document.documentElement;
+      parent.postMessage(JSON.stringify({width: page.clientWidth, content: page.scrollWidth}), "*");
+    """
+    found = outcome(visit(request.getfixturevalue(name), tmp_path, script, width=390)[0])
+    assert 350 < found["content"] == found["width"] <= 390  # less where a scroll bar takes some
 
 
 def test_the_report_sorts_its_classes(report: Path, tmp_path: Path) -> None:
@@ -267,6 +302,9 @@ def test_the_page_of_predictions_scrubs_and_switches(predicted: Path, tmp_path: 
       }
       document.querySelectorAll(".timeline span")[1].click();
       const clicked = [Number(slider.value), document.querySelectorAll(".strip figure.now").length];
+      const rows = [...document.querySelectorAll(".segments tbody tr")];
+      rows[2].click();
+      const row = [Number(slider.value), rows.findIndex((r) => r.className === "now"), rows.length];
       const line = document.querySelector(".timeline");
       const filled = line.lastChild.getBoundingClientRect().right / line.getBoundingClientRect().right;
       const menu = document.querySelector("select[data-panels]");
@@ -275,16 +313,18 @@ def test_the_page_of_predictions_scrubs_and_switches(predicted: Path, tmp_path: 
       const first = shown();
       menu.selectedIndex = 2;
       menu.dispatchEvent(new Event("change"));
-      document.body.dataset.outcome = JSON.stringify({said, clicked, filled, first, second: shown(),
+      document.body.dataset.outcome = JSON.stringify({said, clicked, row, filled, first, second: shown(),
         title: document.title, options: [...menu.options].map((option) => option.textContent)});
     """
     found = outcome(visit(predicted, tmp_path, script)[0])
     (start, at_start, _), (end, at_end, blocks) = found["said"]
-    assert start.startswith("0.0 s: ")
+    assert re.match(r"0:00\.0, segment 1 \(.*\)\. The window there says: .* \d+\.\d %", start)
     assert start != end
     assert (at_start, at_end) == (0, blocks - 1)
     assert found["clicked"][0] > 0
     assert found["clicked"][1] == 1
+    assert found["row"][0] > found["clicked"][0]
+    assert found["row"][1:] == [2, blocks], "the list shows the segment under the slider"
     assert found["filled"] == pytest.approx(1, abs=0.01), "the blocks fill the line, also for less than a second"
     assert found["first"].index(True) == 0
     assert found["second"].index(True) == 2

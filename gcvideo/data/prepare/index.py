@@ -99,6 +99,7 @@ def make_index(
     if out.suffix != ".parquet":
         raise DataError(f"{out}: an index is a Parquet file; give it a name that ends in .parquet")
     records = load_records(annotation, root=root, classes=classes)
+    records.require_text()
     paths = [record.path for record in records]
     with Journal(f"{out}.partial", {"format": 1}) as journal:
         rows = scan(describe_video, paths, journal=journal, title="index", limits=LIMITS, workers=workers)

@@ -79,6 +79,7 @@ def write_shards(
         DataError: the annotation cannot be used, a video is missing, or the folder holds other shards.
     """
     records = load_records(annotation, root=root)
+    records.require_text()
     order = np.random.default_rng(seed).permutation(len(records))
     jobs = _plan([records[index] for index in order.tolist()], str(Path(folder).expanduser()), shard_bytes)
     manifest = {

@@ -112,6 +112,7 @@ def compare_presets(
 def copy_annotation(annotation: str | Path, source: str | Path, target: str | Path) -> Path:
     """Write a ``path label`` list of the copies of an annotation's videos into ``target``; returns its path."""
     records = load_records(annotation, root=None)
+    records.require_text()
     lines = []
     for record in records:
         relative = os.path.relpath(record.path, source)
