@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,87 @@ def test_two_processes_count_every_video_once(
     assert results["video"] == reference[0]["video"]
     assert results["failed"] == 1
     assert same(Predictions.load(tmp_path / "predictions.npz"), reference[1])
+
+
+# `gcvideo test` on several processes. Each notes the videos that it answers, once they are on disk, with its own id; and
+# after so many of them it waits to be killed.
+NOTING = """
+import os, sys, time
+from pathlib import Path
+from gcvideo.cli import main
+from gcvideo.engine import testing
+from gcvideo.engine.journal import Journal
+
+notes, most = Path(sys.argv[1]), int(sys.argv[2])
+
+class Noting(Journal):
+    count = 0
+    def add(self, video):
+        self.seconds = 0
+        super().add(video)
+        (notes / f"{video.id} {self.rank}").write_text(str(os.getpid()))
+        self.count += 1
+        if self.count == most:
+            time.sleep(600)
+
+testing.Journal = Noting
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+def start_noting(place: Path, folder: Path, notes: Path, most: int) -> subprocess.Popen[str]:
+    """Two processes under torchrun; their results go to ``folder``."""
+    notes.mkdir()
+    script = notes.with_suffix(".py")
+    script.write_text(NOTING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    arguments = ["test", str(place / "runs/tiny/checkpoints/best.pt"), "--output", str(folder)]
+    return subprocess.Popen(
+        [*command, str(notes), str(most), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["one process", "all of them"])
+def test_two_processes_killed_in_the_middle_go_on_where_they_stood(
+    place: Path, tmp_path: Path, reference: tuple[dict[str, Any], Predictions], killed: str
+) -> None:
+    output, before, after = tmp_path / "out", tmp_path / "before", tmp_path / "after"
+    job = start_noting(place, output, before, 2)
+    end = time.monotonic() + 200
+    while (
+        sum(note.stat().st_size > 0 for note in before.iterdir()) < 4 and time.monotonic() < end and job.poll() is None
+    ):
+        time.sleep(0.02)
+    processes = {note.name[-1]: int(note.read_text()) for note in before.iterdir()}
+    if killed == "all of them":
+        job.kill()
+        os.kill(processes["0"], signal.SIGKILL)
+    os.kill(processes["1"], signal.SIGKILL)
+    job.communicate(timeout=200)
+    assert job.returncode != 0
+    finished = sorted(note.name.split()[0] for note in before.iterdir())
+    assert finished == [f"video_{i}.mp4" for i in range(4)]
+    assert not (output / "results.json").exists()
+
+    job = start_noting(place, output, after, 0)
+    said, errors = job.communicate(timeout=200)
+    assert job.returncode == 0, errors
+    assert "4 of 7 videos were finished" in said
+    assert sorted(note.name.split()[0] for note in after.iterdir()) == ["video_4.mp4", "video_5.mp4"]  # no other
+    results = json.loads((output / "results.json").read_text())
+    incidental = ("processes", "seconds")
+    assert {k: v for k, v in results.items() if k not in incidental} == {
+        k: v for k, v in reference[0].items() if k not in incidental
+    }
+    assert results["processes"] == 2
+    assert same(Predictions.load(output / "predictions.npz"), reference[1])
+    assert not (output / "test_parts").exists()
 
 
 def test_a_killed_test_goes_on_where_it_stood(

@@ -16,7 +16,8 @@ from gcvideo.engine.predictions import Predictions, VideoScores, label_ranks
 from gcvideo.errors import DataError
 
 CLASSES = 7
-DATA = DataConfig(frames=2, stride=1, crop=8, short_side=(8, 8))
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+DATA = DataConfig(frames=2, stride=1, crop=8, short_side=(8, 8), mean=MEAN, std=STD)
 
 
 class SmallNet(nn.Module):
@@ -62,7 +63,8 @@ def expected_logits(views: VideoViews) -> np.ndarray:
     for clip in views.clips:
         for top, left, height, width in views.crops.tolist():
             pixels = views.frames[:, clip, top : top + height, left : left + width].float() / 255
-            rows.append(net(((pixels - 0.45) / 0.225)[None])[0])
+            mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (MEAN, STD))
+            rows.append(net(((pixels - mean) / std)[None])[0])
     return torch.stack(rows).detach().double().numpy()
 
 
