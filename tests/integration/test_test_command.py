@@ -101,8 +101,8 @@ def test_two_processes_count_every_video_once(
     assert same(Predictions.load(tmp_path / "predictions.npz"), reference[1])
 
 
-# `gcvideo test` on several processes. Each notes the videos that it answers, once they are on disk, and its own id; after
-# so many of them it waits to be killed.
+# `gcvideo test` on several processes. Each notes the videos that it answers, once they are on disk, and its own id.
+# After so many of them it waits to be killed.
 NOTING = """
 import os, sys, time
 from pathlib import Path
