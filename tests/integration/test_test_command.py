@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 
 from gcvideo.cli import main
+from gcvideo.config import config_from_dict
+from gcvideo.data.annotations import RecordTable
 from gcvideo.engine import testing
+from gcvideo.engine.checkpoint import load_checkpoint
 from gcvideo.engine.journal import Journal
-from gcvideo.engine.predictions import Predictions
+from gcvideo.engine.predictions import Predictions, VideoScores
 from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
 
 
@@ -211,13 +214,43 @@ def test_a_killed_test_goes_on_where_it_stood(
     assert not (tmp_path / "test_parts").exists()
 
 
-def test_another_protocol_does_not_take_up_the_finished_videos(place: Path, tmp_path: Path) -> None:
-    config = testing.RunConfig(name="a")
-    records = testing.RecordTable(ids=["a"], paths=["a"], labels=[0])
-    keys = [testing._journal_key(config, records, checkpoint, "fp32") for checkpoint in ("one", "two")]
-    config.test.clips = 3
-    keys.append(testing._journal_key(config, records, "one", "fp32"))
-    assert len({Journal(tmp_path, key).prefix for key in keys}) == 3
+def test_another_test_does_not_take_up_the_finished_videos(tmp_path: Path) -> None:
+    """But one that only ensembles or decodes otherwise does."""
+
+    def prefix(
+        checkpoint: str = "one", precision: str = "fp32", ids: str = "ab", label: int = 0, **sections: Any
+    ) -> str:
+        config = config_from_dict({"name": "a", **sections}, where="the test's config")
+        records = RecordTable(ids=list(ids), paths=list(ids), labels=[label] * len(ids))
+        return Journal(tmp_path, testing._journal_key(config, records, checkpoint, precision)).prefix
+
+    others = [
+        prefix(checkpoint="two"),
+        prefix(precision="bf16"),
+        prefix(ids="ba"),
+        prefix(label=1),
+        prefix(test={"clips": 3}),
+        prefix(data={"stride": 3}),
+    ]
+    assert len({prefix(), *others}) == 1 + len(others)
+    harmless = {"test": {"ensemble": "max", "views_per_batch": 2}, "data": {"workers": 1, "quarantine": "list.jsonl"}}
+    assert prefix(**harmless) == prefix()
+
+
+def test_a_restart_forgets_the_finished_videos(place: Path, tmp_path: Path) -> None:
+    path = place / "runs/tiny/checkpoints/best.pt"
+    checkpoint = load_checkpoint(path)
+    config = config_from_dict(checkpoint["config"], where="the test's checkpoint")
+    records = testing.test_records(config, checkpoint["classes"])
+    key = testing._journal_key(config, records, testing.hash_file(path), "fp32")
+    nonsense = np.ones(4, np.float32)
+    kept = []
+    for arguments in ([], ["--restart"]):
+        journal = Journal(tmp_path / "test_parts", key, seconds=0)
+        journal.add(VideoScores(0, "video_0.mp4", 0, 6, 0, 0, nonsense, nonsense, nonsense))
+        _, predictions = run(place, tmp_path, "train.precision=fp32", *arguments)
+        kept.append(bool((predictions.scores[0] == 1).all()))
+    assert kept == [True, False]
 
 
 def test_the_fast_protocol_is_reported_apart(place: Path, tmp_path: Path) -> None:

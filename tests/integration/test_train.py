@@ -159,10 +159,10 @@ def test_a_step_is_what_plain_torch_does(place: Path) -> None:
         torch.testing.assert_close(trained[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_batch_norms_are_measured_over_the_first_batches_of_the_epoch(place: Path, ema: float) -> None:
+@pytest.mark.parametrize(("batches", "ema"), [(2, 0.0), (2, 0.9), (99, 0.0)])  # an epoch has two
+def test_batch_norms_are_measured_over_the_first_batches_of_the_epoch(place: Path, batches: int, ema: float) -> None:
     """Those of the network that is validated: the averaged one where there is one."""
-    config = train_config(place, f"precise{ema:g}", train={"epochs": 1, "precise_bn": 2, "ema": ema})
+    config = train_config(place, f"precise{batches}{ema:g}", train={"epochs": 1, "precise_bn": batches, "ema": ema})
     Trainer(config).fit()
     saved = last_state(config)["model"]
     network = build_model(config.model)
@@ -179,15 +179,18 @@ def test_batch_norms_are_measured_over_the_first_batches_of_the_epoch(place: Pat
 def test_figures_are_means_over_the_steps_since_the_last_line(place: Path) -> None:
     runs = []
     for every in (1, 3):
-        config = train_config(place, f"log{every}", train={"epochs": 1, "batch_size": 1, "log_every": every})
+        config = train_config(place, f"log{every}", train={"epochs": 1.5, "batch_size": 1, "log_every": every})
         Trainer(config).fit()
         runs.append(metrics(config))
     each, some = runs
-    assert [line["step"] for line in each] == list(range(1, 9))
-    assert [line["step"] for line in some] == [3, 6, 8]  # and at the end of the epoch
-    for line, steps in zip(some, (each[:3], each[3:6], each[6:]), strict=True):
+    assert [line["step"] for line in each] == list(range(1, 13))
+    assert [line["step"] for line in some] == [3, 6, 8, 9, 12]  # and at the end of each epoch
+    for line, steps in zip(some, (each[:3], each[3:6], each[6:8], each[8:9], each[9:]), strict=True):
         for name in ("loss", "top1"):
             assert line[name] == pytest.approx(sum(step[name] for step in steps) / len(steps))
+    # The schedule ends with the training, in the middle of an epoch.
+    expected = [learning_rate(config.optim, epoch=step / 8, epochs=1.5, batch_size=1) for step in range(12)]
+    assert [line["lr"] for line in each] == expected
 
 
 def test_validation_has_as_many_workers_as_training(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

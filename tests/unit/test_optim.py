@@ -47,6 +47,7 @@ def test_linear_falls_in_a_straight_line() -> None:
 def test_step_falls_at_each_milestone() -> None:
     at = {e: rate(e, epochs=150, lr=0.02, schedule="step", milestones=[90, 130]) for e in (0, 89.9, 90, 129.9, 130)}
     assert list(at.values()) == pytest.approx([0.02, 0.02, 0.002, 0.002, 0.0002])
+    assert rate(2, epochs=3, lr=0.8, schedule="step", milestones=[1, 2], gamma=0.5) == pytest.approx(0.2)
 
 
 def test_constant_stays() -> None:

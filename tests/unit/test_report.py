@@ -16,7 +16,15 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from gcvideo.analysis import page
 from gcvideo.analysis.prediction_page import write_prediction_page
 from gcvideo.analysis.report import write_report
-from gcvideo.analysis.scoring import binomial_p_value, calibration, confusion_matrix, mcnemar, per_class, score
+from gcvideo.analysis.scoring import (
+    binomial_p_value,
+    calibration,
+    confusion_matrix,
+    mcnemar,
+    per_class,
+    score,
+    summary,
+)
 from gcvideo.commands.timeline import timeline_entry
 from gcvideo.data.dataset import Failure
 from gcvideo.engine.predictions import Predictions, VideoScores
@@ -92,6 +100,41 @@ def test_mcnemar_by_hand() -> None:
     found = mcnemar(first, second)
     assert found["only_second_right"] - found["only_first_right"] == second.right.sum() - first.right.sum()
     assert found["p_value"] < 0.01
+
+
+def answers(labels: list[int], predicted: list[int], names: str = "abcdefgh") -> Predictions:
+    """Sure answers among three classes."""
+    videos = []
+    for i, (label, best) in enumerate(zip(labels, predicted, strict=True)):
+        scores = np.full(3, 0.1, np.float32)
+        scores[best] = 0.8
+        videos.append(VideoScores(i, names[i], label, 1, 0, 1, scores, np.log(scores), scores / 2))
+    return Predictions.collect(videos)
+
+
+def test_classes_count_alike_and_pairs_are_out_of_the_right_class() -> None:
+    found = summary(score(answers([0, 0, 0, 0, 1], [0, 1, 1, 2, 1])))
+    assert found["mean_class_top1"] == (1 / 4 + 1) / 2
+    assert found["worst_pairs"] == [
+        {"class": "0", "taken_for": "1", "videos": 2, "of": 4},
+        {"class": "0", "taken_for": "2", "videos": 1, "of": 4},
+    ]
+
+
+@pytest.mark.parametrize("ensemble", ["softmax", "logits", "max"])
+def test_probabilities_sum_to_one_whatever_the_ensemble(ensemble: str) -> None:
+    found = answers([0, 1], [0, 2])
+    found.ensemble = ensemble
+    expected = [[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]]
+    np.testing.assert_allclose(score(found).probabilities, expected, rtol=1e-6)
+
+
+def test_mcnemar_pairs_videos_by_their_ids() -> None:
+    first = score(answers([0, 1, 2, 0], [0, 1, 0, 1], "abcd"))
+    second = score(answers([2, 1, 0], [2, 0, 0], "cbx"))  # c right, b wrong, and x, which the first has not
+    found = mcnemar(first, second)
+    assert (found["videos"], found["only_first_right"], found["only_second_right"]) == (2, 1, 1)
+    assert (found["top1_first"], found["top1_second"]) == (0.5, 0.5)
 
 
 def test_files_of_different_tests_are_not_compared() -> None:
