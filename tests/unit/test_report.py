@@ -237,6 +237,19 @@ def test_many_classes_show_the_most_confused_ones(tmp_path: Path) -> None:
     assert content.count('<th scope="row">') == 24
 
 
+def test_titles_and_captions_are_text_and_the_policy_lets_nothing_else_run(tmp_path: Path) -> None:
+    caption = '" onerror="x'
+    page.write_page(tmp_path / "page.html", f"</title>{EVIL[0]}\u202e", [page.strip([(caption, "data:,")])])
+    content = (tmp_path / "page.html").read_text(encoding="utf-8")
+    elements = Elements(content).found
+    assert [attributes for tag, attributes in elements if tag == "script"] == [{}]
+    assert [attributes for tag, attributes in elements if tag == "img"] == [{"src": "data:,", "alt": caption}]
+    assert "\u202e" not in content
+    (policy,) = [a["content"] for _, a in elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-")
+
+
 def test_data_for_the_script_cannot_end_its_element() -> None:
     block = page.embedded({"label": "</script><b>"}, "x")
     assert block.count("</script>") == 1
