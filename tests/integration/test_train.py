@@ -107,6 +107,19 @@ def test_the_checkpoint_holds_a_network_to_test_with(finished: RunConfig) -> Non
     assert state["versions"]["torch"] == torch.__version__
 
 
+def test_the_best_checkpoint_is_of_the_best_validation(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = iter([0.2, 0.6, 0.6])
+    figures = trainer_module.reports.validation_figures
+    monkeypatch.setattr(
+        trainer_module.reports, "validation_figures", lambda found: {**figures(found), "video_top1": next(accuracies)}
+    )
+    config = train_config(place, "best", train={"val_every": 1})
+    Trainer(config).fit()
+    best = load_checkpoint(config.run_dir / "checkpoints" / "best.pt")
+    assert (best["step"], last_state(config)["step"]) == (4, 6)
+    assert best["best"] == last_state(config)["best"] == {"top1": 0.6, "epoch": 2, "step": 4}
+
+
 def test_the_same_seed_gives_the_same_weights(place: Path) -> None:
     states = []
     for name, workers, seed in (("one", 0, 1), ("two", 2, 1), ("other", 0, 2)):
@@ -176,10 +189,12 @@ def test_batch_norms_are_measured_over_the_first_batches_of_the_epoch(place: Pat
             torch.testing.assert_close(saved[name], buffer, rtol=1e-3, atol=1e-5)
 
 
-def test_figures_are_means_over_the_steps_since_the_last_line(place: Path) -> None:
+def test_lines_and_checkpoints_come_when_they_are_due(place: Path) -> None:
+    """A line of the log has the means over the steps since the one before it."""
     runs = []
     for every in (1, 3):
-        config = train_config(place, f"log{every}", train={"epochs": 1.5, "batch_size": 1, "log_every": every})
+        train = {"epochs": 1.5, "batch_size": 1, "log_every": every, "checkpoint_every": 3, "checkpoint_minutes": 60}
+        config = train_config(place, f"due{every}", train={**train, "keep_checkpoints": 99, "val_every": 0})
         Trainer(config).fit()
         runs.append(metrics(config))
     each, some = runs
@@ -188,6 +203,9 @@ def test_figures_are_means_over_the_steps_since_the_last_line(place: Path) -> No
     for line, steps in zip(some, (each[:3], each[3:6], each[6:8], each[8:9], each[9:]), strict=True):
         for name in ("loss", "top1"):
             assert line[name] == pytest.approx(sum(step[name] for step in steps) / len(steps))
+    saved = sorted(path.stem for path in (config.run_dir / "checkpoints").glob("step_*.pt"))
+    assert saved == [f"step_{step:08}" for step in (3, 6, 8, 9, 12)]
+    assert [line["step"] for line in metrics(config, "val")] == [12]
     # The schedule ends with the training, in the middle of an epoch.
     expected = [learning_rate(config.optim, epoch=step / 8, epochs=1.5, batch_size=1) for step in range(12)]
     assert [line["lr"] for line in each] == expected
