@@ -358,11 +358,12 @@ def test_650_000_records_stay_small():
 def test_a_split_takes_root_and_classes_from_the_config(tmp_path, capsys):
     root = make_files(tmp_path / "videos", "0wR5jVB-WPk_000417_000427.mp4")
     rows = ["abseiling,0wR5jVB-WPk,417,427,train,0", "zumba,missing-one,1,11,train,0"]
-    write(tmp_path / "t.csv", HEADER, *rows)
+    (tmp_path / "lists").mkdir()
+    annotation = write(tmp_path / "lists" / "t.csv", HEADER, *rows)
     write(tmp_path / "classes.txt", "zumba", "yoga", "abseiling")
     config = RunConfig(name="a")
     config.model.num_classes, config.data.classes = 3, str(tmp_path / "classes.txt")
-    config.data.train = SplitConfig(annotation=str(tmp_path / "t.csv"), root=str(root))
+    config.data.train = SplitConfig(annotation=str(annotation), root=str(root))
     records = load_split(config, config.data.train, name="training", classes=("abseiling", "zumba"))
     assert records is not None
     assert [(record.path, record.label) for record in records] == [(f"{root}/0wR5jVB-WPk_000417_000427.mp4", 2)]
