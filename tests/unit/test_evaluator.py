@@ -104,6 +104,15 @@ def test_clip_and_video_accuracy_are_counted_apart():
     assert accuracy["video"]["top5"] == pytest.approx(np.mean(in_five))
 
 
+def test_clip_accuracy_is_over_views_and_not_over_videos():
+    nothing = np.zeros(CLASSES, np.float32)
+    videos = [
+        VideoScores(i, f"v{i}", 0, views, right, views, *[nothing] * 3)
+        for i, (views, right) in enumerate([(3, 3), (1, 0)])
+    ]
+    assert Predictions.collect(videos).accuracy()["clip"] == {"top1": 3 / 4, "top5": 1}
+
+
 @pytest.mark.parametrize("size", [1, 2, 4, 6, 7, 50])
 def test_scores_do_not_depend_on_the_batch_size(size):
     videos = [video(i, clips=1 + i % 3) for i in range(6)]

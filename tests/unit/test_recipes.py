@@ -292,3 +292,9 @@ def test_figures_by_class() -> None:
     # Each video in a bin of its own: the mean distance of confidence and correctness, but 0.6 is there twice.
     expected = (abs(1 - 0.8) + abs(0.5 - 0.6) * 2 + abs(0 - 0.9)) / 4
     assert figures["calibration_error"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_calibration_has_fifteen_bins() -> None:
+    """0.64 and 0.69 lie in two of fifteen bins, but in one of ten."""
+    figures = by_class(np.array([[0.64, 0.36], [0.69, 0.31]], np.float32), np.array([0, 1]))
+    assert figures["calibration_error"] == pytest.approx((1 - 0.64 + 0.69) / 2, abs=1e-6)

@@ -130,11 +130,12 @@ def test_probabilities_sum_to_one_whatever_the_ensemble(ensemble: str) -> None:
 
 
 def test_mcnemar_pairs_videos_by_their_ids() -> None:
-    first = score(answers([0, 1, 2, 0], [0, 1, 0, 1], "abcd"))
-    second = score(answers([2, 1, 0], [2, 0, 0], "cbx"))  # c right, b wrong, and x, which the first has not
+    first = score(answers([0, 1, 2, 0, 1], [0, 1, 0, 1, 1], "abcde"))
+    # c and e right, b wrong, and x, which the first has not.
+    second = score(answers([2, 1, 0, 1], [2, 0, 0, 1], "cbxe"))
     found = mcnemar(first, second)
-    assert (found["videos"], found["only_first_right"], found["only_second_right"]) == (2, 1, 1)
-    assert (found["top1_first"], found["top1_second"]) == (0.5, 0.5)
+    assert (found["videos"], found["only_first_right"], found["only_second_right"]) == (3, 1, 1)
+    assert (found["top1_first"], found["top1_second"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
 
 
 def test_files_of_different_tests_are_not_compared() -> None:

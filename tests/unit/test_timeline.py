@@ -123,6 +123,15 @@ def test_smoothing_outvotes_a_single_window() -> None:
     assert spans(make_timeline(windows, ["a", "b", "c"], duration=6, smooth=2)) == [(0, 6, "a")]
 
 
+def test_scores_are_means_over_the_windows_around() -> None:
+    """Within half of ``smooth`` on either side, as far as there are windows."""
+    values = [0.5, 0.6, 0.7, 0.8, 1.0]
+    windows = [Window(float(i), i + 2.0, np.array([value, 0.0])) for i, value in enumerate(values)]
+    (segment,) = make_timeline(windows, ["a", "b"], duration=6, smooth=2)
+    around = [values[max(0, i - 1) : i + 2] for i in range(5)]
+    assert segment.score == pytest.approx(np.mean([np.mean(part) for part in around]))
+
+
 def test_short_segments_join_the_neighbour_that_scores_higher_in_them() -> None:
     windows = one_hot(0, 0, 0, 1, 2, 2, 2)
     windows[3] = windows[3]._replace(scores=np.array([0.1, 0.6, 0.3]))
