@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -19,11 +20,14 @@ from torch import nn
 
 from gcvideo import distributed
 from gcvideo.config import config_from_dict, config_to_dict, save_config
-from gcvideo.data.dataset import ClipDataset
-from gcvideo.data.loader import train_loader
+from gcvideo.data.dataset import ClipDataset, ViewDataset
+from gcvideo.data.loader import eval_loader, train_loader
+from gcvideo.engine.evaluator import evaluate
 from gcvideo.engine.learner import Learner
 from gcvideo.engine.normalization import make_precise, share_batch_norms
+from gcvideo.engine.predictions import Predictions
 from gcvideo.engine.splits import load_split
+from gcvideo.models.resnet3d import build_model
 from tests.training import (
     EVERYTHING,
     free_port,
@@ -177,6 +181,22 @@ def test_each_validation_video_counts_once_whatever_the_number_of_processes(plac
     for alone, together in zip(*(metrics(config) for config in runs), strict=True):  # the mean loss of all clips
         assert together["loss"] == pytest.approx(alone["loss"], rel=1e-4)
         assert together["top1"] == alone["top1"]
+
+
+def test_all_processes_validate_the_network_that_is_saved(place: Path) -> None:
+    """Batch norms of rank 1 have measured other clips; those of rank 0 are in the checkpoint."""
+    config = train_config(place, "validated", train={"epochs": 1})
+    assert train_in_processes(config, processes=2) == [0, 0]
+    validated = Predictions.load(config.run_dir / "predictions_val.npz")
+    network = build_model(config.model)
+    network.load_state_dict(last_state(config)["model"])
+    records = load_split(config, config.data.val, name="validation")
+    assert records is not None
+    views = dataclasses.replace(config.test, clips=1, crops=1)
+    loader = eval_loader(ViewDataset(records, data=config.data, test=views))
+    expected = evaluate(network, loader, test=views, data=config.data)
+    assert validated.ids == expected.ids
+    torch.testing.assert_close(validated.averages["logits"], expected.averages["logits"], rtol=1e-4, atol=1e-5)
 
 
 def children(process: int) -> list[int]:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +17,15 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import gcvideo
 from gcvideo.cli import main
+from gcvideo.data.annotations import RecordTable
+from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.reader import open_video
+from gcvideo.engine.evaluator import evaluate
 from gcvideo.engine.predictions import Predictions
 from gcvideo.engine.predictor import Predictor
 from gcvideo.engine.sources import find_sources
@@ -242,6 +247,41 @@ def test_a_timeline_covers_the_whole_video(checkpoint: str, tmp_path: Path, caps
     assert capsys.readouterr().out.count("\n") == 1 + len(segments)
     rows = list(csv.DictReader((tmp_path / "a.csv").open(newline="")))
     assert [row["label"] for row in rows] == [segment["label"] for segment in segments]
+
+
+def test_options_reach_the_timeline(checkpoint: str, predictor: Predictor, tmp_path: Path) -> None:
+    scenes = np.concatenate([moving_frames(20, seed=scene) for scene in range(6)])
+    video = write_video(tmp_path / "scenes.mp4", scenes, fps=20)
+
+    def entry(*options: object) -> dict[str, Any]:
+        predict(checkpoint, video, "--timeline", "--step", 0.25, *options, "--json", tmp_path / "a.json")
+        (found,) = json.loads((tmp_path / "a.json").read_text())["videos"]
+        return found
+
+    plain = predictor.timeline(video, step=0.25, smooth=0, min_length=0)
+    assert len(plain.segments) > 1, "a network that always says the same could not tell"
+    options = {"smooth": 0.0, "min_length": 0.0}
+    found = [entry("--smooth", 0, "--min-length", 0), entry("--smooth", 9, "--min-length", 0)]
+    found.append(entry("--smooth", 0, "--min-length", 9))
+    expected = [options, {**options, "smooth": 9.0}, {**options, "min_length": 9.0}]
+    for got, values in zip(found, expected, strict=True):
+        segments = predictor.timeline(video, step=0.25, **values).segments
+        assert [s["label"] for s in got["timeline"]] == [s.label for s in segments]
+        assert [s["score"] for s in got["timeline"]] == pytest.approx([s.score for s in segments], abs=1e-5)
+
+
+@pytest.mark.parametrize("ensemble", ["softmax", "logits", "max"])
+def test_labels_are_scored_by_the_ensemble_of_the_test(predictor: Predictor, place: Path, ensemble: str) -> None:
+    test = replace(predictor.config.test, ensemble=ensemble)
+    (answer,) = predictor.answers([place / "video_0.mp4"], test=test)
+    records = RecordTable(ids=["0"], paths=[str(place / "video_0.mp4")], labels=[-1])
+    dataset = ViewDataset(records, data=predictor.config.data, test=test)
+    averages = evaluate(predictor.model, [dataset[0]], test=test, data=predictor.config.data).averages
+    expected = {**averages, "logits": torch.tensor(averages["logits"]).softmax(dim=1).numpy()}[ensemble]
+    assert answer.scores is not None
+    np.testing.assert_allclose(answer.scores, expected[0], atol=1e-5)
+    others = [scores[0] for name, scores in averages.items() if name != ensemble]
+    assert all(np.abs(answer.scores - other).max() > 1e-4 for other in others)
 
 
 def test_an_annotated_video_keeps_its_frames_and_its_sound(checkpoint: str, tmp_path: Path) -> None:

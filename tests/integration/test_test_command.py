@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ import numpy as np
 import pytest
 
 from gcvideo.cli import main
+from gcvideo.config import config_from_dict
+from gcvideo.data.annotations import RecordTable
 from gcvideo.engine import testing
+from gcvideo.engine.checkpoint import load_checkpoint
 from gcvideo.engine.journal import Journal
-from gcvideo.engine.predictions import Predictions
+from gcvideo.engine.predictions import Predictions, VideoScores
 from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
 
 
@@ -100,6 +105,87 @@ def test_two_processes_count_every_video_once(
     assert same(Predictions.load(tmp_path / "predictions.npz"), reference[1])
 
 
+# `gcvideo test` on several processes. Each notes the videos that it answers, once they are on disk, and its own id.
+# After so many of them it waits to be killed.
+NOTING = """
+import os, sys, time
+from pathlib import Path
+from gcvideo.cli import main
+from gcvideo.engine import testing
+from gcvideo.engine.journal import Journal
+
+notes, most = Path(sys.argv[1]), int(sys.argv[2])
+
+class Noting(Journal):
+    count = 0
+    def add(self, video):
+        self.seconds = 0
+        super().add(video)
+        (notes / f"{video.id} {self.rank}").write_text(str(os.getpid()))
+        self.count += 1
+        if self.count == most:
+            time.sleep(600)
+
+testing.Journal = Noting
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+def start_noting(place: Path, folder: Path, notes: Path, most: int) -> subprocess.Popen[str]:
+    """Two processes under torchrun; their results go to ``folder``."""
+    notes.mkdir()
+    script = notes.with_suffix(".py")
+    script.write_text(NOTING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    arguments = ["test", str(place / "runs/tiny/checkpoints/best.pt"), "--output", str(folder)]
+    return subprocess.Popen(
+        [*command, str(notes), str(most), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["one process", "all of them"])
+def test_two_processes_killed_in_the_middle_go_on_where_they_stood(
+    place: Path, tmp_path: Path, reference: tuple[dict[str, Any], Predictions], killed: str
+) -> None:
+    output, before, after = tmp_path / "out", tmp_path / "before", tmp_path / "after"
+    job = start_noting(place, output, before, 2)
+    end = time.monotonic() + 200
+    while (
+        sum(note.stat().st_size > 0 for note in before.iterdir()) < 4 and time.monotonic() < end and job.poll() is None
+    ):
+        time.sleep(0.02)
+    processes = {note.name[-1]: int(note.read_text()) for note in before.iterdir()}
+    if killed == "all of them":
+        job.kill()
+        os.kill(processes["0"], signal.SIGKILL)
+    os.kill(processes["1"], signal.SIGKILL)
+    job.communicate(timeout=200)
+    assert job.returncode != 0
+    finished = sorted(note.name.split()[0] for note in before.iterdir())
+    assert finished == [f"video_{i}.mp4" for i in range(4)]
+    assert not (output / "results.json").exists()
+
+    job = start_noting(place, output, after, 0)
+    said, errors = job.communicate(timeout=200)
+    assert job.returncode == 0, errors
+    assert "4 of 7 videos were finished" in said
+    assert sorted(note.name.split()[0] for note in after.iterdir()) == ["video_4.mp4", "video_5.mp4"]  # no other
+    results = json.loads((output / "results.json").read_text())
+    incidental = ("processes", "seconds")
+    assert {k: v for k, v in results.items() if k not in incidental} == {
+        k: v for k, v in reference[0].items() if k not in incidental
+    }
+    assert results["processes"] == 2
+    assert same(Predictions.load(output / "predictions.npz"), reference[1])
+    assert not (output / "test_parts").exists()
+
+
 def test_a_killed_test_goes_on_where_it_stood(
     place: Path,
     tmp_path: Path,
@@ -129,13 +215,43 @@ def test_a_killed_test_goes_on_where_it_stood(
     assert not (tmp_path / "test_parts").exists()
 
 
-def test_another_protocol_does_not_take_up_the_finished_videos(place: Path, tmp_path: Path) -> None:
-    config = testing.RunConfig(name="a")
-    records = testing.RecordTable(ids=["a"], paths=["a"], labels=[0])
-    keys = [testing._journal_key(config, records, checkpoint, "fp32") for checkpoint in ("one", "two")]
-    config.test.clips = 3
-    keys.append(testing._journal_key(config, records, "one", "fp32"))
-    assert len({Journal(tmp_path, key).prefix for key in keys}) == 3
+def test_another_test_does_not_take_up_the_finished_videos(tmp_path: Path) -> None:
+    """But one that only ensembles or decodes otherwise does."""
+
+    def prefix(
+        checkpoint: str = "one", precision: str = "fp32", ids: str = "ab", label: int = 0, **sections: Any
+    ) -> str:
+        config = config_from_dict({"name": "a", **sections}, where="the test's config")
+        records = RecordTable(ids=list(ids), paths=list(ids), labels=[label] * len(ids))
+        return Journal(tmp_path, testing._journal_key(config, records, checkpoint, precision)).prefix
+
+    others = [
+        prefix(checkpoint="two"),
+        prefix(precision="bf16"),
+        prefix(ids="ba"),
+        prefix(label=1),
+        prefix(test={"clips": 3}),
+        prefix(data={"stride": 3}),
+    ]
+    assert len({prefix(), *others}) == 1 + len(others)
+    harmless = {"test": {"ensemble": "max", "views_per_batch": 2}, "data": {"workers": 1, "quarantine": "list.jsonl"}}
+    assert prefix(**harmless) == prefix()
+
+
+def test_a_restart_forgets_the_finished_videos(place: Path, tmp_path: Path) -> None:
+    path = place / "runs/tiny/checkpoints/best.pt"
+    checkpoint = load_checkpoint(path)
+    config = config_from_dict(checkpoint["config"], where="the test's checkpoint")
+    records = testing.test_records(config, checkpoint["classes"])
+    key = testing._journal_key(config, records, testing.hash_file(path), "fp32")
+    nonsense = np.ones(4, np.float32)
+    kept = []
+    for arguments in ([], ["--restart"]):
+        journal = Journal(tmp_path / "test_parts", key, seconds=0)
+        journal.add(VideoScores(0, "video_0.mp4", 0, 6, 0, 0, nonsense, nonsense, nonsense))
+        _, predictions = run(place, tmp_path, "train.precision=fp32", *arguments)
+        kept.append(bool((predictions.scores[0] == 1).all()))
+    assert kept == [True, False]
 
 
 def test_the_fast_protocol_is_reported_apart(place: Path, tmp_path: Path) -> None:

@@ -17,13 +17,14 @@ from gcvideo.analysis.run_report import write_run_report
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, load_config, save_config
 from gcvideo.data.dataset import ClipDataset
-from gcvideo.data.loader import train_loader
+from gcvideo.data.loader import epoch_order, eval_loader, train_loader
+from gcvideo.engine import trainer as trainer_module
 from gcvideo.engine.checkpoint import load_checkpoint
 from gcvideo.engine.learner import Learner
 from gcvideo.engine.normalization import make_precise
 from gcvideo.engine.optim import learning_rate
 from gcvideo.engine.predictions import Predictions
-from gcvideo.engine.schedule import Plan
+from gcvideo.engine.schedule import Plan, Position
 from gcvideo.engine.splits import load_split
 from gcvideo.engine.trainer import Trainer
 from gcvideo.errors import ConfigError
@@ -106,6 +107,19 @@ def test_the_checkpoint_holds_a_network_to_test_with(finished: RunConfig) -> Non
     assert state["versions"]["torch"] == torch.__version__
 
 
+def test_the_best_checkpoint_is_of_the_best_validation(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = iter([0.2, 0.6, 0.6])
+    figures = trainer_module.reports.validation_figures
+    monkeypatch.setattr(
+        trainer_module.reports, "validation_figures", lambda found: {**figures(found), "video_top1": next(accuracies)}
+    )
+    config = train_config(place, "best", train={"val_every": 1})
+    Trainer(config).fit()
+    best = load_checkpoint(config.run_dir / "checkpoints" / "best.pt")
+    assert (best["step"], last_state(config)["step"]) == (4, 6)
+    assert best["best"] == last_state(config)["best"] == {"top1": 0.6, "epoch": 2, "step": 4}
+
+
 def test_the_same_seed_gives_the_same_weights(place: Path) -> None:
     states = []
     for name, workers, seed in (("one", 0, 1), ("two", 2, 1), ("other", 0, 2)):
@@ -115,6 +129,20 @@ def test_the_same_seed_gives_the_same_weights(place: Path) -> None:
     assert same_tensors(states[0]["model"], states[1]["model"])
     assert same_tensors(states[0]["optimizer"]["state"], states[1]["optimizer"]["state"])
     assert not same_tensors(states[0]["model"], states[2]["model"])
+
+
+@pytest.mark.parametrize("multigrid", ["none", "long"])
+def test_clips_come_in_the_order_of_the_seed_from_as_many_workers_as_asked(place: Path, multigrid: str) -> None:
+    config = train_config(
+        place, "order", seed=3, data={"workers": 2, "crop": 64, "short_side": [64, 72]}, train={"multigrid": multigrid}
+    )
+    trainer = Trainer(config)
+    trainer.build()
+    loader = trainer.loader()
+    assert loader.workers == 2
+    assert loader.dataset.seed == 3
+    videos = 4 * trainer.plan.shapes[0].batch
+    assert loader.batches.ravel().tolist() == epoch_order(8, seed=3, epoch=0, global_batch=videos).tolist()
 
 
 def test_a_step_is_what_plain_torch_does(place: Path) -> None:
@@ -144,8 +172,10 @@ def test_a_step_is_what_plain_torch_does(place: Path) -> None:
         torch.testing.assert_close(trained[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_batch_norms_are_measured_over_the_first_batches_of_the_epoch(place: Path) -> None:
-    config = train_config(place, "precise", train={"epochs": 1, "precise_bn": 2})
+@pytest.mark.parametrize(("batches", "ema"), [(2, 0.0), (2, 0.9), (99, 0.0)])  # an epoch has two
+def test_batch_norms_are_measured_over_the_first_batches_of_the_epoch(place: Path, batches: int, ema: float) -> None:
+    """Those of the network that is validated: the averaged one where there is one."""
+    config = train_config(place, f"precise{batches}{ema:g}", train={"epochs": 1, "precise_bn": batches, "ema": ema})
     Trainer(config).fit()
     saved = last_state(config)["model"]
     network = build_model(config.model)
@@ -157,6 +187,40 @@ def test_batch_norms_are_measured_over_the_first_batches_of_the_epoch(place: Pat
     for name, buffer in network.named_buffers():
         if "running" in name:
             torch.testing.assert_close(saved[name], buffer, rtol=1e-3, atol=1e-5)
+
+
+def test_lines_and_checkpoints_come_when_they_are_due(place: Path) -> None:
+    """A line of the log has the means over the steps since the one before it."""
+    runs = []
+    for every in (1, 3):
+        train = {"epochs": 1.5, "batch_size": 1, "log_every": every, "checkpoint_every": 3, "checkpoint_minutes": 60}
+        config = train_config(place, f"due{every}", train={**train, "keep_checkpoints": 99, "val_every": 0})
+        Trainer(config).fit()
+        runs.append(metrics(config))
+    each, some = runs
+    assert [line["step"] for line in each] == list(range(1, 13))
+    assert [line["step"] for line in some] == [3, 6, 8, 9, 12]  # and at the end of each epoch
+    for line, steps in zip(some, (each[:3], each[3:6], each[6:8], each[8:9], each[9:]), strict=True):
+        for name in ("loss", "top1"):
+            assert line[name] == pytest.approx(sum(step[name] for step in steps) / len(steps))
+    saved = sorted(path.stem for path in (config.run_dir / "checkpoints").glob("step_*.pt"))
+    assert saved == [f"step_{step:08}" for step in (3, 6, 8, 9, 12)]
+    assert [line["step"] for line in metrics(config, "val")] == [12]
+    # The schedule ends with the training, in the middle of an epoch.
+    expected = [learning_rate(config.optim, epoch=step / 8, epochs=1.5, batch_size=1) for step in range(12)]
+    assert [line["lr"] for line in each] == expected
+
+
+def test_validation_has_as_many_workers_as_training(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def look(dataset: Any, **options: Any) -> Any:
+        asked.append(options["workers"])
+        return eval_loader(dataset, **options)
+
+    monkeypatch.setattr(trainer_module, "eval_loader", look)
+    Trainer(train_config(place, "workers", train={"epochs": 1}, data={"workers": 1})).fit()
+    assert asked == [1]
 
 
 def test_weights_and_biases_gets_what_is_recorded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,6 +379,9 @@ def test_every_recipe_at_once(place: Path) -> None:
     assert [line["step"] for line in lines] == list(range(1, plan.total_steps + 1))
     assert all(math.isfinite(line["loss"]) for line in lines)
     assert lines[0]["lr"] == pytest.approx(config.optim.warmup_start_lr * plan.shapes[0].batch)
+    last = plan.time(Position(plan.total_steps - 1, plan.epochs - 1, plan.steps(plan.epochs - 1) - 1))
+    rate = learning_rate(config.optim, epoch=last, epochs=4, batch_size=4)  # of a step, not of a micro-batch
+    assert lines[-1]["lr"] == pytest.approx(rate * plan.shapes[-1].batch)
     details = json.loads((config.run_dir / "results.json").read_text())["training"]["validation"]
     assert len(details["per_class"]) == 4
     assert 0 <= details["calibration_error"] <= 1

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gcvideo.config import RunConfig, SplitConfig
 from gcvideo.data.annotations import RecordTable, load_classes, load_records
-from gcvideo.errors import DataError
+from gcvideo.engine.splits import load_split
+from gcvideo.errors import ConfigError, DataError
 
 HEADER = "label,youtube_id,time_start,time_end,split,is_cc"
 
@@ -361,3 +363,30 @@ def test_650_000_records_stay_small():
     grown, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert grown < 2**20
+
+
+# --- the splits of a config ---
+
+
+def test_a_split_takes_root_and_classes_from_the_config(tmp_path, capsys):
+    root = make_files(tmp_path / "videos", "0wR5jVB-WPk_000417_000427.mp4")
+    rows = ["abseiling,0wR5jVB-WPk,417,427,train,0", "zumba,missing-one,1,11,train,0"]
+    (tmp_path / "lists").mkdir()
+    annotation = write(tmp_path / "lists" / "t.csv", HEADER, *rows)
+    write(tmp_path / "classes.txt", "zumba", "yoga", "abseiling")
+    config = RunConfig(name="a")
+    config.model.num_classes, config.data.classes = 3, str(tmp_path / "classes.txt")
+    config.data.train = SplitConfig(annotation=str(annotation), root=str(root))
+    records = load_split(config, config.data.train, name="training", classes=("abseiling", "zumba"))
+    assert records is not None
+    assert [(record.path, record.label) for record in records] == [(f"{root}/0wR5jVB-WPk_000417_000427.mp4", 2)]
+    assert "1 training videos are not there (missing-one" in capsys.readouterr().err
+    assert load_split(config, config.data.val, name="validation") is None
+    config.data.classes = None
+    config.model.num_classes = 2
+    records = load_split(config, config.data.train, name="training", classes=("abseiling", "zumba"))
+    assert records is not None
+    assert records.labels.tolist() == [0]
+    config.model.num_classes = 400
+    with pytest.raises(ConfigError, match=r"model.num_classes: 400, but .*t\.csv names 2 classes; set model"):
+        load_split(config, config.data.train, name="training")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from gcvideo.config import AugmentConfig, DataConfig, load_config
 from gcvideo.data.annotations import RecordTable
@@ -115,6 +116,34 @@ def test_the_crop_switch_chooses_the_box():
     assert len(ratios(crop="inception")) > 10
 
 
+def test_inception_boxes_follow_the_area_and_ratio_of_the_config():
+    data = augment(crop="inception", crop_area=(0.5, 0.5), crop_ratio=(2.0, 2.0))
+    for index in range(10):
+        _, _, height, width = random_box(300, 400, data=data, rng=sample_rng(0, 0, index))
+        assert height * width == pytest.approx(0.5 * 300 * 400, rel=0.01)
+        assert width / height == pytest.approx(2.0, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("switches", "transform"),
+    [
+        ({"rand_augment": 3, "rand_magnitude": 25}, v2.RandAugment(num_ops=3, magnitude=25)),
+        (
+            {"color_jitter": (0.4, 0.3, 0.2, 0.1)},
+            v2.ColorJitter(brightness=0.4, contrast=0.3, saturation=0.2, hue=0.1),
+        ),
+    ],
+    ids=["rand_augment", "color_jitter"],
+)
+def test_switches_are_torchvisions_transforms_with_their_own_numbers(switches, transform):
+    apply = build_clip_augment(augment(**switches))
+    assert apply is not None
+    clip = still_clip(2)
+    for index in range(8):
+        torch.manual_seed(int(sample_rng(0, 0, index).integers(2**63)))
+        assert torch.equal(apply(clip, sample_rng(0, 0, index)), transform(clip.transpose(0, 1)).transpose(0, 1))
+
+
 def test_samples_are_augmented(records):
     plain = ClipDataset(records, data=augment(), seed=0)
     for switch in SWITCHES:
@@ -220,6 +249,15 @@ def test_both_mixers_take_turns_and_the_chance_is_kept():
     assert 160 <= counts["plain"] <= 240
     assert 60 <= counts["mixup"] <= 140
     assert 60 <= counts["cutmix"] <= 140
+
+
+@pytest.mark.parametrize(("kind", "low", "high"), [("mixup", 0.4, 0.6), ("cutmix", 0.45, 0.9)])
+def test_shares_are_drawn_from_the_beta_distribution_of_the_config(kind, low, high):
+    """Beta(1000, 1000) lies near one half; the box of cutmix shows less than its share where it meets the border."""
+    torch.manual_seed(0)
+    mixer = ClipMixer(AugmentConfig(**{kind: 1000.0}), num_classes=2)
+    shares = [mixer(torch.zeros(2, 3, 1, 64, 64), torch.tensor([0, 1]))[1][0, 0].item() for _ in range(30)]
+    assert low < min(shares) < max(shares) < high
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -55,6 +56,25 @@ def test_sample_is_the_documented_function_of_seed_epoch_and_index(folder):
     assert torch.equal(ClipDataset(records, data=DATA, seed=5)[3, 1].clips[0], sample.clips[0])
     assert not torch.equal(ClipDataset(records, data=DATA, seed=5)[4, 1].clips[0], sample.clips[0])
     assert not torch.equal(ClipDataset(records, data=DATA, seed=6)[3, 1].clips[0], sample.clips[0])
+
+
+@pytest.mark.parametrize(
+    ("switches", "options"),
+    [
+        ({"convention": "mmaction2"}, {"convention": "mmaction2"}),
+        ({"target_fps": 12.5}, {"speed": 2.0}),  # of videos with 25 frames a second
+    ],
+    ids=["convention", "target_fps"],
+)
+def test_training_clips_are_spaced_as_the_config_says(folder, switches, options):
+    data = dataclasses.replace(DATA, crop=48, short_side=(48, 48), flip=0.0, **switches)
+    dataset = ClipDataset(table(folder, 0), data=data, seed=0)
+    for epoch in range(3):
+        with open_video(folder / "0.mp4") as video:
+            frames = video.frames(random_clip(20, 4, 2, sample_rng(0, epoch, 0), **options))
+        shown = dataset[epoch, 0].clips[0]  # (3, 4, 48, 48), the whole height at some place
+        places = [torch.from_numpy(frames[:, :, left : left + 48]).permute(3, 0, 1, 2) for left in range(17)]
+        assert any(torch.equal(shown, place) for place in places)
 
 
 def test_flip_happens_as_often_as_asked(folder):
@@ -209,12 +229,12 @@ def test_training_needs_labels(folder):
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_views_are_slices_of_frames_decoded_once(folder, number, convention):
     records = table(folder, number)
-    test = TestConfig(clips=3, crops=3, short_side=40, crop=32, convention=convention)
+    test = TestConfig(clips=3, crops=3, short_side=38, crop=32, convention=convention)  # 38 x 50 or 51
     views = ViewDataset(records, data=DATA, test=test)[0]
     with open_video(records[0].path) as video:
         clips = uniform_clips(len(video), 4, 2, 3, convention)
         assert views.frames.shape[1] == len(np.unique(clips))
-        whole = resize_short_side(video.frames(clips.ravel()), 40, convention)  # (C, clips * T, H, W)
+        whole = resize_short_side(video.frames(clips.ravel()), 38, convention)  # (C, clips * T, H, W)
     want = []
     for clip in range(3):
         frames = whole[:, clip * 4 : clip * 4 + 4]

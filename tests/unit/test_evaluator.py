@@ -16,7 +16,8 @@ from gcvideo.engine.predictions import Predictions, VideoScores, label_ranks
 from gcvideo.errors import DataError
 
 CLASSES = 7
-DATA = DataConfig(frames=2, stride=1, crop=8, short_side=(8, 8))
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+DATA = DataConfig(frames=2, stride=1, crop=8, short_side=(8, 8), mean=MEAN, std=STD)
 
 
 class SmallNet(nn.Module):
@@ -62,7 +63,8 @@ def expected_logits(views: VideoViews) -> np.ndarray:
     for clip in views.clips:
         for top, left, height, width in views.crops.tolist():
             pixels = views.frames[:, clip, top : top + height, left : left + width].float() / 255
-            rows.append(net(((pixels - 0.45) / 0.225)[None])[0])
+            mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (MEAN, STD))
+            rows.append(net(((pixels - mean) / std)[None])[0])
     return torch.stack(rows).detach().double().numpy()
 
 
@@ -100,6 +102,15 @@ def test_clip_and_video_accuracy_are_counted_apart():
     assert accuracy["video"]["top1"] == pytest.approx(np.mean(video_hits))
     in_five = [label in np.argsort(-softmax(r).mean(0))[:5] for r, label in zip(logits, labels, strict=True)]
     assert accuracy["video"]["top5"] == pytest.approx(np.mean(in_five))
+
+
+def test_clip_accuracy_is_over_views_and_not_over_videos():
+    nothing = np.zeros(CLASSES, np.float32)
+    videos = [
+        VideoScores(i, f"v{i}", 0, views, right, views, *[nothing] * 3)
+        for i, (views, right) in enumerate([(3, 3), (1, 0)])
+    ]
+    assert Predictions.collect(videos).accuracy()["clip"] == {"top1": 3 / 4, "top5": 1}
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 6, 7, 50])

@@ -11,6 +11,7 @@ from torch import nn
 
 from gcvideo.config import DataConfig
 from gcvideo.data.loader import ClipBatch
+from gcvideo.engine.learner import Learner
 from gcvideo.engine.multigrid import (
     Shape,
     ShortStep,
@@ -158,6 +159,31 @@ def test_batch_norms_of_a_run_measure_batches_of_the_original_size(
     Trainer(train_config(place, "splits", train=train, data=data)).fit()
     assert len(seen) >= 2
     assert {clips // splits for splits, clips in seen} == {2}
+
+
+@pytest.mark.parametrize("kind", ["long", "short", "both"])
+def test_each_step_sees_clips_of_its_shape(place: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    seen: list[tuple[int, ...]] = []
+    forward = Learner.forward
+
+    def look(self: Learner, batch: ClipBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(tuple(batch.clips.shape))
+        return forward(self, batch)
+
+    monkeypatch.setattr(Learner, "forward", look)
+    data = {"crop": 64, "short_side": [64, 72], "workers": 0}
+    train = {"epochs": 4, "multigrid": kind, "multigrid_cycles": 1, "batch_size": 2}
+    Trainer(train_config(place, f"shapes_{kind}", train=train, data=data)).fit()
+    expected = []
+    for shape in epoch_shapes(4, 64, epochs=4, cycles=0 if kind == "short" else 1, short=kind == "both"):
+        batches = 16 // (2 * shape.batch)
+        cycle = [ShortStep(1, shape.crop)] if kind == "long" else short_steps(shape, 64)
+        if cycle[0].batches > batches:
+            cycle = [ShortStep(1, shape.crop)]
+        parts = [cycle[step % len(cycle)] for step in range(steps_in(batches, cycle))]
+        expected += [(2 * shape.batch * p.batches, 3, shape.frames, p.crop, p.crop) for p in parts]
+    assert len(set(expected)) >= 3
+    assert seen == expected
 
 
 def test_a_multigrid_run_changes_shapes_and_rates_and_resumes_exactly(place: Path) -> None:

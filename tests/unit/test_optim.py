@@ -47,6 +47,7 @@ def test_linear_falls_in_a_straight_line() -> None:
 def test_step_falls_at_each_milestone() -> None:
     at = {e: rate(e, epochs=150, lr=0.02, schedule="step", milestones=[90, 130]) for e in (0, 89.9, 90, 129.9, 130)}
     assert list(at.values()) == pytest.approx([0.02, 0.02, 0.002, 0.002, 0.0002])
+    assert rate(2, epochs=3, lr=0.8, schedule="step", milestones=[1, 2], gamma=0.5) == pytest.approx(0.2)
 
 
 def test_constant_stays() -> None:
@@ -81,6 +82,40 @@ def test_norms_and_biases_can_be_spared_the_decay(net: nn.Module) -> None:
         # The first Nesterov step is lr x (1 + momentum) x gradient, here the decay's alone.
         expected = before[name] * (1 - 0.5 * 1.9 * 0.1) if decayed else before[name]
         torch.testing.assert_close(parameter, expected)
+
+
+def updated(gradients: list[float], **values: Any) -> float:
+    """A weight of 2.0 after a step with each of these gradients, at a rate of 0.1."""
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 2.0)
+    optimizer = build_optimizer(layer, OptimConfig(lr=0.1, **values))
+    for gradient in gradients:
+        layer.weight.grad = torch.full((1, 1), gradient)
+        optimizer.step()
+    return layer.weight.item()
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("momentum", [0.5, 0.9])
+def test_sgd_by_hand(momentum: float, nesterov: bool) -> None:
+    """Sutskever et al. 2013 in torch's form: v is m v + g, and w falls by lr x (g + m v) or, plainly, by lr x v."""
+    weight, velocity = 2.0, 0.0
+    for gradient in (1.0, -3.0, 2.0):
+        velocity = momentum * velocity + gradient + 0.01 * weight
+        weight -= 0.1 * (gradient + 0.01 * weight + momentum * velocity if nesterov else velocity)
+    found = updated([1.0, -3.0, 2.0], momentum=momentum, nesterov=nesterov, weight_decay=0.01)
+    assert found == pytest.approx(weight, rel=1e-6)
+
+
+def test_adamw_by_hand() -> None:
+    """Loshchilov and Hutter 2019, algorithm 2: the decay is apart from the gradient's moments."""
+    weight, first, second = 2.0, 0.0, 0.0
+    for step, gradient in enumerate((1.0, -3.0, 2.0), start=1):
+        weight *= 1 - 0.1 * 0.05
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        weight -= 0.1 * (first / (1 - 0.9**step)) / (math.sqrt(second / (1 - 0.999**step)) + 1e-8)
+    found = updated([1.0, -3.0, 2.0], optimizer="adamw", weight_decay=0.05)
+    assert found == pytest.approx(weight, rel=1e-5)
 
 
 def test_frozen_parameters_are_left_out(net: nn.Module) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from gcvideo.config import RunConfig, config_to_dict
 from gcvideo.data.loader import ClipBatch
+from gcvideo.engine import runtime
 from gcvideo.engine.checkpoint import save_checkpoint
 from gcvideo.engine.freezing import freeze, keep_frozen
 from gcvideo.engine.initial_weights import load_initial_weights
@@ -21,7 +22,7 @@ from gcvideo.engine.metrics import by_class
 from gcvideo.engine.normalization import make_precise, share_batch_norms
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.models.resnet3d import build_model
-from tests.training import train_config
+from tests.training import same_tensors, train_config
 
 CPU = torch.device("cpu")
 
@@ -103,6 +104,32 @@ def test_bf16_runs_the_network_in_bf16_and_keeps_weights_and_loss_in_fp32(tmp_pa
     assert {parameter.dtype for parameter in learning.network.parameters()} == {torch.float32}
     assert learning.network.stem.conv.weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert learning.prepare(batch().clips).is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_clips_are_normalised_with_the_mean_and_deviation_of_the_config(tmp_path: Path) -> None:
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    prepared = learner(tmp_path, data={"mean": list(mean), "std": list(std)}).prepare(batch().clips)
+    shape = (1, 3, 1, 1, 1)
+    expected = (batch().clips / 255 - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+    torch.testing.assert_close(prepared, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_are_drawn_from_the_seed(tmp_path: Path) -> None:
+    config = train_config(tmp_path, seed=3)
+    network = Learner(config, CPU).network
+    torch.manual_seed(3)
+    assert same_tensors(network.state_dict(), build_model(config.model).state_dict())
+
+
+def test_draws_of_a_step_follow_from_seed_step_and_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout, drop-path and mixing draw from torch's generator, as this hook does."""
+    monkeypatch.setenv("RANK", "1")
+    learning = learner(tmp_path, seed=3)
+    drawn: list[torch.Tensor] = []
+    learning.network.register_forward_pre_hook(lambda *_: drawn.append(torch.rand(4)))
+    learning.step(iter([batch()]), number=5, lr=0.1)
+    runtime.seed_step(3, 5, 1)
+    assert torch.equal(drawn[0], torch.rand(4))
 
 
 # --- the loss --------------------------------------------------------------------------------------------------------
@@ -265,3 +292,9 @@ def test_figures_by_class() -> None:
     # Each video in a bin of its own: the mean distance of confidence and correctness, but 0.6 is there twice.
     expected = (abs(1 - 0.8) + abs(0.5 - 0.6) * 2 + abs(0 - 0.9)) / 4
     assert figures["calibration_error"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_calibration_has_fifteen_bins() -> None:
+    """0.64 and 0.69 lie in two of fifteen bins, but in one of ten."""
+    figures = by_class(np.array([[0.64, 0.36], [0.69, 0.31]], np.float32), np.array([0, 1]))
+    assert figures["calibration_error"] == pytest.approx((1 - 0.64 + 0.69) / 2, abs=1e-6)

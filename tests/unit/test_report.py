@@ -16,7 +16,15 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from gcvideo.analysis import page
 from gcvideo.analysis.prediction_page import write_prediction_page
 from gcvideo.analysis.report import write_report
-from gcvideo.analysis.scoring import binomial_p_value, calibration, confusion_matrix, mcnemar, per_class, score
+from gcvideo.analysis.scoring import (
+    binomial_p_value,
+    calibration,
+    confusion_matrix,
+    mcnemar,
+    per_class,
+    score,
+    summary,
+)
 from gcvideo.commands.timeline import timeline_entry
 from gcvideo.data.dataset import Failure
 from gcvideo.engine.predictions import Predictions, VideoScores
@@ -92,6 +100,42 @@ def test_mcnemar_by_hand() -> None:
     found = mcnemar(first, second)
     assert found["only_second_right"] - found["only_first_right"] == second.right.sum() - first.right.sum()
     assert found["p_value"] < 0.01
+
+
+def answers(labels: list[int], predicted: list[int], names: str = "abcdefgh") -> Predictions:
+    """Sure answers among three classes."""
+    videos = []
+    for i, (label, best) in enumerate(zip(labels, predicted, strict=True)):
+        scores = np.full(3, 0.1, np.float32)
+        scores[best] = 0.8
+        videos.append(VideoScores(i, names[i], label, 1, 0, 1, scores, np.log(scores), scores / 2))
+    return Predictions.collect(videos)
+
+
+def test_classes_count_alike_and_pairs_are_out_of_the_right_class() -> None:
+    found = summary(score(answers([0, 0, 0, 0, 1], [0, 1, 1, 2, 1])))
+    assert found["mean_class_top1"] == (1 / 4 + 1) / 2
+    assert found["worst_pairs"] == [
+        {"class": "0", "taken_for": "1", "videos": 2, "of": 4},
+        {"class": "0", "taken_for": "2", "videos": 1, "of": 4},
+    ]
+
+
+@pytest.mark.parametrize("ensemble", ["softmax", "logits", "max"])
+def test_probabilities_sum_to_one_whatever_the_ensemble(ensemble: str) -> None:
+    found = answers([0, 1], [0, 2])
+    found.ensemble = ensemble
+    expected = [[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]]
+    np.testing.assert_allclose(score(found).probabilities, expected, rtol=1e-6)
+
+
+def test_mcnemar_pairs_videos_by_their_ids() -> None:
+    first = score(answers([0, 1, 2, 0, 1], [0, 1, 0, 1, 1], "abcde"))
+    # c and e right, b wrong, and x, which the first has not.
+    second = score(answers([2, 1, 0, 1], [2, 0, 0, 1], "cbxe"))
+    found = mcnemar(first, second)
+    assert (found["videos"], found["only_first_right"], found["only_second_right"]) == (3, 1, 1)
+    assert (found["top1_first"], found["top1_second"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
 
 
 def test_files_of_different_tests_are_not_compared() -> None:
@@ -217,6 +261,19 @@ def test_columns_of_numbers_stand_to_the_right() -> None:
         ("", "2.1.0"),
         ("", "a"),
     ]
+
+
+def test_titles_and_captions_are_text_and_the_policy_lets_nothing_else_run(tmp_path: Path) -> None:
+    caption = '" onerror="x'
+    page.write_page(tmp_path / "page.html", f"</title>{EVIL[0]}\u202e", [page.strip([(caption, "data:,")])])
+    content = (tmp_path / "page.html").read_text(encoding="utf-8")
+    elements = Elements(content).found
+    assert [attributes for tag, attributes in elements if tag == "script"] == [{}]
+    assert [attributes for tag, attributes in elements if tag == "img"] == [{"src": "data:,", "alt": caption}]
+    assert "\u202e" not in content
+    (policy,) = [a["content"] for _, a in elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-")
 
 
 def test_data_for_the_script_cannot_end_its_element() -> None:

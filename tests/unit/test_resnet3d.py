@@ -10,7 +10,8 @@ from torch import Tensor, nn
 import gcvideo
 from gcvideo.config import ConfigError, ContextConfig, ModelConfig
 from gcvideo.errors import GcvideoError, InputShapeError
-from gcvideo.layers import NonLocalBlock, record_attention
+from gcvideo.layers import ContextBlock, NonLocalBlock, record_attention
+from gcvideo.layers.context import AveragePool, LinearTransform
 from gcvideo.models import MODELS, build_model, create_model, model_config
 from gcvideo.models import resnet3d as module
 
@@ -281,7 +282,7 @@ def test_drop_path_grows_linearly_and_rests_in_evaluation() -> None:
 
 
 def test_frame_difference_sees_motion_alone() -> None:
-    model, plain = tiny(frame_difference=True).eval(), tiny().eval()
+    model, plain = settle(tiny(frame_difference=True)), settle(tiny())  # residual branches tell frames apart
     plain.load_state_dict(model.state_dict())
     x = clips()
     differences = torch.zeros_like(x)
@@ -326,3 +327,19 @@ def test_options_of_the_config_reach_the_block() -> None:
     assert isinstance(block, NonLocalBlock)
     assert (block.instantiation, block.subsample, block.norm, block.g.bias) == ("dot_product", "after", None, None)
     assert (block.inner, block.scale) == (4, 1.0)
+
+
+def test_options_of_the_config_reach_a_context_block() -> None:
+    context = {"kind": "gc", "stages": {"res3": [1]}, "reduction": 2, "layer_norm": False, "relu": False, "bias": False}
+    block = tiny(context={**context, "pool": "average", "fusion": "scale_add"}).res3[1].context
+    assert isinstance(block, ContextBlock)
+    assert isinstance(block.pool, AveragePool)
+    assert list(block.transform) == ["scale", "add"]
+    for transform in block.transform.values():
+        assert [(name, type(layer)) for name, layer in transform.named_children()] == [
+            ("fc1", nn.Linear),
+            ("fc2", nn.Linear),
+        ]
+        assert (transform.fc1.out_features, transform.fc1.bias) == (8, None)  # half of 16
+    linear = tiny(context={"kind": "gc", "stages": {"res3": [1]}, "transform": "linear"}).res3[1].context
+    assert isinstance(linear.transform["add"], LinearTransform)

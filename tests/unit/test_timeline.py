@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,27 @@ def test_windows_show_the_frames_of_a_training_clip(video: Path) -> None:
         expected = everything[:, frames, top : top + height, left : left + width]
         shown = make_views(window)[0].numpy()
         assert np.abs(shown.astype(int) - expected).mean() < 1, index
+
+
+@pytest.mark.parametrize(
+    ("data", "test", "clip"),
+    [
+        ({"target_fps": 12.5}, {}, uniform_clips(24, 4, 3, 1, speed=2.0)),  # of a stream of 25 frames a second
+        ({}, {"convention": "mmaction2"}, uniform_clips(12, 4, 3, 1, convention="mmaction2")),
+    ],
+    ids=["target_fps", "convention"],
+)
+def test_windows_are_spaced_as_the_config_says(data: dict, test: dict, clip: np.ndarray) -> None:
+    views = SlidingWindows([], fps=25, step=None, data=replace(DATA, **data), test=replace(TEST, **test))
+    assert views.offsets.tolist() == clip[0].tolist()
+    assert views.hop == (12 if data else 6)  # half a window
+
+
+def test_windows_of_the_whole_frame(video: Path) -> None:
+    test = replace(TEST, whole_frame=True, crops=3)
+    with FrameStream(str(video)) as stream:
+        window = next(iter(SlidingWindows(stream, fps=stream.fps, step=None, data=DATA, test=test)))
+    assert window.crops.tolist() == [[0, 0, 36, 48]]
 
 
 def test_memory_does_not_grow_with_the_video() -> None:
@@ -101,12 +123,35 @@ def test_smoothing_outvotes_a_single_window() -> None:
     assert spans(make_timeline(windows, ["a", "b", "c"], duration=6, smooth=2)) == [(0, 6, "a")]
 
 
+def test_scores_are_means_over_the_windows_around() -> None:
+    """Within half of ``smooth`` on either side, as far as there are windows."""
+    values = [0.5, 0.6, 0.7, 0.8, 1.0]
+    windows = [Window(float(i), i + 2.0, np.array([value, 0.0])) for i, value in enumerate(values)]
+    (segment,) = make_timeline(windows, ["a", "b"], duration=6, smooth=2)
+    around = [values[max(0, i - 1) : i + 2] for i in range(5)]
+    assert segment.score == pytest.approx(np.mean([np.mean(part) for part in around]))
+
+
 def test_short_segments_join_the_neighbour_that_scores_higher_in_them() -> None:
     windows = one_hot(0, 0, 0, 1, 2, 2, 2)
     windows[3] = windows[3]._replace(scores=np.array([0.1, 0.6, 0.3]))
     segments = make_timeline(windows, ["a", "b", "c"], duration=8, min_length=1.5)
     assert [segment.label for segment in segments] == ["a", "c"]
     assert segments[1].start == 3.5
+
+
+def test_a_segment_of_just_the_shortest_length_stays() -> None:
+    windows = one_hot(0, 0, 0, 1, 2, 2, 2)
+    assert len(make_timeline(windows, ["a", "b", "c"], duration=8, min_length=1.0)) == 3
+    assert len(make_timeline(windows, ["a", "b", "c"], duration=8, min_length=1.01)) == 2
+
+
+def test_the_shortest_segment_joins_first() -> None:
+    """A second of c makes b, before it, long enough."""
+    windows = one_hot(0, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0)
+    windows[6] = windows[6]._replace(scores=np.array([0.1, 0.3, 0.6]))
+    segments = make_timeline(windows, ["a", "b", "c"], duration=12, min_length=2.5)
+    assert spans(segments) == [(0, 4.5, "a"), (4.5, 7.5, "b"), (7.5, 12, "a")]
 
 
 def test_a_stream_has_the_times_of_the_file(video: Path) -> None:
