@@ -18,8 +18,10 @@ from gcvideo.analysis.pictures import save_picture
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#5C5C5C")
 MARKERS = ("circle", "square", "diamond", "triangle")
 WIDTH, HEIGHT = 640, 400
-LEFT, RIGHT, TOP, BOTTOM = 70, 200, 34, 52  # margins of the axes' box; the legend stands to the right
+LEFT, TOP, BOTTOM = 70, 34, 52  # margins of the axes' box; to the right stands the legend, as wide as its names
 FONT = 13
+LETTER = 0.56 * FONT  # mean width of a letter in the fonts that browsers take for system-ui
+LONGEST_NAME = 34  # letters in the legend; of longer names the end, which tells paths apart
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,10 @@ _Element = _Text | _Line | _Marker
 
 
 class _Axis:
-    """Values to places between ``start`` and ``end``, and the ticks."""
+    """Values to places between ``start`` and ``end``, and the ticks: on a linear axis at most ``most`` intervals."""
 
-    def __init__(self, values: Sequence[float], start: float, end: float, *, log: bool) -> None:
-        self.log, self.start, self.end = log, start, end
+    def __init__(self, values: Sequence[float], start: float, end: float, *, log: bool, most: int) -> None:
+        self.log, self.start, self.end, self.most = log, start, end, most
         low, high = min(values), max(values)
         if log:
             low, high = math.log10(low), math.log10(high)
@@ -97,7 +99,7 @@ class _Axis:
             powers = range(math.floor(self.low), math.ceil(self.high) + 1)
             ticks = [step * 10.0**power for power in powers for step in steps]
             return [tick for tick in ticks if self.low <= math.log10(tick) <= self.high]
-        rough = (self.high - self.low) / 5
+        rough = (self.high - self.low) / self.most
         unit = 10 ** math.floor(math.log10(rough))
         step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
         return [step * i for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
@@ -168,9 +170,10 @@ def _layout(plot: Plot) -> list[_Element]:
         raise ValueError(f"{plot.title}: nothing to plot")
     heights = [y for _, y in values]
     heights += [end for series in plot.series for error in series.errors or () for end in error]
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    x_axis = _Axis([x for x, _ in values], LEFT, right, log=plot.log_x)
-    y_axis = _Axis(heights, bottom, TOP, log=plot.log_y)
+    names = [_end_of(series.name) for series in plot.series]
+    right, bottom = WIDTH - 36 - LETTER * max(map(len, names)), HEIGHT - BOTTOM
+    x_axis = _Axis([x for x, _ in values], LEFT, right, log=plot.log_x, most=5)
+    y_axis = _Axis(heights, bottom, TOP, log=plot.log_y, most=8)
     elements: list[_Element] = [_Text(LEFT, TOP / 2, plot.title, "l", bold=True)]
     for tick in plot.x_ticks or x_axis.ticks():
         x = x_axis.place(tick)
@@ -184,7 +187,8 @@ def _layout(plot: Plot) -> list[_Element]:
         _Text(14, (TOP + bottom) / 2, plot.y_label, turned=True),
     ]
     for number, series in enumerate(plot.series):
-        colour, shape = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        colour = COLOURS[number % len(COLOURS)]
+        shape = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]  # another one when the colours begin anew
         places = [(x_axis.place(x), y_axis.place(y)) for x, y in series.points]
         if series.line and len(places) > 1:
             elements.append(_Line(places, colour, 1.8))
@@ -193,8 +197,13 @@ def _layout(plot: Plot) -> list[_Element]:
         if series.marks:
             elements += [_Marker(x, y, shape, colour) for x, y in places]
         y = TOP + 10 + 20 * number
-        elements += [_Marker(right + 16, y, shape, colour), _Text(right + 28, y, series.name, "l")]
+        elements += [_Marker(right + 16, y, shape, colour), _Text(right + 28, y, names[number], "l")]
     return elements
+
+
+def _end_of(name: str) -> str:
+    """A name as the legend has room for it."""
+    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
 
 
 def _outline(marker: _Marker) -> list[tuple[float, float]]:

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from gcvideo.analysis.compare_accuracy import compare_accuracy
-from gcvideo.analysis.compare_page import accuracy_rows
+from gcvideo.analysis.compare_page import accuracy_rows, cost_table, plots_of, write_comparison
 from gcvideo.analysis.cost import alternate, compare_times
 from gcvideo.analysis.peak_memory import peak_memory
-from gcvideo.analysis.plots import Plot, Series, save_png, svg
+from gcvideo.analysis.plots import COLOURS, WIDTH, Plot, Series, save_png, svg
 from gcvideo.analysis.scaling import fit_exponent, measure_scaling
 from gcvideo.config import RunConfig
 from gcvideo.engine.predictions import Predictions, VideoScores
@@ -139,6 +139,41 @@ def test_predictions_of_different_tests_are_not_compared() -> None:
         compare_accuracy(["a", "b"], [[predictions([True, True])], [other]])
 
 
+def measured(**parts: object) -> dict[str, object]:
+    """A network's row with nothing but its size and what is given."""
+    known = {"config": "slow", "params": 1_500_000, "macs": 2 * 10**9, "input": [1, 3, 8, 64, 64]}
+    return {**known, **dict.fromkeys(("forward", "train", "memory", "throughput", "accuracy")), **parts}
+
+
+def test_parts_that_were_skipped_have_neither_column_nor_note(tmp_path: Path) -> None:
+    times = compare_times({"slow": [0.5], "other": [1.0]}, clips=1)
+    rows = [measured(train=times["slow"]), measured(train=times["other"])]
+    columns, lines = cost_table(rows)
+    assert columns == ["network", "input", "params (M)", "GMAC", "train ms (quartiles)", "x first"]
+    assert lines[1] == ["slow", "8×64×64", "1.50", "2.000", "1000.0 (1000.0–1000.0)", "2.00"]
+    write_comparison(tmp_path / "page.html", {"networks": rows, "scaling": None, "machine": "a CPU"}, {})
+    text = (tmp_path / "page.html").read_text()
+    assert "Times are of one clip" in text
+    assert "Memory is" not in text
+
+
+def test_one_network_without_memory_leaves_the_column_to_the_others() -> None:
+    columns, lines = cost_table([measured(memory={"inference": 2**20, "train": None}), measured()])
+    assert columns[-1] == "MiB inference"
+    assert [line[-1] for line in lines] == ["1", "–"]
+
+
+def test_plots_of_blocks_say_what_grows_what_stays_and_how_fast() -> None:
+    shapes = {"frames": [(4, 6, 6), (8, 6, 6)], "size": [(2, 4, 4), (2, 8, 8)]}
+    scaling = {way: measure_scaling(channels=8, shapes=of, rounds=1, device=CPU) for way, of in shapes.items()}
+    plots = plots_of({"networks": [], "scaling": {"channels": 8, **scaling}})
+    assert plots["block_frames"].title == "Forward pass of one block: 8 channels, P = T × 6 × 6 positions"
+    assert plots["block_size"].title == "Forward pass of one block: 8 channels, P = 2 × S × S positions"
+    assert [x for x, _ in plots["block_size"].series[0].points] == [4, 8]
+    gc = plots["block_frames"].series[0]
+    assert gc.name == f"GC ~ P^{scaling['frames']['GC']['time_exponent']:.2f}"
+
+
 PLOT = Plot(
     "Cost <of> blocks",
     "T & more",
@@ -170,6 +205,49 @@ def test_marks_stand_where_they_are_wanted() -> None:
     texts = [element.text for element in root.iter("text")]
     assert {"4", "64"} <= set(texts)
     assert "50" not in texts
+
+
+def drawn(*names: str, ys: tuple[float, float] = (1, 2)) -> ElementTree.Element:
+    return ElementTree.fromstring(svg(Plot("", "x", "y", [Series(name, [(1, ys[0]), (2, ys[1])]) for name in names])))
+
+
+def test_the_axes_leave_the_legend_as_much_room_as_its_names_need() -> None:
+    def ends(*names: str) -> tuple[float, float]:
+        """The right end of the axes, and of the longest name if a letter is 7 units wide."""
+        root = drawn(*names)
+        axes = max(float(p.split(",")[0]) for line in root.iter("polyline") for p in line.get("points", "").split())
+        legend = [t for t in root.iter("text") if t.get("text-anchor") == "start"]
+        return axes, max(float(t.get("x", 0)) + 7 * len(t.text or "") for t in legend)
+
+    short, long = ends("gc"), ends("gc", "slow_r50_gc_c345_8x8")
+    assert long[0] < short[0] - 100, "short names leave the room to the axes"
+    assert long[1] <= WIDTH
+    path = "configs/kinetics400/of_a_long_name/slow_r50_gc_c345_8x8.yaml"
+    axes, legend = ends(path)
+    assert legend <= WIDTH
+    assert axes > WIDTH / 2
+    (shown,) = [t.text or "" for t in drawn(path).iter("text") if (t.text or "").startswith("…")]
+    assert path.endswith(shown[1:])
+
+
+def test_no_two_of_many_series_look_alike() -> None:
+    number = 3 * len(COLOURS)
+    root = drawn(*(f"network {i}" for i in range(number)))
+    marks = [e for e in root.iter() if e.tag in ("circle", "polygon")]
+    assert len({look(e) for e in marks}) == number
+    assert len({look(e) for e in marks[:3]}) == 1, "two points of a series and its mark in the legend"
+
+
+def look(mark: ElementTree.Element) -> tuple[object, ...]:
+    """A mark's colour and shape, wherever it stands."""
+    corners = [[float(v) for v in corner.split(",")] for corner in mark.get("points", "").split()]
+    return mark.get("fill"), *((round(x - corners[0][0]), round(y - corners[0][1])) for x, y in corners)
+
+
+@pytest.mark.parametrize("ys", [(86.0, 96.5), (0.1, 0.2), (10.0, 100.0), (59.1, 72.2), (1.0, 2.0)])
+def test_an_axis_has_enough_marks_to_read_it(ys: tuple[float, float]) -> None:
+    texts = [t for t in drawn("gc", ys=ys).iter("text") if t.get("text-anchor") == "end"]
+    assert 4 <= len(texts) <= 9
 
 
 def test_png_shows_the_colours_of_its_series(tmp_path: Path) -> None:
