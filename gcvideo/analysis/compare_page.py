@@ -36,8 +36,9 @@ ACCURACY_COLUMNS = [
     "McNemar p",
 ]
 TIME_NOTE = (
-    "Times are of one clip: median and quartiles over the rounds. Networks alternate; ratios are to the first network "
-    "in the same round. Forward is what a test runs (batch norms folded), train is the trainer's whole step."
+    "Times are of one clip: median and quartiles over the rounds, in CPU time where one CPU thread computes. Networks "
+    "alternate; ratios are to the first network in the same round. Forward is what a test runs (batch norms folded), "
+    "train is the trainer's whole step."
 )
 MEMORY_NOTE = (
     "Memory is the peak with weights; on a CPU the growth of a fresh process, on a GPU what torch has allocated."
@@ -120,7 +121,9 @@ def _time_cells(times: dict[str, Any] | None) -> list[str]:
     if times is None:
         return ["–", "–"]
     ms, ratio = times["ms_per_clip"], times["ratio"]
-    return [f"{ms['median']:.1f} ({ms['q1']:.1f}–{ms['q3']:.1f})", f"{ratio['median']:.2f}"]
+    digits = 1 if ms["q3"] < 1000 else 0
+    low, middle, high = (f"{ms[name]:.{digits}f}" for name in ("q1", "median", "q3"))
+    return [f"{middle} ({low}–{high})", f"{ratio['median']:.2f}"]
 
 
 def accuracy_rows(networks: Sequence[dict[str, Any]]) -> list[list[object]]:
@@ -197,7 +200,7 @@ def _block_plot(scaling: dict[str, Any], way: str) -> Plot:
         law = "" if exponent is None else f" ~ P^{exponent:.2f}"
         series.append(Series(f"{name}{law}", points, errors=errors))
     frames, size, _ = line["points"][0]["shape"]  # the same for all blocks
-    positions = f"T × {size} × {size}" if way == "frames" else f"{frames} × S × S"
+    positions = f"T x {size} x {size}" if way == "frames" else f"{frames} x S x S"
     title = f"Forward pass of one block: {scaling['channels']} channels, P = {positions} positions"
     label = "frames T" if way == "frames" else "height and width S"
     return Plot(title, label, "ms", series, log_x=True, log_y=True, x_ticks=[x for x, _ in points])

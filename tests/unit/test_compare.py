@@ -13,7 +13,7 @@ from PIL import Image
 
 from gcvideo.analysis.compare_accuracy import compare_accuracy
 from gcvideo.analysis.compare_page import accuracy_rows, cost_table, plots_of, write_comparison
-from gcvideo.analysis.cost import alternate, compare_times
+from gcvideo.analysis.cost import alternate, compare_times, pick_clock
 from gcvideo.analysis.peak_memory import peak_memory
 from gcvideo.analysis.plots import COLOURS, WIDTH, Plot, Series, save_png, svg
 from gcvideo.analysis.scaling import fit_exponent, measure_scaling
@@ -38,6 +38,14 @@ def test_ratios_are_taken_within_a_round() -> None:
     found = compare_times({"a": [1.0, 2.0, 10.0], "b": [2.0, 4.0, 20.0]}, clips=4)
     assert found["b"]["ratio"] == {"median": 2.0, "q1": 2.0, "q3": 2.0}
     assert found["a"]["ms_per_clip"] == {"median": 500.0, "q1": 375.0, "q3": 1500.0}
+
+
+def test_one_cpu_thread_is_timed_by_what_it_computes_and_not_by_what_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for threads, device, clock in ((1, CPU, "process_time"), (2, CPU, "perf_counter")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert pick_clock(device).__name__ == clock
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert pick_clock(torch.device("cuda")).__name__ == "perf_counter"
 
 
 def test_exponent_of_a_power_law_and_of_the_larger_sizes_only() -> None:
@@ -148,9 +156,10 @@ def measured(**parts: object) -> dict[str, object]:
 def test_parts_that_were_skipped_have_neither_column_nor_note(tmp_path: Path) -> None:
     times = compare_times({"slow": [0.5], "other": [1.0]}, clips=1)
     rows = [measured(train=times["slow"]), measured(train=times["other"])]
+    assert cost_table(rows)[1][0][-2:] == ["500.0 (500.0–500.0)", "1.00"]
     columns, lines = cost_table(rows)
     assert columns == ["network", "input", "params (M)", "GMAC", "train ms (quartiles)", "x first"]
-    assert lines[1] == ["slow", "8×64×64", "1.50", "2.000", "1000.0 (1000.0–1000.0)", "2.00"]
+    assert lines[1] == ["slow", "8×64×64", "1.50", "2.000", "1000 (1000–1000)", "2.00"]
     write_comparison(tmp_path / "page.html", {"networks": rows, "scaling": None, "machine": "a CPU"}, {})
     text = (tmp_path / "page.html").read_text()
     assert "Times are of one clip" in text
@@ -167,8 +176,8 @@ def test_plots_of_blocks_say_what_grows_what_stays_and_how_fast() -> None:
     shapes = {"frames": [(4, 6, 6), (8, 6, 6)], "size": [(2, 4, 4), (2, 8, 8)]}
     scaling = {way: measure_scaling(channels=8, shapes=of, rounds=1, device=CPU) for way, of in shapes.items()}
     plots = plots_of({"networks": [], "scaling": {"channels": 8, **scaling}})
-    assert plots["block_frames"].title == "Forward pass of one block: 8 channels, P = T × 6 × 6 positions"
-    assert plots["block_size"].title == "Forward pass of one block: 8 channels, P = 2 × S × S positions"
+    assert plots["block_frames"].title == "Forward pass of one block: 8 channels, P = T x 6 x 6 positions"
+    assert plots["block_size"].title == "Forward pass of one block: 8 channels, P = 2 x S x S positions"
     assert [x for x, _ in plots["block_size"].series[0].points] == [4, 8]
     gc = plots["block_frames"].series[0]
     assert gc.name == f"GC ~ P^{scaling['frames']['GC']['time_exponent']:.2f}"
