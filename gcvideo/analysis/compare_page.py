@@ -173,20 +173,23 @@ def plots_of(results: dict[str, Any]) -> dict[str, Plot]:
     if results["scaling"]:
         plots = {f"block_{way}": _block_plot(results["scaling"], way) for way in ("frames", "size")}
     answered = [row for row in results["networks"] if row["accuracy"]]
-    costs = {"macs": ("GMAC a clip", _gmac), "forward": ("forward, ms a clip", _milliseconds)}
+    first = results["networks"][0]["config"] if answered else ""
+    costs = {"macs": ("GMAC a clip", _gmac), "forward": (f"time of a forward pass over that of {first}", _ratio)}
     for name, (label, cost_of) in costs.items():
-        series = []
-        for row in answered:
-            cost = cost_of(row)
-            if math.isnan(cost):
-                continue
-            top1 = row["accuracy"]["video_top1"]
-            ends = [(100 * top1["low"], 100 * top1["high"])]
-            series.append(Series(row["config"], [(cost, 100 * top1["value"])], line=False, errors=ends))
+        series = [_accuracy_series(row, cost_of(row)) for row in answered if not math.isnan(cost_of(row))]
         if series:
-            title = "Accuracy against cost, with 95 % intervals"
+            dots = "; dots: single runs" if any(of.dots for of in series) else ""
+            title = f"Accuracy against cost, with 95 % intervals{dots}"
             plots[f"accuracy_{name}"] = Plot(title, label, "video top-1, %", series)
     return plots
+
+
+def _accuracy_series(row: dict[str, Any], cost: float) -> Series:
+    """A network's mean with its interval, and its runs if there are several."""
+    top1 = row["accuracy"]["video_top1"]
+    runs = [(cost, 100 * value) for value in top1["by_run"]] if len(top1["by_run"]) > 1 else []
+    ends = [(100 * top1["low"], 100 * top1["high"])]
+    return Series(row["config"], [(cost, 100 * top1["value"])], line=False, errors=ends, dots=runs)
 
 
 def _block_plot(scaling: dict[str, Any], way: str) -> Plot:
@@ -210,5 +213,5 @@ def _gmac(row: dict[str, Any]) -> float:
     return row["macs"] / 1e9
 
 
-def _milliseconds(row: dict[str, Any]) -> float:
-    return row["forward"]["ms_per_clip"]["median"] if row["forward"] else math.nan
+def _ratio(row: dict[str, Any]) -> float:
+    return row["forward"]["ratio"]["median"] if row["forward"] else math.nan

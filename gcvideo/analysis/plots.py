@@ -28,7 +28,8 @@ LONGEST_NAME = 34  # letters in the legend; of longer names the end, which tells
 class Series:
     """Points of one name, with a mark on each if ``marks`` and joined by a line if ``line``.
 
-    ``errors`` are (low, high) of y for each point.
+    ``errors`` are (low, high) of y for each point; ``dots`` are further points, small and without a line, such as the
+    single runs behind a mean.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Series:
     line: bool = True
     marks: bool = True
     errors: Sequence[tuple[float, float]] | None = None
+    dots: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class _Marker(NamedTuple):
     y: float
     shape: str
     colour: str
+    size: float = 4.0
 
 
 _Element = _Text | _Line | _Marker
@@ -165,7 +168,7 @@ def _draw_turned(image: Image.Image, text: str, place: tuple[float, float], font
 
 def _layout(plot: Plot) -> list[_Element]:
     """All that is to be drawn, in units of the SVG's view box."""
-    values = [point for series in plot.series for point in series.points]
+    values = [point for series in plot.series for point in (*series.points, *series.dots)]
     if not values:
         raise ValueError(f"{plot.title}: nothing to plot")
     heights = [y for _, y in values]
@@ -194,6 +197,7 @@ def _layout(plot: Plot) -> list[_Element]:
             elements.append(_Line(places, colour, 1.8))
         for (x, _), (low, high) in zip(places, series.errors or (), strict=bool(series.errors)):
             elements.append(_Line([(x, y_axis.place(low)), (x, y_axis.place(high))], colour, 1.2))
+        elements += [_Marker(x_axis.place(x), y_axis.place(y), "circle", colour, 2.2) for x, y in series.dots]
         if series.marks:
             elements += [_Marker(x, y, shape, colour) for x, y in places]
         y = TOP + 10 + 20 * number
@@ -208,7 +212,7 @@ def _end_of(name: str) -> str:
 
 def _outline(marker: _Marker) -> list[tuple[float, float]]:
     """Corners of a marker; a circle has many."""
-    x, y, r = marker.x, marker.y, 4.0
+    x, y, r = marker.x, marker.y, marker.size
     if marker.shape == "square":
         return [(x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)]
     if marker.shape == "diamond":
@@ -220,7 +224,7 @@ def _outline(marker: _Marker) -> list[tuple[float, float]]:
 
 def _svg_marker(marker: _Marker) -> str:
     if marker.shape == "circle":
-        return f'<circle cx="{marker.x:.1f}" cy="{marker.y:.1f}" r="4" fill="{marker.colour}"/>'
+        return f'<circle cx="{marker.x:.1f}" cy="{marker.y:.1f}" r="{marker.size:g}" fill="{marker.colour}"/>'
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in _outline(marker))
     return f'<polygon points="{points}" fill="{marker.colour}"/>'
 

@@ -183,6 +183,38 @@ def test_plots_of_blocks_say_what_grows_what_stays_and_how_fast() -> None:
     assert gc.name == f"GC ~ P^{scaling['frames']['GC']['time_exponent']:.2f}"
 
 
+def test_accuracy_stands_against_cost_with_its_interval_and_its_runs() -> None:
+    first = [predictions([i < right for i in range(10)]) for right in (5, 7)]
+    accuracies = compare_accuracy(["slow", "other"], [first, [predictions([i < 8 for i in range(10)])]])
+    times = compare_times({"slow": [0.5, 5.0], "other": [1.0, 10.0]}, clips=1)
+    rows = [
+        measured(config=name, accuracy=accuracy, forward=times[name])
+        for name, accuracy in zip(("slow", "other"), accuracies, strict=True)
+    ]
+    plot = plots_of({"networks": rows, "scaling": None})["accuracy_forward"]
+    assert plot.x_label == "time of a forward pass over that of slow"
+    assert plot.title.endswith("dots: single runs")
+    slow, other = plot.series
+    assert slow.points == [(1.0, pytest.approx(60))]
+    assert slow.dots == [(1.0, pytest.approx(50)), (1.0, pytest.approx(70))]
+    assert slow.errors is not None
+    assert slow.errors[0][0] < 60 < slow.errors[0][1]
+    assert (other.points, other.dots) == ([(2.0, pytest.approx(80))], [])
+
+
+def test_dots_are_small_and_make_the_axes_reach_them() -> None:
+    root = ElementTree.fromstring(svg(Plot("", "", "", [Series("a", [(1, 80.0)], dots=[(1, 74.0), (1, 88.0)])])))
+    marks = {float(c.get("cy", 0)): float(c.get("r", 0)) for c in root.iter("circle")}
+    top, bottom = min(marks), max(marks)
+    small = [y for y, size in marks.items() if size < 4]
+    assert len(small) == 2
+    assert bottom in small
+    texts = [float(t.text or 0) for t in root.iter("text") if t.get("text-anchor") == "end"]
+    assert min(texts) < 78
+    assert max(texts) > 82
+    assert top < bottom
+
+
 PLOT = Plot(
     "Cost <of> blocks",
     "T & more",
