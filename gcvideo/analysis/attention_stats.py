@@ -11,6 +11,10 @@ map of query i); the divergence is of the maps that a softmax normalises. Their 
 maps hardly do, so one map for all queries is enough. ``gathered`` is measured here as well: what the map gathers,
 before W_z and its batch norm. The shift of that norm is common to all positions and makes outputs look more alike.
 
+Maps also agree where they tell nothing apart: a block that has learnt no attention averages all positions alike. So the
+``evenness`` of the maps of a softmax is measured as well, exp(H(p)) / K of a map p over K keys, H its entropy: 1 where
+all keys weigh the same, 1 / K where one has all the weight; the mean over the queries.
+
 The mean cosine over all pairs needs no pair: it is |sum_i u_i|^2 / N^2, with u_i of unit length.
 """
 
@@ -30,7 +34,7 @@ from gcvideo.data.transforms import normalize
 from gcvideo.layers import BlockTrace, ContextBlock, NonLocalBlock, record_attention
 from gcvideo.layers.context import AttentionPool
 
-MEASURES = ("input", "gathered", "output", "attention", "jsd")
+MEASURES = ("input", "gathered", "output", "attention", "jsd", "evenness")
 SOFTMAX_KINDS = ("gaussian", "embedded_gaussian")
 
 # Kinetics-400 figures of the GCNet paper, from memory and not verified against it.
@@ -116,6 +120,16 @@ def _entropy(maps: Tensor) -> Tensor:
     return torch.special.entr(maps.double()).sum(1)
 
 
+def mean_evenness(maps: Tensor) -> float:
+    """Mean of exp(entropy) / k over rows, from 1 / k (one key has all the weight) to 1 (all weigh the same).
+
+    Args:
+        maps: (n, k), rows not negative and with sum 1.
+    """
+    entropy = torch.cat([_entropy(part) for part in maps.split(max(1, _ELEMENTS // maps.shape[1]))])
+    return float(entropy.exp().mean()) / maps.shape[1]
+
+
 def block_statistics(block: nn.Module, trace: BlockTrace, *, max_pairs: int = 20_000, seed: int = 0) -> dict[str, Any]:
     """The measures of one block for one clip.
 
@@ -132,10 +146,13 @@ def block_statistics(block: nn.Module, trace: BlockTrace, *, max_pairs: int = 20
         ``empty_maps``: the share of queries that attend to nothing (through a ReLU), which have no cosine.
     """
     found: dict[str, Any] = {"input": mean_cosine_distance(_tokens(trace.input))}
-    none: dict[str, Any] = {"jsd": None, "jsd_error": None, "jsd_pairs": None, "jsd_sampled": None, "empty_maps": 0.0}
+    none: dict[str, Any] = dict.fromkeys(("jsd", "jsd_error", "jsd_pairs", "jsd_sampled", "evenness"))
+    none["empty_maps"] = 0.0
     if not isinstance(block, NonLocalBlock):
-        shared = None if trace.attention is None else 0.0
-        return {**found, "gathered": 0.0, "output": 0.0, "attention": shared, **none, "jsd": shared}
+        found |= {"gathered": 0.0, "output": 0.0, "attention": None, **none}
+        if trace.attention is not None:
+            found |= {"attention": 0.0, "jsd": 0.0, "evenness": mean_evenness(trace.attention[0].flatten(1))}
+        return found
     assert trace.attention is not None
     maps = trace.attention[0].flatten(1)  # (THW, T, H', W') -> (Q, K)
     found["gathered"] = mean_cosine_distance(_tokens(trace.context))
@@ -150,6 +167,7 @@ def block_statistics(block: nn.Module, trace: BlockTrace, *, max_pairs: int = 20
         "jsd_error": divergence.error,
         "jsd_pairs": divergence.pairs,
         "jsd_sampled": divergence.sampled,
+        "evenness": mean_evenness(maps),
         "empty_maps": 0.0,
     }
 

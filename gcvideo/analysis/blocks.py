@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gcvideo import console
 from gcvideo.analysis.block_peers import PortedContextBlock, pytorchvideo_non_local
 from gcvideo.analysis.blocks_gpu import measure_gpu, show_gpu
-from gcvideo.analysis.cost import alternate
+from gcvideo.analysis.cost import alternate, pick_clock
 from gcvideo.engine import runtime
 from gcvideo.engine.inference import optimize_for_inference
 from gcvideo.engine.precision import has_bf16_units
@@ -284,9 +283,9 @@ def bf16_speedup(rounds: int = 5, size: int = 2048) -> float:
 
 
 def _time(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each in each round; for one thread CPU time, which other work on the machine disturbs little."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    return alternate(actions, rounds=rounds, device=torch.device("cpu"), clock=clock)
+    """Seconds of each in each round."""
+    device = torch.device("cpu")
+    return alternate(actions, rounds=rounds, device=device, clock=pick_clock(device))
 
 
 def randomise(module: nn.Module, std: float = 0.1) -> Any:

@@ -17,7 +17,7 @@ from gcvideo import console, distributed
 from gcvideo.analysis.compare_accuracy import compare_accuracy, load_predictions, predict_checkpoint
 from gcvideo.analysis.compare_page import plots_of, show, write_comparison
 from gcvideo.analysis.complexity import count_config, read_configs
-from gcvideo.analysis.cost import Action, alternate, compare_times, forward_action, train_action
+from gcvideo.analysis.cost import Action, alternate, compare_times, forward_action, pick_clock, train_action
 from gcvideo.analysis.peak_memory import peak_memory
 from gcvideo.analysis.plots import save_png
 from gcvideo.analysis.scaling import measure_scaling
@@ -101,7 +101,10 @@ def run(args: argparse.Namespace) -> None:
         "networks": measure_networks(candidates, args, device=device),
         "scaling": None if "scaling" in args.skip else scaling(args, device),
         "machine": describe(device, precision),
-        "settings": {name: getattr(args, name) for name in ("batch", "rounds", "skip")},
+        "settings": {
+            **{name: getattr(args, name) for name in ("batch", "rounds", "skip")},
+            "clock": pick_clock(device).__name__,
+        },
         "versions": versions(),
     }
     add_accuracy(results["networks"], args, device=device, precision=precision)
@@ -191,7 +194,7 @@ def measure_networks(
 
 def _run(title: str, actions: dict[str, Action], rounds: int, device: torch.device) -> dict[str, list[float]]:
     with console.Progress(title, total=len(actions) * (rounds + 1), unit="runs") as progress:
-        return alternate(actions, rounds=rounds, device=device, on_run=progress.advance)
+        return alternate(actions, rounds=rounds, device=device, clock=pick_clock(device), on_run=progress.advance)
 
 
 def _measure_throughput(

@@ -35,10 +35,13 @@ ACCURACY_COLUMNS = [
     "top-1 over first",
     "McNemar p",
 ]
-NOTES = (
-    "Times are of one clip: median and quartiles over the rounds. Networks alternate; ratios are to the first network "
-    "in the same round. Forward is what a test runs (batch norms folded), train is the trainer's whole step.",
-    "Memory is the peak with weights; on a CPU the growth of a fresh process, on a GPU what torch has allocated.",
+TIME_NOTE = (
+    "Times are of one clip: median and quartiles over the rounds, in CPU time where one CPU thread computes. Networks "
+    "alternate; ratios are to the first network in the same round. Forward is what a test runs (batch norms folded), "
+    "train is the trainer's whole step."
+)
+MEMORY_NOTE = (
+    "Memory is the peak with weights; on a CPU the growth of a fresh process, on a GPU what torch has allocated."
 )
 ACCURACY_NOTE = (
     "Mean ± standard deviation over runs, where there are several; in brackets 95 % intervals of the mean by bootstrap "
@@ -54,7 +57,8 @@ SCALING_NOTE = (
 
 def show(results: dict[str, Any]) -> None:
     """Print the tables."""
-    console.table(cost_rows(results["networks"]), columns=COST_COLUMNS)
+    columns, rows = cost_table(results["networks"])
+    console.table(rows, columns=columns)
     if any(row["accuracy"] for row in results["networks"]):
         console.say()
         console.table(accuracy_rows(results["networks"]), columns=ACCURACY_COLUMNS, title=ACCURACY_NOTE)
@@ -66,8 +70,11 @@ def show(results: dict[str, Any]) -> None:
 def write_comparison(path: str | Path, results: dict[str, Any], plots: dict[str, Plot]) -> None:
     """Write the tables and plots as one self-contained page."""
     networks = results["networks"]
-    parts = [f'<p class="soft">{page.text(results["machine"])}</p>', page.table(COST_COLUMNS, cost_rows(networks))]
-    parts += [f'<p class="soft">{page.text(note)}</p>' for note in NOTES]
+    parts = [f'<p class="soft">{page.text(results["machine"])}</p>', page.table(*cost_table(networks))]
+    if any(row["forward"] or row["train"] for row in networks):
+        parts.append(f'<p class="soft">{page.text(TIME_NOTE)}</p>')
+    if any(row["memory"] for row in networks):
+        parts.append(f'<p class="soft">{page.text(MEMORY_NOTE)}</p>')
     if any(row["accuracy"] for row in networks):
         parts += ["<h2>Accuracy on the same videos</h2>", page.table(ACCURACY_COLUMNS, accuracy_rows(networks))]
         parts.append(f'<p class="soft">{page.text(ACCURACY_NOTE)}</p>')
@@ -82,8 +89,15 @@ def write_comparison(path: str | Path, results: dict[str, Any], plots: dict[str,
     page.write_page(path, "Networks side by side", parts)
 
 
-def cost_rows(networks: Sequence[dict[str, Any]]) -> list[list[object]]:
-    """A line a network; a dash where a part was skipped."""
+def cost_table(networks: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """Columns, and a line a network; parts that were skipped have no column."""
+    rows = _cost_rows(networks)
+    kept = [i for i in range(len(COST_COLUMNS)) if any(row[i] != "–" for row in rows)]
+    return [COST_COLUMNS[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def _cost_rows(networks: Sequence[dict[str, Any]]) -> list[list[object]]:
+    """A line a network with all columns; a dash for what was not measured."""
     rows: list[list[object]] = []
     for row in networks:
         memory = row["memory"] or {}
@@ -107,7 +121,9 @@ def _time_cells(times: dict[str, Any] | None) -> list[str]:
     if times is None:
         return ["–", "–"]
     ms, ratio = times["ms_per_clip"], times["ratio"]
-    return [f"{ms['median']:.1f} ({ms['q1']:.1f}–{ms['q3']:.1f})", f"{ratio['median']:.2f}"]
+    digits = 1 if ms["q3"] < 1000 else 0
+    low, middle, high = (f"{ms[name]:.{digits}f}" for name in ("q1", "median", "q3"))
+    return [f"{middle} ({low}–{high})", f"{ratio['median']:.2f}"]
 
 
 def accuracy_rows(networks: Sequence[dict[str, Any]]) -> list[list[object]]:
@@ -155,37 +171,47 @@ def plots_of(results: dict[str, Any]) -> dict[str, Plot]:
     """Name -> plot: block cost against T and against H, W; accuracy against cost where there is accuracy."""
     plots = {}
     if results["scaling"]:
-        channels = results["scaling"]["channels"]
-        for way, label in (("frames", "frames T"), ("size", "height and width")):
-            series = []
-            for name, line in results["scaling"][way].items():
-                points = [(p["shape"][0 if way == "frames" else 1], p["ms"]["median"]) for p in line["points"]]
-                errors = [(p["ms"]["q1"], p["ms"]["q3"]) for p in line["points"]]
-                exponent = line["time_exponent"]
-                law = "" if exponent is None else f", ~ P^{exponent:.2f}"
-                series.append(Series(f"{name}{law}", points, errors=errors))
-            title = f"Forward pass of one block, {channels} channels"
-            ticks = [x for x, _ in points]
-            plots[f"block_{way}"] = Plot(title, label, "ms", series, log_x=True, log_y=True, x_ticks=ticks)
+        plots = {f"block_{way}": _block_plot(results["scaling"], way) for way in ("frames", "size")}
     answered = [row for row in results["networks"] if row["accuracy"]]
-    costs = {"macs": ("GMAC a clip", _gmac), "forward": ("forward, ms a clip", _milliseconds)}
+    first = results["networks"][0]["config"] if answered else ""
+    costs = {"macs": ("GMAC a clip", _gmac), "forward": (f"time of a forward pass over that of {first}", _ratio)}
     for name, (label, cost_of) in costs.items():
-        series = []
-        for row in answered:
-            cost = cost_of(row)
-            if math.isnan(cost):
-                continue
-            top1 = row["accuracy"]["video_top1"]
-            ends = [(100 * top1["low"], 100 * top1["high"])]
-            series.append(Series(row["config"], [(cost, 100 * top1["value"])], line=False, errors=ends))
+        series = [_accuracy_series(row, cost_of(row)) for row in answered if not math.isnan(cost_of(row))]
         if series:
-            plots[f"accuracy_{name}"] = Plot("Accuracy against cost", label, "video top-1, %", series)
+            dots = "; dots: single runs" if any(of.dots for of in series) else ""
+            title = f"Accuracy against cost, with 95 % intervals{dots}"
+            plots[f"accuracy_{name}"] = Plot(title, label, "video top-1, %", series)
     return plots
+
+
+def _accuracy_series(row: dict[str, Any], cost: float) -> Series:
+    """A network's mean with its interval, and its runs if there are several."""
+    top1 = row["accuracy"]["video_top1"]
+    runs = [(cost, 100 * value) for value in top1["by_run"]] if len(top1["by_run"]) > 1 else []
+    ends = [(100 * top1["low"], 100 * top1["high"])]
+    return Series(row["config"], [(cost, 100 * top1["value"])], line=False, errors=ends, dots=runs)
+
+
+def _block_plot(scaling: dict[str, Any], way: str) -> Plot:
+    """Cost of the blocks against what grows, "frames" or "size"; the exponents stand in the legend."""
+    grown = {"frames": 0, "size": 1}[way]  # place in (T, H, W)
+    series = []
+    for name, line in scaling[way].items():
+        points = [(p["shape"][grown], p["ms"]["median"]) for p in line["points"]]
+        errors = [(p["ms"]["q1"], p["ms"]["q3"]) for p in line["points"]]
+        exponent = line["time_exponent"]
+        law = "" if exponent is None else f" ~ P^{exponent:.2f}"
+        series.append(Series(f"{name}{law}", points, errors=errors))
+    frames, size, _ = line["points"][0]["shape"]  # the same for all blocks
+    positions = f"T x {size} x {size}" if way == "frames" else f"{frames} x S x S"
+    title = f"Forward pass of one block: {scaling['channels']} channels, P = {positions} positions"
+    label = "frames T" if way == "frames" else "height and width S"
+    return Plot(title, label, "ms", series, log_x=True, log_y=True, x_ticks=[x for x, _ in points])
 
 
 def _gmac(row: dict[str, Any]) -> float:
     return row["macs"] / 1e9
 
 
-def _milliseconds(row: dict[str, Any]) -> float:
-    return row["forward"]["ms_per_clip"]["median"] if row["forward"] else math.nan
+def _ratio(row: dict[str, Any]) -> float:
+    return row["forward"]["ratio"]["median"] if row["forward"] else math.nan

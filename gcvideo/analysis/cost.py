@@ -41,7 +41,7 @@ def alternate(
     """Seconds that each action takes in each of ``rounds`` rounds, after ``warmup`` rounds that do not count.
 
     Args:
-        clock: ``time.process_time`` counts CPU time, which other work on the machine disturbs little.
+        clock: see ``pick_clock``.
     """
     names = list(actions)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -57,6 +57,11 @@ def alternate(
             if on_run is not None:
                 on_run()
     return seconds
+
+
+def pick_clock(device: torch.device) -> Callable[[], float]:
+    """For one thread on a CPU its CPU time, which other work on the machine disturbs little; else the wall's."""
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def wait_for(device: torch.device) -> None:

@@ -20,13 +20,15 @@ MARKERS = ("circle", "square", "diamond", "triangle")
 WIDTH, HEIGHT = 480, 320
 RIGHT, BOTTOM, TITLE = 16, 48, 14  # margins of the axes' box, and where the title stands; the legend is between them
 FONT, LETTER, ROW = 13, 7.5, 20  # size of letters, about the width of one, and the height of a line
+LONGEST_NAME = 34  # letters in the legend; of longer names the end, which tells paths apart
 
 
 @dataclass(frozen=True)
 class Series:
     """Points of one name, with a mark on each if ``marks`` and joined by a line if ``line``.
 
-    ``errors`` are (low, high) of y for each point.
+    ``errors`` are (low, high) of y for each point; ``dots`` are further points, small and without a line, such as the
+    single runs behind a mean.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Series:
     line: bool = True
     marks: bool = True
     errors: Sequence[tuple[float, float]] | None = None
+    dots: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,17 @@ class _Marker(NamedTuple):
     y: float
     shape: str
     colour: str
+    size: float = 4.0
 
 
 _Element = _Text | _Line | _Marker
 
 
 class _Axis:
-    """Values to places between ``start`` and ``end``, and the ticks."""
+    """Values to places between ``start`` and ``end``, and the ticks: on a linear axis at most ``most`` intervals."""
 
-    def __init__(self, values: Sequence[float], start: float, end: float, *, log: bool) -> None:
-        self.log, self.start, self.end = log, start, end
+    def __init__(self, values: Sequence[float], start: float, end: float, *, log: bool, most: int) -> None:
+        self.log, self.start, self.end, self.most = log, start, end, most
         low, high = min(values), max(values)
         if log:
             low, high = math.log10(low), math.log10(high)
@@ -97,7 +101,7 @@ class _Axis:
             powers = range(math.floor(self.low), math.ceil(self.high) + 1)
             ticks = [step * 10.0**power for power in powers for step in steps]
             return [tick for tick in ticks if self.low <= math.log10(tick) <= self.high]
-        rough = (self.high - self.low) / 5
+        rough = (self.high - self.low) / self.most
         unit = 10 ** math.floor(math.log10(rough))
         step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
         return [step * i for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
@@ -163,16 +167,16 @@ def _draw_turned(image: Image.Image, text: str, place: tuple[float, float], font
 
 def _layout(plot: Plot) -> list[_Element]:
     """All that is to be drawn, in units of the SVG's view box."""
-    values = [point for series in plot.series for point in series.points]
+    values = [point for series in plot.series for point in (*series.points, *series.dots)]
     if not values:
         raise ValueError(f"{plot.title}: nothing to plot")
     heights = [y for _, y in values]
     heights += [end for series in plot.series for error in series.errors or () for end in error]
     legend, top = _legend(plot)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    y_axis = _Axis(heights, bottom, top, log=plot.log_y)
+    y_axis = _Axis(heights, bottom, top, log=plot.log_y, most=8)
     left = 34 + LETTER * max(len(_number(tick)) for tick in y_axis.ticks())
-    x_axis = _Axis([x for x, _ in values], left, right, log=plot.log_x)
+    x_axis = _Axis([x for x, _ in values], left, right, log=plot.log_x, most=5)
     elements: list[_Element] = [_Text(RIGHT, TITLE, plot.title, "l", bold=True)]
     for tick in plot.x_ticks or x_axis.ticks():
         x = x_axis.place(tick)
@@ -192,6 +196,7 @@ def _layout(plot: Plot) -> list[_Element]:
             elements.append(_Line(places, colour, 1.8))
         for (x, _), (low, high) in zip(places, series.errors or (), strict=bool(series.errors)):
             elements.append(_Line([(x, y_axis.place(low)), (x, y_axis.place(high))], colour, 1.2))
+        elements += [_Marker(x_axis.place(x), y_axis.place(y), "circle", colour, 2.2) for x, y in series.dots]
         if series.marks:
             elements += [_Marker(x, y, shape, colour) for x, y in places]
     return elements + legend
@@ -207,22 +212,30 @@ def _legend(plot: Plot) -> tuple[list[_Element], float]:
     elements: list[_Element] = []
     x, y = float(RIGHT), float(TITLE + ROW)
     for number, series in enumerate(plot.series):
-        width = 30 + LETTER * len(series.name)
+        name = _end_of(series.name)
+        width = 30 + LETTER * len(name)
         if x > RIGHT and x + width > WIDTH:
             x, y = RIGHT, y + ROW
-        elements += [_Marker(x + 5, y, *reversed(_look(number))), _Text(x + 16, y, series.name, "l")]
+        colour, shape = _look(number)
+        elements += [_Marker(x + 5, y, shape, colour), _Text(x + 16, y, name, "l")]
         x += width
     return elements, y + ROW
 
 
 def _look(number: int) -> tuple[str, str]:
     """Colour and marker of a series."""
-    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+    turn = number // len(COLOURS)  # another marker when the colours begin anew
+    return COLOURS[number % len(COLOURS)], MARKERS[(number + turn) % len(MARKERS)]
+
+
+def _end_of(name: str) -> str:
+    """A name as the legend has room for it."""
+    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
 
 
 def _outline(marker: _Marker) -> list[tuple[float, float]]:
     """Corners of a marker; a circle has many."""
-    x, y, r = marker.x, marker.y, 4.0
+    x, y, r = marker.x, marker.y, marker.size
     if marker.shape == "square":
         return [(x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)]
     if marker.shape == "diamond":
@@ -234,7 +247,7 @@ def _outline(marker: _Marker) -> list[tuple[float, float]]:
 
 def _svg_marker(marker: _Marker) -> str:
     if marker.shape == "circle":
-        return f'<circle cx="{marker.x:.1f}" cy="{marker.y:.1f}" r="4" fill="{marker.colour}"/>'
+        return f'<circle cx="{marker.x:.1f}" cy="{marker.y:.1f}" r="{marker.size:g}" fill="{marker.colour}"/>'
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in _outline(marker))
     return f'<polygon points="{points}" fill="{marker.colour}"/>'
 

@@ -9,7 +9,6 @@ On a CPU the time is that of one thread, in CPU seconds: waiting would hit long 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from gcvideo.analysis.complexity import count
-from gcvideo.analysis.cost import alternate, spread
+from gcvideo.analysis.cost import alternate, pick_clock, spread
 from gcvideo.layers import NonLocalBlock, gc_block
 
 # Name -> builder from channels. The rival is the default non-local block of the configs and, for the law alone, the
@@ -74,7 +73,6 @@ def _measure(
     on_shape: Callable[[], None] | None,
 ) -> dict[str, list[dict[str, Any]]]:
     """The points of each block."""
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
     blocks = {name: make(channels).to(device).eval() for name, make in BLOCKS.items()}
     points: dict[str, list[dict[str, Any]]] = {name: [] for name in blocks}
     for shape in shapes:
@@ -85,7 +83,7 @@ def _measure(
                 return block(x)
 
         actions = {name: lambda block=block, run=forward: run(block) for name, block in blocks.items()}
-        seconds = alternate(actions, rounds=rounds, device=device, clock=clock)
+        seconds = alternate(actions, rounds=rounds, device=device, clock=pick_clock(device))
         for name, block in blocks.items():
             points[name].append(
                 {

@@ -107,7 +107,7 @@ def show(results: dict[str, Any]) -> None:
     answered = results["videos"] - len(results["failures"])
     console.say(f"{answered} of {results['videos']} videos, {results['view']}")
     console.say("Cosine distance (1 - cos) / 2 and Jensen-Shannon divergence in nats, mean over all ordered pairs of")
-    console.say("query positions, a position with itself included:")
+    console.say("query positions, a position with itself included. Evenness: 1 where a map weighs all positions alike:")
     columns = ["block", "kind", *("JSD" if m == "jsd" else m for m in MEASURES)]
     rows = [[row["block"], row["kind"], *(_figure(row[m]) for m in MEASURES)] for row in results["blocks"]]
     if results["average"] is not None:

@@ -152,7 +152,8 @@ def versions() -> dict[str, str]:
 def describe(device: torch.device, precision: str) -> str:
     """One line on the machine, for the log."""
     cuda = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    name = torch.cuda.get_device_name(device) if cuda else f"CPU, {threads} thread{'s' * (threads > 1)}"
     processes = distributed.world_size()
     return f"{name}{f' x {processes} processes' if processes > 1 else ''}, {precision}"
 

@@ -22,7 +22,19 @@ def test_one_table_for_all_networks(tmp_path: Path, capsys: pytest.CaptureFixtur
     out, html = tmp_path / "out.json", tmp_path / "page.html"
     networks = ["slow_r34", "slow_r34_nl5", "slow_r34_gc5"]
     sizes = ["--frames", "2", "--size", "64", "--rounds", "2", "--batches", "1", "2", *SMALL_BLOCKS]
-    command = ["benchmark", "compare", *networks, "model.width=4", *sizes, "--device", "cpu", "--skip", "memory"]
+    command = [
+        "benchmark",
+        "compare",
+        *networks,
+        "model.width=4",
+        *sizes,
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--skip",
+        "memory",
+    ]
     assert main([*command, "--json", str(out), "--html", str(html), "--png", str(tmp_path / "png")]) == 0
     found = json.loads(out.read_text())
     rows = {row["config"]: row for row in found["networks"]}
@@ -36,6 +48,7 @@ def test_one_table_for_all_networks(tmp_path: Path, capsys: pytest.CaptureFixtur
             assert 0 < row[kind]["ms_per_clip"]["q1"] <= row[kind]["ms_per_clip"]["q3"]
         assert set(row["throughput"]) == {"1", "2"}
     assert rows["slow_r34"]["forward"]["ratio"]["median"] == 1
+    assert found["settings"]["clock"] == "process_time", "one thread: CPU time"
     assert [point["shape"] for point in found["scaling"]["size"]["GC"]["points"]] == [[2, 4, 4], [2, 6, 6]]
     page = html.read_text()
     assert page.count("<svg") == 2

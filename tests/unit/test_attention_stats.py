@@ -14,6 +14,7 @@ from gcvideo.analysis.attention_stats import (
     PAPER,
     block_statistics,
     mean_cosine_distance,
+    mean_evenness,
     mean_js_divergence,
     summarize,
 )
@@ -101,6 +102,11 @@ def test_a_draw_of_pairs_is_right_within_its_error_and_the_same_for_one_seed() -
     assert drawn.mean != mean_js_divergence(maps, max_pairs=700, seed=4).mean
 
 
+def evenness_by_loops(maps: np.ndarray) -> float:
+    entropies = [-sum(float(p) * math.log(p) for p in row if p > 0) for row in maps]
+    return sum(math.exp(entropy) / maps.shape[1] for entropy in entropies) / len(maps)
+
+
 @pytest.mark.parametrize("subsample", ["none", "before", "after"])
 @pytest.mark.parametrize("kind", INSTANTIATIONS)
 def test_statistics_of_a_block_are_those_of_its_own_matrices(kind: str, subsample: str) -> None:
@@ -131,8 +137,9 @@ def test_statistics_of_a_block_are_those_of_its_own_matrices(kind: str, subsampl
     if kind in ("gaussian", "embedded_gaussian"):
         assert found["jsd"] == pytest.approx(divergence_by_loops(maps.numpy()), abs=1e-10)
         assert found["jsd"] > 1e-3, "the maps must differ for the test to tell"
+        assert found["evenness"] == pytest.approx(evenness_by_loops(maps.numpy()), abs=1e-10)
     else:
-        assert found["jsd"] is None
+        assert (found["jsd"], found["evenness"]) == (None, None)
 
 
 def test_a_context_block_has_one_map_and_one_term_for_all_positions() -> None:
@@ -143,6 +150,16 @@ def test_a_context_block_has_one_map_and_one_term_for_all_positions() -> None:
         found = block_statistics(block, traces[""])
         assert found["input"] == pytest.approx(mean_cosine_distance(x[0].flatten(1).T))
         assert (found["output"], found["attention"], found["jsd"]) == (0.0, attention, attention)
+        mask = traces[""].attention
+        even = None if mask is None else pytest.approx(evenness_by_loops(mask.flatten(2)[0].numpy()), abs=1e-6)
+        assert found["evenness"] == even
+
+
+def test_evenness_tells_plain_averaging_from_attention() -> None:
+    one, even = torch.eye(4)[:1], torch.full((1, 4), 0.25)
+    half = torch.tensor([[0.5, 0.5, 0.0, 0.0]])
+    assert [mean_evenness(maps) for maps in (one, half, even)] == pytest.approx([0.25, 0.5, 1.0])
+    assert mean_evenness(torch.cat([one, even])) == pytest.approx((0.25 + 1) / 2)
 
 
 def test_summary_averages_over_clips_and_over_non_local_blocks_only() -> None:

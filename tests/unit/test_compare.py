@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from gcvideo.analysis.compare_accuracy import compare_accuracy
-from gcvideo.analysis.compare_page import accuracy_rows
-from gcvideo.analysis.cost import alternate, compare_times
+from gcvideo.analysis.compare_page import accuracy_rows, cost_table, plots_of, write_comparison
+from gcvideo.analysis.cost import alternate, compare_times, pick_clock
 from gcvideo.analysis.peak_memory import peak_memory
-from gcvideo.analysis.plots import Plot, Series, save_png, svg
+from gcvideo.analysis.plots import COLOURS, WIDTH, Plot, Series, save_png, svg
 from gcvideo.analysis.scaling import fit_exponent, measure_scaling
 from gcvideo.config import RunConfig
 from gcvideo.engine.predictions import Predictions, VideoScores
@@ -38,6 +38,14 @@ def test_ratios_are_taken_within_a_round() -> None:
     found = compare_times({"a": [1.0, 2.0, 10.0], "b": [2.0, 4.0, 20.0]}, clips=4)
     assert found["b"]["ratio"] == {"median": 2.0, "q1": 2.0, "q3": 2.0}
     assert found["a"]["ms_per_clip"] == {"median": 500.0, "q1": 375.0, "q3": 1500.0}
+
+
+def test_one_cpu_thread_is_timed_by_what_it_computes_and_not_by_what_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for threads, device, clock in ((1, CPU, "process_time"), (2, CPU, "perf_counter")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert pick_clock(device).__name__ == clock
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert pick_clock(torch.device("cuda")).__name__ == "perf_counter"
 
 
 def test_exponent_of_a_power_law_and_of_the_larger_sizes_only() -> None:
@@ -139,6 +147,74 @@ def test_predictions_of_different_tests_are_not_compared() -> None:
         compare_accuracy(["a", "b"], [[predictions([True, True])], [other]])
 
 
+def measured(**parts: object) -> dict[str, object]:
+    """A network's row with nothing but its size and what is given."""
+    known = {"config": "slow", "params": 1_500_000, "macs": 2 * 10**9, "input": [1, 3, 8, 64, 64]}
+    return {**known, **dict.fromkeys(("forward", "train", "memory", "throughput", "accuracy")), **parts}
+
+
+def test_parts_that_were_skipped_have_neither_column_nor_note(tmp_path: Path) -> None:
+    times = compare_times({"slow": [0.5], "other": [1.0]}, clips=1)
+    rows = [measured(train=times["slow"]), measured(train=times["other"])]
+    assert cost_table(rows)[1][0][-2:] == ["500.0 (500.0–500.0)", "1.00"]
+    columns, lines = cost_table(rows)
+    assert columns == ["network", "input", "params (M)", "GMAC", "train ms (quartiles)", "x first"]
+    assert lines[1] == ["slow", "8×64×64", "1.50", "2.000", "1000 (1000–1000)", "2.00"]
+    write_comparison(tmp_path / "page.html", {"networks": rows, "scaling": None, "machine": "a CPU"}, {})
+    text = (tmp_path / "page.html").read_text()
+    assert "Times are of one clip" in text
+    assert "Memory is" not in text
+
+
+def test_one_network_without_memory_leaves_the_column_to_the_others() -> None:
+    columns, lines = cost_table([measured(memory={"inference": 2**20, "train": None}), measured()])
+    assert columns[-1] == "MiB inference"
+    assert [line[-1] for line in lines] == ["1", "–"]
+
+
+def test_plots_of_blocks_say_what_grows_what_stays_and_how_fast() -> None:
+    shapes = {"frames": [(4, 6, 6), (8, 6, 6)], "size": [(2, 4, 4), (2, 8, 8)]}
+    scaling = {way: measure_scaling(channels=8, shapes=of, rounds=1, device=CPU) for way, of in shapes.items()}
+    plots = plots_of({"networks": [], "scaling": {"channels": 8, **scaling}})
+    assert plots["block_frames"].title == "Forward pass of one block: 8 channels, P = T x 6 x 6 positions"
+    assert plots["block_size"].title == "Forward pass of one block: 8 channels, P = 2 x S x S positions"
+    assert [x for x, _ in plots["block_size"].series[0].points] == [4, 8]
+    gc = plots["block_frames"].series[0]
+    assert gc.name == f"GC ~ P^{scaling['frames']['GC']['time_exponent']:.2f}"
+
+
+def test_accuracy_stands_against_cost_with_its_interval_and_its_runs() -> None:
+    first = [predictions([i < right for i in range(10)]) for right in (5, 7)]
+    accuracies = compare_accuracy(["slow", "other"], [first, [predictions([i < 8 for i in range(10)])]])
+    times = compare_times({"slow": [0.5, 5.0], "other": [1.0, 10.0]}, clips=1)
+    rows = [
+        measured(config=name, accuracy=accuracy, forward=times[name])
+        for name, accuracy in zip(("slow", "other"), accuracies, strict=True)
+    ]
+    plot = plots_of({"networks": rows, "scaling": None})["accuracy_forward"]
+    assert plot.x_label == "time of a forward pass over that of slow"
+    assert plot.title.endswith("dots: single runs")
+    slow, other = plot.series
+    assert slow.points == [(1.0, pytest.approx(60))]
+    assert slow.dots == [(1.0, pytest.approx(50)), (1.0, pytest.approx(70))]
+    assert slow.errors is not None
+    assert slow.errors[0][0] < 60 < slow.errors[0][1]
+    assert (other.points, other.dots) == ([(2.0, pytest.approx(80))], [])
+
+
+def test_dots_are_small_and_make_the_axes_reach_them() -> None:
+    root = ElementTree.fromstring(svg(Plot("", "", "", [Series("a", [(1, 80.0)], dots=[(1, 74.0), (1, 88.0)])])))
+    marks = {float(c.get("cy", 0)): float(c.get("r", 0)) for c in root.iter("circle")}
+    top, bottom = min(marks), max(marks)
+    small = [y for y, size in marks.items() if size < 4]
+    assert len(small) == 2
+    assert bottom in small
+    texts = [float(t.text or 0) for t in root.iter("text") if t.get("text-anchor") == "end"]
+    assert min(texts) < 78
+    assert max(texts) > 82
+    assert top < bottom
+
+
 PLOT = Plot(
     "Cost <of> blocks",
     "T & more",
@@ -188,6 +264,37 @@ def test_marks_stand_where_they_are_wanted() -> None:
     texts = [element.text for element in root.iter("text")]
     assert {"4", "64"} <= set(texts)
     assert "50" not in texts
+
+
+def drawn(*names: str, ys: tuple[float, float] = (1, 2)) -> ElementTree.Element:
+    return ElementTree.fromstring(svg(Plot("", "x", "y", [Series(name, [(1, ys[0]), (2, ys[1])]) for name in names])))
+
+
+def test_a_long_name_fits_into_the_legend_by_its_end() -> None:
+    path = "configs/kinetics400/of_a_long_name/slow_r50_gc_c345_8x8.yaml"
+    (shown,) = [t for t in drawn(path).iter("text") if (t.text or "").startswith("…")]
+    assert path.endswith((shown.text or "")[1:])
+    assert float(shown.get("x", 0)) + 7 * len(shown.text or "") <= WIDTH
+
+
+def test_no_two_of_many_series_look_alike() -> None:
+    number = 3 * len(COLOURS)
+    root = drawn(*(f"network {i}" for i in range(number)))
+    marks = [e for e in root.iter() if e.tag in ("circle", "polygon")]
+    assert len({look(e) for e in marks}) == number
+    assert {[look(e) for e in marks].count(look(mark)) for mark in marks} == {3}, "two points and one in the legend"
+
+
+def look(mark: ElementTree.Element) -> tuple[object, ...]:
+    """A mark's colour and shape, wherever it stands."""
+    corners = [[float(v) for v in corner.split(",")] for corner in mark.get("points", "").split()]
+    return mark.get("fill"), *((round(x - corners[0][0]), round(y - corners[0][1])) for x, y in corners)
+
+
+@pytest.mark.parametrize("ys", [(86.0, 96.5), (0.1, 0.2), (10.0, 100.0), (59.1, 72.2), (1.0, 2.0)])
+def test_an_axis_has_enough_marks_to_read_it(ys: tuple[float, float]) -> None:
+    texts = [t for t in drawn("gc", ys=ys).iter("text") if t.get("text-anchor") == "end"]
+    assert 4 <= len(texts) <= 9
 
 
 def test_png_shows_the_colours_of_its_series(tmp_path: Path) -> None:

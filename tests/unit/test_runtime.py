@@ -27,6 +27,12 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatc
         runtime.pick_device("cuda")
 
 
+@pytest.mark.parametrize(("threads", "line"), [(1, "CPU, 1 thread, fp32"), (2, "CPU, 2 threads, fp32")])
+def test_one_line_says_what_computes(monkeypatch: pytest.MonkeyPatch, threads: int, line: str) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert runtime.describe(CPU, "fp32") == line
+
+
 def test_more_processes_than_gpus_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
