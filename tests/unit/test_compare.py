@@ -307,7 +307,7 @@ def test_png_shows_the_colours_of_its_series(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_peak_memory_grows_with_the_clips_and_is_more_in_training() -> None:
     config = RunConfig(name="tiny", model=model_config("slow_r18", width=16, num_classes=4))
-    shapes = [(1, 3, 4, 64, 64), (8, 3, 4, 128, 128)]
+    shapes = [(1, 3, 4, 64, 64), (8, 3, 8, 160, 160)]
     small, large = peak_memory([config, config], shapes, device=CPU, precision="fp32")
     weights = 4 * 2e6
     for kind in ("inference", "train"):
