@@ -123,7 +123,7 @@ def test_only_maps_of_a_query_have_its_ring(tmp_path: Path, kind: str, ringed_fr
 
 
 def test_grad_cam_that_shows_nothing_says_so(tmp_path: Path) -> None:
-    predictor = load(tiny_checkpoint(tmp_path), device="cpu")
+    predictor = load(tiny_checkpoint(tmp_path), device="cpu", precision="fp32")
     clip = torch.from_numpy(moving_frames(4, 32, 32)).permute(3, 0, 1, 2)[None]
     assert "everywhere" not in explain(predictor, clip, 2)[1][0]
     predictor.model.get_submodule("head.proj").weight.data[2] = -1  # every channel, never negative, speaks against it
