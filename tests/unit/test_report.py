@@ -90,6 +90,14 @@ def test_calibration_is_torchmetrics() -> None:
     assert sum(row["videos"] for row in calibration(scoring)["bins"]) == 200
 
 
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below_it() -> None:
+    """Bin m is ((m - 1) / M, m / M] in Guo et al. 2017."""
+    scores = [np.array(row, np.float32) for row in ([0.5, 0.25, 0.25], [0.4375, 0.375, 0.1875])]
+    videos = [VideoScores(i, str(i), i, 1, 0, 1, row, row, row) for i, row in enumerate(scores)]
+    (row,) = calibration(score(Predictions.collect(videos)), bins=4)["bins"]
+    assert (row["from"], row["to"], row["videos"]) == (0.25, 0.5, 2)
+
+
 def test_mcnemar_by_hand() -> None:
     # 1 against 7 wins: 2 x (1 + 8) / 2^8; the table of the binomial distribution.
     assert binomial_p_value(1, 7) == pytest.approx(2 * 9 / 256)
