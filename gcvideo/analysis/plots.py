@@ -96,15 +96,22 @@ class _Axis:
         return self.start + (position - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        if self.log:
-            steps = (1, 2, 5) if self.high - self.low < 2.5 else (1,)
-            powers = range(math.floor(self.low), math.ceil(self.high) + 1)
-            ticks = [step * 10.0**power for power in powers for step in steps]
-            return [tick for tick in ticks if self.low <= math.log10(tick) <= self.high]
-        rough = (self.high - self.low) / self.most
-        unit = 10 ** math.floor(math.log10(rough))
-        step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
-        return [step * i for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        if not self.log:
+            return _round_numbers(self.low, self.high, self.most)
+        steps = (1, 2, 5) if self.high - self.low < 2.5 else (1,)
+        powers = range(math.floor(self.low), math.ceil(self.high) + 1)
+        ticks = [step * 10.0**power for power in powers for step in steps]
+        ticks = [tick for tick in ticks if self.low <= math.log10(tick) <= self.high]
+        # Values close together, such as 0.115 to 0.124, have no two of these between them.
+        return ticks if len(ticks) > 1 else _round_numbers(10**self.low, 10**self.high, self.most)
+
+
+def _round_numbers(low: float, high: float, most: int) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten from ``low`` to ``high``, at most ``most`` steps: always several."""
+    rough = (high - low) / most
+    unit = 10 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
+    return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def svg(plot: Plot) -> str:

@@ -266,6 +266,20 @@ def test_marks_stand_where_they_are_wanted() -> None:
     assert "50" not in texts
 
 
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    # 0.115 to 0.124 has no 1, 2 or 5 between, 0.19 to 0.3 only one.
+    [(0.115, 0.124), (0.19, 0.3), (0.9, 1.1), (3.0, 3.0), (2.0, 5.0), (0.01, 0.02), (6e4, 8e4), (1.0, 1e9)],
+)
+def test_every_axis_has_at_least_two_marks(low: float, high: float, log: bool) -> None:
+    plot = Plot("", "", "", [Series("", [(low, low), (high, high)])], log_x=log, log_y=log)
+    root = ElementTree.fromstring(svg(plot))
+    marks = [[t for t in root.iter("text") if t.get("text-anchor") == a and t.text] for a in ("middle", "end")]
+    for axis in marks:
+        assert 2 <= len({t.text for t in axis}) == len(axis) < 12
+
+
 def drawn(*names: str, ys: tuple[float, float] = (1, 2)) -> ElementTree.Element:
     return ElementTree.fromstring(svg(Plot("", "x", "y", [Series(name, [(1, ys[0]), (2, ys[1])]) for name in names])))
 
