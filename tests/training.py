@@ -114,8 +114,12 @@ def same_tensors(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def start(config: RunConfig, *, processes: int = 1, **options: Any) -> list[BaseProcess]:
-    """Train in processes of their own, which share one warm parent, so that starting them costs little."""
+def start(config: RunConfig, *, processes: int = 1, slow_after: int | None = None, **options: Any) -> list[BaseProcess]:
+    """Train in processes of their own, which share one warm parent, so that starting them costs little.
+
+    From step ``slow_after`` on each step takes a second longer, so that a kill or a signal that the test sends after it
+    comes before the end, however busy the machine is.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["tests.training", "torch.utils.tensorboard", "fvcore.nn.precise_bn", "av", "decord"]
@@ -127,7 +131,7 @@ def start(config: RunConfig, *, processes: int = 1, **options: Any) -> list[Base
         if processes > 1:
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        process = context.Process(target=_train, args=(config_to_dict(config), environment, options))
+        process = context.Process(target=_train, args=(config_to_dict(config), environment, slow_after, options))
         process.start()
         started.append(process)
     return started
@@ -160,13 +164,26 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _train(values: dict[str, Any], environment: dict[str, str], options: dict[str, Any]) -> None:
+class _SlowTrainer(Trainer):
+    slow_after: int
+
+    def _save_or_stop(self) -> None:
+        super()._save_or_stop()
+        if self.position.step >= self.slow_after:
+            time.sleep(1)
+
+
+def _train(
+    values: dict[str, Any], environment: dict[str, str], slow_after: int | None, options: dict[str, Any]
+) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
     try:
         with distributed.init_from_env(timeout_minutes=2):
             config = config_from_dict(values, where="the test's config")
-            Trainer(config).fit(**options)
+            trainer = Trainer(config) if slow_after is None else _SlowTrainer(config)
+            trainer.slow_after = slow_after
+            trainer.fit(**options)
     except Stopped:
         os._exit(EXIT_CODE)
     except GcvideoError:  # it is in the log

@@ -86,8 +86,10 @@ class _Axis:
         low, high = min(values), max(values)
         if log:
             low, high = math.log10(low), math.log10(high)
-        if high - low < 1e-9:
-            low, high = low - (0.5 if log else max(abs(low) / 2, 0.5)), high + (0.5 if log else max(abs(high) / 2, 0.5))
+        size = 1.0 if log else max(abs(low), abs(high))
+        if high - low <= 1e-4 * size:  # as good as one value: the numbers beside the marks have six digits
+            around = 0.5 if log else max(size / 2, 0.5)
+            low, high = low - around, high + around
         room = 0.06 * (high - low)
         self.low, self.high = low - room, high + room
 

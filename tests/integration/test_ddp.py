@@ -205,7 +205,7 @@ def children(process: int) -> list[int]:
 
 
 def test_torchrun_starts_a_killed_job_anew_and_it_goes_on(place: Path) -> None:
-    config = train_config(place, "torchrun", train={"epochs": 4, "checkpoint_every": 1})
+    config = train_config(place, "torchrun", train={"epochs": 12, "checkpoint_every": 1})
     path = place / "torchrun.yaml"
     save_config(config, path)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
@@ -226,6 +226,6 @@ def test_torchrun_starts_a_killed_job_anew_and_it_goes_on(place: Path) -> None:
     assert job.returncode == 0, errors
     assert "going on from" in output
     assert output.count("final: ") == 1  # one process speaks
-    assert [line["step"] for line in metrics(config)] == list(range(1, 9))
+    assert [line["step"] for line in metrics(config)] == list(range(1, 25))
     results = json.loads((config.run_dir / "results.json").read_text())["training"]
-    assert results["steps"] == 8
+    assert results["steps"] == 24

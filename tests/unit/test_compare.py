@@ -270,7 +270,17 @@ def test_marks_stand_where_they_are_wanted() -> None:
 @pytest.mark.parametrize(
     ("low", "high"),
     # 0.115 to 0.124 has no 1, 2 or 5 between, 0.19 to 0.3 only one.
-    [(0.115, 0.124), (0.19, 0.3), (0.9, 1.1), (3.0, 3.0), (2.0, 5.0), (0.01, 0.02), (6e4, 8e4), (1.0, 1e9)],
+    [
+        (0.115, 0.124),
+        (0.19, 0.3),
+        (0.9, 1.1),
+        (3.0, 3.0),
+        (2.0, 5.0),
+        (0.01, 0.02),
+        (6e4, 8e4),
+        (1.0, 1e9),
+        (6169.39602, 6169.39603),
+    ],
 )
 def test_every_axis_has_at_least_two_marks(low: float, high: float, log: bool) -> None:
     plot = Plot("", "", "", [Series("", [(low, low), (high, high)])], log_x=log, log_y=log)

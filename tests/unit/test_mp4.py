@@ -2,7 +2,6 @@
 
 import os
 import struct
-import time
 
 import av
 import numpy as np
@@ -286,14 +285,11 @@ def _fill_slicing_cases(plain, plain_hevc):
 
 
 def parse_or_refuse(data: bytes) -> None:
-    """Reading tables ends in a usable track or in one of two errors, soon."""
-    start = time.perf_counter()
+    """Reading tables ends in a usable track or in one of two errors."""
     try:
         track = track_of_bytes(data)
     except (Mp4Error, Mp4DataError):
         return
-    finally:
-        assert time.perf_counter() - start < 5
     assert (track.offset >= 0).all()
     assert (track.offset + track.size <= len(data)).all()
     assert len(track.table) <= len(track.size) == len(track.table.pts)
