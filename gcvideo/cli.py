@@ -15,6 +15,7 @@ from importlib import import_module
 
 from gcvideo import __version__, distributed
 from gcvideo.errors import ConfigError, DataError, GcvideoError
+from gcvideo.files import require_writable_outputs
 
 COMMANDS = {
     "demo": "make a synthetic action set, train on it, test, and show where everything lies",
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
     args = _parse(argv)
     try:
+        require_writable_outputs(args)
         return import_module(f"gcvideo.commands.{args.command}").run(args) or 0
     except GcvideoError as error:
         # Under torchrun every process meets the same mistake in a config or in the data; one line is enough.

@@ -65,10 +65,10 @@ class Divergence(NamedTuple):
     sampled: bool
 
 
-def mean_cosine_distance(vectors: Tensor) -> float:
+def mean_cosine_distance(vectors: Tensor) -> float | None:
     """Mean of (1 - cos) / 2 over all ordered pairs of rows, each row with itself included, in float64.
 
-    Rows that are all zero have no direction and are left out; NaN where no other is there.
+    Rows that are all zero have no direction and are left out; None where no other is there.
 
     Args:
         vectors: (n, d).
@@ -81,7 +81,7 @@ def mean_cosine_distance(vectors: Tensor) -> float:
         total += (part[kept].double() / norms[kept, None]).sum(0)
         count += int(kept.sum())
     if not count:
-        return math.nan
+        return None
     return max(0.0, (1 - float(total @ total) / count**2) / 2)  # rounding may put it just below 0
 
 

@@ -89,9 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure everything, print it, and write it."""
-    for name in ("rounds", "threads"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name}: must be 1 or more")
+    for name, least in {"rounds": 1, "threads": 1, "nl_rounds": 0, "model_rounds": 0}.items():
+        if getattr(args, name) < least:
+            raise ConfigError(f"--{name.replace('_', '-')}: must be {least} or more")
     batches = args.batch or ([1, 8] if args.device == "cpu" else [8, 32])
     if min(batches) < 1:
         raise ConfigError("--batch: must be 1 or more")

@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> None:
     console.say(f"{len(candidates)} networks on {describe(device, precision)}")
     if args.train:
         args.checkpoints = [[train(candidate.config, device)] for candidate in candidates]
+    accuracies = measure_accuracy(candidates, args, device=device, precision=precision)
     results: dict[str, Any] = {
         "networks": measure_networks(candidates, args, device=device),
         "scaling": None if "scaling" in args.skip else scaling(args, device),
@@ -107,7 +108,8 @@ def run(args: argparse.Namespace) -> None:
         },
         "versions": versions(),
     }
-    add_accuracy(results["networks"], args, device=device, precision=precision)
+    for row, accuracy in zip(results["networks"], accuracies, strict=True):
+        row["accuracy"] = accuracy
     show(results)
     if args.json:
         write_json(args.json, results)
@@ -115,8 +117,12 @@ def run(args: argparse.Namespace) -> None:
     if args.html:
         write_comparison(args.html, results, plots)
         console.say(f"page: {args.html}")
-    for name, plot in plots.items() if args.png else ():
-        save_png(Path(args.png) / f"{name}.png", plot)
+    if args.png:
+        for name, plot in plots.items():
+            save_png(Path(args.png) / f"{name}.png", plot)
+        console.say(
+            f"{len(plots)} plots: {args.png}" if plots else "no plots: nothing was measured that could be drawn"
+        )
 
 
 def read_candidates(args: argparse.Namespace) -> list[Candidate]:
@@ -142,6 +148,8 @@ def read_candidates(args: argparse.Namespace) -> list[Candidate]:
                 raise ConfigError(f"--{option} {','.join(places)}: runs of one config are joined by single commas")
     if sum(map(bool, (args.checkpoints, args.predictions, args.train))) > 1:
         raise ConfigError("give only one of --checkpoints, --predictions and --train")
+    if args.data and not (args.checkpoints or args.train):
+        raise ConfigError("--data: says what --checkpoints or --train are tested on; give one of them")
     candidates: list[Candidate] = []
     for name, config in found:
         config = config_from_dict(config_to_dict(config), where=name, overrides=overrides)
@@ -245,17 +253,18 @@ def train(config: RunConfig, device: torch.device) -> str:
     return str(config.run_dir)
 
 
-def add_accuracy(rows: list[dict[str, Any]], args: argparse.Namespace, *, device: torch.device, precision: str) -> None:
-    """Put the accuracy of each network into its row, where checkpoints or predictions are given."""
+def measure_accuracy(
+    candidates: Sequence[Candidate], args: argparse.Namespace, *, device: torch.device, precision: str
+) -> Sequence[dict[str, Any] | None]:
+    """The accuracy of each network where checkpoints or predictions are given, else None for each."""
     if args.predictions:
         predictions = [[load_predictions(place) for place in places] for places in args.predictions]
     elif args.checkpoints:
+        how: dict[str, Any] = {"data": args.data, "device": device, "precision": precision}
         predictions = [
-            [predict_checkpoint(place, data=args.data, device=device, precision=precision) for place in places]
-            for places in args.checkpoints
+            [predict_checkpoint(place, name, config.model, **how) for place in places]
+            for (name, config, _), places in zip(candidates, args.checkpoints, strict=True)
         ]
     else:
-        return
-    names = [row["config"] for row in rows]
-    for row, accuracy in zip(rows, compare_accuracy(names, predictions), strict=True):
-        row["accuracy"] = accuracy
+        return [None] * len(candidates)
+    return compare_accuracy([candidate.name for candidate in candidates], predictions)

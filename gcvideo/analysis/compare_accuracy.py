@@ -11,7 +11,7 @@ import torch
 
 from gcvideo import console
 from gcvideo.analysis.scoring import mcnemar, score
-from gcvideo.config import SplitConfig, TestConfig, config_from_dict
+from gcvideo.config import ModelConfig, SplitConfig, TestConfig, config_from_dict
 from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.loader import eval_loader
 from gcvideo.engine.checkpoint import load_checkpoint
@@ -20,26 +20,45 @@ from gcvideo.engine.inference import optimize_for_inference
 from gcvideo.engine.predictions import Predictions, label_ranks
 from gcvideo.engine.predictor import find_checkpoint, restore_model
 from gcvideo.engine.testing import test_records
-from gcvideo.errors import DataError
+from gcvideo.errors import ConfigError, DataError
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+# Keys of a network's config that change nothing of its cost, or next to nothing.
+NOT_COMPARED = ("num_classes", "dropout", "drop_path", "zero_init_last_norm", "weights")
 MEASURES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
 
 
 def predict_checkpoint(
-    place: str, *, data: str | None, device: torch.device, precision: str, views: TestConfig | None = None
+    place: str,
+    name: str,
+    expected: ModelConfig,
+    *,
+    data: str | None,
+    device: torch.device,
+    precision: str,
+    views: TestConfig | None = None,
 ) -> Predictions:
     """Test a checkpoint.
 
     Args:
         place: a checkpoint or the folder of a run.
+        name: what the network is called in the table.
+        expected: the network that it must hold, but for ``NOT_COMPARED``.
         data: an annotation or a folder of class folders; by default the run's test (or val) split.
         views: by default the run's.
+
+    Raises:
+        ConfigError: the checkpoint is of another network, so that its accuracy would stand beside the wrong cost.
     """
     path = find_checkpoint(place)
     checkpoint = load_checkpoint(path)
     config = config_from_dict(checkpoint["config"], where=str(path))
+    for key, (theirs, ours) in different_keys(config.model, expected).items():
+        raise ConfigError(
+            f"{name}: {path} holds another network: model.{key} is {theirs} there and {ours} here; "
+            "give the config of that run, its config.yaml"
+        )
     if data is not None:
         config.data.test = SplitConfig(annotation=data)
     records = test_records(config, checkpoint.get("classes"))
@@ -51,6 +70,12 @@ def predict_checkpoint(
         return evaluate(
             model, loader, test=test, data=config.data, device=device, on_video=lambda _: progress.advance()
         )
+
+
+def different_keys(theirs: ModelConfig, ours: ModelConfig) -> dict[str, tuple[object, object]]:
+    """Key -> both values, of what makes two networks cost differently."""
+    both = {key: (value, getattr(ours, key)) for key, value in vars(theirs).items() if key not in NOT_COMPARED}
+    return {key: values for key, values in both.items() if values[0] != values[1]}
 
 
 def load_predictions(place: str) -> Predictions:
@@ -74,20 +99,30 @@ def compare_accuracy(
         predictions: of each network, one or more runs that differ in nothing but the seed.
 
     Returns:
-        for each network: "videos"; "runs", their number; each of ``MEASURES`` as {"value", "low", "high", "by_run",
-        "sd"}, fractions in [0, 1], where "sd" is the standard deviation over runs (n - 1), or None for one run; for all
-        but the first also "minus_first" (video top-1: "value", "low", "high") and "mcnemar", a list that sets the first
-        network's k-th run against this one's k-th.
+        for each network: "videos"; "views", the fewest and the most of a video; "left_out", how many of its answers not
+        all others have; "failures", the videos that it could not read; "runs", their number; each of ``MEASURES`` as
+        {"value", "low", "high", "by_run", "sd"}, fractions in [0, 1], where "sd" is the standard deviation over runs
+        (n - 1), or None for one run; for all but the first also "minus_first" (video top-1: "value", "low", "high") and
+        "mcnemar", a list that sets the first network's k-th run against this one's k-th.
 
     Raises:
-        DataError: the networks have no labelled video in common, or disagree on labels.
+        DataError: the networks have no labelled video in common, or disagree on labels or classes.
     """
     everyone = [run for runs in predictions for run in runs]
     common = [[_on_common_videos(run, everyone) for run in runs] for runs in predictions]
     reference = common[0][0]
     if not len(reference):
-        raise DataError(f"{' and '.join(names)}: have no labelled video in common")
+        failures = [failure for run in everyone for failure in run.failures]
+        reason = f"; {failures[0].path}: {failures[0].reason}" if failures else ""
+        raise DataError(f"{' and '.join(names)}: have no labelled video in common{reason}")
     for name, runs in zip(names, common, strict=True):
+        counts = {run.scores.shape[1] for run in (reference, *runs)}
+        if len(counts) > 1 or any(
+            run.classes and reference.classes and run.classes != reference.classes for run in runs
+        ):
+            raise DataError(
+                f"{name}: its classes are not those of {names[0]}, so the predictions are of different tests"
+            )
         if any((run.labels != reference.labels).any() for run in runs):
             raise DataError(
                 f"{name}: labels differ from those of {names[0]}, so the predictions are of different tests"
@@ -97,7 +132,12 @@ def compare_accuracy(
     drawn = _resample(hits, resamples=resamples, seed=seed)
     rows: list[dict[str, Any]] = []
     for number, own in enumerate(common):
-        row: dict[str, Any] = {"videos": len(reference), "runs": len(own)}
+        row: dict[str, Any] = {
+            "videos": len(reference),
+            "runs": len(own),
+            **_left_out(predictions[number], len(reference)),
+        }
+        row["views"] = [int(min(run.views.min() for run in own)), int(max(run.views.max() for run in own))]
         for column, measure in enumerate(MEASURES):
             by_run = values[number][:, column]
             deviation = float(by_run.std(ddof=1)) if len(own) > 1 else None
@@ -111,6 +151,13 @@ def compare_accuracy(
             row["mcnemar"] = [mcnemar(score(first), score(second)) for first, second in pairs]
         rows.append(row)
     return rows
+
+
+def _left_out(runs: Sequence[Predictions], common: int) -> dict[str, Any]:
+    """What the common videos lack of a network's: labelled answers, and videos that it could not read."""
+    answered = max(int((run.labels >= 0).sum()) for run in runs)
+    failures = {(f.path, f.id): f._asdict() for run in runs for f in run.failures}
+    return {"left_out": answered - common, "failures": list(failures.values())}
 
 
 def _on_common_videos(own: Predictions, everyone: Sequence[Predictions]) -> Predictions:

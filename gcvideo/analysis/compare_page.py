@@ -28,6 +28,7 @@ ACCURACY_COLUMNS = [
     "network",
     "runs",
     "videos",
+    "views",
     "clip top-1",
     "clip top-5",
     "video top-1",
@@ -62,6 +63,8 @@ def show(results: dict[str, Any]) -> None:
     if any(row["accuracy"] for row in results["networks"]):
         console.say()
         console.table(accuracy_rows(results["networks"]), columns=ACCURACY_COLUMNS, title=ACCURACY_NOTE)
+        for line in left_out_lines(results["networks"]):
+            console.warn(line)
     if results["scaling"]:
         console.say()
         console.table(exponent_rows(results["scaling"]), columns=EXPONENT_COLUMNS)
@@ -78,6 +81,7 @@ def write_comparison(path: str | Path, results: dict[str, Any], plots: dict[str,
     if any(row["accuracy"] for row in networks):
         parts += ["<h2>Accuracy on the same videos</h2>", page.table(ACCURACY_COLUMNS, accuracy_rows(networks))]
         parts.append(f'<p class="soft">{page.text(ACCURACY_NOTE)}</p>')
+        parts += [f"<p>{page.text(line)}</p>" for line in left_out_lines(networks)]
     if results["scaling"]:
         parts += [
             "<h2>One block against the size of its features</h2>",
@@ -137,8 +141,22 @@ def accuracy_rows(networks: Sequence[dict[str, Any]]) -> list[list[object]]:
         measures = [_percent(found[name]) for name in ("clip_top1", "clip_top5", "video_top1", "video_top5")]
         difference = _percent(minus, sign="+") if minus else "–"
         tests = ", ".join(f"{test['p_value']:.3g}" for test in found.get("mcnemar", [])) or "–"
-        rows.append([row["config"], found["runs"], found["videos"], *measures, difference, tests])
+        views = "–".join(map(str, sorted(set(found["views"]))))
+        rows.append([row["config"], found["runs"], found["videos"], views, *measures, difference, tests])
     return rows
+
+
+def left_out_lines(networks: Sequence[dict[str, Any]]) -> list[str]:
+    """What the accuracies leave out: videos that could not be read, and answers that not all networks have."""
+    lines = []
+    for row in networks:
+        found = row["accuracy"] or {}
+        for failure in found.get("failures", []):
+            place = console.printable(failure["path"] or failure["id"])
+            lines.append(f"{row['config']}: {place}: {console.printable(failure['reason'])}")
+        if found.get("left_out"):
+            lines.append(f"{row['config']}: {found['left_out']} videos are left out that not all networks answered")
+    return lines
 
 
 def _percent(interval: dict[str, Any], *, sign: str = "") -> str:

@@ -90,6 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Count, show, and write what was asked for."""
+    for name in ("frames", "size"):
+        if min(getattr(args, name) or [1]) < 1:
+            raise ConfigError(f"--{name}: must be 1 or more")
     rows = []
     for name, config in read_configs(args.configs):
         frames, sizes = args.frames or [config.data.frames], args.size or [config.data.crop]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
+from gcvideo.files import require_writable_outputs
+
 # Name -> module with `add_arguments(parser)` and `run(args) -> int | None`, and a line of help.
 ANALYSES = {
     "attention": ("gcvideo.commands.analyze_attention", "does attention depend on the query? distances over positions"),
@@ -26,5 +28,7 @@ def run(args: argparse.Namespace) -> int | None:
     module = import_module(name)
     parser = argparse.ArgumentParser(prog=f"gcvideo analyze {args.analysis}", description=text)
     module.add_arguments(parser)
-    code: int | None = module.run(parser.parse_intermixed_args(args.arguments))
+    parsed = parser.parse_intermixed_args(args.arguments)
+    require_writable_outputs(parsed)
+    code: int | None = module.run(parsed)
     return code

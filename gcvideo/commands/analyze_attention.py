@@ -42,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, show, and write what was asked for."""
-    if args.pairs < 1:
-        raise ConfigError(f"--pairs: {args.pairs} must be 1 or more")
+    if args.pairs < 2:
+        raise ConfigError(f"--pairs: {args.pairs} must be 2 or more")
+    if args.max_pictures < 0:
+        raise ConfigError(f"--max-pictures: {args.max_pictures} must be 0 or more")
     trained = load_trained(args, defaults=ONE_VIEW)
     if not any(isinstance(module, TracedBlock) for module in trained.model.modules()):
         raise ConfigError(f"{trained.path}: this network has neither non-local nor context blocks to look into")

@@ -38,12 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help="the file to write: .onnx or .pt2")
     parser.add_argument("--frames", type=int, help="T; by default data.frames of the checkpoint, else 8")
     parser.add_argument("--size", type=int, help="H and W; by default test.crop of the checkpoint, else 224")
-    parser.add_argument("--num-classes", type=int, default=400, help="of a network given by name")
+    parser.add_argument("--num-classes", type=int, help="of a network given by name; by default 400")
     parser.add_argument("--json", metavar="FILE", help="write what was done there as well")
 
 
 def run(args: argparse.Namespace) -> None:
     """Export, check against the network, write."""
+    for name in ("frames", "size", "num_classes"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')}: must be 1 or more")
     suffix = Path(args.target).suffix
     if suffix not in (".onnx", ".pt2"):
         raise ConfigError(f"{args.target}: the ending tells the format: .onnx, or .pt2 for an exported program")
@@ -146,7 +149,9 @@ def _load(args: argparse.Namespace) -> tuple[nn.Module, RunConfig | None, list[s
     from gcvideo.models import MODELS, create_model
 
     if args.model in MODELS:
-        return create_model(args.model, num_classes=args.num_classes).eval(), None, None
+        return create_model(args.model, num_classes=args.num_classes or 400).eval(), None, None
+    if args.num_classes is not None:
+        raise ConfigError("--num-classes: only for a network given by name; a checkpoint has its own classes")
     if not Path(args.model).expanduser().exists() and not Path(args.model).suffix:
         create_model(args.model)  # no file, and no ending: a misspelt name, whose error names the nearest
     path = find_checkpoint(args.model)

@@ -98,6 +98,10 @@ def test_simplify_reports_what_sharing_the_maps_costs(place: Path, capsys: pytes
     ("arguments", "message"),
     [
         (["attention", "{gc}", "--videos", "0"], "--videos: 0 must be 1 or more"),
+        (["attention", "{gc}", "--pairs", "1"], "--pairs: 1 must be 2 or more"),
+        (["attention", "{gc}", "--max-pictures", "-1"], "--max-pictures: -1 must be 0 or more"),
+        (["attention", "{gc}", "--json", "{gc}/a.json"], "is no folder"),
+        (["attention", "{gc}", "--pictures", "{gc}"], "is no folder"),
         (["attention", "{gc}", "test.crip=3"], "crip"),
         (["attention", "{gc}", "config.yaml"], "write key=value"),
         (["attention", "{none}"], "neither non-local nor context blocks"),

@@ -11,7 +11,7 @@ import pytest
 from gcvideo.cli import main
 from gcvideo.config import save_config
 from gcvideo.engine.predictions import Predictions, VideoScores
-from tests.tiny import tiny_checkpoint, tiny_videos
+from tests.tiny import tiny_checkpoint, tiny_config, tiny_videos
 from tests.training import make_videos, train_config
 
 TINY = ["model.depth=18", "model.width=4", "model.num_classes=4", "--frames", "2", "--size", "64", "--rounds", "2"]
@@ -57,19 +57,76 @@ def test_one_table_for_all_networks(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "slow_r34_nl5" in capsys.readouterr().out
 
 
-def test_accuracy_of_checkpoints_on_the_same_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+SKIPPED = ["--skip", "forward", "train", "memory", "throughput", "scaling", "--device", "cpu"]
+
+
+@pytest.fixture
+def tested(tmp_path: Path) -> dict[str, str]:
+    """Two networks of one block each: config and checkpoint of both, and six videos."""
     tiny_videos(tmp_path)
-    first = tiny_checkpoint(tmp_path).rename(tmp_path / "gc.pt")
-    second = tiny_checkpoint(tmp_path, model={"context": {"kind": "se", "stages": {"res3": "all"}}})
-    out = tmp_path / "out.json"
-    command = ["benchmark", "compare", "slow_r18", "slow_r18_se_c345", *TINY, "--skip", "train", "memory", "throughput"]
-    command += ["scaling", "--device", "cpu", "--json", str(out), "--html", str(tmp_path / "page.html")]
-    assert main([*command, "--checkpoints", str(first), str(second), "--data", str(tmp_path / "val.txt")]) == 0
+    places = {}
+    for kind in ("gc", "se"):
+        model = {"context": {"kind": kind, "stages": {"res3": "all"}}}
+        checkpoint = tiny_checkpoint(tmp_path, model=model)
+        places[f"{kind}.pt"] = str(checkpoint.rename(tmp_path / f"{kind}.pt"))
+        places[kind] = str(tmp_path / f"{kind}.yaml")
+        save_config(tiny_config(tmp_path, model=model), tmp_path / f"{kind}.yaml")
+    return places
+
+
+def test_accuracy_of_checkpoints_on_the_same_videos(
+    tmp_path: Path, tested: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, page = tmp_path / "out.json", tmp_path / "page.html"
+    command = ["benchmark", "compare", tested["gc"], tested["se"], "--frames", "2", "--size", "64", "--rounds", "2"]
+    command += ["--skip", "train", "memory", "throughput", "scaling", "--device", "cpu"]
+    command += ["--json", str(out), "--html", str(page), "--png", str(tmp_path / "png")]
+    places = ["--checkpoints", tested["gc.pt"], tested["se.pt"], "--data", str(tmp_path / "val.txt")]
+    assert main([*command, *places]) == 0
     rows = json.loads(out.read_text())["networks"]
     assert [row["accuracy"]["videos"] for row in rows] == [6, 6]
+    assert [row["accuracy"]["views"] for row in rows] == [[6, 6], [6, 6]]
     assert [test["videos"] for test in rows[1]["accuracy"]["mcnemar"]] == [6]
-    assert "McNemar p" in capsys.readouterr().out
-    assert (tmp_path / "page.html").read_text().count("<svg") == 2  # against multiply-adds and against time
+    said = capsys.readouterr().out
+    assert "McNemar p" in said
+    assert f"2 plots: {tmp_path / 'png'}" in said
+    assert page.read_text().count("<svg") == 2  # against multiply-adds and against time
+
+
+def test_a_video_that_cannot_be_read_is_named(
+    tmp_path: Path, tested: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    broken = tmp_path / "broken.txt"
+    broken.write_text("broken.mp4 0\n")
+    mixed = tmp_path / "mixed.txt"
+    mixed.write_text((tmp_path / "val.txt").read_text() + broken.read_text())
+    out, page = tmp_path / "out.json", tmp_path / "page.html"
+    command = ["benchmark", "compare", tested["gc"], *SKIPPED, "--checkpoints", tested["gc.pt"], "--json", str(out)]
+    assert main([*command, "--html", str(page), "--png", str(tmp_path / "png"), "--data", str(mixed)]) == 0
+    accuracy = json.loads(out.read_text())["networks"][0]["accuracy"]
+    assert accuracy["videos"] == 6
+    assert [Path(failure["path"]).name for failure in accuracy["failures"]] == ["broken.mp4"]
+    said = capsys.readouterr()
+    assert "broken.mp4: " in said.err
+    assert "broken.mp4: " in page.read_text()
+    assert main([*command, "--data", str(broken)]) == 2
+    assert "broken.mp4: " in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_network_is_refused_before_anything_is_measured(
+    tmp_path: Path, tested: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["benchmark", "compare", tested["gc"], tested["se"], "--device", "cpu"]
+    assert main([*command, "--checkpoints", tested["se.pt"], tested["gc.pt"]]) == 2
+    said = capsys.readouterr()
+    assert "gc: " in said.err
+    assert "se.pt holds another network: model.context is" in said.err
+    assert "forward" not in said.err
+    assert main([*command, "--predictions", "none.npz", "none.npz"]) == 2
+    said = capsys.readouterr()
+    assert "none.npz" in said.err
+    assert "forward" not in said.err
 
 
 def test_runs_of_one_config_with_other_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,8 +140,7 @@ def test_runs_of_one_config_with_other_seeds(tmp_path: Path, capsys: pytest.Capt
     gc = gc.replace("gc_1", "gc_1/predictions.npz")
     out = tmp_path / "out.json"
     command = ["benchmark", "compare", "slow_r18", "slow_r18_gc_c345", *TINY, "--device", "cpu", "--json", str(out)]
-    skipped = ["--skip", "forward", "train", "memory", "throughput", "scaling"]
-    assert main([*command, *skipped, "--predictions", plain, gc]) == 0
+    assert main([*command, *SKIPPED, "--predictions", plain, gc]) == 0
     first, second = (row["accuracy"] for row in json.loads(out.read_text())["networks"])
     assert first["video_top1"]["by_run"] == [0.5, 0.25]
     assert second["video_top1"]["by_run"] == [0.75, 0.625]
@@ -103,13 +159,12 @@ def test_each_config_is_trained_and_tested(tmp_path: Path) -> None:
         files.append(str(tmp_path / f"{kind}.yaml"))
     out = tmp_path / "out.json"
     command = ["benchmark", "compare", *files, "--train", "--device", "cpu", "--rounds", "1", "--json", str(out)]
-    skipped = ["--skip", "forward", "train", "memory", "throughput", "scaling"]
-    assert main([*command, *skipped]) == 0
+    assert main([*command, *SKIPPED]) == 0
     rows = json.loads(out.read_text())["networks"]
     assert [row["accuracy"]["videos"] for row in rows] == [8, 8]
     checkpoint = tmp_path / "runs/se/checkpoints/best.pt"
     written = checkpoint.stat().st_mtime_ns
-    assert main([*command, *skipped]) == 0
+    assert main([*command, *SKIPPED]) == 0
     assert checkpoint.stat().st_mtime_ns == written, "a finished run is not trained again"
     assert json.loads(out.read_text())["networks"] == rows
 
@@ -126,6 +181,10 @@ def test_each_config_is_trained_and_tested(tmp_path: Path) -> None:
         (["slow_r18", "--size", "16"], "too small"),
         (["slow_r18", "slow_r18", "--train"], "would train in one folder"),
         (["slow_r18", "--train", "--predictions", "a.npz"], "only one of"),
+        (["slow_r18", "--data", "a.csv"], "--data: says what --checkpoints or --train are tested on"),
+        (["slow_r18", "--json", "/"], "--json: / is a folder"),
+        (["slow_r18", "--html", f"{__file__}/page.html"], "test_compare.py is no folder"),
+        (["slow_r18", "--png", __file__], "test_compare.py is no folder"),
     ],
 )
 def test_a_wrong_command_gets_one_line_and_exit_code_2(

@@ -100,12 +100,16 @@ def test_command(suffix: str, checkpoint: Path, tmp_path: Path, capsys: pytest.C
     assert json.loads(stored)["clip"] == [3, 2, 32, 32]
 
 
-def test_refusals_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_refusals_in_one_line(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
     for arguments, message in (
         (["slow_r18", "out.pb"], "the ending tells the format"),
         (["slow_r81", "out.pt2"], "unknown model 'slow_r81'; the nearest are"),
         (["nowhere/best.pt", "out.pt2"], "no such checkpoint"),
         (["slow_r18", str(tmp_path / "out.pt2"), "--size", "16"], "too small"),
+        (["slow_r18", "out.pt2", "--frames", "0"], "--frames: must be 1 or more"),
+        ([str(checkpoint), "out.pt2", "--num-classes", "5"], "--num-classes: only for a network given by name"),
     ):
         assert main(["export", *arguments]) == 2
         error = capsys.readouterr().err

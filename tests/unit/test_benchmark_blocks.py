@@ -160,6 +160,9 @@ class _Passes(TorchDispatchMode):
 def test_command_refuses_nonsense(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "blocks", "--rounds", "0"]) == 2
     assert "--rounds: must be 1 or more" in capsys.readouterr().err
+    for option in ("--nl-rounds", "--model-rounds"):
+        assert main(["benchmark", "blocks", option, "-1"]) == 2
+        assert f"{option}: must be 0 or more" in capsys.readouterr().err
     if not torch.cuda.is_available():
         assert main(["benchmark", "blocks", "--device", "cuda"]) == 2
         assert "torch finds no GPU" in capsys.readouterr().err

@@ -110,6 +110,7 @@ def test_only_videos_that_all_answered_count() -> None:
     rows = compare_accuracy(["a", "b"], [[long], [short]])
     assert [row["videos"] for row in rows] == [6, 6]
     assert rows[0]["video_top1"]["value"] == 1
+    assert [row["left_out"] for row in rows] == [4, 0]
     with pytest.raises(DataError, match="a and b: have no labelled video in common"):
         compare_accuracy(["a", "b"], [[long], [predictions([True], prefix="w")]])
 
@@ -135,8 +136,8 @@ def test_runs_with_other_seeds_are_one_row() -> None:
 def test_runs_of_one_network_read_as_mean_and_deviation() -> None:
     rows = compare_accuracy(["a"], [[predictions([i < right for i in range(10)]) for right in (5, 6, 7)]])
     (line,) = accuracy_rows([{"config": "a", "accuracy": rows[0]}])
-    assert line[:3] == ["a", 3, 10]
-    assert str(line[5]).startswith("60.0 ± 10.0 (")
+    assert line[:4] == ["a", 3, 10, "2"]
+    assert str(line[6]).startswith("60.0 ± 10.0 (")
     assert line[-1] == "–"
 
 
@@ -145,6 +146,10 @@ def test_predictions_of_different_tests_are_not_compared() -> None:
     other.labels[1] = 2
     with pytest.raises(DataError, match="b: labels differ from those of a"):
         compare_accuracy(["a", "b"], [[predictions([True, True])], [other]])
+    fewer = predictions([True, True])
+    fewer.averages = {name: scores[:, :2] for name, scores in fewer.averages.items()}
+    with pytest.raises(DataError, match="b: its classes are not those of a"):
+        compare_accuracy(["a", "b"], [[predictions([True, True])], [fewer]])
 
 
 def measured(**parts: object) -> dict[str, object]:

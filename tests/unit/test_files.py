@@ -1,0 +1,48 @@
+"""Output files: whole or not at all, valid JSON, and refused before the work where they cannot be written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from gcvideo.errors import ConfigError
+from gcvideo.files import require_writable_outputs, write_json
+
+
+def test_json_holds_no_number_that_json_does_not_know(tmp_path: Path) -> None:
+    nan, infinity = float("nan"), float("inf")
+    write_json(tmp_path / "a.json", {"a": nan, "b": [1.5, (infinity, -infinity)], "c": {"d": nan, "e": "NaN"}, "f": 3})
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
+    assert found == {"a": None, "b": [1.5, [None, None]], "c": {"d": None, "e": "NaN"}, "f": 3}
+
+
+def test_outputs_that_cannot_be_written_are_refused_first(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for name, place, message in (
+        ("json", tmp_path, "is a folder; name a file"),
+        ("html", file / "a.html", f"{file} is no folder"),
+        ("csv", file / "b" / "c.csv", f"{file} is no folder"),
+        ("pictures", file, f"{file} is no folder"),
+    ):
+        with pytest.raises(ConfigError, match=message) as error:
+            require_writable_outputs(argparse.Namespace(**{name: str(place)}))
+        assert str(error.value).startswith(f"--{name}: ")
+    # Files and folders that are to be made, options that are not given, and flags are fine.
+    good = {"json": str(file), "html": str(tmp_path / "new" / "a.html"), "png": str(tmp_path / "x" / "y"), "csv": None}
+    require_writable_outputs(argparse.Namespace(**good, maps=True))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_without_permission_is_refused_first(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match="no permission"):
+        require_writable_outputs(argparse.Namespace(json=str(tmp_path / "a.json")))
