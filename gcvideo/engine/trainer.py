@@ -234,6 +234,7 @@ class Trainer:
                 precision=self.learner.precision,
                 on_video=on_video,
             )
+        self.watch.check_scores(predictions)
         self.validation = reports.validation_figures(predictions)
         self.details = reports.validation_details(predictions)
         epoch, seconds = self.plan.time(self.position), time.monotonic() - began

@@ -10,6 +10,7 @@ from torch import Tensor
 from gcvideo import distributed
 from gcvideo.data.annotations import RecordTable
 from gcvideo.engine.metrics import TrainMeter
+from gcvideo.engine.predictions import Predictions
 from gcvideo.errors import TrainingError
 from gcvideo.files import write_json
 
@@ -33,6 +34,22 @@ class LossWatch:
     def note(self, *, step: int, epoch: int, lr: float, indices: Tensor) -> None:
         """Remember a micro-batch: ``indices`` (N,) int64 are its records."""
         self._recent.append((step, epoch, lr, indices))
+
+    def check_scores(self, predictions: Predictions) -> None:
+        """A network that answers NaN is not to be validated.
+
+        Args:
+            predictions: of all processes, on every process.
+
+        Raises:
+            TrainingError: some scores are not finite.
+        """
+        spoilt = predictions.without_numbers()
+        if spoilt:
+            raise TrainingError(
+                f"the network's scores of {spoilt} of {len(predictions)} validation videos are not finite: lower "
+                "optim.lr or set optim.clip_grad_norm"
+            )
 
     def check(self) -> None:
         """Every process must call it. Waits for the device.
