@@ -98,7 +98,8 @@ class Trainer:
         self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
         self.val_set = ViewDataset(val, data=config.data, test=self.val_test) if val is not None else None
         self.learner = Learner(config, self.device, classes=records.classes)
-        self.watch = LossWatch(self.learner.meter, records, self.folder.path / "nonfinite.json")
+        fatal = self.folder.path / "nonfinite.json"
+        self.watch = LossWatch(self.learner.meter, records, fatal, self.folder.checkpoints)
         self.plan = Plan.of(config, len(records))
         self.position = Position()
         self.clock = Stopwatch()
@@ -276,6 +277,7 @@ class Trainer:
 
     def _save(self, *, best: bool = False) -> None:
         self.watch.check()  # never save weights that a loss without a value has spoilt
+        self.watch.check_weights(self.learner.network, self.learner.tested_network, step=self.position.step)
         for part in distributed.gather_objects(self.failures):
             self.failures.update(part)
         if distributed.is_main():

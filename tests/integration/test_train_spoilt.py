@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from gcvideo.engine.learner import Learner
 from gcvideo.engine.trainer import Trainer
 from gcvideo.errors import TrainingError
 from tests.training import last_state, make_videos, metrics, train_config
@@ -33,3 +36,60 @@ def test_a_network_that_answers_no_numbers_is_not_the_best(
     assert last_state(config)["best"] is None
     assert not (config.run_dir / "checkpoints" / "best.pt").exists()
     assert metrics(config, "val") == []
+
+
+def spoil_after(step: int, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an update does to a weight when the gradient of a finite loss is none."""
+    whole = Learner.step
+
+    def spoilt(self: Learner, batches: Any, *, number: int, lr: float) -> Any:
+        used = whole(self, batches, number=number, lr=lr)
+        if number == step:
+            with torch.no_grad():
+                next(self.network.parameters())[0] = value
+        return used
+
+    monkeypatch.setattr(Learner, "step", spoilt)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_spoilt_weights_are_not_saved(place: Path, value: float, ema: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = {"checkpoint_every": 1, "val_every": 1, "log_every": 2, "ema": ema}
+    config = train_config(place, f"weights-{value}-{ema}", train=train)
+    spoil_after(3, value, monkeypatch)  # the last step of the second epoch: no loss comes after it
+    with pytest.raises(TrainingError, match=r"the weights are not finite after 4 steps\. Lower optim\.lr"):
+        Trainer(config).fit()
+    saved = last_state(config)
+    assert (saved["step"], saved["best"]["epoch"]) == (3, 1)
+    assert all(tensor.isfinite().all() for tensor in saved["model"].values())
+
+
+def test_where_nothing_was_saved_there_is_no_talk_of_a_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = train_config(place, "unsaved")
+    spoil_after(0, math.nan, monkeypatch)
+    with pytest.raises(TrainingError, match="not finite at step 1") as caught:
+        Trainer(config).fit()
+    assert str(caught.value).endswith(
+        "Nothing was saved yet: lower optim.lr or set optim.clip_grad_norm, then start anew with --overwrite"
+    )
+    monkeypatch.undo()
+    Trainer(config).fit(overwrite=True)
+
+
+def test_weights_too_large_to_go_on_from_are_left_behind_as_the_message_says(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = train_config(place, "large", train={"checkpoint_every": 1})
+    spoil_after(1, 3e38, monkeypatch)
+    with pytest.raises(TrainingError):
+        Trainer(config).fit()
+    monkeypatch.undo()
+    with pytest.raises(TrainingError) as caught:  # they are finite, so they were saved
+        Trainer(config).fit(resume=True)
+    folder = config.run_dir / "checkpoints"
+    assert f"remove last.pt and the newest step_*.pt of {folder}, and --resume" in str(caught.value)
+    (folder / "last.pt").unlink()
+    max(folder.glob("step_*.pt")).unlink()
+    Trainer(config).fit(resume=True)
+    assert last_state(config)["step"] == 6
