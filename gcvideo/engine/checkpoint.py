@@ -158,7 +158,8 @@ class CheckpointFolder:
         _name_also(numbered, self.last)
         if best:
             _name_also(numbered, self.best)
-        for old in self._numbered()[self.keep :]:
+        older = [path for path in self._numbered() if path != numbered]
+        for old in older[max(self.keep - 1, 0) :]:
             old.unlink(missing_ok=True)
         for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed while writing
             leftover.unlink(missing_ok=True)
@@ -193,8 +194,8 @@ class CheckpointFolder:
         return None
 
     def _numbered(self) -> list[Path]:
-        """Newest first."""
-        return sorted(self.folder.glob("step_*.pt"), reverse=True)
+        """Newest first: by the time of writing, as a run that goes on with a larger batch counts fewer steps."""
+        return sorted(self.folder.glob("step_*.pt"), key=lambda path: (path.stat().st_mtime_ns, path), reverse=True)
 
 
 def _name_also(source: Path, target: Path) -> None:

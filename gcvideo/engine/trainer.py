@@ -74,7 +74,8 @@ class Trainer:
                 self._resume()
             with ExitStack() as stack:
                 self.stop = stack.enter_context(StopSignals())
-                recorder = Recorder(self.folder.path, step=self.position.step, wandb=self.config.train.wandb)
+                step, wandb = self.position.step, self.config.train.wandb
+                recorder = Recorder(self.folder.path, step=step, epoch=self.recorded, wandb=wandb)
                 self.recorder = stack.enter_context(recorder)
                 self._announce()
                 self._fit()
@@ -102,6 +103,7 @@ class Trainer:
         self.watch = LossWatch(self.learner.meter, records, fatal, self.folder.checkpoints)
         self.plan = Plan.of(config, len(records))
         self.position = Position()
+        self.recorded = 0.0  # the time in epochs that the checkpoint was written at
         self.clock = Stopwatch()
         self.validation: dict[str, float] = {}
         self.details: dict[str, Any] = {}
@@ -322,7 +324,7 @@ class Trainer:
             raise CheckpointError(f"{state['path']}: does not fit the network of this config ({reason})") from None
         before = Plan.of(config_from_dict(state["config"], where=state["path"]), state["records"])
         position = Position(state["step"], state["epoch"], state["epoch_step"])
-        self.position = self.plan.take_over(position, before)
+        self.position, self.recorded = self.plan.take_over(position, before), before.time(position)
         self.best, self.validation, self.details = state["best"], state["validation"], state["details"]
         self.failures |= {id_: (path, reason) for id_, path, reason in state["failures"]}
         self.clock = Stopwatch(state["seconds"])

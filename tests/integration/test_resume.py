@@ -18,6 +18,7 @@ import torch
 from gcvideo.config import RunConfig
 from gcvideo.engine.checkpoint import load_checkpoint
 from gcvideo.engine.stopping import EXIT_CODE
+from gcvideo.engine.trainer import Trainer
 from tests.training import (
     complaints,
     last_state,
@@ -188,6 +189,25 @@ def test_changes_since_the_checkpoint_are_told(tmp_path: Path) -> None:
     assert "train.epochs was 1.0 in the checkpoint and is 2.0 now" in warnings[1]
     assert "the training videos or their labels are not those of the checkpoint" in warnings[2]
     assert last_state(config)["step"] == 4
+
+
+def test_a_larger_batch_goes_on_with_what_was_done_and_what_it_saves(tmp_path: Path) -> None:
+    make_videos(tmp_path)
+    config = train_config(tmp_path, train={"epochs": 2, "batch_size": 1, "checkpoint_every": 2})
+    Trainer(config).fit()  # 16 steps
+    config.train.epochs, config.train.batch_size = 3, 2
+    Trainer(config).fit(resume=True)  # 8 steps of these are done: 9 to 12 are left
+    assert last_state(config)["step"] == 12
+    steps = [*range(1, 17), *range(9, 13)]
+    assert [line["step"] for line in metrics(config)] == steps
+    assert [line["epoch"] for line in metrics(config)] == [i / 8 for i in range(1, 17)] + [2.25, 2.5, 2.75, 3]
+    assert [line["step"] for line in metrics(config, "val")] == [16, 12]
+    folder = config.run_dir / "checkpoints"
+    assert sorted(path.name for path in folder.glob("step_*")) == ["step_00000010.pt", "step_00000012.pt"]
+    os.truncate(folder / "last.pt", 300)
+    config.train.epochs = 4
+    Trainer(config).fit(resume=True)  # from step 10: what it wrote about 11 and 12 is taken back
+    assert [line["step"] for line in metrics(config)] == [*range(1, 17), *range(9, 17)]
 
 
 def test_resuming_where_nothing_is_starts_from_the_beginning(place: Path) -> None:

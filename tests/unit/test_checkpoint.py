@@ -109,6 +109,33 @@ def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert load_checkpoint(folder.last)["step"] == 4
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("step_*"))
+
+
+def test_a_run_that_counts_fewer_steps_than_before_keeps_its_new_checkpoints(tmp_path: Path) -> None:
+    """As one does that goes on with a larger batch: step 16 of old is step 8 of now."""
+    folder = CheckpointFolder(tmp_path, keep=2)
+    for order, step in enumerate((14, 16, 10, 12)):
+        folder.save(state(step))
+        newest = tmp_path / f"step_{step:08d}.pt"
+        assert newest in tmp_path.iterdir()
+        os.utime(newest, (order, order))  # whatever the file system's clock can tell apart
+        if step == 10:
+            assert names(tmp_path) == ["step_00000010.pt", "step_00000016.pt"]
+    assert names(tmp_path) == ["step_00000010.pt", "step_00000012.pt"]
+    folder.last.unlink()
+    assert (folder.load_latest() or {})["step"] == 12
+
+
+def test_a_clock_that_was_set_back_costs_no_new_checkpoint(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save(state(1))
+    os.utime(tmp_path / "step_00000001.pt", (2**32, 2**32))
+    folder.save(state(2))
+    assert names(tmp_path) == ["step_00000002.pt"]
+
+
 def test_an_empty_folder_has_no_latest(tmp_path: Path) -> None:
     assert CheckpointFolder(tmp_path).load_latest() is None
 
