@@ -167,18 +167,24 @@ class CheckpointFolder:
     def load_latest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read, or None where there is none at all.
 
-        Damaged ones are passed over with a warning and set aside under the ending ``.damaged``.
+        Damaged ones are passed over with a warning and set aside under the ending ``.damaged``. ``best.pt`` comes last:
+        it holds as much as the others, but may be from long before.
 
         Raises:
             CheckpointError: there are some, but none can be read.
         """
         bad: list[Path] = []
-        for path in [*([self.last] if self.last.exists() else []), *self._numbered()]:
+        candidates = [path for path in (self.last, *self._numbered(), self.best) if path.exists()]
+        for path in candidates:
             if any(path.samefile(other) for other in bad):  # another name of a damaged one
                 bad.append(path)
                 continue
             try:
                 state = load_checkpoint(path)
+                if path == self.best:
+                    if "optimizer" not in state:
+                        raise CheckpointError(f"{path}: holds a network to test, and no training to go on with")
+                    warn(f"{path} is taken, the best validation so far: what came after it is done again")
             except CheckpointError as error:
                 warn(f"{error}; trying the one before it")
                 bad.append(path)

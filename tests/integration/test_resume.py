@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from gcvideo.config import RunConfig
+from gcvideo.engine import reports
 from gcvideo.engine.checkpoint import load_checkpoint
 from gcvideo.engine.stopping import EXIT_CODE
 from gcvideo.engine.trainer import Trainer
@@ -160,6 +161,24 @@ def test_a_damaged_last_checkpoint_costs_time_and_nothing_else(
     assert "last.pt" in warning
     assert "trying the one before" in warning
     assert_same(last_state(config), unstopped[1])
+
+
+def test_where_only_the_best_checkpoint_is_whole_the_run_goes_on_from_it(
+    place: Path, unstopped: dict[int, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And ends with the weights of the run that never stopped: it holds all of a training."""
+    config = configure(place, "best-left", keep_checkpoints=1, val_every=1, checkpoint_every=0)
+    figures, accuracies = reports.validation_figures, iter([0.5, 0.25, 0.25, 0.25, 0.25])  # the first is the best
+    monkeypatch.setattr(reports, "validation_figures", lambda p: {**figures(p), "video_top1": next(accuracies)})
+    Trainer(config).fit()
+    folder = config.run_dir / "checkpoints"
+    assert load_checkpoint(folder / "best.pt")["step"] == STEPS // 3
+    os.truncate(folder / "last.pt", 300)
+    Trainer(config).fit(resume=True)
+    assert f"{folder}/best.pt is taken" in complaints(config)[1]
+    assert [line["step"] for line in metrics(config)] == list(range(1, STEPS + 1))
+    for part in ("model", "raw_model", "optimizer", "step", "epoch"):
+        assert same_tensors(last_state(config)[part], unstopped[1][part]), part
 
 
 def test_another_number_of_processes_goes_on_and_says_so(place: Path) -> None:

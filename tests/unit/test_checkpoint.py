@@ -161,6 +161,31 @@ def test_a_damaged_last_one_falls_back_and_says_so(tmp_path: Path, capsys: pytes
     ]
 
 
+def test_the_best_one_is_the_last_resort(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save({**state(1), "optimizer": {}}, best=True)
+    folder.save({**state(2), "optimizer": {}})
+    os.truncate(folder.last, 300)
+    latest = folder.load_latest()
+    assert latest is not None
+    assert (latest["step"], latest["path"]) == (1, str(folder.best))
+    warning = capsys.readouterr().err.splitlines()[-1]
+    assert "best.pt is taken, the best validation so far: what came after it is done again" in warning
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best.pt",
+        "last.pt.damaged",
+        "step_00000002.pt.damaged",
+    ]
+
+
+def test_a_network_without_its_training_is_not_gone_on_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_checkpoint(tmp_path / "best.pt", state())
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints can be read \(best\.pt\)"):
+        CheckpointFolder(tmp_path).load_latest()
+    assert "holds a network to test, and no training to go on with" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "best.pt")["step"] == 1
+
+
 def test_all_damaged_is_an_error_and_not_a_fresh_start(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     folder.save(state(1))
