@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -27,8 +28,16 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a value as indented JSON: complete or not at all."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Write a value as indented JSON: complete or not at all. NaN and infinity, which JSON has not, become null."""
+    write_atomically(path, (json.dumps(_strict(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _umask() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -28,7 +29,7 @@ from gcvideo.engine.schedule import Plan, Position
 from gcvideo.engine.splits import load_split
 from gcvideo.engine.stopping import Stopped, StopSignals
 from gcvideo.engine.watch import LossWatch
-from gcvideo.errors import CheckpointError, ConfigError
+from gcvideo.errors import CheckpointError, ConfigError, DataError
 from gcvideo.files import write_json
 
 KEEP_GOING, SAVE, STOP = range(3)
@@ -94,6 +95,10 @@ class Trainer:
         val = load_split(config, config.data.val, name="validation", classes=records.classes)
         if self.videos is not None:
             records = val = spread(records, self.videos)
+        if val is not None and not (val.labels >= 0).any():
+            raise DataError(
+                f"{val.source}: gives no labels to validate on; leave data.val.annotation unset to do without"
+            )
         self.quarantine = quarantine
         self.train_set = ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
         self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
@@ -246,8 +251,8 @@ class Trainer:
         self.recorder.write("val", step=self.position.step, epoch=epoch, **self.validation, seconds=seconds)
         say(f"epoch {self.position.epoch + 1}: {reports.accuracy_line(self.validation)}")
         top1 = self.validation["video_top1"]
-        if self.best is not None and not top1 > self.best["top1"]:
-            return False
+        if math.isnan(top1) or (self.best is not None and not top1 > self.best["top1"]):
+            return False  # NaN: no video could be read
         self.best = {"top1": top1, "epoch": self.position.epoch + 1, "step": self.position.step}
         return True
 

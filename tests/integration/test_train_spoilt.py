@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from gcvideo.cli import main
+from gcvideo.config import save_config
 from gcvideo.engine.learner import Learner
 from gcvideo.engine.trainer import Trainer
-from gcvideo.errors import TrainingError
+from gcvideo.errors import DataError, TrainingError
 from tests.training import last_state, make_videos, metrics, train_config
 
 
@@ -93,3 +96,38 @@ def test_weights_too_large_to_go_on_from_are_left_behind_as_the_message_says(
     max(folder.glob("step_*.pt")).unlink()
     Trainer(config).fit(resume=True)
     assert last_state(config)["step"] == 6
+
+
+def test_a_validation_list_without_labels_is_refused(place: Path, tmp_path: Path) -> None:
+    unlabelled = tmp_path / "unlabelled.txt"
+    unlabelled.write_text("".join(f"{place}/video_{i}.mp4\n" for i in range(4)))
+    config = train_config(place, "unlabelled", data={"val": {"annotation": str(unlabelled)}})
+    with pytest.raises(
+        DataError, match=r"unlabelled\.txt: gives no labels to validate on; leave data\.val\.annotation"
+    ):
+        Trainer(config).fit()
+    assert not (config.run_dir / "metrics.jsonl").exists()
+
+
+def test_a_validation_without_a_readable_video_is_never_the_best(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"this is no video")
+    (tmp_path / "val.txt").write_text("broken.mp4 1\n")
+    config = train_config(
+        place,
+        "unreadable",
+        data={"val": {"annotation": str(tmp_path / "val.txt")}},
+        train={"val_every": 1, "epochs": 2},
+    )
+    save_config(config, tmp_path / "run.yaml")
+    assert main(["train", str(tmp_path / "run.yaml"), "--json", str(tmp_path / "out.json")]) == 0
+    assert "no accuracy, for want of readable videos, 1 videos could not be read" in capsys.readouterr().out
+    assert last_state(config)["best"] is None
+    for path in (config.run_dir / "results.json", tmp_path / "out.json"):
+        results = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert (results["best"], results["validation"]["video_top1"]) == (None, None)
+    assert "nan %" not in (config.run_dir / "report.html").read_text()
+    (tmp_path / "val.txt").write_text(f"broken.mp4 1\n{place}/video_0.mp4 0\n")  # it is no hindrance later on
+    assert main(["train", str(tmp_path / "run.yaml"), "train.epochs=3", "--resume"]) == 0
+    assert last_state(config)["best"]["epoch"] == 3
