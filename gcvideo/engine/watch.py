@@ -105,5 +105,5 @@ class LossWatch:
         return (
             "Lower optim.lr or set optim.clip_grad_norm, then --resume. Should that end the same way at once, "
             f"the last checkpoint is spoilt too: remove last.pt and the newest step_*.pt of {self.checkpoints}, and "
-            "--resume goes on from the one before, where none is left from best.pt"
+            "--resume goes on from the one before, else from best.pt, else from the beginning"
         )
