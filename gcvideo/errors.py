@@ -44,4 +44,4 @@ class InputShapeError(GcvideoError, ValueError):
 
 
 class TrainingError(GcvideoError):
-    """A training that must not go on, because its loss is no longer a number."""
+    """A training that must not go on, because its loss, weights or answers are no longer numbers."""

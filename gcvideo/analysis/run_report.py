@@ -77,7 +77,8 @@ def _summary(training: dict[str, Any]) -> str:
         explained = {"video_top1": "at the end, views together", "clip_top1": "at the end, views each on their own"}
         for key, meaning in explained.items():
             title = f"validation {key.split('_')[0]} top-1"
-            figures.append((title, page.percent(training["validation"][key], 2), meaning))
+            share = training["validation"][key]
+            figures.append((title, "–" if share is None else page.percent(share, 2), meaning))
     if training["best"]:
         best = training["best"]
         figures.append(("best video top-1", page.percent(best["top1"], 2), f"after epoch {best['epoch']}: best.pt"))

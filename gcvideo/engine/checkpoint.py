@@ -158,7 +158,8 @@ class CheckpointFolder:
         _name_also(numbered, self.last)
         if best:
             _name_also(numbered, self.best)
-        for old in self._numbered()[self.keep :]:
+        older = [path for path in self._numbered() if path != numbered]
+        for old in older[max(self.keep - 1, 0) :]:
             old.unlink(missing_ok=True)
         for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed while writing
             leftover.unlink(missing_ok=True)
@@ -166,18 +167,24 @@ class CheckpointFolder:
     def load_latest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read, or None where there is none at all.
 
-        Damaged ones are passed over with a warning and set aside under the ending ``.damaged``.
+        Damaged ones are passed over with a warning and set aside under the ending ``.damaged``. ``best.pt`` comes last:
+        it holds as much as the others, but may be from long before.
 
         Raises:
             CheckpointError: there are some, but none can be read.
         """
         bad: list[Path] = []
-        for path in [*([self.last] if self.last.exists() else []), *self._numbered()]:
+        candidates = [path for path in (self.last, *self._numbered(), self.best) if path.exists()]
+        for path in candidates:
             if any(path.samefile(other) for other in bad):  # another name of a damaged one
                 bad.append(path)
                 continue
             try:
                 state = load_checkpoint(path)
+                if path == self.best:
+                    if "optimizer" not in state:
+                        raise CheckpointError(f"{path}: holds a network to test, and no training to go on with")
+                    warn(f"{path} is taken, the best validation so far: what came after it is done again")
             except CheckpointError as error:
                 warn(f"{error}; trying the one before it")
                 bad.append(path)
@@ -193,8 +200,8 @@ class CheckpointFolder:
         return None
 
     def _numbered(self) -> list[Path]:
-        """Newest first."""
-        return sorted(self.folder.glob("step_*.pt"), reverse=True)
+        """Newest first: by the time of writing, as a run that goes on with a larger batch counts fewer steps."""
+        return sorted(self.folder.glob("step_*.pt"), key=lambda path: (path.stat().st_mtime_ns, path), reverse=True)
 
 
 def _name_also(source: Path, target: Path) -> None:

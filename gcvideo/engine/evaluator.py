@@ -194,6 +194,7 @@ def _answer(outputs: Iterable[tuple[Tensor, list[tuple[_Video, int]]]]) -> Itera
                 yield ensemble_views(video.views, torch.cat(video.logits).numpy())
 
 
+@np.errstate(invalid="ignore")  # infinity - infinity: callers count the scores that are no numbers
 def ensemble_views(video: VideoViews, logits: np.ndarray) -> VideoScores:
     """Make one answer of the views of a video, in each of the three customary ways.
 

@@ -110,6 +110,11 @@ class Predictions:
             clip_top5=self.clip_top5[kept],
         )
 
+    def without_numbers(self) -> int:
+        """How many videos have a score that is NaN or infinite, by any ensemble."""
+        finite = [np.isfinite(scores).all(axis=1) for scores in self.averages.values()]
+        return int((~np.logical_and.reduce(finite)).sum())
+
     def accuracy(self) -> dict[str, dict[str, float]]:
         """Top-1 and top-5 by name, as fractions in [0, 1].
 
@@ -186,7 +191,7 @@ def label_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How many classes come before each label: 0 where it is the best one.
 
     Equal scores count in the order of the classes, as in a stable sort, so that the answer is one and the same
-    everywhere.
+    everywhere. Where a score is NaN there is no order: the label counts as coming after any number of classes.
 
     Args:
         scores: (N, K).
@@ -197,7 +202,9 @@ def label_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     earlier = np.arange(scores.shape[1])[None] < labels[:, None]
-    return ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
+    ranks = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
+    ranks[np.isnan(scores).any(axis=1)] = np.iinfo(np.int32).max
+    return ranks
 
 
 def _strings(values: Sequence[str]) -> np.ndarray:

@@ -34,15 +34,17 @@ class Recorder:
 
     Args:
         folder: of the run.
-        step: the step that the run goes on from. What an interrupted run wrote about later steps is taken back, as
-            they will be done again.
+        step: the step that the run goes on from.
+        epoch: the time that it goes on from, in epochs as it counted them then. What an interrupted run wrote about
+            later ones is taken back, as they will be done again. Steps are not compared: with another batch size a run
+            counts them anew.
         wandb: a project of Weights & Biases that gets the figures too.
 
     Raises:
         ConfigError: ``wandb`` is given but the package is not installed.
     """
 
-    def __init__(self, folder: str | Path, *, step: int = 0, wandb: str | None = None) -> None:
+    def __init__(self, folder: str | Path, *, step: int = 0, epoch: float = 0.0, wandb: str | None = None) -> None:
         self._file: Any = None
         self._wandb: Any = None
         if not distributed.is_main():
@@ -51,7 +53,7 @@ class Recorder:
 
         path = Path(folder) / "metrics.jsonl"
         if path.exists():
-            write_atomically(path, "".join(f"{line}\n" for line in _lines_up_to(path, step)).encode())
+            write_atomically(path, "".join(f"{line}\n" for line in _lines_up_to(path, epoch)).encode())
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         if wandb is not None:
@@ -108,5 +110,5 @@ def _start_wandb(project: str, folder: Path) -> Any:
     return wandb.init(project=project, name=folder.name, id=folder.name, dir=str(folder), resume="allow")
 
 
-def _lines_up_to(path: Path, step: int) -> list[str]:
-    return [json.dumps(record) for record in read_metrics(path) if record["step"] <= step]
+def _lines_up_to(path: Path, epoch: float) -> list[str]:
+    return [json.dumps(record) for record in read_metrics(path) if record["epoch"] <= epoch]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ DATA_BOUND_SHARE = 0.1
 
 
 def validation_figures(predictions: Predictions) -> dict[str, float]:
-    """Accuracy by name, as fractions, and the number of videos that could not be read."""
+    """Accuracy by name, as fractions (NaN where no video could be read), and how many videos could and could not be."""
     accuracy = predictions.accuracy()
     figures = {
         f"{of}_{top}": accuracy.get(of, {}).get(top, float("nan"))
@@ -43,6 +44,8 @@ def save_validation(path: Path, predictions: Predictions, records: RecordTable, 
 def accuracy_line(figures: dict[str, float]) -> str:
     """Clip and video accuracy in percent, by name."""
     unread = f", {figures['failures']:g} videos could not be read" if figures["failures"] else ""
+    if math.isnan(figures["video_top1"]):
+        return f"no accuracy, for want of readable videos{unread}"
     return (
         f"clip top-1 {100 * figures['clip_top1']:.2f} %, top-5 {100 * figures['clip_top5']:.2f} %; "
         f"video top-1 {100 * figures['video_top1']:.2f} %, top-5 {100 * figures['video_top5']:.2f} % "

@@ -23,7 +23,7 @@ from gcvideo.engine.journal import Journal
 from gcvideo.engine.predictions import Predictions, VideoScores
 from gcvideo.engine.runtime import versions
 from gcvideo.engine.splits import load_split
-from gcvideo.errors import DataError
+from gcvideo.errors import CheckpointError, DataError
 from gcvideo.files import write_json
 
 
@@ -49,6 +49,9 @@ def run_test(
 
     Returns:
         What is in ``results.json``, and the predictions, on every process.
+
+    Raises:
+        CheckpointError: the network's scores of some video are not finite. Nothing is written.
     """
     began = time.monotonic()
     records = test_records(config, checkpoint.get("classes"))
@@ -99,6 +102,15 @@ def run_test(
             )
         finally:
             journal.flush()
+    spoilt = predictions.without_numbers()
+    if spoilt:
+        distributed.barrier()  # nobody forgets the parts before all are written
+        if distributed.is_main():
+            journal.remove()
+        raise CheckpointError(
+            f"{checkpoint.get('path')}: its scores of {spoilt} of {len(predictions)} videos are not finite, so its "
+            "weights are spoilt or too large; test another checkpoint of the run"
+        )
     results = _write(predictions, records, config, output, checkpoint, precision, time.monotonic() - began)
     distributed.barrier()  # nobody forgets the parts before the results are written
     if distributed.is_main():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -28,7 +29,7 @@ from gcvideo.engine.schedule import Plan, Position
 from gcvideo.engine.splits import load_split
 from gcvideo.engine.stopping import Stopped, StopSignals
 from gcvideo.engine.watch import LossWatch
-from gcvideo.errors import CheckpointError, ConfigError
+from gcvideo.errors import CheckpointError, ConfigError, DataError
 from gcvideo.files import write_json
 
 KEEP_GOING, SAVE, STOP = range(3)
@@ -74,7 +75,8 @@ class Trainer:
                 self._resume()
             with ExitStack() as stack:
                 self.stop = stack.enter_context(StopSignals())
-                recorder = Recorder(self.folder.path, step=self.position.step, wandb=self.config.train.wandb)
+                step, wandb = self.position.step, self.config.train.wandb
+                recorder = Recorder(self.folder.path, step=step, epoch=self.recorded, wandb=wandb)
                 self.recorder = stack.enter_context(recorder)
                 self._announce()
                 self._fit()
@@ -93,14 +95,20 @@ class Trainer:
         val = load_split(config, config.data.val, name="validation", classes=records.classes)
         if self.videos is not None:
             records = val = spread(records, self.videos)
+        if val is not None and not (val.labels >= 0).any():
+            raise DataError(
+                f"{val.source}: gives no labels to validate on; leave data.val.annotation unset to do without"
+            )
         self.quarantine = quarantine
         self.train_set = ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
         self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
         self.val_set = ViewDataset(val, data=config.data, test=self.val_test) if val is not None else None
         self.learner = Learner(config, self.device, classes=records.classes)
-        self.watch = LossWatch(self.learner.meter, records, self.folder.path / "nonfinite.json")
+        fatal = self.folder.path / "nonfinite.json"
+        self.watch = LossWatch(self.learner.meter, records, fatal, self.folder.checkpoints)
         self.plan = Plan.of(config, len(records))
         self.position = Position()
+        self.recorded = 0.0  # the time in epochs that the checkpoint was written at
         self.clock = Stopwatch()
         self.validation: dict[str, float] = {}
         self.details: dict[str, Any] = {}
@@ -234,6 +242,7 @@ class Trainer:
                 precision=self.learner.precision,
                 on_video=on_video,
             )
+        self.watch.check_scores(predictions)
         self.validation = reports.validation_figures(predictions)
         self.details = reports.validation_details(predictions)
         epoch, seconds = self.plan.time(self.position), time.monotonic() - began
@@ -242,8 +251,8 @@ class Trainer:
         self.recorder.write("val", step=self.position.step, epoch=epoch, **self.validation, seconds=seconds)
         say(f"epoch {self.position.epoch + 1}: {reports.accuracy_line(self.validation)}")
         top1 = self.validation["video_top1"]
-        if self.best is not None and not top1 > self.best["top1"]:
-            return False
+        if math.isnan(top1) or (self.best is not None and not top1 > self.best["top1"]):
+            return False  # NaN: no video could be read
         self.best = {"top1": top1, "epoch": self.position.epoch + 1, "step": self.position.step}
         return True
 
@@ -275,6 +284,7 @@ class Trainer:
 
     def _save(self, *, best: bool = False) -> None:
         self.watch.check()  # never save weights that a loss without a value has spoilt
+        self.watch.check_weights(self.learner.network, self.learner.tested_network, step=self.position.step)
         for part in distributed.gather_objects(self.failures):
             self.failures.update(part)
         if distributed.is_main():
@@ -319,7 +329,7 @@ class Trainer:
             raise CheckpointError(f"{state['path']}: does not fit the network of this config ({reason})") from None
         before = Plan.of(config_from_dict(state["config"], where=state["path"]), state["records"])
         position = Position(state["step"], state["epoch"], state["epoch_step"])
-        self.position = self.plan.take_over(position, before)
+        self.position, self.recorded = self.plan.take_over(position, before), before.time(position)
         self.best, self.validation, self.details = state["best"], state["validation"], state["details"]
         self.failures |= {id_: (path, reason) for id_, path, reason in state["failures"]}
         self.clock = Stopwatch(state["seconds"])

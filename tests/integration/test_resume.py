@@ -16,8 +16,10 @@ import pytest
 import torch
 
 from gcvideo.config import RunConfig
+from gcvideo.engine import reports
 from gcvideo.engine.checkpoint import load_checkpoint
 from gcvideo.engine.stopping import EXIT_CODE
+from gcvideo.engine.trainer import Trainer
 from tests.training import (
     complaints,
     last_state,
@@ -161,6 +163,24 @@ def test_a_damaged_last_checkpoint_costs_time_and_nothing_else(
     assert_same(last_state(config), unstopped[1])
 
 
+def test_where_only_the_best_checkpoint_is_whole_the_run_goes_on_from_it(
+    place: Path, unstopped: dict[int, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And ends with the weights of the run that never stopped: it holds all of a training."""
+    config = configure(place, "best-left", keep_checkpoints=1, val_every=1, checkpoint_every=0)
+    figures, accuracies = reports.validation_figures, iter([0.5, 0.25, 0.25, 0.25, 0.25])  # the first is the best
+    monkeypatch.setattr(reports, "validation_figures", lambda p: {**figures(p), "video_top1": next(accuracies)})
+    Trainer(config).fit()
+    folder = config.run_dir / "checkpoints"
+    assert load_checkpoint(folder / "best.pt")["step"] == STEPS // 3
+    os.truncate(folder / "last.pt", 300)
+    Trainer(config).fit(resume=True)
+    assert f"{folder}/best.pt is taken" in complaints(config)[1]
+    assert [line["step"] for line in metrics(config)] == list(range(1, STEPS + 1))
+    for part in ("model", "raw_model", "optimizer", "step", "epoch"):
+        assert same_tensors(last_state(config)[part], unstopped[1][part]), part
+
+
 def test_another_number_of_processes_goes_on_and_says_so(place: Path) -> None:
     config = configure(place, "world", accumulate=1)
     running = start(config, processes=2)
@@ -188,6 +208,25 @@ def test_changes_since_the_checkpoint_are_told(tmp_path: Path) -> None:
     assert "train.epochs was 1.0 in the checkpoint and is 2.0 now" in warnings[1]
     assert "the training videos or their labels are not those of the checkpoint" in warnings[2]
     assert last_state(config)["step"] == 4
+
+
+def test_a_larger_batch_goes_on_with_what_was_done_and_what_it_saves(tmp_path: Path) -> None:
+    make_videos(tmp_path)
+    config = train_config(tmp_path, train={"epochs": 2, "batch_size": 1, "checkpoint_every": 2})
+    Trainer(config).fit()  # 16 steps
+    config.train.epochs, config.train.batch_size = 3, 2
+    Trainer(config).fit(resume=True)  # 8 steps of these are done: 9 to 12 are left
+    assert last_state(config)["step"] == 12
+    steps = [*range(1, 17), *range(9, 13)]
+    assert [line["step"] for line in metrics(config)] == steps
+    assert [line["epoch"] for line in metrics(config)] == [i / 8 for i in range(1, 17)] + [2.25, 2.5, 2.75, 3]
+    assert [line["step"] for line in metrics(config, "val")] == [16, 12]
+    folder = config.run_dir / "checkpoints"
+    assert sorted(path.name for path in folder.glob("step_*")) == ["step_00000010.pt", "step_00000012.pt"]
+    os.truncate(folder / "last.pt", 300)
+    config.train.epochs = 4
+    Trainer(config).fit(resume=True)  # from step 10: what it wrote about 11 and 12 is taken back
+    assert [line["step"] for line in metrics(config)] == [*range(1, 17), *range(9, 17)]
 
 
 def test_resuming_where_nothing_is_starts_from_the_beginning(place: Path) -> None:

@@ -19,7 +19,7 @@ from gcvideo.cli import main
 from gcvideo.config import config_from_dict
 from gcvideo.data.annotations import RecordTable
 from gcvideo.engine import testing
-from gcvideo.engine.checkpoint import load_checkpoint
+from gcvideo.engine.checkpoint import load_checkpoint, save_checkpoint
 from gcvideo.engine.journal import Journal
 from gcvideo.engine.predictions import Predictions, VideoScores
 from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
@@ -274,6 +274,18 @@ def test_not_one_readable_video_is_no_success(place: Path, tmp_path: Path, capsy
     assert "broken.mp4: cannot be opened" in err
     assert json.loads((tmp_path / "results.json").read_text())["failed"] == 1
     assert "broken.mp4" in (tmp_path / "report.html").read_text()
+
+
+def test_scores_that_are_no_numbers_are_refused_and_not_reported(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = load_checkpoint(place / "runs/tiny/checkpoints/best.pt")
+    state["model"]["head.proj.weight"][0] = float("nan")
+    spoilt = tmp_path / "spoilt.pt"
+    save_checkpoint(spoilt, state)
+    assert main(["test", str(spoilt), "--output", str(tmp_path / "out")]) == 2
+    assert f"{spoilt}: its scores of 6 of 6 videos are not finite" in capsys.readouterr().err.splitlines()[-1]
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_names_of_any_bytes_are_tested_and_reported(

@@ -109,6 +109,33 @@ def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert load_checkpoint(folder.last)["step"] == 4
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("step_*"))
+
+
+def test_a_run_that_counts_fewer_steps_than_before_keeps_its_new_checkpoints(tmp_path: Path) -> None:
+    """As one does that goes on with a larger batch: step 16 of old is step 8 of now."""
+    folder = CheckpointFolder(tmp_path, keep=2)
+    for order, step in enumerate((14, 16, 10, 12)):
+        folder.save(state(step))
+        newest = tmp_path / f"step_{step:08d}.pt"
+        assert newest in tmp_path.iterdir()
+        os.utime(newest, (order, order))  # whatever the file system's clock can tell apart
+        if step == 10:
+            assert names(tmp_path) == ["step_00000010.pt", "step_00000016.pt"]
+    assert names(tmp_path) == ["step_00000010.pt", "step_00000012.pt"]
+    folder.last.unlink()
+    assert (folder.load_latest() or {})["step"] == 12
+
+
+def test_a_clock_that_was_set_back_costs_no_new_checkpoint(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save(state(1))
+    os.utime(tmp_path / "step_00000001.pt", (2**32, 2**32))
+    folder.save(state(2))
+    assert names(tmp_path) == ["step_00000002.pt"]
+
+
 def test_an_empty_folder_has_no_latest(tmp_path: Path) -> None:
     assert CheckpointFolder(tmp_path).load_latest() is None
 
@@ -132,6 +159,31 @@ def test_a_damaged_last_one_falls_back_and_says_so(tmp_path: Path, capsys: pytes
         "step_00000002.pt.damaged",
         "step_00000003.pt",
     ]
+
+
+def test_the_best_one_is_the_last_resort(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = CheckpointFolder(tmp_path, keep=1)
+    folder.save({**state(1), "optimizer": {}}, best=True)
+    folder.save({**state(2), "optimizer": {}})
+    os.truncate(folder.last, 300)
+    latest = folder.load_latest()
+    assert latest is not None
+    assert (latest["step"], latest["path"]) == (1, str(folder.best))
+    warning = capsys.readouterr().err.splitlines()[-1]
+    assert "best.pt is taken, the best validation so far: what came after it is done again" in warning
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best.pt",
+        "last.pt.damaged",
+        "step_00000002.pt.damaged",
+    ]
+
+
+def test_a_network_without_its_training_is_not_gone_on_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_checkpoint(tmp_path / "best.pt", state())
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints can be read \(best\.pt\)"):
+        CheckpointFolder(tmp_path).load_latest()
+    assert "holds a network to test, and no training to go on with" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "best.pt")["step"] == 1
 
 
 def test_all_damaged_is_an_error_and_not_a_fresh_start(tmp_path: Path) -> None:

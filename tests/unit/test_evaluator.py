@@ -231,6 +231,26 @@ def test_the_journal_reads_only_what_belongs_to_the_same_test(tmp_path):
     assert Journal(tmp_path, {"clips": 10}).read() == []
 
 
+@pytest.mark.parametrize("where", [0, 3, slice(None)])  # the label, another class, all of them
+def test_a_score_that_is_no_number_makes_its_row_wrong(where):
+    scores = np.array([[5.0, 1, 1, 1], [5, 1, 1, 1]])
+    scores[1, where] = np.nan
+    ranks = label_ranks(scores, np.array([0, 0]))
+    assert ranks[0] == 0
+    assert ranks[1] >= 5  # not among the best five either, though there are but four classes
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_videos_whose_scores_are_no_numbers_are_counted_and_wrong(value):
+    net = SmallNet()
+    net.register_forward_hook(lambda module, clips, logits: logits * (value if len(net.batches) == 2 else 1))
+    videos = [video(i, label=0) for i in range(3)]
+    result = evaluate(net, videos, test=TestConfig(clips=3, crops=1, views_per_batch=6), data=DATA)
+    assert result.without_numbers() == 1
+    assert result.accuracy()["video"]["top5"] <= 2 / 3
+    assert Predictions.collect([]).without_numbers() == 0
+
+
 def test_a_gpu_is_filled_and_a_cpu_keeps_large_views_apart():
     large, small = DataConfig(frames=8), DataConfig(frames=4)
     cpu, gpu = torch.device("cpu"), torch.device("cuda")

@@ -34,13 +34,23 @@ def test_tensorboard_has_the_same_figures(tmp_path: Path) -> None:
 def test_steps_that_will_be_done_again_are_taken_back(tmp_path: Path) -> None:
     with Recorder(tmp_path) as recorder:
         for step in range(1, 6):
-            recorder.write("train", step=step, loss=1.0)
+            recorder.write("train", step=step, epoch=step / 10, loss=1.0)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # cut short by a kill
-    with Recorder(tmp_path, step=3) as recorder:
-        recorder.write("train", step=4, loss=2.0)
+    with Recorder(tmp_path, step=3, epoch=3 / 10) as recorder:
+        recorder.write("train", step=4, epoch=4 / 10, loss=2.0)
     figures = [(record["step"], record["loss"]) for record in read_metrics(tmp_path / "metrics.jsonl")]
     assert figures == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+
+
+def test_a_larger_batch_takes_back_no_epoch_that_was_done(tmp_path: Path) -> None:
+    with Recorder(tmp_path) as recorder:
+        for step in range(1, 8):
+            recorder.write("train", step=step, epoch=step / 4, loss=1.0)
+    with Recorder(tmp_path, step=3, epoch=6 / 4) as recorder:  # six steps of old, three of twice the batch
+        recorder.write("train", step=4, epoch=4 / 2, loss=2.0)
+    figures = [(record["step"], record["epoch"]) for record in read_metrics(tmp_path / "metrics.jsonl")]
+    assert figures == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1), (5, 1.25), (6, 1.5), (4, 2)]
 
 
 def test_only_rank_zero_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
