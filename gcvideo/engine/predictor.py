@@ -115,7 +115,7 @@ class Predictor:
         following = 0
         for index, found in answer_videos(self.model, loader, test=test, data=self.config.data, device=self.device):
             if isinstance(found, VideoScores):
-                waiting[index] = Answer(paths[index], scores_of(found, test), None)
+                waiting[index] = Answer(paths[index], self._scores(found, test), None)
             else:
                 waiting[index] = Answer(paths[index], None, found.reason)
             while following in waiting:
@@ -153,11 +153,21 @@ class Predictor:
             answers = answer_videos(self.model, views, test=test, data=self.config.data, device=self.device)
             for index, found in answers:
                 assert isinstance(found, VideoScores), "a window always holds frames"
-                windows.append(Window(*views.spans[index], scores_of(found, test)))
+                windows.append(Window(*views.spans[index], self._scores(found, test)))
                 if on_window is not None and on_window(windows[-1], stream):
                     break
         segments = make_timeline(windows, self.classes, duration=views.duration, smooth=smooth, min_length=min_length)
         return Timeline(segments, windows, views.duration, stream.problem)
+
+    def _scores(self, video: VideoScores, test: TestConfig) -> np.ndarray:
+        """Scores (K,) in [0, 1] by the ensemble asked for; the mean of logits goes through a softmax."""
+        scores = softmax(video.logits) if test.ensemble == "logits" else getattr(video, test.ensemble)
+        if not np.isfinite(scores).all():
+            raise CheckpointError(
+                f"{self.source or 'the network'}: its scores are not finite, so its weights are spoilt or too large; "
+                "take another checkpoint of the run"
+            )
+        return np.asarray(scores)
 
 
 def load(checkpoint: str | Path, *, device: str = "auto", precision: str = "auto", compile: bool = False) -> Predictor:
@@ -206,11 +216,6 @@ def restore_model(state: dict[str, Any], config: RunConfig, path: Path) -> nn.Mo
         details = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
         raise CheckpointError(f"{path}: the weights do not fit the network of its config: {details[0][:200]}") from None
     return model
-
-
-def scores_of(video: VideoScores, test: TestConfig) -> np.ndarray:
-    """Scores (K,) in [0, 1] by the ensemble asked for; the mean of logits goes through a softmax."""
-    return softmax(video.logits) if test.ensemble == "logits" else getattr(video, test.ensemble)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from gcvideo.cli import main
 from gcvideo.data.annotations import RecordTable
 from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.reader import open_video
+from gcvideo.engine.checkpoint import load_checkpoint, save_checkpoint
 from gcvideo.engine.evaluator import evaluate
 from gcvideo.engine.predictions import Predictions
 from gcvideo.engine.predictor import Predictor
@@ -63,6 +64,19 @@ def test_the_python_call_gives_the_best_labels_first(predictor: Predictor, place
     assert scores == sorted(scores, reverse=True)
     assert all(p.label == CLASSES[p.index] for p in predictions)
     assert sum(p.score for p in predictor.predict(place / "video_0.mp4", top=10)) == pytest.approx(1)
+
+
+def test_scores_that_are_no_numbers_are_no_answer(
+    checkpoint: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = load_checkpoint(checkpoint)
+    state["model"]["head.proj.weight"][0] = float("nan")
+    save_checkpoint(tmp_path / "spoilt.pt", state)
+    predict(str(tmp_path / "spoilt.pt"), place / "video_0.mp4", expect=2)
+    assert "spoilt.pt: its scores are not finite" in capsys.readouterr().err
+    spoilt = gcvideo.load(tmp_path / "spoilt.pt", device="cpu")
+    with pytest.raises(CheckpointError, match="not finite"):
+        spoilt.timeline(place / "video_0.mp4")
 
 
 def test_predict_and_test_give_the_same_scores(predictor: Predictor, place: Path, tmp_path: Path) -> None:
