@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from contextlib import ExitStack
 from typing import Any
 
 from gcvideo import distributed
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
 from gcvideo.console import Progress, duration, log_to, say, warn
-from gcvideo.data.annotations import RecordTable
 from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.data.loader import TrainLoader, eval_loader, train_loader
 from gcvideo.engine import reports, runtime
@@ -25,13 +23,14 @@ from gcvideo.engine.recorder import Recorder
 from gcvideo.engine.resuming import differences, load_together
 from gcvideo.engine.run_folder import RunFolder
 from gcvideo.engine.schedule import Plan, Position
-from gcvideo.engine.splits import load_split
+from gcvideo.engine.splits import load_split, spread
 from gcvideo.engine.stopping import Stopped, StopSignals
 from gcvideo.engine.watch import LossWatch
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.files import write_json
 
 KEEP_GOING, SAVE, STOP = range(3)
+ELSEWHERE = "a signal to another process"
 
 
 class Trainer:
@@ -67,18 +66,17 @@ class Trainer:
         Raises:
             Stopped: SIGTERM or SIGUSR1 came; a checkpoint has been saved.
         """
-        self.folder.claim(resume=resume, overwrite=overwrite)
-        with log_to(self.folder.log):
-            self.build(quarantine=str(self.folder.quarantine))
-            if resume:
-                self._resume()
-            with ExitStack() as stack:
-                self.stop = stack.enter_context(StopSignals())
+        with StopSignals() as self.stop:
+            self.folder.claim(resume=resume, overwrite=overwrite)
+            with log_to(self.folder.log):
+                self.build(quarantine=str(self.folder.quarantine))
+                if resume:
+                    self._resume()
                 recorder = Recorder(self.folder.path, step=self.position.step, wandb=self.config.train.wandb)
-                self.recorder = stack.enter_context(recorder)
-                self._announce()
-                self._fit()
-            return self._finish()
+                with recorder as self.recorder:
+                    self._announce()
+                    self._fit()
+                return self._finish()
 
     def build(self, *, quarantine: str | None = None) -> None:
         """Make the data sets, the network and everything that has a state.
@@ -114,6 +112,7 @@ class Trainer:
         position = self.position
         self._saved = time.monotonic()
         while position.epoch < self.plan.epochs:
+            self._save_or_stop(due=False)  # a signal came while all was made ready, or at the end of a validation
             self._train_epoch()
             improved = False
             if self._validation_is_due():
@@ -140,7 +139,7 @@ class Trainer:
                 position.advance()
                 if position.step % config.train.log_every == 0 or position.epoch_step == steps:
                     self._log(progress)
-                self._save_or_stop()
+                self._save_or_stop(due=self._checkpoint_is_due())
 
     def _train_step(self) -> int:
         """One step of the optimizer; returns how many batches it took."""
@@ -214,26 +213,24 @@ class Trainer:
         self._measure_batch_norms()
         distributed.broadcast_tensors(list(network.buffers()))
         with Progress("validate", total=len(self.val_set), unit="videos") as progress:
-
-            def on_video(_: object) -> None:
-                if self.stop.received:
-                    raise Stopped(self.stop.received)
-                progress.advance(distributed.world_size())
-
+            loader = eval_loader(
+                self.val_set,
+                rank=distributed.rank(),
+                world_size=distributed.world_size(),
+                workers=self.config.data.workers,
+            )
             predictions = evaluate(
                 network,
-                eval_loader(
-                    self.val_set,
-                    rank=distributed.rank(),
-                    world_size=distributed.world_size(),
-                    workers=self.config.data.workers,
-                ),
+                self.stop.unless_received(loader),
                 test=self.val_test,
                 data=self.config.data,
                 device=self.device,
                 precision=self.learner.precision,
-                on_video=on_video,
+                on_video=lambda _: progress.advance(distributed.world_size()),
             )
+        # A process that hears a signal ends its share early, the others theirs as usual: then all leave together.
+        if distributed.agree(self.stop.left_off):
+            raise Stopped(self.stop.received or ELSEWHERE)
         self.validation = reports.validation_figures(predictions)
         self.details = reports.validation_details(predictions)
         epoch, seconds = self.plan.time(self.position), time.monotonic() - began
@@ -260,18 +257,22 @@ class Trainer:
 
     # --- saving and going on -----------------------------------------------------------------------------------------
 
-    def _save_or_stop(self) -> None:
-        """Save where it is time; save and leave where a signal came. All processes do the same at the same step."""
+    def _checkpoint_is_due(self) -> bool:
         train = self.config.train
         due = bool(train.checkpoint_every) and self.position.step % train.checkpoint_every == 0
         if distributed.is_main() and train.checkpoint_minutes:
             due = due or time.monotonic() - self._saved >= 60 * train.checkpoint_minutes
+        return due
+
+    def _save_or_stop(self, *, due: bool) -> None:
+        """Save where it is time; save and leave where a signal came. All processes do the same at the same step."""
         order = distributed.agree(STOP if self.stop.received else SAVE if due else KEEP_GOING)
         if order != KEEP_GOING:
             with self.clock.paused():
                 self._save()
         if order == STOP:
-            raise Stopped(self.stop.received or "a signal to another process")
+            distributed.barrier()  # the first to leave can be the end of them all, and rank 0 may still be writing
+            raise Stopped(self.stop.received or ELSEWHERE)
 
     def _save(self, *, best: bool = False) -> None:
         self.watch.check()  # never save weights that a loss without a value has spoilt
@@ -371,17 +372,6 @@ class Trainer:
         say(f"trained in {duration(self.clock.seconds)}; everything lies in {self.folder.path}")
         say(reports.bound_line(data, compute, workers=workers))
         return results
-
-
-def spread(records: RecordTable, count: int) -> RecordTable:
-    """So many records at even distances, as lists often go by class.
-
-    Raises:
-        ConfigError: there are not that many.
-    """
-    if not 1 <= count <= len(records):
-        raise ConfigError(f"--overfit {count}: {records.source} has {len(records):,} videos")
-    return records.select([round(i * len(records) / count) for i in range(count)])
 
 
 def micro_batch_size(config: RunConfig) -> int:
