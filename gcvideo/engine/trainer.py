@@ -20,7 +20,7 @@ from gcvideo.engine.normalization import make_precise
 from gcvideo.engine.optim import learning_rate
 from gcvideo.engine.prefetch import Prefetcher, Stopwatch
 from gcvideo.engine.recorder import Recorder
-from gcvideo.engine.resuming import differences, load_together
+from gcvideo.engine.resuming import differences, load_together, refuse_other_optimizer
 from gcvideo.engine.run_folder import RunFolder
 from gcvideo.engine.schedule import Plan, Position
 from gcvideo.engine.splits import load_split, spread
@@ -311,6 +311,7 @@ class Trainer:
         if state is None:
             say(f"{self.checkpoints.folder} holds no checkpoint yet: starting from the beginning")
             return
+        refuse_other_optimizer(state, self._identity())
         for line in differences(state, self._identity()):
             warn(line)
         try:
