@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 from gcvideo import distributed
@@ -19,7 +20,7 @@ from gcvideo.engine.multigrid import Shape, ShortStep, merged, shaped_data
 from gcvideo.engine.normalization import make_precise
 from gcvideo.engine.optim import learning_rate
 from gcvideo.engine.prefetch import Prefetcher, Stopwatch
-from gcvideo.engine.recorder import Recorder
+from gcvideo.engine.recorder import Recorder, require_wandb
 from gcvideo.engine.resuming import differences, load_together, refuse_other_optimizer
 from gcvideo.engine.run_folder import RunFolder
 from gcvideo.engine.schedule import Plan, Position
@@ -67,23 +68,20 @@ class Trainer:
             Stopped: SIGTERM or SIGUSR1 came; a checkpoint has been saved.
         """
         with StopSignals() as self.stop:
-            self.folder.claim(resume=resume, overwrite=overwrite)
+            self.folder.open(resume=resume, overwrite=overwrite)
             with log_to(self.folder.log):
-                self.build(quarantine=str(self.folder.quarantine))
+                self.build()
                 if resume:
                     self._resume()
+                self._claim_folder(overwrite=overwrite)
                 recorder = Recorder(self.folder.path, step=self.position.step, wandb=self.config.train.wandb)
                 with recorder as self.recorder:
                     self._announce()
                     self._fit()
                 return self._finish()
 
-    def build(self, *, quarantine: str | None = None) -> None:
-        """Make the data sets, the network and everything that has a state.
-
-        Args:
-            quarantine: file of bad videos to honour and to add to.
-        """
+    def build(self) -> None:
+        """Make the data sets, the network and everything that has a state; nothing is written."""
         config = self.config
         records = load_split(config, config.data.train, name="training")
         if records is None:
@@ -91,8 +89,9 @@ class Trainer:
         val = load_split(config, config.data.val, name="validation", classes=records.classes)
         if self.videos is not None:
             records = val = spread(records, self.videos)
-        self.quarantine = quarantine
-        self.train_set = ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
+        require_wandb(config.train.wandb)
+        self.quarantine: Path | None = None  # file of bad videos to honour and to add to
+        self.train_set = ClipDataset(records, data=config.data, seed=config.seed)
         self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
         self.val_set = ViewDataset(val, data=config.data, test=self.val_test) if val is not None else None
         self.learner = Learner(config, self.device, classes=records.classes)
@@ -105,6 +104,11 @@ class Trainer:
         self.best: dict[str, float] | None = None
         # id -> path and reason
         self.failures = {failure.id: (failure.path, failure.reason) for failure in self.train_set.quarantine.listed}
+
+    def _claim_folder(self, *, overwrite: bool) -> None:
+        """Only now, as a mistake that comes to light before is not to cost the old run."""
+        self.folder.claim(overwrite=overwrite)
+        self.quarantine = self.train_set.quarantine.path = self.folder.quarantine
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
