@@ -105,6 +105,11 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             f"the training videos or their labels are not those of the checkpoint (fingerprint "
             f"{before['fingerprint'][:12]}, now {now['fingerprint'][:12]})"
         )
+    elif before.get("order", now.get("order")) != now.get("order"):
+        lines.append(
+            "the training videos are those of the checkpoint in another order: the samples that are still to come are "
+            "others than they would have been"
+        )
     if before["classes"] is not None and now["classes"] is not None and before["classes"] != now["classes"]:
         how = first_difference(before["classes"], now["classes"])
         lines.append(f"the classes are not those of the checkpoint: {how}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 from gcvideo import distributed
 from gcvideo.config import RunConfig, save_config
@@ -69,6 +71,14 @@ class RunFolder:
     def overwrite_is_pending(self) -> bool:
         """Whether ``--overwrite`` was asked for here by a start that died before it came to ``claim``."""
         return distributed.broadcast_object(self._intent.exists())
+
+    def test_results(self) -> dict[str, Any]:
+        """What a test has written into ``results.json``; empty where there is none."""
+        try:
+            results = json.loads(self.results.read_text(encoding="utf-8"))
+            return {key: value for key, value in results.items() if key != "training"}
+        except (OSError, ValueError, AttributeError):
+            return {}
 
     def _open(self, *, resume: bool, overwrite: bool) -> None:
         if resume and overwrite:

@@ -114,7 +114,7 @@ class Trainer:
 
     def _fit(self) -> None:
         position = self.position
-        self._saved = time.monotonic()
+        self._saved, self._first_step = time.monotonic(), position.step
         while position.epoch < self.plan.epochs:
             self._save_or_stop(due=False)  # a signal came while all was made ready, or at the end of a validation
             self._train_epoch()
@@ -282,6 +282,7 @@ class Trainer:
         self.watch.check()  # never save weights that a loss without a value has spoilt
         for part in distributed.gather_objects(self.failures):
             self.failures.update(part)
+        data, compute = self._waits()
         if distributed.is_main():
             state = {
                 **self.learner.state(),
@@ -291,6 +292,8 @@ class Trainer:
                 "details": self.details,
                 "failures": [[id_, *failure] for id_, failure in sorted(self.failures.items())],
                 "seconds": self.clock.seconds,
+                "data_seconds": data,
+                "compute_seconds": compute,
                 **self._identity(),
             }
             self.checkpoints.save(state, best=best)
@@ -303,6 +306,7 @@ class Trainer:
             "config": config_to_dict(self.config),
             "classes": list(records.classes) if records.classes is not None else None,
             "fingerprint": records.fingerprint,
+            "order": records.order,
             "records": len(records),
             "world_size": distributed.world_size(),
             "precision": self.learner.precision,
@@ -328,7 +332,8 @@ class Trainer:
         self.position = self.plan.take_over(position, before)
         self.best, self.validation, self.details = state["best"], state["validation"], state["details"]
         self.failures |= {id_: (path, reason) for id_, path, reason in state["failures"]}
-        self.clock = Stopwatch(state["seconds"])
+        data, compute = state.get("data_seconds", 0.0), state.get("compute_seconds", 0.0)
+        self.clock = Stopwatch(state["seconds"], data=data, compute=compute)
         say(f"going on from {state['path']}: epoch {self.position.epoch + 1}, step {self.position.step}")
 
     # --- the first and the last word ---------------------------------------------------------------------------------
@@ -349,10 +354,13 @@ class Trainer:
         if self.val_set is None:
             warn("data.val.annotation is not set: this run trains without validation")
 
+    def _waits(self) -> tuple[float, float]:
+        """Seconds of data and of compute of the process that waited longest, which held up the others."""
+        return max(distributed.gather_objects((self.clock.data, self.clock.compute)))
+
     def _finish(self) -> dict[str, Any]:
         """Write ``results.json`` and say how it went."""
-        waits = distributed.gather_objects((self.clock.data, self.clock.compute))
-        data, compute = max(waits)  # the process that waited longest held up the others
+        data, compute = self._waits()
         workers = self.config.data.workers
         results = {
             "name": self.config.name,
@@ -369,7 +377,9 @@ class Trainer:
             "versions": runtime.versions(),
         }
         if distributed.is_main():
-            write_json(self.folder.results, {"training": results})
+            # The results of a test stay only where it was of this very network.
+            tested = self.folder.test_results() if self.position.step == self._first_step else {}
+            write_json(self.folder.results, {**tested, "training": results})
         if self.failures:
             warn(f"{len(self.failures)} training videos could not be read; {self.folder.results} names them")
         if self.validation:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gcvideo.config import RunConfig
+from gcvideo.cli import main
+from gcvideo.config import RunConfig, save_config
+from gcvideo.engine.checkpoint import load_checkpoint
+from gcvideo.engine.resuming import differences
 from gcvideo.engine.trainer import Trainer
 from gcvideo.errors import ConfigError
-from tests.training import last_state, make_videos, train_config
+from tests.training import complaints, last_state, make_videos, train_config
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +81,49 @@ def test_adamw_does_not_go_on_as_sgd(place: Path) -> None:
     fresh = train_config(place, "fresh", train={"epochs": 1})
     fresh.model.weights = str(config.run_dir / "checkpoints" / "last.pt")  # as the message says
     Trainer(fresh).fit()
+
+
+def test_a_finished_run_that_is_resumed_keeps_its_test_and_its_times(place: Path) -> None:
+    config = train_config(place, "tested", train={"epochs": 1})
+    first = Trainer(config).fit()
+    assert main(["test", str(config.run_dir)]) == 0
+    path = config.run_dir / "results.json"
+    before = json.loads(path.read_text())
+    assert before["answered"] == 8
+    yaml = place / "tested.yaml"
+    save_config(config, yaml)
+    assert main(["train", str(yaml), "--resume"]) == 0
+    after = json.loads(path.read_text())
+    assert {**after, "training": None} == {**before, "training": None}
+    assert "<h2>Test</h2>" in (config.run_dir / "report.html").read_text()
+    for name in ("data_seconds", "compute_seconds"):
+        assert after["training"][name] == pytest.approx(first[name])
+    assert after["training"]["data_seconds"] > 0
+
+
+def test_a_run_that_was_trained_further_loses_the_test_of_what_it_was(trained: RunConfig) -> None:
+    config = again(trained, "further", train={"epochs": 2})
+    path = config.run_dir / "results.json"
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps({**before, "answered": 8}))
+    Trainer(config).fit(resume=True)
+    after = json.loads(path.read_text())
+    assert after.keys() == {"training"}
+    assert after["training"]["data_seconds"] > before["training"]["data_seconds"]  # of both parts
+    assert after["training"]["compute_seconds"] > before["training"]["compute_seconds"]
+
+
+def test_another_order_of_the_training_list_is_told(tmp_path: Path) -> None:
+    annotation = make_videos(tmp_path) / "val.txt"
+    lines = annotation.read_text().splitlines(keepends=True)
+    config = train_config(tmp_path, train={"epochs": 1})
+    Trainer(config).fit()
+    state = load_checkpoint(config.run_dir / "checkpoints" / "last.pt")
+    Trainer(config).fit(resume=True)
+    assert complaints(config) == []
+    annotation.write_text("".join(reversed(lines)))
+    Trainer(config).fit(resume=True)
+    (warning,) = complaints(config)
+    assert "are those of the checkpoint in another order" in warning
+    del state["order"]  # as older checkpoints are
+    assert differences(state, {**state, "order": "another"}) == []
