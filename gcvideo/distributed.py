@@ -6,7 +6,10 @@ Processes are started by ``torchrun`` (or anything else that sets ``RANK``, ``WO
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -62,6 +65,7 @@ def init_from_env(device_type: str = "cpu", *, timeout_minutes: float = 30) -> I
         return
     import torch.distributed as dist
 
+    _end_with_torchrun()
     timeout = timedelta(minutes=timeout_minutes)
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     store, number, count = next(dist.rendezvous("env://", timeout=timeout))
@@ -71,6 +75,16 @@ def init_from_env(device_type: str = "cpu", *, timeout_minutes: float = 30) -> I
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _end_with_torchrun() -> None:
+    """Have the kernel send SIGTERM when torchrun, this process's parent, dies without ending its processes.
+
+    SIGKILL ends torchrun so, and every signal that it does not handle, as SIGUSR1 (prctl(2), PR_SET_PDEATHSIG).
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
 
 
 _started_before = False  # rank 0 knows

@@ -167,8 +167,8 @@ def free_port() -> int:
 class _SlowTrainer(Trainer):
     slow_after: int
 
-    def _save_or_stop(self) -> None:
-        super()._save_or_stop()
+    def _save_or_stop(self, *, due: bool) -> None:
+        super()._save_or_stop(due=due)
         if self.position.step >= self.slow_after:
             time.sleep(1)
 

@@ -44,9 +44,10 @@ def run(args: argparse.Namespace) -> int:
         else:
             # torchrun starts a job that failed anew with the same arguments: it goes on from the last checkpoint.
             anew = distributed.was_restarted()
-            resume, overwrite = args.resume or anew, args.overwrite and not anew
+            trainer = Trainer(config, videos=args.overfit)
+            overwrite = args.overwrite and (not anew or trainer.folder.overwrite_is_pending())
             try:
-                results = Trainer(config, videos=args.overfit).fit(resume=resume, overwrite=overwrite)
+                results = trainer.fit(resume=args.resume or (anew and not overwrite), overwrite=overwrite)
             except Stopped as signal:
                 console.warn(f"stopped by {signal}; a checkpoint is saved, go on with --resume")
                 return EXIT_CODE

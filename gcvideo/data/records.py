@@ -145,6 +145,12 @@ class RecordTable(Sequence[VideoRecord]):
             digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
+    @functools.cached_property
+    def order(self) -> str:
+        """SHA-256 (hex) of the ids in the order of the rows, which the order of samples depends on."""
+        ids = "\n".join(map(_text, self._ids.to_pylist()))
+        return hashlib.sha256(ids.encode("utf-8", "surrogateescape")).hexdigest()
+
 
 def _column(texts: Iterable[str] | pa.Array) -> pa.Array:
     """Strings as bytes: the name of a file may hold some that are no UTF-8, which Python writes as lone surrogates."""

@@ -10,6 +10,7 @@ A checkpoint is a file of ``torch.save`` that holds tensors and plain values onl
 ``config``          the resolved config, as nested dicts
 ``classes``         class names in label order, or None
 ``fingerprint``     of the training annotation
+``order``           of its rows, as a hash
 ``step``, ``epoch`` optimizer steps taken; epochs begun and finished
 ``epoch_step``      steps taken in the present epoch: with the seed, the place in the order of samples
 ``best``            {"top1": ..., "epoch": ...} of the best validation so far, or None

@@ -86,16 +86,18 @@ class Stopwatch:
 
     Args:
         seconds: that earlier parts of an interrupted run took.
+        data: those of them that were spent waiting for clips.
+        compute: those of them that were spent on the other work of training steps.
 
     Attributes:
         data: seconds of training steps spent waiting for clips.
         compute: the other seconds of training steps.
     """
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, seconds: float = 0.0, *, data: float = 0.0, compute: float = 0.0) -> None:
         self._began = time.monotonic() - seconds
         self._lap = 0.0
-        self.data = self.compute = 0.0
+        self.data, self.compute = data, compute
 
     @property
     def seconds(self) -> float:

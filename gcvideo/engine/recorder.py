@@ -101,12 +101,24 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
+def require_wandb(project: str | None) -> None:
+    """Make sure that figures can be sent to a project of Weights & Biases, where one is given.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    if project is not None:
+        try:
+            import wandb  # noqa: F401
+        except ImportError:
+            raise ConfigError('train.wandb: Weights & Biases is missing: pip install "gcvideo[wandb]"') from None
+
+
 def _start_wandb(project: str, folder: Path) -> Any:
     """A run of that project; the folder's name is its identity, so a resumed run goes on in the same curves."""
-    try:
-        import wandb
-    except ImportError:
-        raise ConfigError('train.wandb: Weights & Biases is missing: pip install "gcvideo[wandb]"') from None
+    require_wandb(project)
+    import wandb
+
     return wandb.init(project=project, name=folder.name, id=folder.name, dir=str(folder), resume="allow")
 
 

@@ -9,7 +9,7 @@ import torch
 
 from gcvideo import distributed
 from gcvideo.engine.checkpoint import CheckpointFolder, load_checkpoint
-from gcvideo.errors import GcvideoError
+from gcvideo.errors import ConfigError, GcvideoError
 
 # Keys of the config that change neither the weights a run ends with nor the order of its samples.
 HARMLESS: tuple[str, ...] = (
@@ -24,6 +24,9 @@ HARMLESS: tuple[str, ...] = (
     "train.log_",
 )
 HARMLESS += ("train.checkpoint", "train.wandb", "train.keep_checkpoints", "data.worker_memory", "data.video_timeout")
+
+# Keys that decide which tensors an optimizer keeps, and how they are grouped.
+LASTING = ("optim.optimizer", "optim.decay_norm_and_bias", "train.freeze")
 
 
 def load_together(checkpoints: CheckpointFolder) -> dict[str, Any] | None:
@@ -48,13 +51,41 @@ def load_together(checkpoints: CheckpointFolder) -> dict[str, Any] | None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Restore an optimizer, its buffers laid out in memory as the parameters are, which fused kernels rely on."""
-    optimizer.load_state_dict(state)
+    """Restore an optimizer, its buffers laid out in memory as the parameters are, which fused kernels rely on.
+
+    Weight decay, momentum and so on stay those that it was made with.
+
+    Raises:
+        ValueError: the state is of an optimizer of other parameters.
+    """
+    groups = zip(optimizer.param_groups, state["param_groups"], strict=True)
+    kept = [{**group, "params": before["params"]} for group, before in groups]
+    optimizer.load_state_dict({**state, "param_groups": kept})
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for name, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                     optimizer.state[parameter][name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def refuse_other_optimizer(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """A run goes on with the optimizer that it began with.
+
+    Args:
+        before: the checkpoint.
+        now: the same keys of the run at hand.
+
+    Raises:
+        ConfigError: its state would not fit.
+    """
+    old, new = _flat(before["config"]), _flat(now["config"])
+    for key in LASTING:
+        if old.get(key) != new.get(key):
+            path = before["path"]
+            raise ConfigError(
+                f"{key}: was {old.get(key)!r} in {path} and is {new.get(key)!r} now, which --resume cannot change: "
+                f"keep it, or start a run of another name from these weights with model.weights={path}"
+            )
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -73,6 +104,11 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         lines.append(
             f"the training videos or their labels are not those of the checkpoint (fingerprint "
             f"{before['fingerprint'][:12]}, now {now['fingerprint'][:12]})"
+        )
+    elif before.get("order", now.get("order")) != now.get("order"):
+        lines.append(
+            "the training videos are those of the checkpoint in another order: the samples that are still to come are "
+            "others than they would have been"
         )
     if before["classes"] is not None and now["classes"] is not None and before["classes"] != now["classes"]:
         how = first_difference(before["classes"], now["classes"])

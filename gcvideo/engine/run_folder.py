@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 from gcvideo import distributed
 from gcvideo.config import RunConfig, save_config
 from gcvideo.errors import ConfigError, GcvideoError
 
-# What a run, its test and its report leave. --overwrite removes these and nothing else.
+# What a run, its test and its report leave besides the log. --overwrite removes these, the old log, and nothing else.
 LEFTOVERS = (
     "config.yaml",
-    "train.log",
     "metrics.jsonl",
     "events.out.tfevents.*",
     "checkpoints",
@@ -39,28 +42,45 @@ class RunFolder:
         self.quarantine = self.path / "quarantine.jsonl"
         self.results = self.path / "results.json"
         self.validation = self.path / "predictions_val.npz"
+        self._intent = self.path / ".overwrite"
+        self._old_log = 0  # bytes
 
     def holds_run(self) -> bool:
         """Whether a training has begun here. A start that failed over a mistake leaves only a config and a log."""
-        return (self.path / "metrics.jsonl").exists() or any(self.checkpoints.glob("*.pt"))
+        metrics = self.path / "metrics.jsonl"
+        return (metrics.exists() and metrics.stat().st_size > 0) or any(self.checkpoints.glob("*.pt"))
 
-    def claim(self, *, resume: bool = False, overwrite: bool = False) -> None:
-        """Make the folder ready for a run and write ``config.yaml``. Every process must call it.
+    def open(self, *, resume: bool = False, overwrite: bool = False) -> None:
+        """Make sure that a run may begin here; nothing of an old one is touched. Every process must call it.
 
         Raises:
             ConfigError: it already holds a run and neither ``resume`` nor ``overwrite`` is set, or it cannot be made.
         """
-        error: GcvideoError | None = None
-        if distributed.is_main():
-            try:
-                self._claim(resume=resume, overwrite=overwrite)
-            except GcvideoError as problem:
-                error = problem
-        error = distributed.broadcast_object(error)
-        if error is not None:
-            raise error
+        _on_main(functools.partial(self._open, resume=resume, overwrite=overwrite))
 
-    def _claim(self, *, resume: bool, overwrite: bool) -> None:
+    def claim(self, *, overwrite: bool = False) -> None:
+        """Write ``config.yaml``, after removing an old run where ``overwrite`` says so. Every process must call it.
+
+        It is called when the config has proved to fit: a mistake in it must not cost the old run.
+
+        Raises:
+            ConfigError: the folder cannot be written to.
+        """
+        _on_main(functools.partial(self._claim, overwrite=overwrite))
+
+    def overwrite_is_pending(self) -> bool:
+        """Whether ``--overwrite`` was asked for here by a start that died before it came to ``claim``."""
+        return distributed.broadcast_object(self._intent.exists())
+
+    def test_results(self) -> dict[str, Any]:
+        """What a test has written into ``results.json``; empty where there is none."""
+        try:
+            results = json.loads(self.results.read_text(encoding="utf-8"))
+            return {key: value for key, value in results.items() if key != "training"}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def _open(self, *, resume: bool, overwrite: bool) -> None:
         if resume and overwrite:
             raise ConfigError("--resume and --overwrite contradict each other: the one goes on, the other starts anew")
         if self.holds_run() and not (resume or overwrite):
@@ -68,13 +88,17 @@ class RunFolder:
                 f"{self.path} already holds a run: go on with --resume, start anew with --overwrite, or give another "
                 "name=..."
             )
-        try:
-            if overwrite:
-                self._clear()
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            save_config(self.config, self.path / "config.yaml")
-        except OSError as error:
-            raise ConfigError(f"{self.path}: cannot make the run folder: {error.strerror}") from None
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._old_log = self.log.stat().st_size if self.log.exists() else 0
+        if overwrite:
+            self._intent.touch()
+
+    def _claim(self, *, overwrite: bool) -> None:
+        if overwrite:
+            self._clear()
+        self.checkpoints.mkdir(exist_ok=True)
+        save_config(self.config, self.path / "config.yaml")
+        self._intent.unlink(missing_ok=True)
 
     def _clear(self) -> None:
         for pattern in LEFTOVERS:
@@ -83,3 +107,24 @@ class RunFolder:
                     shutil.rmtree(path)
                 else:
                     path.unlink()
+        with self.log.open("r+b") as file:  # the new run has begun to write at its end
+            file.seek(self._old_log)
+            new = file.read()
+            file.seek(0)
+            file.write(new)
+            file.truncate()
+
+
+def _on_main(work: Callable[[], None]) -> None:
+    """Do it on rank 0; every process raises what it raised there."""
+    error: GcvideoError | None = None
+    if distributed.is_main():
+        try:
+            work()
+        except GcvideoError as problem:
+            error = problem
+        except OSError as problem:
+            error = ConfigError(f"{problem.filename}: cannot make the run folder: {problem.strerror}")
+    error = distributed.broadcast_object(error)
+    if error is not None:
+        raise error

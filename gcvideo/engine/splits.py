@@ -41,3 +41,14 @@ def load_split(
             f"{records.source}: {len(records.missing):,} {name} videos are not there ({examples} ...); going on without"
         )
     return records
+
+
+def spread(records: RecordTable, count: int) -> RecordTable:
+    """So many records at even distances, as lists often go by class.
+
+    Raises:
+        ConfigError: there are not that many.
+    """
+    if not 1 <= count <= len(records):
+        raise ConfigError(f"--overfit {count}: {records.source} has {len(records):,} videos")
+    return records.select([round(i * len(records) / count) for i in range(count)])

@@ -159,11 +159,10 @@ def _journal_key(config: RunConfig, records: RecordTable, checkpoint_hash: str, 
     data = {
         name: value for name, value in asdict(config.data).items() if name not in ("workers", "train", "quarantine")
     }
-    ids = "\n".join(record.id for record in records)
     return {
         "checkpoint": checkpoint_hash,
         "records": records.fingerprint,
-        "ids": hashlib.sha256(ids.encode("utf-8", "surrogateescape")).hexdigest(),
+        "ids": records.order,
         "test": test,
         "data": data,
         "precision": precision,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from gcvideo import distributed
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
 from gcvideo.console import Progress, duration, log_to, say, warn
-from gcvideo.data.annotations import RecordTable
 from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.data.loader import TrainLoader, eval_loader, train_loader
 from gcvideo.engine import reports, runtime
@@ -22,17 +21,18 @@ from gcvideo.engine.multigrid import Shape, ShortStep, merged, shaped_data
 from gcvideo.engine.normalization import make_precise
 from gcvideo.engine.optim import learning_rate
 from gcvideo.engine.prefetch import Prefetcher, Stopwatch
-from gcvideo.engine.recorder import Recorder
-from gcvideo.engine.resuming import differences, load_together
+from gcvideo.engine.recorder import Recorder, require_wandb
+from gcvideo.engine.resuming import differences, load_together, refuse_other_optimizer
 from gcvideo.engine.run_folder import RunFolder
 from gcvideo.engine.schedule import Plan, Position
-from gcvideo.engine.splits import load_split
+from gcvideo.engine.splits import load_split, spread
 from gcvideo.engine.stopping import Stopped, StopSignals
 from gcvideo.engine.watch import LossWatch
 from gcvideo.errors import CheckpointError, ConfigError, DataError
 from gcvideo.files import write_json
 
 KEEP_GOING, SAVE, STOP = range(3)
+ELSEWHERE = "a signal to another process"
 
 
 class Trainer:
@@ -68,26 +68,22 @@ class Trainer:
         Raises:
             Stopped: SIGTERM or SIGUSR1 came; a checkpoint has been saved.
         """
-        self.folder.claim(resume=resume, overwrite=overwrite)
-        with log_to(self.folder.log):
-            self.build(quarantine=str(self.folder.quarantine))
-            if resume:
-                self._resume()
-            with ExitStack() as stack:
-                self.stop = stack.enter_context(StopSignals())
+        with StopSignals() as self.stop:
+            self.folder.open(resume=resume, overwrite=overwrite)
+            with log_to(self.folder.log):
+                self.build()
+                if resume:
+                    self._resume()
+                self._claim_folder(overwrite=overwrite)
                 step, wandb = self.position.step, self.config.train.wandb
                 recorder = Recorder(self.folder.path, step=step, epoch=self.recorded, wandb=wandb)
-                self.recorder = stack.enter_context(recorder)
-                self._announce()
-                self._fit()
-            return self._finish()
+                with recorder as self.recorder:
+                    self._announce()
+                    self._fit()
+                return self._finish()
 
-    def build(self, *, quarantine: str | None = None) -> None:
-        """Make the data sets, the network and everything that has a state.
-
-        Args:
-            quarantine: file of bad videos to honour and to add to.
-        """
+    def build(self) -> None:
+        """Make the data sets, the network and everything that has a state; nothing is written."""
         config = self.config
         records = load_split(config, config.data.train, name="training")
         if records is None:
@@ -99,8 +95,9 @@ class Trainer:
             raise DataError(
                 f"{val.source}: gives no labels to validate on; leave data.val.annotation unset to do without"
             )
-        self.quarantine = quarantine
-        self.train_set = ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
+        require_wandb(config.train.wandb)
+        self.quarantine: Path | None = None  # file of bad videos to honour and to add to
+        self.train_set = ClipDataset(records, data=config.data, seed=config.seed)
         self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
         self.val_set = ViewDataset(val, data=config.data, test=self.val_test) if val is not None else None
         self.learner = Learner(config, self.device, classes=records.classes)
@@ -116,12 +113,18 @@ class Trainer:
         # id -> path and reason
         self.failures = {failure.id: (failure.path, failure.reason) for failure in self.train_set.quarantine.listed}
 
+    def _claim_folder(self, *, overwrite: bool) -> None:
+        """Only now, as a mistake that comes to light before is not to cost the old run."""
+        self.folder.claim(overwrite=overwrite)
+        self.quarantine = self.train_set.quarantine.path = self.folder.quarantine
+
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     def _fit(self) -> None:
         position = self.position
-        self._saved = time.monotonic()
+        self._saved, self._first_step = time.monotonic(), position.step
         while position.epoch < self.plan.epochs:
+            self._save_or_stop(due=False)  # a signal came while all was made ready, or at the end of a validation
             self._train_epoch()
             improved = False
             if self._validation_is_due():
@@ -148,7 +151,7 @@ class Trainer:
                 position.advance()
                 if position.step % config.train.log_every == 0 or position.epoch_step == steps:
                     self._log(progress)
-                self._save_or_stop()
+                self._save_or_stop(due=self._checkpoint_is_due())
 
     def _train_step(self) -> int:
         """One step of the optimizer; returns how many batches it took."""
@@ -222,26 +225,24 @@ class Trainer:
         self._measure_batch_norms()
         distributed.broadcast_tensors(list(network.buffers()))
         with Progress("validate", total=len(self.val_set), unit="videos") as progress:
-
-            def on_video(_: object) -> None:
-                if self.stop.received:
-                    raise Stopped(self.stop.received)
-                progress.advance(distributed.world_size())
-
+            loader = eval_loader(
+                self.val_set,
+                rank=distributed.rank(),
+                world_size=distributed.world_size(),
+                workers=self.config.data.workers,
+            )
             predictions = evaluate(
                 network,
-                eval_loader(
-                    self.val_set,
-                    rank=distributed.rank(),
-                    world_size=distributed.world_size(),
-                    workers=self.config.data.workers,
-                ),
+                self.stop.unless_received(loader),
                 test=self.val_test,
                 data=self.config.data,
                 device=self.device,
                 precision=self.learner.precision,
-                on_video=on_video,
+                on_video=lambda _: progress.advance(distributed.world_size()),
             )
+        # A process that hears a signal ends its share early, the others theirs as usual: then all leave together.
+        if distributed.agree(self.stop.left_off):
+            raise Stopped(self.stop.received or ELSEWHERE)
         self.watch.check_scores(predictions)
         self.validation = reports.validation_figures(predictions)
         self.details = reports.validation_details(predictions)
@@ -269,24 +270,29 @@ class Trainer:
 
     # --- saving and going on -----------------------------------------------------------------------------------------
 
-    def _save_or_stop(self) -> None:
-        """Save where it is time; save and leave where a signal came. All processes do the same at the same step."""
+    def _checkpoint_is_due(self) -> bool:
         train = self.config.train
         due = bool(train.checkpoint_every) and self.position.step % train.checkpoint_every == 0
         if distributed.is_main() and train.checkpoint_minutes:
             due = due or time.monotonic() - self._saved >= 60 * train.checkpoint_minutes
+        return due
+
+    def _save_or_stop(self, *, due: bool) -> None:
+        """Save where it is time; save and leave where a signal came. All processes do the same at the same step."""
         order = distributed.agree(STOP if self.stop.received else SAVE if due else KEEP_GOING)
         if order != KEEP_GOING:
             with self.clock.paused():
                 self._save()
         if order == STOP:
-            raise Stopped(self.stop.received or "a signal to another process")
+            distributed.barrier()  # the first to leave can be the end of them all, and rank 0 may still be writing
+            raise Stopped(self.stop.received or ELSEWHERE)
 
     def _save(self, *, best: bool = False) -> None:
         self.watch.check()  # never save weights that a loss without a value has spoilt
         self.watch.check_weights(self.learner.network, self.learner.tested_network, step=self.position.step)
         for part in distributed.gather_objects(self.failures):
             self.failures.update(part)
+        data, compute = self._waits()
         if distributed.is_main():
             state = {
                 **self.learner.state(),
@@ -296,6 +302,8 @@ class Trainer:
                 "details": self.details,
                 "failures": [[id_, *failure] for id_, failure in sorted(self.failures.items())],
                 "seconds": self.clock.seconds,
+                "data_seconds": data,
+                "compute_seconds": compute,
                 **self._identity(),
             }
             self.checkpoints.save(state, best=best)
@@ -308,6 +316,7 @@ class Trainer:
             "config": config_to_dict(self.config),
             "classes": list(records.classes) if records.classes is not None else None,
             "fingerprint": records.fingerprint,
+            "order": records.order,
             "records": len(records),
             "world_size": distributed.world_size(),
             "precision": self.learner.precision,
@@ -320,6 +329,7 @@ class Trainer:
         if state is None:
             say(f"{self.checkpoints.folder} holds no checkpoint yet: starting from the beginning")
             return
+        refuse_other_optimizer(state, self._identity())
         for line in differences(state, self._identity()):
             warn(line)
         try:
@@ -332,7 +342,8 @@ class Trainer:
         self.position, self.recorded = self.plan.take_over(position, before), before.time(position)
         self.best, self.validation, self.details = state["best"], state["validation"], state["details"]
         self.failures |= {id_: (path, reason) for id_, path, reason in state["failures"]}
-        self.clock = Stopwatch(state["seconds"])
+        data, compute = state.get("data_seconds", 0.0), state.get("compute_seconds", 0.0)
+        self.clock = Stopwatch(state["seconds"], data=data, compute=compute)
         say(f"going on from {state['path']}: epoch {self.position.epoch + 1}, step {self.position.step}")
 
     # --- the first and the last word ---------------------------------------------------------------------------------
@@ -353,10 +364,13 @@ class Trainer:
         if self.val_set is None:
             warn("data.val.annotation is not set: this run trains without validation")
 
+    def _waits(self) -> tuple[float, float]:
+        """Seconds of data and of compute of the process that waited longest, which held up the others."""
+        return max(distributed.gather_objects((self.clock.data, self.clock.compute)))
+
     def _finish(self) -> dict[str, Any]:
         """Write ``results.json`` and say how it went."""
-        waits = distributed.gather_objects((self.clock.data, self.clock.compute))
-        data, compute = max(waits)  # the process that waited longest held up the others
+        data, compute = self._waits()
         workers = self.config.data.workers
         results = {
             "name": self.config.name,
@@ -373,7 +387,9 @@ class Trainer:
             "versions": runtime.versions(),
         }
         if distributed.is_main():
-            write_json(self.folder.results, {"training": results})
+            # The results of a test stay only where it was of this very network.
+            tested = self.folder.test_results() if self.position.step == self._first_step else {}
+            write_json(self.folder.results, {**tested, "training": results})
         if self.failures:
             warn(f"{len(self.failures)} training videos could not be read; {self.folder.results} names them")
         if self.validation:
@@ -381,17 +397,6 @@ class Trainer:
         say(f"trained in {duration(self.clock.seconds)}; everything lies in {self.folder.path}")
         say(reports.bound_line(data, compute, workers=workers))
         return results
-
-
-def spread(records: RecordTable, count: int) -> RecordTable:
-    """So many records at even distances, as lists often go by class.
-
-    Raises:
-        ConfigError: there are not that many.
-    """
-    if not 1 <= count <= len(records):
-        raise ConfigError(f"--overfit {count}: {records.source} has {len(records):,} videos")
-    return records.select([round(i * len(records) / count) for i in range(count)])
 
 
 def micro_batch_size(config: RunConfig) -> int:
