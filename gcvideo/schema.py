@@ -305,6 +305,7 @@ class OptimConfig:
     decay_norm_and_bias: bool = True
     schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
     warmup_epochs: float = 0.0
+    # No higher than `lr`: a warm-up rises.
     warmup_start_lr: float = 0.01
     # The step schedule multiplies the learning rate by `gamma` at each of these epochs.
     milestones: list[float] = field(default_factory=list)

@@ -43,6 +43,7 @@ EVERYTHING: dict[str, Any] = {
     "optim": {
         "optimizer": "adamw",
         "lr": 1e-3,
+        "warmup_start_lr": 1e-4,
         "lr_for_batch": 8,
         "schedule": "linear",
         "clip_grad_norm": 1.0,

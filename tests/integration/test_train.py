@@ -322,6 +322,7 @@ def test_overwrite_removes_the_old_run_and_nothing_else(place: Path) -> None:
         ("train.val_clips=0", "train.val_clips"),
         ("train.multigrid_cycles=0", "train.multigrid_cycles"),
         ("optim.lr_for_batch=0", "optim.lr_for_batch"),
+        ("optim.lr=0.001", "optim.warmup_start_lr: 0.01 is above optim.lr (0.001)"),
     ],
 )
 def test_mistakes_end_with_one_line_and_exit_code_2(
