@@ -50,6 +50,7 @@ EVERYTHING: dict[str, Any] = {
         "decay_norm_and_bias": False,
     },
     "train": {
+        "batch_size": 8,  # so that a micro-batch has two videos to mix
         "accumulate": 2,
         # Not bf16: clips of the short cycle are too small for it on a CPU (engine/precision.py).
         "precision": "auto",

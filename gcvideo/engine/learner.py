@@ -76,7 +76,7 @@ class Learner:
             )
         self.mixer: ClipMixer | None = None
         if config.data.augment.mixup or config.data.augment.cutmix:
-            self.mixer = ClipMixer(config.data.augment, num_classes=config.model.num_classes)
+            self.mixer = ClipMixer(config.data.augment, num_classes=config.model.num_classes, clips=clips)
         self.meter = TrainMeter(device)
 
     @property
