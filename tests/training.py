@@ -62,7 +62,7 @@ EVERYTHING: dict[str, Any] = {
         "val_clips": 2,
         "multigrid": "both",
         "multigrid_cycles": 1,
-        "epochs": 4,
+        "epochs": 5,
     },
 }
 
