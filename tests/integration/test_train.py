@@ -17,10 +17,12 @@ from gcvideo.analysis.run_report import write_run_report
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, load_config, save_config
 from gcvideo.data.dataset import ClipDataset
-from gcvideo.data.loader import epoch_order, eval_loader, train_loader
+from gcvideo.data.loader import ClipBatch, epoch_order, eval_loader, train_loader
 from gcvideo.engine import trainer as trainer_module
+from gcvideo.engine import trials
 from gcvideo.engine.checkpoint import load_checkpoint
 from gcvideo.engine.learner import Learner
+from gcvideo.engine.multigrid import SubBatchNorm3d
 from gcvideo.engine.normalization import make_precise
 from gcvideo.engine.optim import learning_rate
 from gcvideo.engine.predictions import Predictions
@@ -403,6 +405,41 @@ def test_a_dry_run_says_what_a_training_would_cost_and_leaves_nothing(
     assert "steps take" in capsys.readouterr().out
 
 
+def test_a_dry_run_of_multigrid_takes_the_steps_of_a_training(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every shape with its batch, its splits and its short cycle; clips and steps are those of the whole training."""
+    seen: list[tuple[int, ...]] = []
+    forward = Learner.forward
+
+    def look(self: Learner, batch: ClipBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        norm = next(module for module in self.network.modules() if isinstance(module, SubBatchNorm3d))
+        seen.append((norm.splits, *batch.clips.shape[:1], *batch.clips.shape[2:4]))
+        return forward(self, batch)
+
+    many = place / "many.txt"
+    many.write_text(4 * (place / "val.txt").read_text())
+    data = {"crop": 64, "short_side": [64, 72], "train": {"annotation": str(many)}}
+    train_ = {"multigrid": "both", "multigrid_cycles": 1, "epochs": 5, "batch_size": 2}
+    config = train_config(place, "dry_multigrid", data=data, train=train_)
+    monkeypatch.setattr(Learner, "forward", look)
+    results = trials.dry_run(config)
+    plan = Plan.of(config, 32)
+    expected = []
+    for epoch in map(plan.shapes.index, dict.fromkeys(plan.shapes)):
+        shape, cycle = plan.shapes[epoch], plan.cycles[epoch]
+        steps = [cycle[step % len(cycle)] for step in range(min(4, plan.steps(epoch)))]
+        expected += [(shape.batch, 2 * shape.batch * part.batches, shape.frames, part.crop) for part in steps]
+    assert seen == expected
+    assert results["steps"] == plan.total_steps
+    clips = 0
+    for epoch, shape in enumerate(plan.shapes):
+        cycle = plan.cycles[epoch]
+        clips += sum(2 * shape.batch * cycle[step % len(cycle)].batches for step in range(plan.steps(epoch)))
+    assert results["clips_per_second"] * results["hours"] * 3600 == pytest.approx(clips)
+    assert f"a step of {clips / plan.total_steps:.4g} clips, on the average" in capsys.readouterr().out
+
+
 def test_a_profile_names_operators_and_leaves_a_trace(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = train_config(place, "profile")
     assert train(config, "--profile") == 0
@@ -412,7 +449,8 @@ def test_a_profile_names_operators_and_leaves_a_trace(place: Path, capsys: pytes
 
 
 def test_a_few_videos_are_learnt_by_heart(place: Path) -> None:
-    config = train_config(place, "heart", train={"epochs": 40, "batch_size": 2}, optim={"lr": 0.05})
+    in_the_way = {"ema": 0.9999, "multigrid": "both", "precise_bn": 2}  # all of it is off
+    config = train_config(place, "heart", train={"epochs": 40, "batch_size": 2, **in_the_way}, optim={"lr": 0.05})
     assert train(config, "--overfit", "2") == 0
     folder = config.run_dir.with_name("heart-overfit2")
     results = json.loads((folder / "results.json").read_text())["training"]["validation"]
