@@ -26,7 +26,7 @@ def share_batch_norms(network: nn.Module, processes: int, device: torch.device) 
     """
     world = distributed.world_size()
     size = processes or world
-    if size == 1 or world == 1:
+    if size == 1:
         return network
     if world % size:
         raise ConfigError(f"train.sync_batch_norm: {world} processes do not divide into groups of {size}")

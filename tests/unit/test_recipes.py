@@ -236,6 +236,8 @@ def test_frozen_batch_norms_keep_their_statistics() -> None:
 def test_shared_batch_norms_need_processes_that_divide(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Sequential(nn.BatchNorm3d(3))
     assert share_batch_norms(network, 0, CPU) is network  # one process shares with itself
+    with pytest.raises(ConfigError, match="1 processes do not divide into groups of 2"):
+        share_batch_norms(network, 2, CPU)
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert share_batch_norms(network, 1, CPU) is network
     with pytest.raises(ConfigError, match="4 processes do not divide into groups of 3"):
