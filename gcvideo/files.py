@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from gcvideo.errors import ConfigError
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -29,6 +32,27 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON: complete or not at all."""
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def check_writable(path: str | Path, *, key: str) -> None:
+    """Find out before long work whether its result can be written; makes the folder where there is none.
+
+    Args:
+        path: file to write later.
+        key: the option or key that gave the path.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{key}: {path} cannot be written ({error.strerror}); give another place") from None
 
 
 def _umask() -> int:

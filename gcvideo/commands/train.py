@@ -6,7 +6,7 @@ import argparse
 
 from gcvideo import console, distributed
 from gcvideo.config import load_config
-from gcvideo.files import write_json
+from gcvideo.files import check_writable, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; returns 0, or 75 where a signal stopped the run."""
     config = load_config(args.config, args.overrides)
+    if args.json and distributed.is_main():
+        check_writable(args.json, key="--json")
     from gcvideo.engine import trials
     from gcvideo.engine.runtime import pick_device
     from gcvideo.engine.stopping import EXIT_CODE, Stopped

@@ -17,6 +17,7 @@ from gcvideo.engine.multigrid import ShortStep, merged
 from gcvideo.engine.prefetch import Prefetcher
 from gcvideo.engine.schedule import Position
 from gcvideo.engine.trainer import Trainer
+from gcvideo.files import check_writable
 
 DRY_STEPS = 4  # one to warm up, and the three of the short cycle of multigrid
 PROFILED_STEPS = 3
@@ -68,7 +69,13 @@ def profile(config: RunConfig) -> Path:
 
     Returns:
         ``profile.json`` in the run folder, for https://ui.perfetto.dev or chrome://tracing.
+
+    Raises:
+        ConfigError: it cannot be written.
     """
+    path = config.run_dir / "profile.json"
+    if distributed.is_main():
+        check_writable(path, key="output")
     activities = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -76,9 +83,7 @@ def profile(config: RunConfig) -> Path:
         trainer = Trainer(config)
         trainer.build()
         _take_steps(trainer, PROFILED_STEPS)
-    path = config.run_dir / "profile.json"
     if distributed.is_main():
-        path.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(path))
     sort = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
     say(profiler.key_averages().table(sort_by=sort, row_limit=15))

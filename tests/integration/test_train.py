@@ -448,6 +448,25 @@ def test_a_profile_names_operators_and_leaves_a_trace(place: Path, capsys: pytes
     assert train(config) == 0  # a profile is no run that would be in the way
 
 
+@pytest.mark.parametrize(
+    ("options", "key"), [(["--json", "{}/x.json"], "--json"), (["--profile", "output={}/runs"], "output")]
+)
+def test_a_place_that_cannot_be_written_is_one_line_before_the_first_step(
+    place: Path, options: list[str], key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Trainer, "build", lambda *_, **__: pytest.fail("began"))
+    file = place / "a_file"
+    file.touch()
+    config = train_config(place, "unwritable")
+    assert train(config, *(option.format(file) for option in options)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{key}: {file}/" in error
+    assert "cannot be written (" in error
+    assert train(config, "--json", str(place)) == 2
+    assert "Is a directory" in capsys.readouterr().err
+
+
 def test_a_few_videos_are_learnt_by_heart(place: Path) -> None:
     in_the_way = {"ema": 0.9999, "multigrid": "both", "precise_bn": 2}  # all of it is off
     config = train_config(place, "heart", train={"epochs": 40, "batch_size": 2, **in_the_way}, optim={"lr": 0.05})
