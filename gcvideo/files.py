@@ -47,20 +47,35 @@ def _finite(value: Any) -> Any:
 
 
 def require_writable_outputs(args: argparse.Namespace) -> None:
-    """Raise a ``ConfigError`` for an output option whose place cannot be written, before any work is done for it."""
+    """Find out before long work whether the files and folders that the options name can be written; see below."""
     for name in (*FILE_OPTIONS, *FOLDER_OPTIONS):
         place = getattr(args, name, None)
-        if not isinstance(place, (str, Path)):
-            continue
-        path = Path(place)
-        if name in FILE_OPTIONS and path.is_dir():
-            raise ConfigError(f"--{name}: {path} is a folder; name a file")
-        folder = path if name in FOLDER_OPTIONS else path.parent
-        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        if not existing.is_dir():
-            raise ConfigError(f"--{name}: {path} cannot be written, because {existing} is no folder")
-        if not os.access(existing, os.W_OK):
-            raise ConfigError(f"--{name}: {path} cannot be written: no permission to write in {existing}")
+        if isinstance(place, (str, Path)):
+            require_writable(place, key=f"--{name}", folder=name in FOLDER_OPTIONS)
+
+
+def require_writable(path: str | Path, *, key: str, folder: bool = False) -> None:
+    """Find out before long work whether its result can be written; nothing is made.
+
+    Args:
+        path: file to write later, or with ``folder`` the folder of such files.
+        key: the option or key that gave the path.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    path = Path(path)
+    first = path if folder else path.parent
+    existing = next(place for place in (first, *first.parents) if place.exists())
+    reason = None
+    if not folder and path.is_dir():
+        reason = "it is a folder"
+    elif not existing.is_dir():
+        reason = f"{existing} is no folder"
+    elif not os.access(existing, os.W_OK):
+        reason = f"no permission to write in {existing}"
+    if reason:
+        raise ConfigError(f"{key}: {path} cannot be written ({reason}); give another place")
 
 
 def _umask() -> int:

@@ -5,6 +5,8 @@ Each ``__post_init__`` rejects values that contradict each other, with a one-lin
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -305,6 +307,7 @@ class OptimConfig:
     decay_norm_and_bias: bool = True
     schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
     warmup_epochs: float = 0.0
+    # No higher than `lr`: a warm-up rises.
     warmup_start_lr: float = 0.01
     # The step schedule multiplies the learning rate by `gamma` at each of these epochs.
     milestones: list[float] = field(default_factory=list)
@@ -322,6 +325,7 @@ class OptimConfig:
                 raise ConfigError(f"optim.{name}: must not be negative, is {getattr(self, name)}")
         if self.schedule == "step" and not self.milestones:
             raise ConfigError("optim.schedule: 'step' needs optim.milestones, the epochs at which the rate falls")
+        _fraction("optim.momentum", self.momentum)
         if self.nesterov and self.momentum <= 0 and self.optimizer == "sgd":
             raise ConfigError("optim.nesterov: needs optim.momentum above 0")
         if self.lr_for_batch is not None:
@@ -411,6 +415,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name in (".", ".."):
             raise ConfigError(f"name: {self.name!r} cannot name a run folder")
+        _finite("", self)
         if self.seed < 0:
             raise ConfigError(f"seed: must be 0 or more, is {self.seed}")
         if self.optim.warmup_epochs >= self.train.epochs:
@@ -428,6 +433,18 @@ class RunConfig:
 def _positive(key: str, value: float) -> None:
     if value <= 0:
         raise ConfigError(f"{key}: must be positive, not {value}")
+
+
+def _finite(key: str, value: Any) -> None:
+    """Every number in a section, of which comparisons would let NaN pass."""
+    if dataclasses.is_dataclass(value):
+        for entry in dataclasses.fields(value):
+            _finite(f"{key}.{entry.name}".lstrip("."), getattr(value, entry.name))
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _finite(key, part)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}: must be a finite number, is {value}")
 
 
 def _fraction(key: str, value: float, *, closed: bool = False) -> None:

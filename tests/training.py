@@ -43,12 +43,14 @@ EVERYTHING: dict[str, Any] = {
     "optim": {
         "optimizer": "adamw",
         "lr": 1e-3,
+        "warmup_start_lr": 1e-4,
         "lr_for_batch": 8,
         "schedule": "linear",
         "clip_grad_norm": 1.0,
         "decay_norm_and_bias": False,
     },
     "train": {
+        "batch_size": 8,  # so that a micro-batch has two videos to mix
         "accumulate": 2,
         # Not bf16: clips of the short cycle are too small for it on a CPU (engine/precision.py).
         "precision": "auto",
@@ -60,7 +62,7 @@ EVERYTHING: dict[str, Any] = {
         "val_clips": 2,
         "multigrid": "both",
         "multigrid_cycles": 1,
-        "epochs": 4,
+        "epochs": 5,
     },
 }
 

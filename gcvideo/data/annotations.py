@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def load_records(
       Kinetics lacks some videos: their ids are listed in ``missing``.
     - A list with a video a line: ``path``, ``path label`` or ``path number label`` (PySlowFast's and mmaction2's),
       separated by spaces, tabs or commas; paths may hold any of them. A label is an integer or, after a tab or comma,
-      a class name. Every file must exist.
+      a class name. Every file must exist, and none may have two labels.
     - A folder with a folder of videos for each class.
     - An index that ``gcvideo prepare index`` made, or any Parquet file with the columns ``id``, ``path`` and ``label``
       (integers). The schema's metadata may hold, each as JSON, the ``classes`` in label order, the ``root`` of the
@@ -134,6 +135,7 @@ def _read_text(annotation: Path, root: Path, classes: Sequence[str] | None, num_
 def _read_list(annotation: Path, root: Path, classes: Sequence[str] | None, num_classes: int | None) -> RecordTable:
     files = _Files(root)
     paths, names, count = StringColumn(), LabelColumn(annotation), 0
+    lines = array("i")  # of the records
     missing: list[tuple[int, list[str]]] = []  # line, and every path that it may mean
     with annotation.open(encoding="utf-8-sig") as file:
         for line, text in enumerate(map(str.strip, file), start=1):
@@ -146,6 +148,7 @@ def _read_list(annotation: Path, root: Path, classes: Sequence[str] | None, num_
             if not files.has(path):
                 missing.append((line, [path for path, _ in readings]))
             paths.append(path)
+            lines.append(line)
             names.append("" if label == UNLABELLED else label, line)
             count += 1
     if missing:
@@ -155,7 +158,14 @@ def _read_list(annotation: Path, root: Path, classes: Sequence[str] | None, num_
         classes = classes or names.names()
         labels = names.numbers(classes)
     column = paths.finish()
-    return RecordTable(ids=column, paths=column, labels=labels, root=root, classes=classes, source=str(annotation))
+    table = RecordTable(ids=column, paths=column, labels=labels, root=root, classes=classes, source=str(annotation))
+    pair = table.contradiction()
+    if pair is not None:
+        first, second = (lines[row] for row in pair)
+        raise DataError(
+            f"{annotation}:{second}: {table[pair[1]].id} has another label than in line {first}; remove the wrong line"
+        )
+    return table
 
 
 def _path_and_label(text: str) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from gcvideo.config import AugmentConfig, DataConfig
 from gcvideo.data.transforms import Box, random_short_side_box
+from gcvideo.errors import ConfigError
 
 
 def random_box(height: int, width: int, *, data: DataConfig, rng: np.random.Generator) -> Box:
@@ -80,18 +81,29 @@ def build_clip_augment(data: DataConfig) -> Callable[[Tensor, np.random.Generato
 
 
 class ClipMixer:
-    """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of the clips of a batch, each with the one before it.
+    """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of the clips of a batch, each with one of another video.
 
-    Draws from torch's global generator, on the host.
+    That is the video before its own in the batch. Draws from torch's global generator, on the host.
 
     Args:
         augment: ``mixup`` and ``cutmix`` are the parameters of their Beta distributions; where both are on, each batch
             gets one of them with the same chance. A batch is mixed with probability ``mix_chance``.
         num_classes: K.
+        clips: of the smallest batch; by default enough.
+
+    Raises:
+        ConfigError: these clips are of a single video.
     """
 
-    def __init__(self, augment: AugmentConfig, *, num_classes: int) -> None:
+    def __init__(self, augment: AugmentConfig, *, num_classes: int, clips: int | None = None) -> None:
+        if clips is not None and clips <= augment.clips_per_video:
+            raise ConfigError(
+                "data.augment: mixup and cutmix need clips of two videos or more, and one process takes "
+                f"{clips} of a single video at a time (data.augment.clips_per_video={augment.clips_per_video}); raise "
+                "train.batch_size or lower train.accumulate"
+            )
         self.num_classes = num_classes
+        self.repeats = augment.clips_per_video
         self.chance = augment.mix_chance
         self.kinds: list[torch.nn.Module] = []
         if augment.mixup or augment.cutmix:
@@ -104,7 +116,7 @@ class ClipMixer:
         """Mix a batch.
 
         Args:
-            clips: floating point (N, C, T, H, W), on any device.
+            clips: floating point (N, C, T, H, W), on any device; those of a video follow each other.
             labels: int64 (N,).
 
         Returns:
@@ -115,8 +127,13 @@ class ClipMixer:
         from torchvision.tv_tensors import Video
 
         kind = self.kinds[int(torch.randint(len(self.kinds), ()))]
-        mixed, targets = kind(Video(clips), labels)  # the one kind of tensor of five dimensions that torchvision mixes
-        return mixed.as_subclass(Tensor), targets.to(clips.dtype)
+        # torchvision mixes each clip with the one before it: the first clips of all videos, then the second ones ...
+        places = torch.arange(len(clips), device=clips.device)
+        order = places.view(-1, self.repeats).T.flatten()
+        back = places.view(self.repeats, -1).T.flatten()
+        # Video is the one kind of tensor of five dimensions that torchvision mixes.
+        mixed, targets = kind(Video(clips[order]), labels[order])
+        return mixed.as_subclass(Tensor)[back], targets.to(clips.dtype)[back]
 
 
 def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -119,6 +119,15 @@ class RecordTable(Sequence[VideoRecord]):
         """Indices of the records with these ids, int64, rising."""
         return np.flatnonzero(pc.is_in(self._ids, _column(ids)).to_numpy(False))
 
+    def contradiction(self) -> tuple[int, int] | None:
+        """Indices of the first two records with one id and different labels; records without a label do not count."""
+        labelled = np.flatnonzero(self.labels >= 0)
+        codes = self._ids.take(labelled).dictionary_encode().indices.to_numpy()
+        _, first = np.unique(codes, return_index=True)
+        labels = self.labels[labelled]
+        others = np.flatnonzero(labels != labels[first[codes]])
+        return (int(labelled[first[codes[others[0]]]]), int(labelled[others[0]])) if len(others) else None
+
     def require_text(self) -> None:
         """For what is written as UTF-8.
 

@@ -22,7 +22,7 @@ from gcvideo.engine.initial_weights import load_initial_weights
 from gcvideo.engine.metrics import TrainMeter
 from gcvideo.engine.multigrid import divide_batch_norms, set_splits
 from gcvideo.engine.normalization import share_batch_norms
-from gcvideo.engine.optim import build_optimizer, set_learning_rate
+from gcvideo.engine.optim import build_optimizer, check_warm_up, set_learning_rate
 from gcvideo.engine.precision import pick_training_precision
 from gcvideo.engine.resuming import load_optimizer
 from gcvideo.models.resnet3d import build_model
@@ -44,6 +44,7 @@ class Learner:
 
     def __init__(self, config: RunConfig, device: torch.device, *, classes: Sequence[str] | None = None) -> None:
         self.config, self.device = config, device
+        check_warm_up(config.optim, batch_size=config.train.batch_size)
         torch.manual_seed(config.seed)
         network: nn.Module = build_model(config.model)
         self.precision = pick_training_precision(config, network, device)
@@ -75,7 +76,7 @@ class Learner:
             )
         self.mixer: ClipMixer | None = None
         if config.data.augment.mixup or config.data.augment.cutmix:
-            self.mixer = ClipMixer(config.data.augment, num_classes=config.model.num_classes)
+            self.mixer = ClipMixer(config.data.augment, num_classes=config.model.num_classes, clips=clips)
         self.meter = TrainMeter(device)
 
     @property

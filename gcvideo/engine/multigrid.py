@@ -14,9 +14,10 @@ any; and smaller clips here show as much of a frame as large ones, where PySlowF
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 
 from gcvideo.config import DataConfig, RunConfig
 from gcvideo.data.loader import ClipBatch
+from gcvideo.errors import ConfigError
 
 # Share of the frames and of the width of each shape of the long cycle (PySlowFast's LONG_CYCLE_FACTORS).
 LONG_FACTORS = ((0.25, 0.5**0.5), (0.5, 0.5**0.5), (0.5, 1.0), (1.0, 1.0))
@@ -104,6 +106,37 @@ def epoch_shapes(frames: int, crop: int, *, epochs: int, cycles: int, short: boo
         ends.append(round(end))
     phases = [*(shapes * cycles), full]
     return [next(shape for shape, end in zip(phases, ends, strict=True) if epoch < end) for epoch in range(epochs)]
+
+
+def check_multigrid(config: RunConfig) -> None:
+    """Whether every shape of the long cycle comes up, and leaves the network something to see.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    train, data = config.train, config.data
+    if train.multigrid not in ("long", "both"):
+        return
+    if config.model.frame_difference and long_shapes(data.frames, data.crop)[0].frames < 2:
+        least = next(n for n in count(data.frames) if long_shapes(n, data.crop)[0].frames > 1)
+        raise ConfigError(
+            f"train.multigrid: {train.multigrid!r} makes clips of one frame of data.frames={data.frames}, and with "
+            f"model.frame_difference they show nothing; set data.frames to {least} or more"
+        )
+    epochs = math.ceil(train.epochs)
+
+    def fits(epochs: int) -> bool:
+        short = train.multigrid == "both"
+        shapes = epoch_shapes(data.frames, data.crop, epochs=epochs, cycles=train.multigrid_cycles, short=short)
+        return shapes[-1].batch == 1 and set(shapes) == set(long_shapes(data.frames, data.crop))
+
+    if not fits(epochs):
+        least = next(n for n in count(epochs) if fits(n))
+        raise ConfigError(
+            f"train.epochs: {train.epochs:g} are too few for train.multigrid={train.multigrid} and "
+            f"train.multigrid_cycles={train.multigrid_cycles}: every shape must come up, and the full one come last; "
+            f"give {least} epochs or fewer cycles"
+        )
 
 
 def _mean_batches(shape: Shape, crop: int) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gcvideo import distributed
+from gcvideo.engine.multigrid import SubBatchNorm3d
 from gcvideo.errors import ConfigError
 
 
@@ -25,7 +26,7 @@ def share_batch_norms(network: nn.Module, processes: int, device: torch.device) 
     """
     world = distributed.world_size()
     size = processes or world
-    if size == 1 or world == 1:
+    if size == 1:
         return network
     if world % size:
         raise ConfigError(f"train.sync_batch_norm: {world} processes do not divide into groups of {size}")
@@ -106,14 +107,19 @@ def make_precise(network: nn.Module, batches: Iterable[Tensor], count: int) -> N
         return
     modes = {module: module.training for module in network.modules()}
     buffers = [(norm.running_mean, norm.running_var) for norm in norms]
+    splits = {norm: norm.splits for norm in norms if isinstance(norm, SubBatchNorm3d)}
     network.eval()
     for norm in norms:
         norm.train()
+    for norm in splits:
+        norm.splits = 1  # of several parts each would overwrite what the one before has measured
     try:
         update_bn_stats(network, batches, count)
     finally:
         for module, mode in modes.items():
             module.training = mode
+        for norm, parts in splits.items():
+            norm.splits = parts
     for norm, (mean, var) in zip(norms, buffers, strict=True):
         assert norm.running_mean is not None
         assert norm.running_var is not None

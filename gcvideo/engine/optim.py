@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gcvideo.config import OptimConfig
+from gcvideo.errors import ConfigError
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
@@ -45,11 +46,31 @@ def learning_rate(optim: OptimConfig, *, epoch: float, epochs: float, batch_size
         epochs: length of the training.
         batch_size: clips a step; with ``lr_for_batch`` the rate grows in proportion to it (Goyal et al. 2017).
     """
-    peak = optim.lr if optim.lr_for_batch is None else optim.lr * batch_size / optim.lr_for_batch
+    peak = peak_rate(optim, batch_size=batch_size)
     if epoch >= optim.warmup_epochs:
         return peak * schedule(optim, epoch / epochs, epoch)
     reached = peak * schedule(optim, optim.warmup_epochs / epochs, optim.warmup_epochs)
     return optim.warmup_start_lr + (reached - optim.warmup_start_lr) * epoch / optim.warmup_epochs
+
+
+def peak_rate(optim: OptimConfig, *, batch_size: int) -> float:
+    """The learning rate that the schedule starts from, for so many clips a step."""
+    return optim.lr if optim.lr_for_batch is None else optim.lr * batch_size / optim.lr_for_batch
+
+
+def check_warm_up(optim: OptimConfig, *, batch_size: int) -> None:
+    """Where a training starts, not where a config is read: what was trained before can still be tested.
+
+    Raises:
+        ConfigError: the warm-up would start above the rate that it leads to.
+    """
+    peak = peak_rate(optim, batch_size=batch_size)
+    if optim.warmup_epochs > 0 and optim.warmup_start_lr > peak:
+        scaled = "" if optim.lr_for_batch is None else " after its scaling by optim.lr_for_batch"
+        raise ConfigError(
+            f"optim.warmup_start_lr: {optim.warmup_start_lr:g} is above optim.lr ({peak:g}{scaled}), so the warm-up "
+            f"would fall; set it lower, for example optim.warmup_start_lr={peak / 10:g}, or optim.warmup_epochs=0"
+        )
 
 
 def schedule(optim: OptimConfig, progress: float, epoch: float) -> float:

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gcvideo.config import RunConfig
-from gcvideo.engine.multigrid import Shape, ShortStep, batches_before, epoch_shapes, short_steps, steps_in
+from gcvideo.engine.multigrid import (
+    Shape,
+    ShortStep,
+    batches_before,
+    check_multigrid,
+    epoch_shapes,
+    short_steps,
+    steps_in,
+)
+from gcvideo.errors import ConfigError
 
 
 @dataclass
@@ -38,6 +47,9 @@ class Plan:
         epochs: may have a fraction.
         shapes: of each epoch's clips; by default the config's own throughout.
         short_crop: the config's crop where the short cycle of multigrid training is on.
+
+    Raises:
+        ConfigError: there are too few videos for a step of the short cycle.
     """
 
     def __init__(
@@ -56,17 +68,26 @@ class Plan:
         for shape in self.shapes:
             batches = max(1, records // (batch_size * shape.batch))
             cycle = [ShortStep(1, shape.crop)] if short_crop is None else short_steps(shape, short_crop)
-            if cycle[0].batches > batches:  # too few videos for the first step of the short cycle: go without
-                cycle = [ShortStep(1, shape.crop)]
+            if cycle[0].batches > batches:
+                least = batch_size * max(s.batch * short_steps(s, short_crop or s.crop)[0].batches for s in self.shapes)
+                raise ConfigError(
+                    f"train.multigrid: the short cycle needs {least} videos for its largest step, and data.train has "
+                    f"{records}; lower train.batch_size, or set train.multigrid to long or none"
+                )
             self.cycles.append(cycle)
             self._whole.append(steps_in(batches, cycle))
         self._last = max(1, round((epochs - (self.epochs - 1)) * self._whole[-1]))
 
     @classmethod
     def of(cls, config: RunConfig, records: int) -> Plan:
-        """The plan of a training on so many videos; an epoch opens each video once, whatever is cut out of it."""
+        """The plan of a training on so many videos; an epoch opens each video once, whatever is cut out of it.
+
+        Raises:
+            ConfigError: multigrid training does not fit the videos, the epochs, or the network's input.
+        """
         train, data = config.train, config.data
         kind = train.multigrid
+        check_multigrid(config)
         shapes = epoch_shapes(
             data.frames,
             data.crop,

@@ -13,23 +13,37 @@ from gcvideo import distributed
 from gcvideo.config import AugmentConfig, RunConfig
 from gcvideo.console import duration, say
 from gcvideo.engine import reports, runtime
+from gcvideo.engine.multigrid import ShortStep, merged
 from gcvideo.engine.prefetch import Prefetcher
+from gcvideo.engine.schedule import Position
 from gcvideo.engine.trainer import Trainer
+from gcvideo.files import require_writable
 
-DRY_STEPS = 4
+DRY_STEPS = 4  # one to warm up, and the three of the short cycle of multigrid
 PROFILED_STEPS = 3
 
 
 def dry_run(config: RunConfig) -> dict[str, Any]:
     """Build everything, take a few steps on real clips, and say what the training would cost; leaves nothing.
 
-    The first step is left out of the times: it pays for workers, allocations and the choice of algorithms. Decoding
-    runs ahead of a training, so the time to finish takes the larger of data and compute where there are workers.
+    With multigrid every shape of clips gets a few steps, and the figures of a step are means over the training. The
+    first step is left out of the times: it pays for workers, allocations and the choice of algorithms. Decoding runs
+    ahead of a training, so the time to finish takes the larger of data and compute where there are workers.
     """
-    trainer, data, compute = _take_steps(config, DRY_STEPS)
-    step = max(data, compute) if config.data.workers else data + compute
-    clips = config.train.batch_size
-    total = trainer.plan.total_steps
+    trainer = Trainer(config)
+    trainer.build()
+    plan = trainer.plan
+    total, workers = plan.total_steps, config.data.workers
+    batches = sum(plan.batches(epoch, plan.steps(epoch)) * plan.shapes[epoch].batch for epoch in range(plan.epochs))
+    clips = config.train.batch_size * batches / total  # of a step, like all that follows
+    data = compute = step = 0.0
+    for shape in dict.fromkeys(plan.shapes):
+        epochs = [epoch for epoch in range(plan.epochs) if plan.shapes[epoch] == shape]
+        waited, computed = _take_steps(trainer, DRY_STEPS, epoch=epochs[0])
+        share = sum(map(plan.steps, epochs)) / total
+        data += share * waited
+        compute += share * computed
+        step += share * (max(waited, computed) if workers else waited + computed)
     results: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in trainer.learner.network.parameters()),
         "device": runtime.describe(trainer.device, trainer.learner.precision),
@@ -39,11 +53,12 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         "clips_per_second": clips / step,
         "steps": total,
         "hours": total * step / 3600,
-        "bound_by": reports.bound(data, compute, workers=config.data.workers),
+        "bound_by": reports.bound(data, compute, workers=workers),
     }
     say(f"{results['device']}; {results['parameters']:,} parameters")
     say(f"memory of one process: {results['memory_bytes'] / 2**30:.2f} GiB at its peak")
-    say(f"a step of {clips} clips: {1000 * data:.0f} ms waiting for data, {1000 * compute:.0f} ms computing")
+    mean = "" if config.train.multigrid == "none" else ", on the average of all shapes"
+    say(f"a step of {clips:.4g} clips{mean}: {1000 * data:.0f} ms waiting for data, {1000 * compute:.0f} ms computing")
     say(f"{clips / step:.3g} clips/s; {total:,} steps take {duration(total * step)}, validation and saving left out")
     say("dry run: everything fits together; nothing was kept")
     return results
@@ -54,13 +69,20 @@ def profile(config: RunConfig) -> Path:
 
     Returns:
         ``profile.json`` in the run folder, for https://ui.perfetto.dev or chrome://tracing.
+
+    Raises:
+        ConfigError: it cannot be written.
     """
+    path = config.run_dir / "profile.json"
+    if distributed.is_main():
+        require_writable(path, key="output")
     activities = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profiler:
-        _take_steps(config, PROFILED_STEPS)
-    path = config.run_dir / "profile.json"
+        trainer = Trainer(config)
+        trainer.build()
+        _take_steps(trainer, PROFILED_STEPS)
     if distributed.is_main():
         path.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(path))
@@ -74,8 +96,8 @@ def overfitting(config: RunConfig, videos: int) -> RunConfig:
     """The config of a run that learns a few videos by heart: if that fails, something is wrong.
 
     Training and validation see the same ``videos`` videos (spread over the list), and everything that makes learning
-    by heart harder is off: augmentation, dropout, drop-path, label smoothing, weight decay. The run has a name of its
-    own.
+    by heart harder is off: augmentation, dropout, drop-path, label smoothing, weight decay, multigrid, precise batch
+    norm, and averaged weights, which lag behind so short a training. The run has a name of its own.
     """
     config = copy.deepcopy(config)
     config.name = f"{config.name}-overfit{videos}"
@@ -84,21 +106,25 @@ def overfitting(config: RunConfig, videos: int) -> RunConfig:
     config.data.flip = 0.0
     config.data.short_side = (config.data.short_side[0],) * 2
     config.model.dropout = config.model.drop_path = 0.0
-    config.optim.weight_decay = config.train.label_smoothing = 0.0
+    config.optim.weight_decay = config.train.label_smoothing = config.train.ema = 0.0
+    config.train.multigrid, config.train.precise_bn = "none", 0
     return config
 
 
-def _take_steps(config: RunConfig, count: int) -> tuple[Trainer, float, float]:
-    """The trainer, and the mean seconds of data and of compute of all steps but the first."""
-    trainer = Trainer(config)
-    trainer.build()
-    learner = trainer.learner
-    learner.train()
-    count = min(count, trainer.plan.steps(0))
+def _take_steps(trainer: Trainer, count: int, *, epoch: int = 0) -> tuple[float, float]:
+    """Take an epoch's first steps as a training would; the mean seconds of data and of compute of all but the first."""
+    plan, learner = trainer.plan, trainer.learner
+    shape = plan.shapes[epoch]
+    trainer.position = Position(epoch=epoch)
+    learner.train(splits=shape.batch)
+    count = min(count, plan.steps(epoch))
     batches = Prefetcher(trainer.loader(), trainer.device)
     began = time.perf_counter()
     for step in range(count):
-        learner.step(batches, number=step, lr=0.0)  # the weights stay as they are
+        part = plan.short_step(trainer.position)
+        source = batches if part == ShortStep(1, shape.crop) else merged(batches, part)
+        learner.step(source, number=step, lr=0.0)  # the weights stay as they are
+        trainer.position.advance()
         if step == 0 and count > 1:
             learner.meter.read()  # waits for the device
             batches.reset()
@@ -106,4 +132,4 @@ def _take_steps(config: RunConfig, count: int) -> tuple[Trainer, float, float]:
     learner.meter.read()
     elapsed, waited = time.perf_counter() - began, batches.reset()
     steps = max(count - 1, 1)
-    return trainer, waited / steps, max(elapsed - waited, 0.0) / steps
+    return waited / steps, max(elapsed - waited, 0.0) / steps

@@ -17,10 +17,12 @@ from gcvideo.analysis.run_report import write_run_report
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, load_config, save_config
 from gcvideo.data.dataset import ClipDataset
-from gcvideo.data.loader import epoch_order, eval_loader, train_loader
+from gcvideo.data.loader import ClipBatch, epoch_order, eval_loader, train_loader
 from gcvideo.engine import trainer as trainer_module
+from gcvideo.engine import trials
 from gcvideo.engine.checkpoint import load_checkpoint
 from gcvideo.engine.learner import Learner
+from gcvideo.engine.multigrid import SubBatchNorm3d
 from gcvideo.engine.normalization import make_precise
 from gcvideo.engine.optim import learning_rate
 from gcvideo.engine.predictions import Predictions
@@ -133,9 +135,8 @@ def test_the_same_seed_gives_the_same_weights(place: Path) -> None:
 
 @pytest.mark.parametrize("multigrid", ["none", "long"])
 def test_clips_come_in_the_order_of_the_seed_from_as_many_workers_as_asked(place: Path, multigrid: str) -> None:
-    config = train_config(
-        place, "order", seed=3, data={"workers": 2, "crop": 64, "short_side": [64, 72]}, train={"multigrid": multigrid}
-    )
+    train = {"multigrid": multigrid, "multigrid_cycles": 1, "epochs": 7}
+    config = train_config(place, "order", seed=3, data={"workers": 2, "crop": 64, "short_side": [64, 72]}, train=train)
     trainer = Trainer(config)
     trainer.build()
     loader = trainer.loader()
@@ -322,6 +323,7 @@ def test_overwrite_removes_the_old_run_and_nothing_else(place: Path) -> None:
         ("train.val_clips=0", "train.val_clips"),
         ("train.multigrid_cycles=0", "train.multigrid_cycles"),
         ("optim.lr_for_batch=0", "optim.lr_for_batch"),
+        ("optim.lr=0.001", "optim.warmup_start_lr: 0.01 is above optim.lr (0.001)"),
     ],
 )
 def test_mistakes_end_with_one_line_and_exit_code_2(
@@ -371,16 +373,19 @@ def test_a_bad_video_is_counted_and_named(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_every_recipe_at_once(place: Path) -> None:
-    config = train_config(place, "everything", **EVERYTHING)
+    many = place / "many.txt"  # for the short cycle: each video eight times
+    many.write_text(8 * (place / "val.txt").read_text())
+    data = {**EVERYTHING["data"], "train": {"annotation": str(many)}}
+    config = train_config(place, "everything", **{**EVERYTHING, "data": data})
     assert train(config) == 0
     lines = metrics(config)
-    plan = Plan.of(config, 8)
+    plan = Plan.of(config, 64)
     assert len({step for shape in plan.cycles for step in shape}) >= 4  # of multigrid
     assert [line["step"] for line in lines] == list(range(1, plan.total_steps + 1))
     assert all(math.isfinite(line["loss"]) for line in lines)
     assert lines[0]["lr"] == pytest.approx(config.optim.warmup_start_lr * plan.shapes[0].batch)
     last = plan.time(Position(plan.total_steps - 1, plan.epochs - 1, plan.steps(plan.epochs - 1) - 1))
-    rate = learning_rate(config.optim, epoch=last, epochs=4, batch_size=4)  # of a step, not of a micro-batch
+    rate = learning_rate(config.optim, epoch=last, epochs=5, batch_size=8)  # of a step, not of a micro-batch
     assert lines[-1]["lr"] == pytest.approx(rate * plan.shapes[-1].batch)
     details = json.loads((config.run_dir / "results.json").read_text())["training"]["validation"]
     assert len(details["per_class"]) == 4
@@ -400,6 +405,41 @@ def test_a_dry_run_says_what_a_training_would_cost_and_leaves_nothing(
     assert "steps take" in capsys.readouterr().out
 
 
+def test_a_dry_run_of_multigrid_takes_the_steps_of_a_training(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every shape with its batch, its splits and its short cycle; clips and steps are those of the whole training."""
+    seen: list[tuple[int, ...]] = []
+    forward = Learner.forward
+
+    def look(self: Learner, batch: ClipBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        norm = next(module for module in self.network.modules() if isinstance(module, SubBatchNorm3d))
+        seen.append((norm.splits, *batch.clips.shape[:1], *batch.clips.shape[2:4]))
+        return forward(self, batch)
+
+    many = place / "many.txt"
+    many.write_text(4 * (place / "val.txt").read_text())
+    data = {"crop": 64, "short_side": [64, 72], "train": {"annotation": str(many)}}
+    train_ = {"multigrid": "both", "multigrid_cycles": 1, "epochs": 5, "batch_size": 2}
+    config = train_config(place, "dry_multigrid", data=data, train=train_)
+    monkeypatch.setattr(Learner, "forward", look)
+    results = trials.dry_run(config)
+    plan = Plan.of(config, 32)
+    expected = []
+    for epoch in map(plan.shapes.index, dict.fromkeys(plan.shapes)):
+        shape, cycle = plan.shapes[epoch], plan.cycles[epoch]
+        steps = [cycle[step % len(cycle)] for step in range(min(4, plan.steps(epoch)))]
+        expected += [(shape.batch, 2 * shape.batch * part.batches, shape.frames, part.crop) for part in steps]
+    assert seen == expected
+    assert results["steps"] == plan.total_steps
+    clips = 0
+    for epoch, shape in enumerate(plan.shapes):
+        cycle = plan.cycles[epoch]
+        clips += sum(2 * shape.batch * cycle[step % len(cycle)].batches for step in range(plan.steps(epoch)))
+    assert results["clips_per_second"] * results["hours"] * 3600 == pytest.approx(clips)
+    assert f"a step of {clips / plan.total_steps:.4g} clips, on the average" in capsys.readouterr().out
+
+
 def test_a_profile_names_operators_and_leaves_a_trace(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = train_config(place, "profile")
     assert train(config, "--profile") == 0
@@ -408,8 +448,28 @@ def test_a_profile_names_operators_and_leaves_a_trace(place: Path, capsys: pytes
     assert train(config) == 0  # a profile is no run that would be in the way
 
 
+@pytest.mark.parametrize(
+    ("options", "key"), [(["--json", "{}/x.json"], "--json"), (["--profile", "output={}/runs"], "output")]
+)
+def test_a_place_that_cannot_be_written_is_one_line_before_the_first_step(
+    place: Path, options: list[str], key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Trainer, "build", lambda *_, **__: pytest.fail("began"))
+    file = place / "a_file"
+    file.touch()
+    config = train_config(place, "unwritable")
+    assert train(config, *(option.format(file) for option in options)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{key}: {file}/" in error
+    assert "cannot be written (" in error
+    assert train(config, "--json", str(place)) == 2
+    assert "it is a folder" in capsys.readouterr().err
+
+
 def test_a_few_videos_are_learnt_by_heart(place: Path) -> None:
-    config = train_config(place, "heart", train={"epochs": 40, "batch_size": 2}, optim={"lr": 0.05})
+    in_the_way = {"ema": 0.9999, "multigrid": "both", "precise_bn": 2}  # all of it is off
+    config = train_config(place, "heart", train={"epochs": 40, "batch_size": 2, **in_the_way}, optim={"lr": 0.05})
     assert train(config, "--overfit", "2") == 0
     folder = config.run_dir.with_name("heart-overfit2")
     results = json.loads((folder / "results.json").read_text())["training"]["validation"]

@@ -189,14 +189,25 @@ def test_list_takes_a_root_and_absolute_paths(tmp_path):
         (["frames 5 1"], r"frames: is a folder, and frames in folders are not read"),
         (["what is this"], r"list.txt:1: expected `path label` with an integer label, found 'what is this'"),
         (["a.mp4,jump"], r"list.txt:1: unknown class 'jump'; did you mean 'jumps'"),
+        (
+            ["b.mp4 0", "", "a.mp4 2", "a.mp4 2", "b.mp4 1"],
+            r"list.txt:5: b.mp4 has another label than in line 1; remove",
+        ),
+        (["a.mp4", "b.mp4,jumps", "b.mp4,runs"], r"list.txt:3: b.mp4 has another label than in line 2"),
         ([""], r"list.txt: lists no videos"),
     ],
 )
 def test_list_mistakes_are_named_in_one_line(tmp_path, lines, message):
-    make_files(tmp_path, "a.mp4", "frames/1.jpg")
+    make_files(tmp_path, "a.mp4", "b.mp4", "frames/1.jpg")
     with pytest.raises(DataError, match=message) as caught:
         load_records(write(tmp_path / "list.txt", *lines), classes=["jumps", "runs", "sits", "lies"])
     assert "\n" not in str(caught.value)
+
+
+def test_a_video_may_be_listed_twice_with_one_label_or_without(tmp_path):
+    make_files(tmp_path, "a.mp4", "b.mp4")
+    table = load_records(write(tmp_path / "list.txt", "a.mp4 1", "b.mp4 0", "a.mp4 1", "b.mp4"))
+    assert table.labels.tolist() == [1, 0, 1, -1]
 
 
 def test_binary_annotation_is_refused(tmp_path):

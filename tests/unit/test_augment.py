@@ -14,7 +14,9 @@ from gcvideo.data.augment import ClipMixer, balanced_order, build_clip_augment, 
 from gcvideo.data.dataset import ClipDataset
 from gcvideo.data.loader import train_loader
 from gcvideo.data.sampling import sample_rng
+from gcvideo.engine.learner import Learner
 from gcvideo.errors import ConfigError
+from tests.training import train_config
 from tests.videos import moving_frames, write_video
 
 SWITCHES = [{"rand_augment": 2}, {"color_jitter": (0.4, 0.4, 0.4, 0.1)}, {"erase": 1.0}]
@@ -249,6 +251,39 @@ def test_both_mixers_take_turns_and_the_chance_is_kept():
     assert 160 <= counts["plain"] <= 240
     assert 60 <= counts["mixup"] <= 140
     assert 60 <= counts["cutmix"] <= 140
+
+
+@pytest.mark.parametrize("merged", [1, 3])
+def test_clips_of_a_video_are_mixed_with_those_of_another(merged):
+    """With repeated augmentation, and where the short cycle of multigrid has put several batches together."""
+    torch.manual_seed(0)
+    videos = 2 * merged
+    labels = torch.arange(videos).repeat_interleave(3)  # as the loader gives them: three clips of each video
+    clips = torch.rand(3 * videos, 3, 2, 8, 8).contiguous(memory_format=torch.channels_last_3d)
+    mixed, targets = ClipMixer(AugmentConfig(mixup=0.8, clips_per_video=3), num_classes=videos)(clips, labels)
+    share = targets[0, 0]
+    assert 0 < share < 1
+    assert ((targets > 0).sum(dim=1) == 2).all()
+    torch.testing.assert_close(targets.gather(1, labels[:, None])[:, 0], share.expand(3 * videos))
+    for clip, other, target in zip(mixed, clips, targets, strict=True):
+        rest = (clip - share * other) / (1 - share)
+        (partner,) = ((clips - rest).abs().amax((1, 2, 3, 4)) < 1e-4).nonzero()
+        torch.testing.assert_close(target[labels[partner]], 1 - share.view(1))
+    assert mixed.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_clips_of_a_single_video_are_not_mixed_but_refused(tmp_path, kind):
+    def learner(batch_size, accumulate, repeats):
+        augment = {kind: 1.0, "clips_per_video": repeats}
+        train = {"batch_size": batch_size, "accumulate": accumulate}
+        return Learner(train_config(tmp_path, data={"augment": augment}, train=train), torch.device("cpu"))
+
+    for sizes in ((1, 1, 1), (4, 4, 1), (4, 2, 2)):
+        with pytest.raises(ConfigError, match=r"mixup and cutmix need clips of two videos .* raise train\.batch_size"):
+            learner(*sizes)
+    assert learner(4, 1, 2).mixer is not None
+    ClipMixer(AugmentConfig(), num_classes=3)  # nothing to mix
 
 
 @pytest.mark.parametrize(("kind", "low", "high"), [("mixup", 0.4, 0.6), ("cutmix", 0.45, 0.9)])

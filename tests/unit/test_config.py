@@ -83,6 +83,13 @@ def test_kinds_fill_in_their_own_defaults(tmp_path, kind, expected):
         ("seed: -1", "seed: must be 0 or more, is -1"),
         ("train: {batch_size: 10, accumulate: 3}", "does not divide"),
         ("optim: {schedule: step}", "needs optim.milestones"),
+        ("train: {epochs: .inf}", "train.epochs: must be a finite number, is inf"),
+        ("optim: {lr: .nan}", "optim.lr: must be a finite number, is nan"),
+        ("optim: {schedule: step, milestones: [1, .nan]}", "optim.milestones: must be a finite number"),
+        ("data: {std: [0.2, 0.2, .nan]}", "data.std: must be a finite number"),
+        ("data: {augment: {mixup: .nan}}", "data.augment.mixup: must be a finite number"),
+        ("optim: {momentum: -0.5, nesterov: false}", r"optim.momentum: must lie in \[0, 1\), is -0.5"),
+        ("optim: {momentum: 1.0}", r"optim.momentum: must lie in \[0, 1\), is 1.0"),
     ],
 )
 def test_errors_are_one_line_that_names_file_and_key(tmp_path, text, message):
@@ -124,6 +131,11 @@ def test_shipped_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_config_loads_and_is_named_after_its_file(path):
     assert load_config(path).name.endswith(path.stem)
+
+
+@pytest.mark.parametrize("name", ["kinetics400/slow_r50_8x8.yaml", "kinetics400/slow_r50_gc_c345_8x8.yaml"])
+def test_the_kinetics_recipe_measures_batch_norms_as_pyslowfast_does(name):
+    assert load_config(name).train.precise_bn == 200  # BN.USE_PRECISE_STATS and BN.NUM_BATCHES_PRECISE
 
 
 def test_no_two_shipped_configs_write_into_one_run_folder():

@@ -28,7 +28,7 @@ def test_outputs_that_cannot_be_written_are_refused_first(tmp_path: Path) -> Non
     file = tmp_path / "file"
     file.touch()
     for name, place, message in (
-        ("json", tmp_path, "is a folder; name a file"),
+        ("json", tmp_path, "it is a folder"),
         ("html", file / "a.html", f"{file} is no folder"),
         ("csv", file / "b" / "c.csv", f"{file} is no folder"),
         ("pictures", file, f"{file} is no folder"),

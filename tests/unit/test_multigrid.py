@@ -30,6 +30,7 @@ from gcvideo.engine.multigrid import (
 from gcvideo.engine.optim import learning_rate
 from gcvideo.engine.schedule import Plan, Position
 from gcvideo.engine.trainer import Trainer
+from gcvideo.errors import ConfigError
 from tests.training import last_state, make_videos, metrics, same_tensors, start, train_config, train_in_processes, wait
 from tests.training import wait_for as wait_until
 
@@ -88,11 +89,48 @@ def test_a_plan_counts_steps_by_shape() -> None:
     assert plan.time(Position(6, 1, 2)) == 1.25
 
 
-def test_an_epoch_too_short_for_the_short_cycle_goes_without() -> None:
+def test_too_few_videos_for_the_short_cycle_are_refused(tmp_path: Path) -> None:
     shapes = [Shape(4, 4, 158), Shape(1, 8, 224)]
-    plan = Plan(60, batch_size=10, epochs=2, shapes=shapes, short_crop=224)
-    assert plan.cycles == [[ShortStep(1, 158)], short_steps(shapes[1], 224)]  # one batch of 40, and 4 + 2 of 10
-    assert [plan.steps(epoch) for epoch in range(2)] == [1, 2]
+    with pytest.raises(ConfigError, match=r"short cycle needs 80 videos for its largest step, and data\.train has 79"):
+        Plan(79, batch_size=10, epochs=2, shapes=shapes, short_crop=224)
+    plan = Plan(80, batch_size=10, epochs=2, shapes=shapes, short_crop=224)
+    assert plan.cycles == [short_steps(shape, 224) for shape in shapes]
+    assert [plan.steps(epoch) for epoch in range(2)] == [1, 3]
+    config = train_config(tmp_path, data={"crop": 64, "short_side": [64, 72]}, train={"multigrid": "short"})
+    with pytest.raises(ConfigError, match=r"needs 16 videos .* has 8; lower train\.batch_size, or set"):
+        Plan.of(config, 8)
+    assert Plan.of(config, 16).steps(0) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "cycles", "refused"),
+    [("long", 1, [*range(1, 7)]), ("long", 3, [*range(1, 9), 10]), ("both", 1, [*range(1, 5)])],
+)
+def test_epochs_that_leave_out_a_shape_are_refused(tmp_path: Path, kind: str, cycles: int, refused: list[int]) -> None:
+    """With every other number of epochs no shape is missing and the last one is full."""
+    for epochs in range(1, 30):
+        train = {"multigrid": kind, "multigrid_cycles": cycles, "epochs": epochs}
+        config = train_config(tmp_path, data={"crop": 64, "short_side": [64, 72]}, train=train)
+        if epochs in refused:
+            least = next(number for number in range(epochs, 30) if number not in refused)
+            with pytest.raises(ConfigError, match=rf"epochs: {epochs} are too few .*cycles={cycles}: .* give {least} "):
+                Plan.of(config, 1000)
+        else:
+            shapes = Plan.of(config, 1000).shapes
+            assert shapes[-1] == Shape(1, 4, 64)
+            assert set(shapes) == set(long_shapes(4, 64))
+
+
+def test_differences_of_frames_need_two_frames_in_every_shape(tmp_path: Path) -> None:
+    def plan(frames: int, kind: str = "long") -> Plan:
+        data = {"crop": 64, "short_side": [64, 72], "frames": frames}
+        train = {"multigrid": kind, "epochs": 30}
+        return Plan.of(train_config(tmp_path, data=data, train=train, model={"frame_difference": True}), 1000)
+
+    with pytest.raises(ConfigError, match=r"one frame of data\.frames=4.* model\.frame_difference .* to 6 or more"):
+        plan(4)
+    assert min(shape.frames for shape in plan(6).shapes) == 2
+    plan(4, "short")
 
 
 def frames_batch(value: int, clips: int = 2) -> ClipBatch:
@@ -138,7 +176,7 @@ def test_sub_batch_norm_measures_each_part_alone() -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("multigrid"), count=16)
+    return make_videos(tmp_path_factory.mktemp("multigrid"), count=32)
 
 
 def test_batch_norms_of_a_run_measure_batches_of_the_original_size(
@@ -155,7 +193,7 @@ def test_batch_norms_of_a_run_measure_batches_of_the_original_size(
 
     monkeypatch.setattr(SubBatchNorm3d, "forward", look)
     data = {"crop": 64, "short_side": [64, 72], "workers": 0}
-    train = {"epochs": 4, "multigrid": "long", "multigrid_cycles": 1, "batch_size": 2}
+    train = {"epochs": 7, "multigrid": "long", "multigrid_cycles": 1, "batch_size": 2}
     Trainer(train_config(place, "splits", train=train, data=data)).fit()
     assert len(seen) >= 2
     assert {clips // splits for splits, clips in seen} == {2}
@@ -172,14 +210,12 @@ def test_each_step_sees_clips_of_its_shape(place: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Learner, "forward", look)
     data = {"crop": 64, "short_side": [64, 72], "workers": 0}
-    train = {"epochs": 4, "multigrid": kind, "multigrid_cycles": 1, "batch_size": 2}
+    train = {"epochs": 7, "multigrid": kind, "multigrid_cycles": 1, "batch_size": 2}
     Trainer(train_config(place, f"shapes_{kind}", train=train, data=data)).fit()
     expected = []
-    for shape in epoch_shapes(4, 64, epochs=4, cycles=0 if kind == "short" else 1, short=kind == "both"):
-        batches = 16 // (2 * shape.batch)
+    for shape in epoch_shapes(4, 64, epochs=7, cycles=0 if kind == "short" else 1, short=kind == "both"):
+        batches = 32 // (2 * shape.batch)
         cycle = [ShortStep(1, shape.crop)] if kind == "long" else short_steps(shape, 64)
-        if cycle[0].batches > batches:
-            cycle = [ShortStep(1, shape.crop)]
         parts = [cycle[step % len(cycle)] for step in range(steps_in(batches, cycle))]
         expected += [(2 * shape.batch * p.batches, 3, shape.frames, p.crop, p.crop) for p in parts]
     assert len(set(expected)) >= 3

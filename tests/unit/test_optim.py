@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from gcvideo.config import OptimConfig
-from gcvideo.engine.optim import build_optimizer, learning_rate, parameter_groups, set_learning_rate
+from gcvideo.config import OptimConfig, load_config, shipped_configs
+from gcvideo.engine.optim import build_optimizer, check_warm_up, learning_rate, parameter_groups, set_learning_rate
 from gcvideo.engine.schedule import Plan, Position
+from gcvideo.errors import ConfigError
 
 
 def rate(epoch: float, *, epochs: float = 196, batch_size: int = 64, **values: Any) -> float:
@@ -58,6 +60,30 @@ def test_linear_scaling_with_the_batch() -> None:
     """Goyal et al. 2017: 0.1 for 256 images becomes 0.4 for 1024; the warm-up starts where it was told to."""
     assert rate(0, lr=0.1, lr_for_batch=256, batch_size=1024) == pytest.approx(0.4)
     assert rate(0, lr=0.1, lr_for_batch=256, batch_size=1024, warmup_epochs=5, warmup_start_lr=0.1) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lr": 1e-4}, r"warmup_start_lr: 0\.01 is above optim\.lr \(0\.0001\), .* optim\.warmup_start_lr=1e-05, or"),
+        ({"lr": 0.02, "lr_for_batch": 128}, r"above optim\.lr \(0\.005 after its scaling by optim\.lr_for_batch\)"),
+    ],
+)
+def test_a_warm_up_that_falls_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_warm_up(OptimConfig(warmup_epochs=2, **values), batch_size=32)
+    check_warm_up(OptimConfig(**values), batch_size=32)  # no warm-up, no start
+
+
+@pytest.mark.parametrize("path", sorted(shipped_configs().rglob("*.yaml")), ids=lambda path: path.stem)
+def test_the_warm_up_of_every_shipped_config_rises(path: Path) -> None:
+    config = load_config(path)
+    check_warm_up(config.optim, batch_size=config.train.batch_size)
+    start, later = (
+        learning_rate(config.optim, epoch=epoch, epochs=config.train.epochs, batch_size=config.train.batch_size)
+        for epoch in (0, config.optim.warmup_epochs)
+    )
+    assert start < later or not config.optim.warmup_epochs
 
 
 @pytest.fixture

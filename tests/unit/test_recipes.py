@@ -19,6 +19,7 @@ from gcvideo.engine.freezing import freeze, keep_frozen
 from gcvideo.engine.initial_weights import load_initial_weights
 from gcvideo.engine.learner import Learner
 from gcvideo.engine.metrics import by_class
+from gcvideo.engine.multigrid import divide_batch_norms, set_splits
 from gcvideo.engine.normalization import make_precise, share_batch_norms
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.models.resnet3d import build_model
@@ -213,6 +214,18 @@ def test_precise_batch_norm_is_the_mean_and_variance_of_all_batches() -> None:
     torch.testing.assert_close(network[2].running_mean, torch.zeros(3), rtol=0, atol=1e-4)  # dropout was off
 
 
+def test_precise_batch_norm_measures_all_parts_of_a_batch() -> None:
+    """In an epoch of the long cycle of multigrid, whose batch norms measure parts."""
+    network = nn.Sequential(nn.BatchNorm3d(2))
+    divide_batch_norms(network)
+    set_splits(network, 2)
+    clips = torch.cat([torch.zeros(2, 2, 2, 4, 4), torch.full((2, 2, 2, 4, 4), 10.0)])
+    make_precise(network, [clips, clips], 2)
+    torch.testing.assert_close(network[0].running_mean, torch.full((2,), 5.0))
+    torch.testing.assert_close(network[0].running_var, torch.full((2,), 25.0), rtol=0.01, atol=0)
+    assert network[0].splits == 2
+
+
 def test_frozen_batch_norms_keep_their_statistics() -> None:
     network = nn.Sequential(nn.BatchNorm3d(3).requires_grad_(False), nn.BatchNorm3d(3))
     make_precise(network, [torch.randn(2, 3, 2, 4, 4) + 5], 1)
@@ -223,6 +236,8 @@ def test_frozen_batch_norms_keep_their_statistics() -> None:
 def test_shared_batch_norms_need_processes_that_divide(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Sequential(nn.BatchNorm3d(3))
     assert share_batch_norms(network, 0, CPU) is network  # one process shares with itself
+    with pytest.raises(ConfigError, match="1 processes do not divide into groups of 2"):
+        share_batch_norms(network, 2, CPU)
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert share_batch_norms(network, 1, CPU) is network
     with pytest.raises(ConfigError, match="4 processes do not divide into groups of 3"):
