@@ -124,16 +124,23 @@ class ClipMixer:
         """
         if not self.kinds or torch.rand(()).item() >= self.chance:
             return clips, F.one_hot(labels, self.num_classes).to(clips.dtype)
-        from torchvision.tv_tensors import Video
-
         kind = self.kinds[int(torch.randint(len(self.kinds), ()))]
+        if self.repeats == 1:
+            return _mix(kind, clips, labels)
         # torchvision mixes each clip with the one before it: the first clips of all videos, then the second ones ...
         places = torch.arange(len(clips), device=clips.device)
         order = places.view(-1, self.repeats).T.flatten()
         back = places.view(self.repeats, -1).T.flatten()
-        # Video is the one kind of tensor of five dimensions that torchvision mixes.
-        mixed, targets = kind(Video(clips[order]), labels[order])
-        return mixed.as_subclass(Tensor)[back], targets.to(clips.dtype)[back]
+        mixed, targets = _mix(kind, clips[order], labels[order])
+        return mixed[back], targets[back]
+
+
+def _mix(kind: torch.nn.Module, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """``Video`` is the one kind of tensor of five dimensions that torchvision mixes."""
+    from torchvision.tv_tensors import Video
+
+    mixed, targets = kind(Video(clips), labels)
+    return mixed.as_subclass(Tensor), targets.to(clips.dtype)
 
 
 def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
