@@ -59,7 +59,7 @@ def test_changed_settings_of_the_optimizer_are_put_into_effect(place: Path, trai
 @pytest.mark.parametrize(
     ("key", "section", "values"),
     [
-        ("optim.optimizer: was 'sgd'", "optim", {"optimizer": "adamw", "lr": 1e-3}),
+        ("optim.optimizer: was 'sgd'", "optim", {"optimizer": "adamw", "lr": 0.02}),
         ("optim.decay_norm_and_bias: was True", "optim", {"decay_norm_and_bias": False}),
         (r"train.freeze: was \[\]", "train", {"freeze": ["stem"]}),
     ],
@@ -73,7 +73,7 @@ def test_another_optimizer_is_refused_by_the_key_that_changed(
 
 
 def test_adamw_does_not_go_on_as_sgd(place: Path) -> None:
-    config = train_config(place, "adamw", optim={"optimizer": "adamw", "lr": 1e-3}, train={"epochs": 1})
+    config = train_config(place, "adamw", optim={"optimizer": "adamw", "lr": 0.02}, train={"epochs": 1})
     Trainer(config).fit()
     config.optim.optimizer, config.train.epochs = "sgd", 2
     with pytest.raises(ConfigError, match=r"^optim\.optimizer: was 'adamw'"):
