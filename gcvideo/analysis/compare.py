@@ -157,16 +157,17 @@ def read_candidates(args: argparse.Namespace) -> list[Candidate]:
         size = args.size or config.data.crop
         shape = (args.batch, 3, args.frames or config.data.frames, size, size)
         clips = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        candidates.append(Candidate(_unused(name, [c.name for c in candidates]), config, clips))
+        candidates.append(Candidate(short_name(name, [c.name for c in candidates]), config, clips))
     folders = [candidate.config.run_dir for candidate in candidates]
     if args.train and len(set(folders)) < len(folders):
         raise ConfigError("--train: two configs have one name and would train in one folder; give each its own name")
     return candidates
 
 
-def _unused(path: str, used: Sequence[str]) -> str:
-    """A short name for a config: its file's, unless two have the same."""
-    stem = Path(path).stem if path.endswith((".yaml", ".yml")) else path
+def short_name(path: str, used: Sequence[str]) -> str:
+    """A short name for a config: its file's, or its run's, unless two have the same."""
+    file = Path(path)
+    stem = file.parent.name if file.name == "config.yaml" else file.stem if file.suffix in (".yaml", ".yml") else path
     return stem if stem not in used else path if path not in used else f"{path} ({used.count(path) + 1})"
 
 

@@ -115,7 +115,8 @@ def _cost_rows(networks: Sequence[dict[str, Any]]) -> list[list[object]]:
                 *_time_cells(row["forward"]),
                 *_time_cells(row["train"]),
                 *(f"{memory[kind] / 2**20:.0f}" if memory.get(kind) else "–" for kind in ("inference", "train")),
-                ", ".join(f"{size}: {rate:.3g}" for size, rate in rates) or "–",
+                ", ".join(f"{size}: {rate:.3g}" if rate < 1000 else f"{size}: {rate:,.0f}" for size, rate in rates)
+                or "–",
             ]
         )
     return rows

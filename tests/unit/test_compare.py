@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gcvideo.analysis.compare import short_name
 from gcvideo.analysis.compare_accuracy import compare_accuracy
 from gcvideo.analysis.compare_page import accuracy_rows, cost_table, plots_of, write_comparison
 from gcvideo.analysis.cost import alternate, compare_times, pick_clock
@@ -175,6 +176,18 @@ def test_one_network_without_memory_leaves_the_column_to_the_others() -> None:
     columns, lines = cost_table([measured(memory={"inference": 2**20, "train": None}), measured()])
     assert columns[-1] == "MiB inference"
     assert [line[-1] for line in lines] == ["1", "–"]
+
+
+def test_throughput_reads_as_plain_numbers() -> None:
+    assert cost_table([measured(throughput={"1": 1.234, "4": 1366.5})])[1][0][-1] == "1: 1.23, 4: 1,366"
+
+
+def test_networks_are_called_by_their_file_or_run_unless_two_share_a_name() -> None:
+    assert short_name("configs/a/gc.yaml", []) == "gc"
+    assert short_name("runs/gc_s0/config.yaml", ["gc"]) == "gc_s0"
+    assert short_name("slow_r50", []) == "slow_r50"
+    assert short_name("b/gc.yaml", ["gc"]) == "b/gc.yaml"
+    assert short_name("b/gc.yaml", ["gc", "b/gc.yaml"]) == "b/gc.yaml (2)"
 
 
 def test_plots_of_blocks_say_what_grows_what_stays_and_how_fast() -> None:
