@@ -329,8 +329,9 @@ class Trainer:
         if state is None:
             say(f"{self.checkpoints.folder} holds no checkpoint yet: starting from the beginning")
             return
-        refuse_other_optimizer(state, self._identity())
-        for line in differences(state, self._identity()):
+        now = self._identity()
+        refuse_other_optimizer(state, now)
+        for line in differences(state, now):
             warn(line)
         try:
             self.learner.restore(state)

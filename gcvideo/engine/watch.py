@@ -62,7 +62,9 @@ class LossWatch:
         Raises:
             TrainingError: on every process, if any of them has such a network.
         """
-        tensors = [t.detach() for network in networks for t in (*network.parameters(), *network.buffers())]
+        tensors = [
+            t.detach() for network in dict.fromkeys(networks) for t in (*network.parameters(), *network.buffers())
+        ]
         sound = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
         if distributed.agree(int(not sound)):
             raise TrainingError(f"the weights are not finite after {step} steps. {self._advice()}")
