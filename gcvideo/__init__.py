@@ -11,12 +11,12 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "create_model": "gcvideo.models",
-    "load": "gcvideo.engine.predictor",
+    "load": "gcvideo.eval.predictor",
 }
 __all__ = ["__version__", "create_model", "load"]
 
 if TYPE_CHECKING:
-    from gcvideo.engine.predictor import load
+    from gcvideo.eval.predictor import load
     from gcvideo.models import create_model
 
 

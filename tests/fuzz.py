@@ -184,8 +184,8 @@ def _line_within(child: subprocess.Popen, seconds: float) -> str | None:
 
 def _child(backend: str) -> None:
     """Read a path a line from stdin; answer a line each."""
-    from gcvideo.data.reader import open_video
     from gcvideo.errors import VideoError
+    from gcvideo.video.reader import open_video
 
     for line in sys.stdin:
         path = json.loads(line)

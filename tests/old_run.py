@@ -18,7 +18,7 @@ import torch
 import gcvideo
 from gcvideo.cli import main as gcvideo_main
 from gcvideo.config import RunConfig, config_from_dict
-from gcvideo.engine.trainer import Trainer
+from gcvideo.train.trainer import Trainer
 from tests.golden import STOP_AT, exact_videos, stop_in_the_middle
 
 STORED = Path(__file__).parent / "data" / "run_0_1"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gcvideo.data.reader import VideoReader, open_video, why_missing
+from gcvideo.video.reader import VideoReader, open_video, why_missing
 from tests.videos import decode_all, moving_frames, write_video
 
 NO_TORCHCODEC = why_missing("torchcodec")

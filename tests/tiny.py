@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
-from gcvideo.data.transforms import normalize
-from gcvideo.engine.checkpoint import save_checkpoint
+from gcvideo.data.crops import normalize
 from gcvideo.models.resnet3d import build_model
+from gcvideo.train.checkpoint import save_checkpoint
 from tests.videos import moving_frames, write_video
 
 CLASSES = ["left", "right", "up", "down"]

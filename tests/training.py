@@ -16,10 +16,10 @@ import torch
 
 from gcvideo import distributed
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
-from gcvideo.engine.checkpoint import load_checkpoint
-from gcvideo.engine.stopping import EXIT_CODE, Stopped
-from gcvideo.engine.trainer import Trainer
 from gcvideo.errors import GcvideoError
+from gcvideo.train.checkpoint import load_checkpoint
+from gcvideo.train.signals import EXIT_CODE, Stopped
+from gcvideo.train.trainer import Trainer
 from tests.tiny import tiny_config, tiny_videos
 
 # Every switch of the recipe but those that need several processes; a crop that multigrid can halve.
@@ -52,7 +52,7 @@ EVERYTHING: dict[str, Any] = {
     "train": {
         "batch_size": 8,  # so that a micro-batch has two videos to mix
         "accumulate": 2,
-        # Not bf16: clips of the short cycle are too small for it on a CPU (engine/precision.py).
+        # Not bf16: clips of the short cycle are too small for it on a CPU (train/precision.py).
         "precision": "auto",
         "label_smoothing": 0.1,
         "freeze": ["stem"],

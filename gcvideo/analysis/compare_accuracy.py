@@ -14,13 +14,13 @@ from gcvideo.analysis.scoring import mcnemar, score
 from gcvideo.config import ModelConfig, SplitConfig, TestConfig, config_from_dict
 from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.loader import eval_loader
-from gcvideo.engine.checkpoint import load_checkpoint
-from gcvideo.engine.evaluator import evaluate
-from gcvideo.engine.inference import optimize_for_inference
-from gcvideo.engine.predictions import Predictions, label_ranks
-from gcvideo.engine.predictor import find_checkpoint, restore_model
-from gcvideo.engine.testing import test_records
 from gcvideo.errors import ConfigError, DataError
+from gcvideo.eval.evaluator import evaluate
+from gcvideo.eval.optimize import optimize_for_inference
+from gcvideo.eval.predictions import Predictions, label_ranks
+from gcvideo.eval.predictor import find_checkpoint, restore_model
+from gcvideo.eval.test_run import test_records
+from gcvideo.train.checkpoint import load_checkpoint
 
 RESAMPLES = 10_000
 LEVEL = 0.95

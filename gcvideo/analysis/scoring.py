@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from gcvideo.engine.predictions import Predictions, label_ranks
-from gcvideo.engine.predictor import softmax
 from gcvideo.errors import DataError
+from gcvideo.eval.predictions import Predictions, label_ranks
+from gcvideo.eval.predictor import softmax
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from gcvideo.analysis.scoring import mcnemar, score
-from gcvideo.engine.predictions import Predictions
 from gcvideo.errors import ConfigError
+from gcvideo.eval.predictions import Predictions
 from gcvideo.layers import NonLocalBlock
 
 

@@ -9,19 +9,19 @@ from typing import Any
 from torch import Tensor
 
 from gcvideo import console
-from gcvideo.analysis.attention_maps import far_apart_maps
 from gcvideo.analysis.attention_stats import MEASURES, PAPER, measure_videos, summarize
-from gcvideo.analysis.pictures import save_picture
 from gcvideo.commands.accuracies import percent
 from gcvideo.commands.trained import Trained, add_trained_arguments, load_trained
 from gcvideo.config import config_to_dict
 from gcvideo.data.dataset import VideoViews, ViewDataset
 from gcvideo.data.loader import eval_loader
-from gcvideo.engine.runtime import versions
-from gcvideo.engine.testing import protocol
+from gcvideo.device import versions
 from gcvideo.errors import ConfigError, DataError
+from gcvideo.eval.test_run import protocol
 from gcvideo.files import write_json
 from gcvideo.layers import BlockTrace, TracedBlock
+from gcvideo.report.pictures import save_picture
+from gcvideo.report.query_maps import far_apart_maps
 
 # One clip from the middle of each video, its centre crop: many videos tell more than many views of a few.
 ONE_VIEW = ("test.clips=1", "test.crops=1", "test.whole_frame=false")

@@ -14,11 +14,11 @@ from gcvideo.commands.trained import Trained, add_trained_arguments, load_traine
 from gcvideo.config import config_to_dict
 from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.loader import eval_loader
-from gcvideo.engine.evaluator import evaluate
-from gcvideo.engine.predictions import Predictions
-from gcvideo.engine.runtime import versions
-from gcvideo.engine.testing import protocol
+from gcvideo.device import versions
 from gcvideo.errors import ConfigError, DataError
+from gcvideo.eval.evaluator import evaluate
+from gcvideo.eval.predictions import Predictions
+from gcvideo.eval.test_run import protocol
 from gcvideo.files import write_json
 
 

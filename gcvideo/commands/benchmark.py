@@ -9,12 +9,12 @@ from gcvideo.files import require_writable_outputs
 
 # Name -> module with `add_arguments(parser)` and `run(args) -> int | None`.
 BENCHMARKS = {
-    "compare": "gcvideo.analysis.compare",
+    "compare": "gcvideo.benchmark.compare",
     "complexity": "gcvideo.analysis.complexity",
-    "blocks": "gcvideo.analysis.blocks",
-    "infer": "gcvideo.analysis.infer_benchmark",
-    "loader": "gcvideo.analysis.loader_benchmark",
-    "train": "gcvideo.analysis.train_benchmark",
+    "blocks": "gcvideo.benchmark.blocks",
+    "infer": "gcvideo.benchmark.infer",
+    "loader": "gcvideo.benchmark.loader",
+    "train": "gcvideo.benchmark.train",
 }
 HELP = {
     "compare": "networks side by side: size, time, memory, throughput, accuracy, and how their blocks scale",

@@ -14,9 +14,9 @@ from gcvideo.files import write_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gcvideo.models.weights.naming import Naming
-    from gcvideo.models.weights.reading import Weights
-    from gcvideo.models.weights.report import Report
+    from gcvideo.weights.naming import Naming
+    from gcvideo.weights.reading import Weights
+    from gcvideo.weights.report import Report
 
 SOURCES = ("gcvideo", "pytorchvideo", "pyslowfast", "mmaction2", "caffe2", "torchvision", "timm", "gcnet", "mmcv")
 EPILOG = """\
@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Convert, print the account of every tensor, and refuse to write what is not whole."""
-    from gcvideo.models.weights.convert import is_block
-    from gcvideo.models.weights.reading import read_weights
+    from gcvideo.weights.convert import is_block
+    from gcvideo.weights.reading import read_weights
 
     if Path(args.source).expanduser().resolve() == Path(args.target).expanduser().resolve():
         raise ConfigError(f"{args.target}: source and target are the same file")
@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _convert_block(weights: Weights, args: argparse.Namespace) -> tuple[dict[str, Any], list[Report]]:
-    from gcvideo.models.weights.convert import convert_block
-    from gcvideo.models.weights.formats import BLOCK_FORMATS
+    from gcvideo.weights.convert import convert_block
+    from gcvideo.weights.formats import BLOCK_FORMATS
 
     if args.destination not in BLOCK_FORMATS:
         raise ConfigError(f"--to {args.destination}: a context block alone goes to gcvideo, mmcv or timm")
@@ -82,7 +82,7 @@ def _convert_block(weights: Weights, args: argparse.Namespace) -> tuple[dict[str
 
 def _convert_network(weights: Weights, args: argparse.Namespace) -> tuple[dict[str, Any], list[Report]]:
     """By way of gcvideo's own names, so that there is one table a toolkit instead of one a pair."""
-    from gcvideo.models.weights.convert import check_format, check_limits, from_gcvideo, naming_to_write, to_gcvideo
+    from gcvideo.weights.convert import check_format, check_limits, from_gcvideo, naming_to_write, to_gcvideo
 
     naming = check_format(args.origin, weights.tensors, where=args.source)
     config = _config(weights, naming, args)
@@ -101,7 +101,7 @@ def _convert_network(weights: Weights, args: argparse.Namespace) -> tuple[dict[s
 
 def _config(weights: Weights, naming: Naming, args: argparse.Namespace) -> RunConfig:
     """The network of a file: as a config says, else as the file shows; in either case with the overrides."""
-    from gcvideo.models.weights.stated import model_fields
+    from gcvideo.weights.stated import model_fields
 
     if args.config:
         return load_config(args.config, args.overrides)
@@ -126,7 +126,7 @@ def _checkpoint(
     state: dict[str, Tensor], config: RunConfig, weights: Weights, args: argparse.Namespace
 ) -> dict[str, Any]:
     """A checkpoint to test, predict or start from; what a gcvideo one said of its training is kept."""
-    from gcvideo.data.annotations import load_classes
+    from gcvideo.data.annotations.lists import load_classes
 
     kept: dict[str, Any] = {
         key: weights.extra[key] for key in ("classes", "fingerprint", "epoch", "step") if key in weights.extra
@@ -149,8 +149,8 @@ def _refuse_incomplete(source: str, reports: list[Report]) -> None:
 
 
 def _write(target: str, content: dict[str, Any], destination: str) -> None:
-    from gcvideo.engine.checkpoint import FORMAT, save_checkpoint
-    from gcvideo.models.weights.reading import write_weights
+    from gcvideo.train.checkpoint import FORMAT, save_checkpoint
+    from gcvideo.weights.reading import write_weights
 
     suffix = Path(target).suffix
     if suffix == ".pkl" and destination != "caffe2":

@@ -144,9 +144,9 @@ def compare(model: nn.Module, content: bytes, *, frames: int, size: int, format:
 
 def _load(args: argparse.Namespace) -> tuple[nn.Module, RunConfig | None, list[str] | None]:
     """The network in evaluation mode, and the config and classes of its checkpoint."""
-    from gcvideo.engine.checkpoint import load_checkpoint
-    from gcvideo.engine.predictor import find_checkpoint, restore_model
+    from gcvideo.eval.predictor import find_checkpoint, restore_model
     from gcvideo.models import MODELS, create_model
+    from gcvideo.train.checkpoint import load_checkpoint
 
     if args.model in MODELS:
         return create_model(args.model, num_classes=args.num_classes or 400).eval(), None, None

@@ -21,8 +21,8 @@ from gcvideo.errors import ConfigError
 from gcvideo.files import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from gcvideo.engine.predictor import Predictor
-    from gcvideo.engine.sources import Source
+    from gcvideo.eval.inputs import Source
+    from gcvideo.eval.predictor import Predictor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Answer every video; prints each as soon as it is known."""
-    from gcvideo.engine.predictor import load
-    from gcvideo.engine.sources import find_sources
+    from gcvideo.eval.inputs import find_sources
+    from gcvideo.eval.predictor import load
 
     for name, least in (("top", 1), ("workers", 0), ("clips", 1)):
         if getattr(args, name) is not None and getattr(args, name) < least:
@@ -103,7 +103,7 @@ def answer(predictor: Predictor, sources: list[Source], args: argparse.Namespace
 
 def save_annotated(destination: str, source: str, segments: list[Any]) -> None:
     """Write the video back with its labels."""
-    from gcvideo.analysis.annotate import annotate_video
+    from gcvideo.report.labelled_video import annotate_video
 
     annotate_video(source, destination, segments)
     console.say(f"annotated video: {printable(destination)}")
@@ -142,7 +142,7 @@ def write_answers(args: argparse.Namespace, predictor: Predictor, entries: list[
     if args.maps:
         write_maps(args, predictor, entries)
     if args.html:
-        from gcvideo.analysis.prediction_page import write_prediction_page
+        from gcvideo.report.prediction_page import write_prediction_page
 
         write_prediction_page(args.html, predictor, entries)
         console.say(f"page: {printable(args.html)}")
@@ -150,7 +150,7 @@ def write_answers(args: argparse.Namespace, predictor: Predictor, entries: list[
 
 def write_maps(args: argparse.Namespace, predictor: Predictor, entries: list[dict[str, Any]]) -> None:
     """Write where the network looked in each answered file."""
-    from gcvideo.analysis.explain import label_in_the_middle, map_stems, save_maps
+    from gcvideo.report.explain import label_in_the_middle, map_stems, save_maps
 
     answered = [entry for entry in entries if entry["predictions"] and Path(entry["video"]).is_file()]
     stems = map_stems(args.maps, [entry["video"] for entry in answered])

@@ -15,7 +15,7 @@ from gcvideo.files import write_atomically, write_json
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from gcvideo.data.prepare.transcode import Transcoding
+    from gcvideo.prepare.transcode import Transcoding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def _synthetic_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _synthetic(args: argparse.Namespace) -> None:
-    from gcvideo.data.prepare.synthetic import CLASSES, make_synthetic
+    from gcvideo.prepare.synthetic import CLASSES, make_synthetic
 
     made = make_synthetic(args.out, train=args.train, val=args.val, seed=args.seed, workers=args.workers)
     say(f"{args.train} training and {args.val} validation videos of {len(CLASSES)} classes: {made.train}, {made.val}")
@@ -74,8 +74,8 @@ def _index_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _index(args: argparse.Namespace) -> None:
-    from gcvideo.data.annotations import load_classes
-    from gcvideo.data.prepare.index import make_index
+    from gcvideo.data.annotations.lists import load_classes
+    from gcvideo.prepare.index import make_index
 
     out = args.out or args.annotation.with_suffix(".parquet")
     classes = load_classes(args.classes) if args.classes else None
@@ -123,8 +123,8 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from gcvideo.data.prepare.pool import Limits
-    from gcvideo.data.prepare.verify import verify
+    from gcvideo.prepare.pool import Limits
+    from gcvideo.prepare.verify import verify
 
     out = args.out or args.annotation.with_name(f"{args.annotation.name}.quarantine.jsonl")
     limits = Limits(seconds=args.seconds, memory=int(args.gigabytes * (1 << 30)))
@@ -139,7 +139,7 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _transcode_arguments(parser: argparse.ArgumentParser) -> None:
-    from gcvideo.data.prepare.encode import PRESETS
+    from gcvideo.prepare.encode import PRESETS
 
     about = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
     parser.add_argument("source", type=Path, help="folder of videos; they are only read")
@@ -154,8 +154,8 @@ def _transcode_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _transcode(args: argparse.Namespace) -> int | None:
-    from gcvideo.data.prepare.encode import Encoding
-    from gcvideo.data.prepare.transcode import compare_presets, copy_annotation, transcode
+    from gcvideo.prepare.encode import Encoding
+    from gcvideo.prepare.transcode import compare_presets, copy_annotation, transcode
 
     if args.compare:
         results = compare_presets(args.source, videos=args.compare, short_side=args.short_side, workers=args.workers)
@@ -190,7 +190,7 @@ def _shard_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _shard(args: argparse.Namespace) -> None:
-    from gcvideo.data.prepare.shards import write_shards
+    from gcvideo.prepare.shards import write_shards
 
     size = int(args.megabytes * 1e6)
     made = write_shards(

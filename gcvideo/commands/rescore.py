@@ -10,8 +10,8 @@ from gcvideo import console
 from gcvideo.analysis.scoring import Scoring, mcnemar, score, summary
 from gcvideo.commands.accuracies import percent, show
 from gcvideo.console import printable
-from gcvideo.engine.predictions import Predictions
 from gcvideo.errors import ConfigError, DataError
+from gcvideo.eval.predictions import Predictions
 from gcvideo.files import write_json
 
 
@@ -43,7 +43,7 @@ def rescore(args: argparse.Namespace) -> None:
     if args.json:
         write_json(args.json, results)
     if args.html:
-        from gcvideo.analysis.report import write_report
+        from gcvideo.report.test_report import write_report
 
         write_report(args.html, results, predictions)
         console.say(f"report: {args.html}")

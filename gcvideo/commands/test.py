@@ -54,12 +54,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _test(args: argparse.Namespace) -> int:
-    from gcvideo.engine.checkpoint import load_checkpoint
-    from gcvideo.engine.inference import optimize_for_inference
-    from gcvideo.engine.precision import pick_precision
-    from gcvideo.engine.predictor import find_checkpoint, restore_model
-    from gcvideo.engine.runtime import describe, pick_device, tune
-    from gcvideo.engine.testing import hash_file, run_test
+    from gcvideo.device import describe, pick_device, tune
+    from gcvideo.eval.optimize import optimize_for_inference
+    from gcvideo.eval.predictor import find_checkpoint, restore_model
+    from gcvideo.eval.test_run import hash_file, run_test
+    from gcvideo.train.checkpoint import load_checkpoint
+    from gcvideo.train.precision import pick_precision
 
     path = find_checkpoint(args.checkpoint)
     checkpoint = {**load_checkpoint(path), "path": str(path), "sha256": hash_file(path)}
@@ -88,11 +88,11 @@ def _test(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, results)
     if (output / "metrics.jsonl").exists() and not config.test.whole_frame:
-        from gcvideo.analysis.run_report import write_run_report
+        from gcvideo.report.run_report import write_run_report
 
         console.say(f"report of the run: {write_run_report(output)}")
     if args.html:
-        from gcvideo.analysis.report import write_report
+        from gcvideo.report.test_report import write_report
 
         write_report(args.html, results, predictions)
         console.say(f"report: {args.html}")

@@ -19,10 +19,10 @@ from gcvideo.errors import ConfigError, VideoError
 
 if TYPE_CHECKING:
     from gcvideo.config import TestConfig
-    from gcvideo.data.stream import FrameStream
-    from gcvideo.engine.predictor import Predictor, Timeline
-    from gcvideo.engine.sources import Source
-    from gcvideo.engine.timeline import Window
+    from gcvideo.eval.inputs import Source
+    from gcvideo.eval.predictor import Predictor, Timeline
+    from gcvideo.eval.timeline import Window
+    from gcvideo.video.stream import FrameStream
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def check_arguments(args: argparse.Namespace, sources: list[Source]) -> None:
     if args.save and (len(sources) != 1 or sources[0].kind != "file"):
         raise ConfigError("--save writes one video back: give a single video file")
     if args.save and sources[0].reason is None:
-        from gcvideo.analysis.annotate import check_destination
+        from gcvideo.report.labelled_video import check_destination
 
         check_destination(sources[0].name, args.save)
 

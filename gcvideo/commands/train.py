@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; returns 0, or 75 where a signal stopped the run."""
     config = load_config(args.config, args.overrides)
-    from gcvideo.engine import trials
-    from gcvideo.engine.runtime import pick_device
-    from gcvideo.engine.stopping import EXIT_CODE, Stopped
-    from gcvideo.engine.trainer import Trainer
+    from gcvideo.device import pick_device
+    from gcvideo.train import dry_run as trials
+    from gcvideo.train.signals import EXIT_CODE, Stopped
+    from gcvideo.train.trainer import Trainer
 
     if args.overfit is not None:
         config = trials.overfitting(config, args.overfit)
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
                 console.warn(f"stopped by {signal}; a checkpoint is saved, go on with --resume")
                 return EXIT_CODE
             if distributed.is_main():
-                from gcvideo.analysis.run_report import write_run_report
+                from gcvideo.report.run_report import write_run_report
 
                 write_run_report(config.run_dir)
         if args.json and distributed.is_main():

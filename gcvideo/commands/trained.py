@@ -12,12 +12,12 @@ from torch import nn
 
 from gcvideo.commands.test import resolve_config
 from gcvideo.config import RunConfig, SplitConfig
-from gcvideo.data.annotations import RecordTable
-from gcvideo.engine.checkpoint import load_checkpoint
-from gcvideo.engine.predictor import find_checkpoint, restore_model
-from gcvideo.engine.runtime import pick_device, tune
-from gcvideo.engine.testing import test_records
+from gcvideo.data.annotations.lists import RecordTable
+from gcvideo.device import pick_device, tune
 from gcvideo.errors import ConfigError
+from gcvideo.eval.predictor import find_checkpoint, restore_model
+from gcvideo.eval.test_run import test_records
+from gcvideo.train.checkpoint import load_checkpoint
 
 
 class Trained(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gcvideo.config import AugmentConfig, DataConfig
-from gcvideo.data.transforms import Box, random_short_side_box
+from gcvideo.data.crops import Box, random_short_side_box
 from gcvideo.errors import ConfigError
 
 

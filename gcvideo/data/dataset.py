@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gcvideo.config import DataConfig, TestConfig
-from gcvideo.data.annotations import RecordTable, VideoRecord
+from gcvideo.data.annotations.lists import RecordTable, VideoRecord
 from gcvideo.data.augment import build_clip_augment, random_box
-from gcvideo.data.quarantine import Failure, Quarantine
-from gcvideo.data.reader import VideoReader, open_video, why_missing
+from gcvideo.data.bad_videos import Failure, Quarantine
+from gcvideo.data.crops import crop_and_resize, resize_short_side
 from gcvideo.data.sampling import crop_boxes, random_clip, sample_rng, uniform_clips
-from gcvideo.data.transforms import crop_and_resize, resize_short_side
 from gcvideo.errors import ConfigError, DamagedVideoError, DataError, VideoError
+from gcvideo.video.reader import VideoReader, open_video, why_missing
 
 # A sample's decoded frames may take this much memory; test frames beyond it are decoded and shrunk in portions.
 MAX_DECODED_BYTES = 1 << 30

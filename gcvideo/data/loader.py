@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from gcvideo.data.augment import balanced_order
+from gcvideo.data.bad_videos import NEVER
 from gcvideo.data.dataset import ClipDataset, Failure, VideoViews, ViewDataset
-from gcvideo.data.quarantine import NEVER
-from gcvideo.data.workers import Hold, WorkerPool
+from gcvideo.data.worker_pool import Hold, WorkerPool
 from gcvideo.errors import ConfigError
 
 

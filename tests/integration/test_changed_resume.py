@@ -11,10 +11,10 @@ import pytest
 
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, save_config
-from gcvideo.engine.checkpoint import load_checkpoint
-from gcvideo.engine.resuming import differences
-from gcvideo.engine.trainer import Trainer
 from gcvideo.errors import ConfigError
+from gcvideo.train.checkpoint import load_checkpoint
+from gcvideo.train.resuming import differences
+from gcvideo.train.trainer import Trainer
 from tests.training import complaints, last_state, make_videos, train_config
 
 

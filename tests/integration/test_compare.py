@@ -10,7 +10,7 @@ import pytest
 
 from gcvideo.cli import main
 from gcvideo.config import save_config
-from gcvideo.engine.predictions import Predictions, VideoScores
+from gcvideo.eval.predictions import Predictions, VideoScores
 from tests.tiny import tiny_checkpoint, tiny_config, tiny_videos
 from tests.training import make_videos, train_config
 

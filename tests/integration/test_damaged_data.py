@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gcvideo.config import DataConfig, TestConfig
-from gcvideo.data.annotations import RecordTable
+from gcvideo.data.annotations.lists import RecordTable
 from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.data.loader import epoch_order, eval_loader, train_loader
 from tests.fuzz import damaged_files

@@ -22,12 +22,12 @@ from gcvideo import distributed
 from gcvideo.config import config_from_dict, config_to_dict, save_config
 from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.data.loader import eval_loader, train_loader
-from gcvideo.engine.evaluator import evaluate
-from gcvideo.engine.learner import Learner
-from gcvideo.engine.normalization import make_precise, share_batch_norms
-from gcvideo.engine.predictions import Predictions
-from gcvideo.engine.splits import load_split
+from gcvideo.data.splits import load_split
+from gcvideo.eval.evaluator import evaluate
+from gcvideo.eval.predictions import Predictions
 from gcvideo.models.resnet3d import build_model
+from gcvideo.train.batch_norm import make_precise, share_batch_norms
+from gcvideo.train.step import Learner
 from tests.training import (
     EVERYTHING,
     free_port,

@@ -11,9 +11,9 @@ import pytest
 
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, load_config, save_config
-from gcvideo.engine import trainer as trainer_module
-from gcvideo.engine.trainer import Trainer
 from gcvideo.errors import ConfigError, GcvideoError
+from gcvideo.train import trainer as trainer_module
+from gcvideo.train.trainer import Trainer
 from tests.training import complaints, last_state, make_videos, metrics, train_config
 
 

@@ -13,8 +13,8 @@ import pytest
 import gcvideo
 from gcvideo.cli import main
 from gcvideo.config import config_to_dict, load_config
-from gcvideo.engine.checkpoint import load_checkpoint
-from gcvideo.engine.trainer import Trainer
+from gcvideo.train.checkpoint import load_checkpoint
+from gcvideo.train.trainer import Trainer
 from tests.golden import STOP_AT, exact_videos
 from tests.old_run import STORED, clip_scores
 

@@ -22,15 +22,15 @@ from PIL import Image
 
 import gcvideo
 from gcvideo.cli import main
-from gcvideo.data.annotations import RecordTable
+from gcvideo.data.annotations.lists import RecordTable
 from gcvideo.data.dataset import ViewDataset
-from gcvideo.data.reader import open_video
-from gcvideo.engine.checkpoint import load_checkpoint, save_checkpoint
-from gcvideo.engine.evaluator import evaluate
-from gcvideo.engine.predictions import Predictions
-from gcvideo.engine.predictor import Predictor
-from gcvideo.engine.sources import find_sources
 from gcvideo.errors import CheckpointError, VideoError
+from gcvideo.eval.evaluator import evaluate
+from gcvideo.eval.inputs import find_sources
+from gcvideo.eval.predictions import Predictions
+from gcvideo.eval.predictor import Predictor
+from gcvideo.train.checkpoint import load_checkpoint, save_checkpoint
+from gcvideo.video.reader import open_video
 from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
 from tests.videos import moving_frames, write_video
 

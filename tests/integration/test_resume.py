@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from gcvideo.config import RunConfig
-from gcvideo.engine import reports
-from gcvideo.engine.checkpoint import load_checkpoint
-from gcvideo.engine.stopping import EXIT_CODE
-from gcvideo.engine.trainer import Trainer
+from gcvideo.train import reports
+from gcvideo.train.checkpoint import load_checkpoint
+from gcvideo.train.signals import EXIT_CODE
+from gcvideo.train.trainer import Trainer
 from tests.training import (
     complaints,
     last_state,

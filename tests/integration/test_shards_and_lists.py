@@ -10,9 +10,9 @@ import pytest
 
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, save_config
-from gcvideo.engine import testing
-from gcvideo.engine.journal import Journal
-from gcvideo.engine.predictions import Predictions
+from gcvideo.eval import test_run as testing
+from gcvideo.eval.journal import Journal
+from gcvideo.eval.predictions import Predictions
 from tests.tiny import tiny_checkpoint
 from tests.training import last_state, make_videos, same_tensors, train_config
 

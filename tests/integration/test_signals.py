@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from gcvideo.config import save_config
-from gcvideo.engine import trainer as trainer_module
-from gcvideo.engine.stopping import EXIT_CODE, Stopped
-from gcvideo.engine.trainer import Trainer
+from gcvideo.train import trainer as trainer_module
+from gcvideo.train.signals import EXIT_CODE, Stopped
+from gcvideo.train.trainer import Trainer
 from tests.training import last_state, make_videos, metrics, start, train_config, train_in_processes, wait, wait_for
 
 

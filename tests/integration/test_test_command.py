@@ -17,11 +17,11 @@ import pytest
 
 from gcvideo.cli import main
 from gcvideo.config import config_from_dict
-from gcvideo.data.annotations import RecordTable
-from gcvideo.engine import testing
-from gcvideo.engine.checkpoint import load_checkpoint, save_checkpoint
-from gcvideo.engine.journal import Journal
-from gcvideo.engine.predictions import Predictions, VideoScores
+from gcvideo.data.annotations.lists import RecordTable
+from gcvideo.eval import test_run as testing
+from gcvideo.eval.journal import Journal
+from gcvideo.eval.predictions import Predictions, VideoScores
+from gcvideo.train.checkpoint import load_checkpoint, save_checkpoint
 from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
 
 
@@ -111,8 +111,8 @@ NOTING = """
 import os, sys, time
 from pathlib import Path
 from gcvideo.cli import main
-from gcvideo.engine import testing
-from gcvideo.engine.journal import Journal
+from gcvideo.eval import test_run as testing
+from gcvideo.eval.journal import Journal
 
 notes, most = Path(sys.argv[1]), int(sys.argv[2])
 

@@ -19,16 +19,16 @@ import numpy as np
 import pytest
 
 from gcvideo.cli import main
-from gcvideo.data.prepare.synthetic import CLASSES, make_synthetic
-from gcvideo.engine.predictions import Predictions
+from gcvideo.eval.predictions import Predictions
+from gcvideo.prepare.synthetic import CLASSES, make_synthetic
 from tests.tiny import tiny_checkpoint
 
 # `gcvideo test`, killed by the kernel as the answer of video KILL_AT comes in; those before it are on disk.
 KILLED = """
 import os, signal, sys
 from gcvideo.cli import main
-from gcvideo.engine import testing
-from gcvideo.engine.journal import Journal
+from gcvideo.eval import test_run as testing
+from gcvideo.eval.journal import Journal
 
 class Killed(Journal):
     count = 0

@@ -13,24 +13,24 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gcvideo.analysis.run_report import write_run_report
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, load_config, save_config
 from gcvideo.data.dataset import ClipDataset
 from gcvideo.data.loader import ClipBatch, epoch_order, eval_loader, train_loader
-from gcvideo.engine import trainer as trainer_module
-from gcvideo.engine import trials
-from gcvideo.engine.checkpoint import load_checkpoint
-from gcvideo.engine.learner import Learner
-from gcvideo.engine.multigrid import SubBatchNorm3d
-from gcvideo.engine.normalization import make_precise
-from gcvideo.engine.optim import learning_rate
-from gcvideo.engine.predictions import Predictions
-from gcvideo.engine.schedule import Plan, Position
-from gcvideo.engine.splits import load_split
-from gcvideo.engine.trainer import Trainer
+from gcvideo.data.splits import load_split
 from gcvideo.errors import ConfigError
+from gcvideo.eval.predictions import Predictions
 from gcvideo.models.resnet3d import build_model
+from gcvideo.report.run_report import write_run_report
+from gcvideo.train import dry_run as trials
+from gcvideo.train import trainer as trainer_module
+from gcvideo.train.batch_norm import make_precise
+from gcvideo.train.checkpoint import load_checkpoint
+from gcvideo.train.multigrid import SubBatchNorm3d
+from gcvideo.train.optimizer import learning_rate
+from gcvideo.train.schedule import Plan, Position
+from gcvideo.train.step import Learner
+from gcvideo.train.trainer import Trainer
 from tests.training import EVERYTHING, last_state, make_videos, metrics, same_tensors, train_config
 
 

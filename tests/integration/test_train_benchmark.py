@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from gcvideo.analysis import train_benchmark
 from gcvideo.analysis.complexity import count_config
-from gcvideo.analysis.train_benchmark import (
+from gcvideo.benchmark import train as train_benchmark
+from gcvideo.benchmark.train import (
     WARM_UP,
     at_the_limit,
     largest_batch,
@@ -22,8 +22,8 @@ from gcvideo.analysis.train_benchmark import (
     random_batch,
     summarise,
 )
-from gcvideo.engine.learner import Learner
 from gcvideo.errors import ConfigError
+from gcvideo.train.step import Learner
 from tests.training import train_config
 
 CPU = torch.device("cpu")

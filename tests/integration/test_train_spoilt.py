@@ -12,9 +12,9 @@ import torch
 
 from gcvideo.cli import main
 from gcvideo.config import save_config
-from gcvideo.engine.learner import Learner
-from gcvideo.engine.trainer import Trainer
 from gcvideo.errors import DataError, TrainingError
+from gcvideo.train.step import Learner
+from gcvideo.train.trainer import Trainer
 from tests.training import last_state, make_videos, metrics, train_config
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from gcvideo.config import ModelConfig, config_from_dict
 from gcvideo.errors import CheckpointError
 from gcvideo.models import build_model
-from gcvideo.models.weights import Weights
-from gcvideo.models.weights.convert import check_limits, choose_naming, from_gcvideo, naming_to_write, to_gcvideo
-from gcvideo.models.weights.formats import (
+from gcvideo.weights import Weights
+from gcvideo.weights.convert import check_limits, choose_naming, from_gcvideo, naming_to_write, to_gcvideo
+from gcvideo.weights.formats import (
     CAFFE2,
     GCVIDEO,
     MMACTION2,
@@ -25,8 +25,8 @@ from gcvideo.models.weights.formats import (
     PYTORCHVIDEO_POOLED,
     TORCHVISION,
 )
-from gcvideo.models.weights.report import Report
-from gcvideo.models.weights.stated import model_fields
+from gcvideo.weights.report import Report
+from gcvideo.weights.stated import model_fields
 from tests.parity import foreign
 from tests.parity.foreign import Spec, randomize_norms
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from gcvideo.cli import main
 from gcvideo.config import config_from_dict
-from gcvideo.engine.checkpoint import load_checkpoint
 from gcvideo.errors import CheckpointError
 from gcvideo.models import build_model, create_model
-from gcvideo.models.weights import read_weights, write_weights
+from gcvideo.train.checkpoint import load_checkpoint
+from gcvideo.weights import read_weights, write_weights
 from tests.parity import foreign
 from tests.parity.foreign import Spec
 
@@ -137,7 +137,7 @@ def test_safetensors_keep_the_config(tmp_path: Path) -> None:
     model = create_model("slow_r18_gc_c345", width=8, num_classes=3)
     path, tensors, back = tmp_path / "a.pt", tmp_path / "a.safetensors", tmp_path / "b.pt"
     from gcvideo.config import RunConfig, config_to_dict
-    from gcvideo.engine.checkpoint import save_checkpoint
+    from gcvideo.train.checkpoint import save_checkpoint
 
     config = config_to_dict(RunConfig(name="a", model=model.config))
     content = {"config": config, "classes": ["x", "y", "z"], "fingerprint": "abc", "epoch": 3, "step": 7}

@@ -14,9 +14,9 @@ from torch import nn
 from gcvideo.cli import main
 from gcvideo.commands import export
 from gcvideo.config import RunConfig, config_to_dict
-from gcvideo.engine.checkpoint import save_checkpoint
 from gcvideo.layers import NonLocalBlock
 from gcvideo.models import create_model
+from gcvideo.train.checkpoint import save_checkpoint
 from tests.parity.foreign import randomize_norms
 
 onnx = pytest.importorskip("onnx")

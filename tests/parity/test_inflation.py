@@ -11,9 +11,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from gcvideo.errors import CheckpointError
 from gcvideo.models import create_model
-from gcvideo.models.weights import load_initial_weights
-from gcvideo.models.weights.convert import choose_naming, to_gcvideo
-from gcvideo.models.weights.inflate import deflate, fit, inflate
+from gcvideo.weights import load_initial_weights
+from gcvideo.weights.convert import choose_naming, to_gcvideo
+from gcvideo.weights.inflate import deflate, fit, inflate
 from tests.parity.foreign import randomize_norms
 
 timm = pytest.importorskip("timm")
@@ -179,7 +179,7 @@ def test_kernels() -> None:
 
 def test_the_config_key_that_training_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from gcvideo.config import config_from_dict
-    from gcvideo.engine.learner import Learner
+    from gcvideo.train.step import Learner
 
     peer = NarrowResNet(18, 8)
     fields = {"arch": "i3d", "depth": 18, "width": 8, "num_classes": 3, "weights": str(save(peer, tmp_path))}

@@ -11,18 +11,16 @@ PACKAGE = Path(__file__).resolve().parents[2] / "gcvideo"
 FLOORS = {
     "gcvideo": 0,
     "gcvideo.layers": 1,
-    "gcvideo.data": 1,
-    "gcvideo.data.transforms": 2,
-    "gcvideo.data.augment": 2,
-    "gcvideo.data.mixing": 2,
-    "gcvideo.data.dataset": 2,
-    "gcvideo.data.loader": 2,
-    "gcvideo.data.workers": 2,
-    "gcvideo.data.quarantine": 2,
-    "gcvideo.data.prepare": 2,
+    "gcvideo.video": 1,
     "gcvideo.models": 2,
-    "gcvideo.engine": 3,
+    "gcvideo.weights": 2,
+    "gcvideo.data": 2,
+    "gcvideo.prepare": 3,
+    "gcvideo.train": 3,
+    "gcvideo.eval": 3,
     "gcvideo.analysis": 4,
+    "gcvideo.benchmark": 4,
+    "gcvideo.report": 4,
     "gcvideo.commands": 5,
     "gcvideo.cli": 5,
 }
@@ -32,6 +30,8 @@ STRANGERS = [
     ("gcvideo.data", "gcvideo.layers"),
     ("gcvideo.models", "gcvideo.data"),
     ("gcvideo.layers", "gcvideo.config"),
+    ("gcvideo.video", "gcvideo.data"),
+    ("gcvideo.video", "gcvideo.config"),
 ]
 
 

@@ -1,0 +1,241 @@
+"""How other toolkits read a training clip and a test video, written from their documented steps.
+
+They are here to be measured against, one function a toolkit, each doing what its data pipeline does for one sample in
+one process. Where a toolkit resizes with OpenCV, OpenCV does it if it is installed, else torch's uint8 kernel without
+antialiasing, which costs about the same.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gcvideo.data.crops import crop_and_resize
+from gcvideo.data.sampling import crop_boxes, uniform_clips
+
+MEAN, STD = 0.45, 0.225
+
+
+class Clip(NamedTuple):
+    """The training clip that every toolkit is asked for: the same frames, and the same part of them.
+
+    Attributes:
+        path: the video.
+        indices: (T,) frame numbers.
+        fps: of the video, for toolkits that think in seconds.
+        height: of its frames.
+        box: top, left, height, width in source pixels.
+        size: side of the result.
+    """
+
+    path: str
+    indices: np.ndarray
+    fps: float
+    height: int
+    box: tuple[int, int, int, int]
+    size: int
+
+
+def mmaction2_clip(clip: Clip) -> np.ndarray:
+    """mmaction2's SlowOnly recipe: DecordInit, SampleFrames, DecordDecode, Resize, RandomResizedCrop, Resize, Flip,
+    FormatShape (configs/recognition/slowonly). Normalisation happens on the device, as ours does.
+
+    Returns:
+        uint8 (1, 3, T, H, W).
+    """
+    frames = list(_decord_frames(clip.path, clip.indices))
+    frames = [_resize(frame, _short_side(frame, 256)) for frame in frames]
+    ratio = frames[0].shape[0] / clip.height
+    top, left, box_height, box_width = (round(value * ratio) for value in clip.box)
+    frames = [frame[top : top + box_height, left : left + box_width] for frame in frames]
+    frames = [_resize(frame, (clip.size, clip.size)) for frame in frames]
+    frames = [np.ascontiguousarray(frame[:, ::-1]) for frame in frames]
+    return np.ascontiguousarray(np.stack(frames)[None].transpose(0, 4, 1, 2, 3))
+
+
+def mmaction2_views(path: str, num_frames: int, *, clips: int, crops: int, size: int) -> np.ndarray:
+    """mmaction2's test recipe: SampleFrames (10 clips), DecordDecode, Resize, ThreeCrop, FormatShape.
+
+    Returns:
+        uint8 (clips * crops, 3, T, size, size).
+    """
+    indices = uniform_clips(num_frames, 8, 8, clips, convention="mmaction2")
+    frames = [_resize(frame, _short_side(frame, size)) for frame in _decord_frames(path, indices.ravel())]
+    boxes = crop_boxes(frames[0].shape[0], frames[0].shape[1], size, crops, "mmaction2").tolist()
+    cut = [frame[top : top + size, left : left + size] for top, left, _, _ in boxes for frame in frames]
+    views = np.stack(cut).reshape(crops, clips, 8, size, size, 3)
+    return np.ascontiguousarray(views.transpose(1, 0, 5, 2, 3, 4).reshape(clips * crops, 3, 8, size, size))
+
+
+def pytorchvideo_clip(clip: Clip) -> Tensor:
+    """pytorchvideo's own LabeledVideoDataset on one video, with the transforms of its classification tutorial.
+
+    They are UniformTemporalSubsample(8), x / 255, Normalize, RandomShortSideScale, RandomCrop, RandomHorizontalFlip;
+    written out here because ``pytorchvideo.transforms`` does not import with current torchvision. Sound is left alone.
+
+    Returns:
+        float32 (3, T, H, W).
+    """
+    from pytorchvideo.data import LabeledVideoDataset
+    from pytorchvideo.data.clip_sampling import ClipInfo, ClipSampler
+    from torch.utils.data import SequentialSampler
+
+    rate = Fraction(clip.fps).limit_denominator(1001)
+    start = int(clip.indices[0]) / rate
+    end = start + int(clip.indices[-1] - clip.indices[0] + 8) / rate
+
+    class SameClip(ClipSampler):
+        def __call__(self, *_: Any, **__: Any) -> ClipInfo:
+            return ClipInfo(start, end, 0, 0, True)
+
+    def transform(sample: dict[str, Any]) -> Tensor:
+        frames = sample["video"]  # (3, about 64, H, W) float32
+        picked = torch.linspace(0, frames.shape[1] - 1, len(clip.indices)).long()
+        frames = frames.index_select(1, picked) / 255.0
+        frames = (frames - MEAN) / STD
+        scale = clip.size / clip.box[2]
+        height, width = (round(side * scale) for side in frames.shape[2:])
+        frames = F.interpolate(frames, size=(height, width), mode="bilinear", align_corners=False)
+        top = min(round(clip.box[0] * scale), height - clip.size)
+        left = min(round(clip.box[1] * scale), width - clip.size)
+        return frames[:, :, top : top + clip.size, left : left + clip.size].flip(-1)
+
+    videos = [(clip.path, {"label": 0})]
+    sampler = SameClip(float(end - start))
+    dataset = LabeledVideoDataset(videos, sampler, SequentialSampler, transform, decode_audio=False)
+    sample: Tensor = next(iter(dataset))
+    return sample
+
+
+def pytorchvideo_main_clip(clip: Clip) -> Tensor:
+    """The same on the main branch of pytorchvideo's repository, which collects garbage after every video so that
+    memory cannot pile up (pytorchvideo/data/labeled_video_dataset.py); its release 0.1.5 does not.
+
+    Returns:
+        float32 (3, T, H, W).
+    """
+    sample = pytorchvideo_clip(clip)
+    gc.collect()
+    return sample
+
+
+def libav_clip(clip: Clip) -> Tensor:
+    """The plain way with libav: seek to the key frame, decode everything up to the last wanted frame, convert the
+    wanted ones; then our own crop and resize, so that only the reading differs.
+
+    Returns:
+        uint8 (3, T, H, W).
+    """
+    frames = libav_frames(clip.path, clip.indices, clip.fps)
+    return crop_and_resize(np.stack(frames), clip.box, (clip.size, clip.size), flip=True)
+
+
+def libav_frames(path: str, indices: np.ndarray, fps: float) -> list[np.ndarray]:
+    """Frames by index (constant frame rate), through PyAV."""
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()
+    found: dict[int, np.ndarray] = {}
+    wanted, last = set(indices.tolist()), int(indices.max())
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        assert stream.time_base is not None
+        container.seek(round(int(indices.min()) / fps / stream.time_base), stream=stream)
+        for frame in container.decode(stream):
+            assert frame.pts is not None
+            index = round(float(frame.pts * stream.time_base) * fps)
+            if index in wanted:
+                found[index] = reformatter.reformat(frame, format="rgb24").to_ndarray()
+            if index >= last:
+                break
+    return [found[index] for index in indices.tolist()]
+
+
+def decord_clip(clip: Clip) -> Tensor:
+    """decord as its README shows it, from a path and with one thread; then our own crop and resize.
+
+    Returns:
+        uint8 (3, T, H, W).
+    """
+    import decord
+
+    reader = decord.VideoReader(clip.path, num_threads=1)
+    frames = np.asarray(_array(reader.get_batch(clip.indices)))
+    del reader
+    return crop_and_resize(frames, clip.box, (clip.size, clip.size), flip=True)
+
+
+def per_view_video(path: str, num_frames: int, fps: float, *, clips: int, crops: int, size: int) -> list[Tensor]:
+    """A dataset item a view, as in PySlowFast (slowfast/datasets/kinetics.py with the pyav backend): each opens the
+    video, decodes its clip to RGB, subsamples, normalises in float, scales the short side and crops.
+
+    Returns:
+        clips * crops float32 (3, T, size, size).
+    """
+    views = []
+    starts = [int(indices[0]) for indices in uniform_clips(num_frames, 8, 8, clips)]
+    for start in starts:
+        for crop in range(crops):
+            end = min(start + 63, num_frames - 1)
+            frames = torch.as_tensor(np.stack(libav_frames(path, np.arange(start, end + 1), fps)))
+            frames = frames.index_select(0, torch.linspace(0, len(frames) - 1, 8).long())
+            frames = ((frames.float() / 255.0) - MEAN) / STD
+            frames = frames.permute(3, 0, 1, 2)  # (3, T, H, W)
+            height, width = frames.shape[2:]
+            scale = size / min(height, width)
+            scaled = (int(height * scale), int(width * scale))
+            frames = F.interpolate(frames, size=scaled, mode="bilinear", align_corners=False)
+            top, left, _, _ = crop_boxes(*scaled, size, crops)[crop].tolist()
+            views.append(frames[:, :, top : top + size, left : left + size])
+    return views
+
+
+def _decord_frames(path: str, indices: np.ndarray) -> np.ndarray:
+    """DecordInit hands decord the bytes of the file; DecordDecode takes all frames in one call, in sampling order."""
+    import decord
+
+    reader = decord.VideoReader(io.BytesIO(Path(path).read_bytes()), num_threads=1)
+    frames = _array(reader.get_batch(indices))
+    del reader
+    return frames
+
+
+def _array(batch: Any) -> np.ndarray:
+    # A torch tensor where somebody has set decord's bridge.
+    return batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
+
+
+def _short_side(frame: np.ndarray, side: int) -> tuple[int, int]:
+    scale = side / min(frame.shape[:2])
+    return int(frame.shape[0] * scale + 0.5), int(frame.shape[1] * scale + 0.5)
+
+
+def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear, without antialiasing, as mmcv.imresize; frames of the right size are left alone."""
+    if frame.shape[:2] == size:
+        return frame
+    return _resizer()(frame, size)
+
+
+def _resizer() -> Callable[[np.ndarray, tuple[int, int]], np.ndarray]:
+    try:
+        import cv2
+    except ImportError:
+        return _torch_resize
+    return lambda frame, size: cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def _torch_resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
+    return F.interpolate(image, size=size, mode="bilinear")[0].permute(1, 2, 0).numpy()

@@ -1,0 +1,140 @@
+"""Which videos are not to be read again, and why: shared by all worker processes and kept in the run folder."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gcvideo.data.annotations.lists import RecordTable
+from gcvideo.errors import DataError
+
+ALWAYS, NEVER = 0, np.iinfo(np.int32).max
+
+
+class Failure(NamedTuple):
+    """A video that could not be read, and why."""
+
+    id: str
+    path: str
+    reason: str
+
+
+class Quarantine:
+    """What is known to be bad about every record, visible to all processes, and a file that remembers it.
+
+    - A record that took a worker process down with it is suspect: it gets one more chance, on the other decoder. The
+      second time it is bad at once.
+    - A record that no decoder could read is bad from the *next* epoch on. Some videos are damaged in places: one clip
+      of them can be read and another cannot. That a record's state never changes within an epoch makes every epoch the
+      same whenever, and on whatever process, the damage is found; so a run that is resumed goes on exactly as the run
+      that never stopped.
+
+    The file has one JSON object a line (id, path, reason, from_epoch) and only ever grows. It is honoured at the next
+    start, and read again before every epoch for what other processes found. Delete lines to give videos another
+    chance.
+
+    A second list, such as ``gcvideo prepare verify`` writes (or the file of an earlier run), names records that are bad
+    from the start. It is only read.
+
+    Only the main process changes anything; worker processes, forked from it, see the changes at once.
+
+    Args:
+        records: the data set.
+        path: the file; None keeps everything in memory.
+        known: the list of what is bad from the start.
+
+    Raises:
+        DataError: the file or the list cannot be read, or holds something else.
+
+    Attributes:
+        bad_from: int32 (len(records),), the epoch from which each record is bad.
+        suspect: bool (len(records),).
+        reasons: of bad records, by id.
+        listed: the records that the list names.
+    """
+
+    def __init__(
+        self, records: RecordTable, path: str | Path | None = None, *, known: str | Path | None = None
+    ) -> None:
+        self.records = records
+        self.path = Path(path) if path is not None else None
+        count = max(len(records), 1)
+        self.bad_from = np.frombuffer(mmap.mmap(-1, 4 * count), dtype=np.int32)
+        self.bad_from[:] = NEVER
+        self.suspect = np.frombuffer(mmap.mmap(-1, count), dtype=bool)
+        self.reasons: dict[str, str] = {}
+        self.listed: list[Failure] = []
+        if known is not None:
+            entries = _read(Path(known).expanduser(), whole=True)
+            rows = records.find(entries)
+            self.bad_from[rows] = ALWAYS
+            self.reasons.update((id_, entry["reason"]) for id_, entry in entries.items())
+            self.listed = [self.failure(row) for row in rows.tolist()]
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the file, in which other processes may have written."""
+        if self.path is None or not self.path.exists():
+            return
+        entries = _read(self.path, whole=False)
+        for index in self.records.find(entries).tolist():
+            entry = entries[self.records[index].id]
+            self.bad_from[index] = min(self.bad_from[index], entry.get("from_epoch", ALWAYS))
+            self.reasons.setdefault(entry["id"], entry["reason"])
+
+    def is_bad(self, index: int, epoch: int) -> bool:
+        """Whether a record is not to be read in this epoch."""
+        return bool(self.bad_from[index] <= epoch)
+
+    def failure(self, index: int) -> Failure:
+        """The failure of a bad record."""
+        record = self.records[index]
+        return Failure(record.id, record.path, self.reasons.get(record.id, "quarantined"))
+
+    def strike(self, index: int, reason: str) -> None:
+        """A worker process died on this record."""
+        if self.suspect[index]:
+            record = self.records[index]
+            self.add(Failure(record.id, record.path, reason), from_epoch=ALWAYS)
+        self.suspect[index] = True
+
+    def add(self, failure: Failure, *, from_epoch: int) -> Failure:
+        """Declare a record bad, in the file too; returns the failure with the reason that was found first."""
+        self.reasons.setdefault(failure.id, failure.reason)
+        rows = self.records.find([failure.id])
+        if self.bad_from[rows].max() > from_epoch:  # not known yet, or only from a later epoch on
+            self.bad_from[rows] = from_epoch
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({**failure._asdict(), "from_epoch": from_epoch}) + "\n")
+        return failure._replace(reason=self.reasons[failure.id])
+
+
+def _read(path: Path, *, whole: bool) -> dict[str, dict[str, Any]]:
+    """The entry of each id that says the earliest epoch.
+
+    Unless the file must be ``whole``, a last line that is cut short by a kill is left out.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise DataError(f"{path}: not a readable list of bad videos ({reason})") from None
+    entries: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry["id"], str) or not isinstance(entry["reason"], str):
+                raise TypeError
+            known = entries.setdefault(entry["id"], entry)
+            if entry.get("from_epoch", ALWAYS) < known.get("from_epoch", ALWAYS):
+                entries[entry["id"]] = entry
+        except (ValueError, KeyError, TypeError):
+            if whole or number < len(lines):
+                raise DataError(f"{path}:{number}: expected a JSON object with id, path and reason") from None
+    return entries

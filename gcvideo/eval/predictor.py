@@ -1,0 +1,224 @@
+"""Label videos with a checkpoint: ``gcvideo.load("ckpt.pt").predict("video.mp4")``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from gcvideo.config import RunConfig, TestConfig, config_from_dict
+from gcvideo.data.annotations.lists import RecordTable
+from gcvideo.data.dataset import ViewDataset
+from gcvideo.data.loader import eval_loader
+from gcvideo.device import pick_device, tune
+from gcvideo.errors import CheckpointError, VideoError
+from gcvideo.eval.evaluator import answer_videos
+from gcvideo.eval.optimize import optimize_for_inference
+from gcvideo.eval.predictions import VideoScores
+from gcvideo.eval.timeline import Segment, SlidingWindows, Window, make_timeline
+from gcvideo.models.resnet3d import build_model
+from gcvideo.train.checkpoint import load_checkpoint
+from gcvideo.train.precision import pick_precision
+from gcvideo.video.stream import FrameStream
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One label for a video: its name, its index, and its score in [0, 1]."""
+
+    label: str
+    index: int
+    score: float
+
+
+class Answer(NamedTuple):
+    """What came of one video: scores (K,) float32, or the reason why it could not be read."""
+
+    path: str
+    scores: np.ndarray | None
+    reason: str | None
+
+
+class Timeline(NamedTuple):
+    """What happens when: segments without gaps, the windows they come from, seconds seen, why it broke off if so."""
+
+    segments: list[Segment]
+    windows: list[Window]
+    duration: float
+    problem: str | None
+
+
+class Predictor:
+    """A trained network with all it takes to label videos.
+
+    Args:
+        model: on its device, ready to run; see ``optimize_for_inference``.
+        config: of the run that trained it.
+        classes: class names in label order; where unknown, labels are called by their number.
+        source: the checkpoint, for messages.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, config: RunConfig, classes: Sequence[str] | None = None, source: str = ""
+    ) -> None:
+        self.model = model.eval()
+        self.config = config
+        self.classes = list(classes or map(str, range(config.model.num_classes)))
+        self.source = source
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return next(self.model.parameters()).device
+
+    def predict(self, video: str | Path, *, top: int = 5, test: TestConfig | None = None) -> list[Prediction]:
+        """The best labels of a video, best first.
+
+        Args:
+            video: a file.
+            top: how many labels.
+            test: which views to look at; by default those that the run was tested with.
+
+        Raises:
+            VideoError: the file cannot be read.
+        """
+        answer = next(self.answers([video], test=test))
+        if answer.scores is None:
+            raise VideoError(answer.path, answer.reason or "cannot be read")
+        return self.best(answer.scores, top)
+
+    def best(self, scores: np.ndarray, top: int = 5) -> list[Prediction]:
+        """The ``top`` labels of scores (K,), best first; equal ones in the order of the classes."""
+        order = np.argsort(-scores, kind="stable")[:top]
+        return [Prediction(self.classes[i], int(i), float(scores[i])) for i in order]
+
+    def answers(
+        self, videos: Sequence[str | Path], *, test: TestConfig | None = None, workers: int = 0
+    ) -> Iterator[Answer]:
+        """Answer many videos, one after the other, in their order; unreadable ones are answered with the reason.
+
+        Args:
+            test: which views to look at, as in ``predict``. ``logits`` are turned into scores by a softmax.
+            workers: processes that decode ahead.
+        """
+        test = test or self.config.test
+        paths = [str(video) for video in videos]
+        records = RecordTable(ids=map(str, range(len(paths))), paths=paths, labels=[-1] * len(paths))
+        dataset = ViewDataset(records, data=self.config.data, test=test)
+        loader = eval_loader(dataset, rank=0, world_size=1, workers=min(workers, len(paths)))
+        waiting: dict[int, Answer] = {}
+        following = 0
+        for index, found in answer_videos(self.model, loader, test=test, data=self.config.data, device=self.device):
+            if isinstance(found, VideoScores):
+                waiting[index] = Answer(paths[index], self._scores(found, test), None)
+            else:
+                waiting[index] = Answer(paths[index], None, found.reason)
+            while following in waiting:
+                yield waiting.pop(following)
+                following += 1
+
+    def timeline(
+        self,
+        source: str | Path | IO[bytes],
+        *,
+        step: float | None = None,
+        smooth: float = 2.0,
+        min_length: float = 1.0,
+        test: TestConfig | None = None,
+        on_window: Callable[[Window, FrameStream], bool | None] | None = None,
+    ) -> Timeline:
+        """What happens when, in a video of any length: a window slides over it, in bounded memory.
+
+        Args:
+            source: a file, ``camera:N``, or an open binary file such as ``sys.stdin.buffer``.
+            step: seconds from one window to the next; by default half a window.
+            smooth: seconds over which scores are averaged.
+            min_length: seconds; shorter segments join a neighbour.
+            test: size and crops of the windows; by default those of the run's test, but the centre crop alone.
+            on_window: called with each window as soon as it is answered, and the stream; True ends the stream.
+
+        Raises:
+            VideoError: the source cannot be read at all. One that breaks off later gives what could be read, and
+                ``problem`` says why.
+        """
+        test = test or replace(self.config.test, crops=1)
+        windows: list[Window] = []
+        with FrameStream(str(source) if isinstance(source, str | Path) else source) as stream:
+            views = SlidingWindows(stream, fps=stream.fps, step=step, data=self.config.data, test=test)
+            answers = answer_videos(self.model, views, test=test, data=self.config.data, device=self.device)
+            for index, found in answers:
+                assert isinstance(found, VideoScores), "a window always holds frames"
+                windows.append(Window(*views.spans[index], self._scores(found, test)))
+                if on_window is not None and on_window(windows[-1], stream):
+                    break
+        segments = make_timeline(windows, self.classes, duration=views.duration, smooth=smooth, min_length=min_length)
+        return Timeline(segments, windows, views.duration, stream.problem)
+
+    def _scores(self, video: VideoScores, test: TestConfig) -> np.ndarray:
+        """Scores (K,) in [0, 1] by the ensemble asked for; the mean of logits goes through a softmax."""
+        scores = softmax(video.logits) if test.ensemble == "logits" else getattr(video, test.ensemble)
+        if not np.isfinite(scores).all():
+            raise CheckpointError(
+                f"{self.source or 'the network'}: its scores are not finite, so its weights are spoilt or too large; "
+                "take another checkpoint of the run"
+            )
+        return np.asarray(scores)
+
+
+def load(checkpoint: str | Path, *, device: str = "auto", precision: str = "auto", compile: bool = False) -> Predictor:
+    """Load a checkpoint, ready to label videos.
+
+    Args:
+        checkpoint: a gcvideo checkpoint, or the folder of a run.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto``, ``fp32`` or ``bf16``.
+        compile: compile the network: a slow start, then faster.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or does not fit.
+    """
+    path = find_checkpoint(checkpoint)
+    state = load_checkpoint(path)
+    config = config_from_dict(state["config"], where=str(path))
+    place = pick_device(device)
+    tune(place)
+    model = restore_model(state, config, path).to(place)
+    model = optimize_for_inference(model, precision=pick_precision(precision, place), compile=compile)
+    return Predictor(model, config=config, classes=state.get("classes"), source=str(path))
+
+
+def find_checkpoint(place: str | Path) -> Path:
+    """The checkpoint file itself, or the best (else the last) one of a run folder."""
+    path = Path(place).expanduser()
+    if not path.is_dir():
+        return path
+    for name in ("best.pt", "last.pt"):
+        if (path / "checkpoints" / name).is_file():
+            return path / "checkpoints" / name
+    raise CheckpointError(f"{path}: neither checkpoints/best.pt nor checkpoints/last.pt in this folder")
+
+
+def restore_model(state: dict[str, Any], config: RunConfig, path: Path) -> nn.Module:
+    """The network of a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: the weights are not those of the config's network.
+    """
+    model = build_model(config.model)
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        details = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+        raise CheckpointError(f"{path}: the weights do not fit the network of its config: {details[0][:200]}") from None
+    return model
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Along the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)

@@ -1,0 +1,162 @@
+"""What happens when: a window slides over a video of any length, and its answers become a timeline.
+
+Only the frames of the windows under way are kept, already resized, so an hour takes no more memory than a minute.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from gcvideo.config import DataConfig, TestConfig
+from gcvideo.data.crops import resize_short_side
+from gcvideo.data.dataset import VideoViews
+from gcvideo.data.sampling import crop_boxes, uniform_clips
+from gcvideo.video.stream import StreamFrame
+
+
+class Window(NamedTuple):
+    """A clip's answer: first and last moment it saw, in seconds, and scores (K,)."""
+
+    start: float
+    end: float
+    scores: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a video with one label. Times in seconds; the score is the label's mean over the stretch."""
+
+    start: float
+    end: float
+    label: str
+    index: int
+    score: float
+
+
+class SlidingWindows:
+    """Cut a stream of frames into overlapping clips, each a ``VideoViews`` with one clip.
+
+    A window spans as many frames as a training clip, and its frames are spaced as the test convention spaces them.
+    The last window may reach past the end; the frames that it lacks are replaced by the last one before them, as
+    PySlowFast does for short videos.
+
+    Args:
+        frames: in presentation order.
+        fps: frames per second.
+        step: seconds from one window to the next; by default half a window.
+        data: length and stride of a clip.
+        test: size, convention and crops of the views; its number of clips does not matter here.
+
+    Attributes:
+        spans: (start, end) in seconds of the windows handed out so far.
+        duration: seconds seen so far, the length of the last frame included.
+    """
+
+    def __init__(
+        self, frames: Iterable[StreamFrame], *, fps: float, step: float | None, data: DataConfig, test: TestConfig
+    ) -> None:
+        self.frames, self.test = frames, test
+        speed = fps / data.target_fps if data.target_fps else 1.0
+        span = max(1, math.ceil(data.frames * data.stride * speed))
+        self.offsets = uniform_clips(span, data.frames, data.stride, 1, convention=test.convention, speed=speed)[0]
+        self.hop = max(1, round(step * fps)) if step else max(1, span // 2)
+        self.fps = fps
+        self.spans: list[tuple[float, float]] = []
+        self.duration = 0.0
+        self._kept: dict[int, tuple[float, np.ndarray]] = {}
+
+    def __iter__(self) -> Iterator[VideoViews]:
+        wanted = np.unique(self.offsets)
+        start = count = 0  # of the next window to hand out; frames seen
+        for frame in self.frames:
+            self.duration = frame.time + 1 / self.fps
+            count = frame.index + 1
+            late = frame.index - wanted
+            if ((late >= 0) & (late % self.hop == 0)).any():
+                self._kept[frame.index] = frame.time, self._resized(frame)
+            if frame.index == start + wanted[-1]:
+                yield self._window(start)
+                start += self.hop
+                self._kept = {index: kept for index, kept in self._kept.items() if index >= start}
+        unseen = count - (start - self.hop + int(wanted[-1]) + 1) if self.spans else count
+        if unseen > 0 and self._kept:
+            yield self._window(start)
+
+    def _resized(self, frame: StreamFrame) -> np.ndarray:
+        resized = resize_short_side(frame.rgb()[None].copy(), self.test.short_side, self.test.convention)
+        return resized[:, 0].numpy()  # (3, H, W)
+
+    def _window(self, start: int) -> VideoViews:
+        available = np.array(sorted(index for index in self._kept if index >= start))
+        places = np.searchsorted(available, start + self.offsets, side="right") - 1
+        chosen = available[np.maximum(places, 0)]
+        unique, positions = np.unique(chosen, return_inverse=True)
+        times, pictures = zip(*(self._kept[index] for index in unique), strict=True)
+        height, width = pictures[0].shape[1:]
+        if self.test.whole_frame:
+            crops = np.array([(0, 0, height, width)])
+        else:
+            crops = crop_boxes(height, width, self.test.crop, self.test.crops, self.test.convention)
+        self.spans.append((times[0], times[-1] + 1 / self.fps))
+        index = len(self.spans) - 1
+        frames = torch.from_numpy(np.stack(pictures, axis=1))  # (3, U, H, W)
+        return VideoViews(
+            frames, torch.from_numpy(positions)[None], torch.from_numpy(crops), -1, index, str(index), None
+        )
+
+
+def make_timeline(
+    windows: Sequence[Window],
+    classes: Sequence[str],
+    *,
+    duration: float,
+    smooth: float = 0.0,
+    min_length: float = 0.0,
+) -> list[Segment]:
+    """Turn the answers of overlapping windows into stretches without gaps or overlaps, from 0 to ``duration``.
+
+    Each window speaks for the time nearer to its middle than to any other's. Scores are averaged over the windows
+    within ``smooth / 2`` seconds, neighbours with the same best label become one segment, and, the shortest first,
+    segments under ``min_length`` join the neighbour whose label scores higher in them.
+    """
+    if not windows:
+        return []
+    middles = np.array([(window.start + window.end) / 2 for window in windows])
+    edges = np.concatenate([[0.0], (middles[1:] + middles[:-1]) / 2, [duration]])
+    scores = np.stack([window.scores for window in windows]).astype(np.float64)
+    first = np.searchsorted(middles, middles - smooth / 2 - 1e-9)
+    last = np.searchsorted(middles, middles + smooth / 2 + 1e-9)
+    total = np.concatenate([np.zeros((1, scores.shape[1])), scores.cumsum(axis=0)])
+    scores = (total[last] - total[first]) / (last - first)[:, None]  # (W, K)
+
+    runs = _merge([(i, i + 1, int(best)) for i, best in enumerate(scores.argmax(axis=1))])
+    while len(runs) > 1:
+        lengths = [edges[end] - edges[start] for start, end, _ in runs]
+        shortest = int(np.argmin(lengths))
+        if lengths[shortest] >= min_length:
+            break
+        start, end, _ = runs[shortest]
+        neighbours = [runs[i][2] for i in (shortest - 1, shortest + 1) if 0 <= i < len(runs)]
+        label = max(neighbours, key=lambda k: float(scores[start:end, k].mean()))
+        runs = _merge([*runs[:shortest], (start, end, label), *runs[shortest + 1 :]])
+    return [
+        Segment(float(edges[start]), float(edges[end]), classes[k], k, float(scores[start:end, k].mean()))
+        for start, end, k in runs
+    ]
+
+
+def _merge(runs: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Join neighbours (start, end, label) with the same label."""
+    merged: list[tuple[int, int, int]] = []
+    for start, end, label in runs:
+        if merged and merged[-1][2] == label:
+            merged[-1] = (merged[-1][0], end, label)
+        else:
+            merged.append((start, end, label))
+    return merged

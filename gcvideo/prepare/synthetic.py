@@ -1,0 +1,264 @@
+"""A small synthetic action set whose classes differ only by motion and its order over the whole clip.
+
+Each video, a real H.264 MP4 file, shows a handful of discs on a textured background. All discs do the same: they go
+left then right, or right then left; grow or shrink (and burst or vanish, to begin anew); circle clockwise or
+counterclockwise; or bounce twice or thrice. Sizes, colours, shades, background, speeds and the moments of turning are
+random.
+
+No single frame gives the class away, by construction and not only by chance: every motion is a shift along a closed
+loop with a uniformly random start. Positions wrap around the frame, and sizes around their range. So one frame of any
+class, at any time, has the same distribution.
+
+A clip of 8 frames with a stride of 5 spans 36 of a video's 48 frames, which is enough to tell all classes apart.
+Horizontal flips would swap classes: train with ``data.flip: 0``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from gcvideo.console import Progress
+from gcvideo.errors import DataError
+from gcvideo.files import write_atomically, write_json
+from gcvideo.prepare.pool import default_workers, run_jobs
+
+CLASSES = (
+    "left then right",
+    "right then left",
+    "growing",
+    "shrinking",
+    "circling clockwise",
+    "circling counterclockwise",
+    "bouncing twice",
+    "bouncing thrice",
+)
+WIDTH, HEIGHT = 72, 60  # pixels
+FRAMES, FPS = 48, 20
+RECIPE = 1  # raised whenever the same arguments would give other pixels
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """Where a set lies: the two annotations and the folders of their videos."""
+
+    folder: Path
+
+    @property
+    def train(self) -> Path:
+        """Annotation of the training split, in the official Kinetics columns."""
+        return self.folder / "train.csv"
+
+    @property
+    def val(self) -> Path:
+        """Annotation of the validation split."""
+        return self.folder / "val.csv"
+
+    def videos(self, split: str) -> Path:
+        """Folder of a split's videos, ``ID_SSSSSS_EEEEEE.mp4``."""
+        return self.folder / split
+
+
+def make_synthetic(
+    folder: str | Path,
+    *,
+    train: int = 240,
+    val: int = 80,
+    seed: int = 0,
+    workers: int | None = None,
+) -> SyntheticSet:
+    """Make the set, or finish one that was cut off. A complete one is left as it is.
+
+    Args:
+        folder: made if need be.
+        train, val: videos of each split; the classes are balanced as far as the number divides.
+        seed: the same seed gives the same videos.
+        workers: processes that draw and encode; by default one a core.
+
+    Raises:
+        DataError: the folder holds something else, such as a set made with other arguments.
+    """
+    made = SyntheticSet(Path(folder).expanduser())
+    _claim(made.folder, {"recipe": RECIPE, "train": train, "val": val, "seed": seed})
+    plans = [*_plan(made, "train", train, seed), *_plan(made, "val", val, seed)]
+    missing = [plan for plan in plans if not Path(plan.path).is_file()]
+    if missing:
+        done = len(plans) - len(missing)
+        with Progress("synthetic set", total=len(plans), unit="videos", start=done) as progress:
+            for outcome in run_jobs(_make_video, missing, workers=min(workers or default_workers(), len(missing))):
+                if outcome.error:
+                    raise DataError(f"{outcome.item.path}: {outcome.error}")
+                progress.advance()
+    for split, annotation in (("train", made.train), ("val", made.val)):
+        _write_annotation(annotation, [plan for plan in plans if plan.split == split])
+    return made
+
+
+class Motion(NamedTuple):
+    """How all discs move, frame by frame; each field is (T,) float32, relative to a random start."""
+
+    x: np.ndarray  # pixels to the right
+    y: np.ndarray  # pixels down
+    growth: np.ndarray  # in rounds from the smallest size to the largest
+
+
+def draw_motion(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> Motion:
+    """A random motion of a class: its speed and the moments of turning vary, its order does not."""
+    time = np.linspace(0, 1, frames, dtype=np.float32)
+    still = np.zeros_like(time)
+    motion = Motion(still, still, still)
+    name = CLASSES[label]
+    pace = np.float32(rng.uniform(0.85, 1.15))
+    if name in ("left then right", "right then left"):
+        turning_point = np.float32(rng.uniform(0.42, 0.58))
+        distance = 60 * pace * np.abs(time - turning_point)
+        return motion._replace(x=distance if name == "left then right" else -distance)
+    if name in ("growing", "shrinking"):
+        growth = 2 * pace * time
+        return motion._replace(growth=growth if name == "growing" else -growth)
+    if name in ("circling clockwise", "circling counterclockwise"):
+        angle = 2 * math.pi * pace * time + np.float32(rng.uniform(0, 2 * math.pi))
+        radius = np.float32(rng.uniform(10, 15))
+        down = 1 if name == "circling clockwise" else -1  # y points down
+        return motion._replace(x=radius * np.cos(angle), y=down * radius * np.sin(angle))
+    bounces = 2 if name == "bouncing twice" else 3
+    height = np.float32(rng.uniform(15, 23))
+    return motion._replace(y=-height * np.abs(np.sin(math.pi * (bounces * time + np.float32(rng.uniform())))))
+
+
+def draw_clip(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> np.ndarray:
+    """The frames of one clip of a class, uint8 (T, H, W, 3) RGB."""
+    motion = draw_motion(label, rng, frames=frames)
+    images = np.repeat(_draw_background(rng)[None], frames, axis=0)
+    for x, y in _draw_places(rng):
+        radius = SMALLEST * (LARGEST / SMALLEST) ** ((np.float32(rng.uniform()) + motion.growth) % 1)
+        colour = rng.uniform(140, 240, 3).astype(np.float32)
+        shade = rng.uniform(-25, 25, 2).astype(np.float32)
+        # Distance of every pixel to the centre, the short way around the torus: (T, 1, W) and (T, H, 1).
+        dx = _wrap(np.arange(WIDTH, dtype=np.float32) - (motion.x + x)[:, None], WIDTH)[:, None, :]
+        dy = _wrap(np.arange(HEIGHT, dtype=np.float32) - (motion.y + y)[:, None], HEIGHT)[:, :, None]
+        radius = radius[:, None, None]
+        inside = np.clip((radius**2 - dx**2 - dy**2) / (2 * radius) + 0.5, 0, 1)  # a soft edge, one pixel wide
+        covered = np.nonzero(inside)
+        light = ((shade[0] * dx + shade[1] * dy) / radius)[covered]
+        images[covered] += (colour + light[:, None] - images[covered]) * inside[covered][:, None]
+    return np.clip(images, 0, 255).astype(np.uint8)
+
+
+COLUMNS, ROWS = 3, 2  # of discs
+SMALLEST, LARGEST = 4.5, 13.5  # radius of a disc, pixels
+
+
+def _draw_places(rng: np.random.Generator) -> list[tuple[np.float32, np.float32]]:
+    """Centres (x, y) of the discs: a grid at a random place, each disc a little off its point."""
+    left, top = rng.uniform(0, WIDTH), rng.uniform(0, HEIGHT)
+    places = []
+    for column in range(COLUMNS):
+        for row in range(ROWS):
+            x = left + (column + rng.uniform(-0.25, 0.25)) * WIDTH / COLUMNS
+            y = top + (row + column % 2 / 2 + rng.uniform(-0.25, 0.25)) * HEIGHT / ROWS
+            places.append((np.float32(x), np.float32(y)))
+    return places
+
+
+def _draw_background(rng: np.random.Generator) -> np.ndarray:
+    """A still, smooth random texture of dark colours, float32 (H, W, 3)."""
+    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
+    texture = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+    for _ in range(6):
+        kx, ky = rng.integers(-3, 4, 2)  # whole waves across the frame: the texture wraps around as the discs do
+        wave = 2 * math.pi * (kx * columns / WIDTH + ky * rows / HEIGHT) + np.float32(rng.uniform(0, 2 * math.pi))
+        texture += np.sin(wave)[..., None] * rng.uniform(-10, 10, 3).astype(np.float32)
+    return np.clip(rng.uniform(20, 90, 3).astype(np.float32) + texture, 0, 255)
+
+
+def _wrap(distance: np.ndarray, length: int) -> np.ndarray:
+    return (distance + length / 2) % length - length / 2
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One video to be made."""
+
+    path: str
+    split: str
+    label: int
+    id: str
+    start: int  # seconds, as if cut out of a longer video
+    seed: tuple[int, int, int]
+
+
+_ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+_SECONDS = math.ceil(FRAMES / FPS)
+
+
+def _plan(made: SyntheticSet, split: str, count: int, seed: int) -> list[_Plan]:
+    number = ("train", "val").index(split)
+    rng = np.random.default_rng([seed, number])
+    labels = rng.permutation(np.arange(count) % len(CLASSES))
+    plans = []
+    for index, label in enumerate(labels.tolist()):
+        name = "".join(rng.choice(list(_ID_LETTERS), 11))
+        start = int(rng.integers(0, 290))
+        path = made.videos(split) / f"{name}_{start:06d}_{start + _SECONDS:06d}.mp4"
+        plans.append(_Plan(str(path), split, label, name, start, (seed, number, index)))
+    return plans
+
+
+def _make_video(plan: _Plan) -> None:
+    rng = np.random.default_rng(plan.seed)
+    content = _encode(draw_clip(plan.label, rng))
+    write_atomically(plan.path, content)
+
+
+def _encode(frames: np.ndarray) -> bytes:
+    """H.264 in MP4, from uint8 (T, H, W, 3) RGB."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        # The bytes must not depend on the number of cores, so one thread; nor on what lay in memory before, as they do
+        # with macroblock trees where x264 computes in AVX-512.
+        options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def _claim(folder: Path, wanted: dict[str, int]) -> None:
+    """Write down what the folder is to hold, or check that it is the same as before."""
+    if wanted["train"] < 1 or wanted["val"] < 1:
+        raise DataError(f"{folder}: a synthetic set needs at least one video in each split")
+    note = folder / "synthetic.json"
+    if note.is_file():
+        try:
+            found = json.loads(note.read_text())
+        except ValueError:
+            found = None
+        if found != wanted:
+            raise DataError(f"{folder}: holds a synthetic set made with {found}, not {wanted}; choose another folder")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: exists and is not a synthetic set; choose another folder")
+    else:
+        write_json(note, wanted)
+
+
+def _write_annotation(path: Path, plans: list[_Plan]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["label", "youtube_id", "time_start", "time_end", "split"])
+    for plan in plans:
+        writer.writerow([CLASSES[plan.label], plan.id, plan.start, plan.start + _SECONDS, plan.split])
+    content = text.getvalue().encode()
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomically(path, content)

@@ -1,0 +1,106 @@
+"""Decode whole videos and say which ones are not sound."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from gcvideo.data.annotations.lists import load_records
+from gcvideo.data.bad_videos import Failure
+from gcvideo.errors import VideoError
+from gcvideo.files import write_atomically
+from gcvideo.prepare.pool import Limits
+from gcvideo.prepare.scan import Journal, Row, scan
+from gcvideo.video.reader import open_video
+from gcvideo.video.tar_members import local_path
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What became of a check.
+
+    Attributes:
+        videos: how many were decoded.
+        frames: how many frames the sound ones have.
+        failures: the others, and why.
+    """
+
+    videos: int
+    frames: int
+    failures: Sequence[Failure]
+
+
+def verify(
+    annotation: str | Path,
+    quarantine: str | Path,
+    *,
+    root: str | Path | None = None,
+    workers: int | None = None,
+    limits: Limits | None = None,
+) -> Verification:
+    """Decode every frame of every video, in processes that may die; write the list of those that are not sound.
+
+    A run that was cut off goes on where it stood, from a journal beside the list.
+
+    Args:
+        annotation: anything that ``load_records`` reads.
+        quarantine: the list to write: a JSON object (id, path, reason) a line, as training reads it.
+        root: folder of the videos; by default the annotation's own folder.
+        workers: processes at a time; by default one a core.
+        limits: what one video may use; by default 10 minutes and 4 GiB.
+
+    Raises:
+        DataError: the annotation cannot be used.
+    """
+    records = load_records(annotation, root=root)
+    limits = limits or Limits(seconds=600, memory=4 << 30)
+    paths = [record.path for record in records]
+    with Journal(f"{quarantine}.partial", {"format": 1}) as journal:
+        rows = scan(verify_video, paths, journal=journal, title="verify", limits=limits, workers=workers)
+        failures = [Failure(r.id, r.path, rows[r.path]["error"]) for r in records if "error" in rows[r.path]]
+        lines = [json.dumps(failure._asdict(), ensure_ascii=False) + "\n" for failure in failures]
+        write_atomically(quarantine, "".join(lines).encode())
+        journal.remove()
+    return Verification(len(rows), sum(row.get("frames", 0) for row in rows.values()), failures)
+
+
+def verify_video(path: str) -> Row:
+    """Decode a video from beginning to end, then read a clip of it as training does.
+
+    Damage that decoders paper over, by showing part of another picture, counts: decoding is strict.
+
+    Raises:
+        VideoError: the video is not sound, and why.
+    """
+    with open_video(path) as video:
+        expected = len(video)
+        decoded = _count_frames(path)
+        if decoded != expected:
+            raise VideoError(path, f"only {decoded} of {expected} frames can be decoded")
+        video.frames(np.linspace(0, expected - 1, num=8).round().astype(int))
+    return {"frames": expected}
+
+
+def _count_frames(path: str) -> int:
+    """Frames of a strict decode."""
+    count = 0
+    try:
+        # Whatever a file's name or content looks like, it must not be taken for a URL or reach out to one.
+        options = {"protocol_whitelist": "file"}
+        with local_path(path) as file, av.open(f"file:{file}", metadata_errors="replace", options=options) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            stream.codec_context.options = {"err_detect": "explode"}
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise VideoError(path, f"is damaged at frame {count}")
+                count += 1
+    except (av.FFmpegError, ValueError, EOFError) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise VideoError(path, f"is damaged at frame {count} ({text})") from error
+    return count

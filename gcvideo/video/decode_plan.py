@@ -1,0 +1,94 @@
+"""Which coded pictures must be decoded to see the frames that are wanted.
+
+A container lists its samples (coded pictures) in decoding order with their presentation times. Decoding starts at key
+pictures only; between a key and a wanted frame lie pictures that the frame may refer to, and pictures to which nothing
+refers. ``SampleTable.needed`` picks the fewest samples that are safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from gcvideo.video.bitstream import Start
+
+
+@dataclass(frozen=True, eq=False)
+class SampleTable:
+    """The samples of one video track, in decoding order.
+
+    Args:
+        pts: int64 (S,), presentation time of each sample in units of ``time_base``.
+        order: int64 (F,), the sample of each presentable frame, in presentation order. Edit lists leave samples out.
+        starts: samples at which decoding may start, and how; rising. Sample 0 is always one.
+        time_base: seconds per unit of ``pts``.
+    """
+
+    pts: np.ndarray
+    order: np.ndarray
+    starts: dict[int, Start]
+    time_base: Fraction
+
+    def __len__(self) -> int:
+        """Number of presentable frames."""
+        return len(self.order)
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """float64 (F,), presentation time of each frame."""
+        return self.pts[self.order] * self.time_base.numerator / self.time_base.denominator
+
+    @property
+    def fps(self) -> float | None:
+        """Average frames per second; None for a single frame."""
+        span = int(self.pts[self.order[-1]] - self.pts[self.order[0]])
+        return float((len(self) - 1) / (span * self.time_base)) if span > 0 else None
+
+    @property
+    def reorder(self) -> int:
+        """The largest number of samples that precede a sample in decoding order and follow it in presentation.
+
+        Counted over the 16 samples before each one, the size of the largest decoded picture buffer.
+        """
+        later = np.zeros(len(self.pts), np.int64)
+        for distance in range(1, min(17, len(self.pts))):
+            later[distance:] += self.pts[:-distance] > self.pts[distance:]
+        return int(later.max(initial=0))
+
+    def start_of(self, sample: int) -> int:
+        """The last sample from which decoding shows ``sample`` rightly: neither decoded nor presented after it."""
+        for start in reversed(self.starts):
+            if start <= sample and self.pts[start] <= self.pts[sample]:
+                return start
+        return 0
+
+    def needed(self, frames: Iterable[int], disposable: Callable[[int], bool]) -> list[int]:
+        """Samples to decode, in decoding order, so that each of ``frames`` comes out right.
+
+        From the right key picture to the last wanted one of each group of pictures; without groups in which nothing
+        is wanted (where the next group starts afresh), and without unwanted pictures to which no other refers.
+
+        Args:
+            frames: indices of presentable frames.
+            disposable: whether no other sample refers to a sample.
+        """
+        wanted = {int(self.order[frame]) for frame in frames}
+        last: dict[int, int] = {}  # start -> its last wanted sample
+        for sample in wanted:
+            start = self.start_of(sample)
+            last[start] = max(last.get(start, 0), sample)
+        needed: list[int] = []
+        position = 0
+        floor = None  # the decoder was fresh at a key presented at this time
+        for start in sorted(last):
+            if not needed or (self.starts.get(start) is Start.ANYWHERE and start >= position):
+                position, floor = start, int(self.pts[start])
+            for sample in range(position, last[start] + 1):
+                leading = floor is not None and self.pts[sample] < floor
+                if sample in wanted or not (leading or disposable(sample)):
+                    needed.append(sample)
+            position = max(position, last[start] + 1)
+        return needed

@@ -1,0 +1,134 @@
+"""A tiny MP4 file, in memory, that holds only the pictures that must be decoded.
+
+decord counts pictures where it should look at their times: on files with open groups of pictures, edit lists or
+discarded packets it returns wrong frames without a word, and it decodes whatever lies between the wanted ones. Both
+end when it is given a file with one key picture in front, no edit list, a constant frame rate, and just the samples
+of ``SampleTable.needed``. Boxes are those of ISO/IEC 14496-12.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from gcvideo.video.mp4 import Mp4Track
+
+# One read for samples that lie no farther apart than this: a gap costs less than another system call.
+_READ_THROUGH = 64 << 10
+_UNITY_MATRIX = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+RATE = 30  # frames per second of the slice: any will do
+
+
+def read_samples(file: int, track: Mp4Track, samples: Sequence[int]) -> list[memoryview]:
+    """The bytes of some samples, neighbours in one read."""
+    offset, size = track.offset[samples], track.size[samples]
+    by_place = np.argsort(offset, kind="stable")
+    gap = offset[by_place][1:] - (offset + size)[by_place][:-1]
+    found: list[memoryview] = [memoryview(b"")] * len(samples)
+    for group in np.split(by_place, np.flatnonzero((gap < 0) | (gap > _READ_THROUGH)) + 1):
+        start, end = int(offset[group[0]]), int((offset[group] + size[group]).max())
+        data = memoryview(os.pread(file, end - start, start))
+        if len(data) < end - start:
+            raise OSError("the file has become shorter while it was read")
+        for item in group.tolist():
+            position = int(offset[item]) - start
+            found[item] = data[position : position + int(size[item])]
+    return found
+
+
+def write_slice(
+    track: Mp4Track, samples: Sequence[int], data: Sequence[memoryview]
+) -> tuple[list[memoryview], np.ndarray]:
+    """Wrap samples, given in decoding order, as an MP4 file.
+
+    Returns:
+        the file in pieces; and int64 (S,), the place of each sample in presentation order, which is its frame number.
+    """
+    count = len(samples)
+    rank = np.empty(count, np.int64)
+    rank[np.argsort(track.table.pts[samples], kind="stable")] = np.arange(count)
+    composition = rank - np.arange(count)
+    composition -= composition.min()
+    header = _header(track, [len(piece) for piece in data], composition, data_offset=0)
+    header = _header(track, [len(piece) for piece in data], composition, data_offset=len(header))
+    return [memoryview(header), *data], rank
+
+
+@contextmanager
+def in_memory(pieces: Sequence[memoryview]) -> Iterator[str]:
+    """A path under which a decoder of this process can open the pieces as one file, for as long as the context lasts.
+
+    decord dies by a segmentation fault on damaged input that it gets as a bytes object, so that it needs a path.
+    """
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("slice.mp4", os.MFD_CLOEXEC)
+        try:
+            _write(file, pieces)
+            yield f"/proc/self/fd/{file}"
+        finally:
+            os.close(file)
+    else:
+        with tempfile.NamedTemporaryFile(suffix=".mp4") as temporary:
+            _write(temporary.fileno(), pieces)
+            yield temporary.name
+
+
+def _write(file: int, pieces: Sequence[memoryview]) -> None:
+    data = memoryview(b"".join(pieces))
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _header(track: Mp4Track, sizes: list[int], composition: np.ndarray, *, data_offset: int) -> bytes:
+    """Everything before the media data: ftyp, moov, and the head of mdat."""
+    count = len(sizes)
+    width, height = track.info.width, track.info.height
+    samples = _box(
+        b"stbl",
+        _full_box(b"stsd", struct.pack(">I", 1), _sample_entry(track.sample_entry)),
+        _full_box(b"stts", struct.pack(">III", 1, count, 1)),
+        _full_box(
+            b"ctts", struct.pack(">I", count), np.stack([np.ones(count), composition], 1).astype(">u4").tobytes()
+        ),
+        # One sync sample: decord seeks to no other, and decodes in order from the first.
+        _full_box(b"stss", struct.pack(">II", 1, 1)),
+        _full_box(b"stsc", struct.pack(">IIII", 1, 1, count, 1)),
+        _full_box(b"stsz", struct.pack(">II", 0, count), np.array(sizes, ">u4").tobytes()),
+        _full_box(b"stco", struct.pack(">II", 1, data_offset)),
+    )
+    data_reference = _box(b"dinf", _full_box(b"dref", struct.pack(">I", 1), _full_box(b"url ", flags=1)))
+    media = _box(
+        b"mdia",
+        _full_box(b"mdhd", struct.pack(">IIIIHH", 0, 0, RATE, count, 0x55C4, 0)),  # 0x55C4: undetermined language
+        _full_box(b"hdlr", struct.pack(">I4s12xx", 0, b"vide")),
+        _box(b"minf", _full_box(b"vmhd", bytes(8), flags=1), data_reference, samples),
+    )
+    track_header = (
+        struct.pack(">5I16x", 0, 0, 1, 0, count) + _UNITY_MATRIX + struct.pack(">II", width << 16, height << 16)
+    )
+    movie_header = struct.pack(">4IIH10x", 0, 0, RATE, count, 1 << 16, 1 << 8) + _UNITY_MATRIX + struct.pack(">24xI", 2)
+    movie = _box(
+        b"moov",
+        _full_box(b"mvhd", movie_header),
+        _box(b"trak", _full_box(b"tkhd", track_header, flags=3), media),
+    )
+    return _box(b"ftyp", b"isom", bytes(4), b"isom") + movie + struct.pack(">I4s", 8 + sum(sizes), b"mdat")
+
+
+def _box(kind: bytes, *body: bytes) -> bytes:
+    data = b"".join(body)
+    return struct.pack(">I4s", 8 + len(data), kind) + data
+
+
+def _full_box(kind: bytes, *body: bytes, flags: int = 0) -> bytes:
+    return _box(kind, struct.pack(">I", flags), *body)
+
+
+def _sample_entry(entry: bytes) -> bytes:
+    """The original's sample entry: its type, then its body."""
+    return _box(entry[:4], entry[4:])

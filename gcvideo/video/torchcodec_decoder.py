@@ -1,0 +1,128 @@
+"""torchcodec, a decoder that is used only where it is asked for by name, and only in its exact mode.
+
+It decodes with the FFmpeg libraries of the machine. H.264 and HEVC in MP4 reach it as they reach decord, as a slice of
+the samples that are needed; Matroska, WebM, VP9 and AV1 reach it whole. Asked for a frame that its decoder leaves out,
+as after a seek, torchcodec gives the next one without a word; so the time of every frame is compared with the
+container's.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gcvideo.errors import VideoError
+from gcvideo.video.decord_decoder import DecodeError
+from gcvideo.video.mp4 import Mp4Track
+from gcvideo.video.mp4_slice import RATE, in_memory, write_slice
+from gcvideo.video.pyav_decoder import LibavVideo
+
+_SAME_TIME = 1e-6  # seconds
+
+
+@functools.cache
+def why_no_torchcodec() -> str | None:
+    """Why torchcodec cannot be used here, and what to do; None where it can."""
+    if importlib.util.find_spec("torchcodec") is None:
+        return "torchcodec is not installed: pip install 'gcvideo[torchcodec]'"
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        VideoDecoder(bytes(1))  # fails in either case: for want of a video, or of libraries
+    except Exception as error:
+        if "load libtorchcodec" in str(error):
+            return "torchcodec finds no FFmpeg libraries to load; install FFmpeg, in a version that it supports"
+    return None
+
+
+def decode_with_torchcodec(
+    track: Mp4Track, samples: Sequence[int], data: Sequence[memoryview], wanted: Sequence[int], size: tuple[int, int]
+) -> np.ndarray:
+    """Decode samples with torchcodec; arguments and result as in ``decode_with_decord``."""
+    pieces, rank = write_slice(track, samples, data)
+    frame_of = dict(zip(samples, rank.tolist(), strict=True))
+    frames = np.array([frame_of[sample] for sample in wanted])
+    resize = None if size == (track.info.height, track.info.width) else size
+    with in_memory(pieces) as path:
+        return _exact_frames(path, frames, frames / RATE, count=len(samples), resize=resize)
+
+
+class TorchcodecVideo(LibavVideo):
+    """A video that libavformat reads, decoded by torchcodec where that gives the frames that PyAV would give.
+
+    Raises:
+        VideoError: times in the container do not tell the frames apart, or a sample has more than 8 bits.
+    """
+
+    backend = "torchcodec"
+
+    def decode(self, wanted: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """As in ``LibavVideo``."""
+        resize = None if size == (self.height, self.width) else size
+        if resize and self.quarter_turns % 2:
+            resize = size[::-1]
+        times = self.seconds[wanted] - self.seconds[0]
+        images = _exact_frames(
+            self._path, wanted, times, count=len(self), resize=resize, quarter_turns=self.quarter_turns
+        )
+        return np.rot90(images, -self.quarter_turns, axes=(1, 2))  # which torchcodec has turned for display
+
+    def _count_frames(self) -> float:
+        raise self._refusal("its times do not tell its frames apart")
+
+    def _describe(self, frame: Any) -> None:
+        super()._describe(frame)
+        if frame.format.components[0].bits > 8:
+            raise self._refusal("more than 8 bits a sample")  # other rounding than PyAV's
+
+    def _refusal(self, reason: str) -> VideoError:
+        return VideoError(self._path, f"torchcodec cannot be trusted with it ({reason}); use backend pyav or auto")
+
+
+def _exact_frames(
+    path: str,
+    frames: np.ndarray,
+    times: np.ndarray,
+    *,
+    count: int,
+    resize: tuple[int, int] | None,
+    quarter_turns: int = 0,
+) -> np.ndarray:
+    """Frames of a file by index, as displayed.
+
+    Args:
+        path: the file.
+        frames: rising.
+        times: presentation times that they must have, in seconds after the first frame.
+        count: number of frames that the file must have.
+        resize: height and width, as displayed; None leaves frames as they are.
+        quarter_turns: that the file must ask for.
+
+    Returns:
+        uint8 (T, H, W, 3) RGB.
+    """
+    from torchcodec.decoders import VideoDecoder
+    from torchcodec.transforms import Resize
+
+    decoder = VideoDecoder(
+        f"file:{path}",  # a name with a colon in it is no protocol
+        dimension_order="NHWC",
+        num_ffmpeg_threads=1,
+        device="cpu",
+        seek_mode="exact",
+        transforms=[Resize(resize)] if resize else None,  # bilinear, averaging over the area where it shrinks
+    )
+    facts = decoder.metadata
+    if len(decoder) != count:
+        raise DecodeError(f"torchcodec counts {len(decoder)} pictures of {count}")
+    if round((facts.rotation or 0) / 90) % 4 != quarter_turns:
+        raise DecodeError("torchcodec would turn it otherwise")
+    batch = decoder.get_frames_at(frames.tolist())
+    if (np.abs(batch.pts_seconds.numpy() - facts.begin_stream_seconds - times) > _SAME_TIME).any():
+        raise DecodeError("torchcodec gives other pictures than those asked for")
+    images: np.ndarray = batch.data.numpy()
+    return images

@@ -1,0 +1,361 @@
+"""The parts of ``gcvideo benchmark compare``: times and ratios, exponents, intervals, plots, memory."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gcvideo.analysis.compare_accuracy import compare_accuracy
+from gcvideo.benchmark.compare import short_name
+from gcvideo.benchmark.memory import peak_memory
+from gcvideo.benchmark.scaling import fit_exponent, measure_scaling
+from gcvideo.benchmark.timing import alternate, compare_times, pick_clock
+from gcvideo.config import RunConfig
+from gcvideo.errors import DataError
+from gcvideo.eval.predictions import Predictions, VideoScores
+from gcvideo.models import model_config
+from gcvideo.report.compare_page import accuracy_rows, cost_table, plots_of, write_comparison
+from gcvideo.report.plots import COLOURS, WIDTH, Plot, Series, save_png, svg
+
+CPU = torch.device("cpu")
+
+
+def test_networks_alternate_and_warm_ups_do_not_count() -> None:
+    order: list[str] = []
+    actions = {name: lambda name=name: order.append(name) for name in "abc"}
+    seconds = alternate(actions, rounds=3, device=CPU)
+    assert "".join(order) == "abc" + "bca" + "cab" + "abc"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    # The machine was ten times slower in the last round; the second network takes twice as long in each.
+    found = compare_times({"a": [1.0, 2.0, 10.0], "b": [2.0, 4.0, 20.0]}, clips=4)
+    assert found["b"]["ratio"] == {"median": 2.0, "q1": 2.0, "q3": 2.0}
+    assert found["a"]["ms_per_clip"] == {"median": 500.0, "q1": 375.0, "q3": 1500.0}
+
+
+def test_one_cpu_thread_is_timed_by_what_it_computes_and_not_by_what_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for threads, device, clock in ((1, CPU, "process_time"), (2, CPU, "perf_counter")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert pick_clock(device).__name__ == clock
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert pick_clock(torch.device("cuda")).__name__ == "perf_counter"
+
+
+def test_exponent_of_a_power_law_and_of_the_larger_sizes_only() -> None:
+    sizes = [10, 100, 1000, 2000, 4000]
+    costs = [5.0, 5.0, *(1e-3 * size**1.7 for size in sizes[2:])]  # small ones cost the same whatever their size
+    assert fit_exponent(sizes, costs) == pytest.approx(1.7)
+    assert fit_exponent([100], [3.0]) is None
+
+
+def test_multiply_adds_grow_in_a_line_for_gc_and_with_the_square_for_nl() -> None:
+    shapes = [(t, 8, 8) for t in (4, 8, 16, 32)]
+    found = measure_scaling(channels=8, shapes=shapes, rounds=1, device=CPU)
+    assert found["GC"]["macs_exponent"] == pytest.approx(1, abs=0.1)
+    assert found["NL, all keys"]["macs_exponent"] == pytest.approx(2, abs=0.1)
+    points = found["NL"]["points"]
+    assert [point["positions"] for point in points] == [256, 512, 1024, 2048]
+    assert all(point["ms"]["median"] > 0 for point in points)
+    assert found["NL"]["time_exponent"] is not None
+
+
+def predictions(right: list[bool], *, views: list[int] | None = None, prefix: str = "v") -> Predictions:
+    videos = []
+    for i, is_right in enumerate(right):
+        scores = np.array([0.6, 0.3, 0.1] if is_right else [0.3, 0.6, 0.1], np.float32)
+        count = views[i] if views else 2
+        top1 = count if is_right else 0
+        videos.append(VideoScores(i, f"{prefix}{i}", 0, count, top1, count, scores, scores, scores))
+    return Predictions.collect(videos)
+
+
+def test_intervals_by_bootstrap_have_the_width_that_theory_gives() -> None:
+    right = [i % 10 < 7 for i in range(400)]
+    (row,) = compare_accuracy(["a"], [[predictions(right)]])
+    top1 = row["video_top1"]
+    assert top1["value"] == pytest.approx(0.7)
+    half_width = 1.96 * (0.7 * 0.3 / 400) ** 0.5  # of the mean of 400 independent trials
+    assert top1["high"] - top1["low"] == pytest.approx(2 * half_width, rel=0.08)
+    # The two views of a video agree, so twice as many trials make the interval no narrower.
+    assert row["clip_top1"] == top1
+
+
+def test_clip_accuracy_weighs_videos_by_their_views() -> None:
+    (row,) = compare_accuracy(["a"], [[predictions([True, False], views=[3, 1])]])
+    assert row["clip_top1"]["value"] == pytest.approx(3 / 4)
+    assert row["video_top1"]["value"] == pytest.approx(1 / 2)
+
+
+def test_networks_are_compared_on_the_same_videos_in_pairs() -> None:
+    first = [i % 2 == 0 for i in range(200)]
+    second = [is_right or i < 20 for i, is_right in enumerate(first)]  # right on ten more videos, wrong on none
+    rows = compare_accuracy(["a", "b"], [[predictions(first)], [predictions(second)]])
+    minus = rows[1]["minus_first"]
+    assert minus["value"] == pytest.approx(0.05)
+    assert 0 < minus["low"] < minus["high"] < 0.1
+    assert rows[1]["video_top1"]["low"] < rows[0]["video_top1"]["high"], "intervals overlap, and yet they differ:"
+    assert [test["p_value"] for test in rows[1]["mcnemar"]] == [pytest.approx(2 * 0.5**10)]
+    assert "minus_first" not in rows[0]
+
+
+def test_only_videos_that_all_answered_count() -> None:
+    long, short = predictions([True] * 6 + [False] * 4), predictions([True] * 6)
+    rows = compare_accuracy(["a", "b"], [[long], [short]])
+    assert [row["videos"] for row in rows] == [6, 6]
+    assert rows[0]["video_top1"]["value"] == 1
+    assert [row["left_out"] for row in rows] == [4, 0]
+    with pytest.raises(DataError, match="a and b: have no labelled video in common"):
+        compare_accuracy(["a", "b"], [[long], [predictions([True], prefix="w")]])
+
+
+def test_runs_with_other_seeds_are_one_row() -> None:
+    # 10 videos: the first network is right on 6 and 8 of them, the second on 5, 6 and 7.
+    first, second = (
+        [predictions([i < right for i in range(10)]) for right in counts] for counts in ((6, 8), (5, 6, 7))
+    )
+    one, other = compare_accuracy(["a", "b"], [first, second])
+    assert (one["runs"], other["runs"]) == (2, 3)
+    assert one["video_top1"]["by_run"] == pytest.approx([0.6, 0.8])
+    assert other["video_top1"]["value"] == pytest.approx(0.6)
+    assert other["video_top1"]["sd"] == pytest.approx(0.1)
+    assert other["minus_first"]["value"] == pytest.approx(-0.1)
+    assert [test["only_first_right"] for test in other["mcnemar"]] == [1, 2], "run by run, as far as both have them"
+    # Video i is right in as many of its runs; the mean over videos of that share is what is drawn anew.
+    shares = np.array([1.0] * 6 + [0.5] * 2 + [0.0] * 2)
+    width = one["video_top1"]["high"] - one["video_top1"]["low"]
+    assert width == pytest.approx(2 * 1.96 * shares.std() / 10**0.5, rel=0.12)
+
+
+def test_runs_of_one_network_read_as_mean_and_deviation() -> None:
+    rows = compare_accuracy(["a"], [[predictions([i < right for i in range(10)]) for right in (5, 6, 7)]])
+    (line,) = accuracy_rows([{"config": "a", "accuracy": rows[0]}])
+    assert line[:4] == ["a", 3, 10, "2"]
+    assert str(line[6]).startswith("60.0 ± 10.0 (")
+    assert line[-1] == "–"
+
+
+def test_predictions_of_different_tests_are_not_compared() -> None:
+    other = predictions([True, False])
+    other.labels[1] = 2
+    with pytest.raises(DataError, match="b: labels differ from those of a"):
+        compare_accuracy(["a", "b"], [[predictions([True, True])], [other]])
+    fewer = predictions([True, True])
+    fewer.averages = {name: scores[:, :2] for name, scores in fewer.averages.items()}
+    with pytest.raises(DataError, match="b: its classes are not those of a"):
+        compare_accuracy(["a", "b"], [[predictions([True, True])], [fewer]])
+
+
+def measured(**parts: object) -> dict[str, object]:
+    """A network's row with nothing but its size and what is given."""
+    known = {"config": "slow", "params": 1_500_000, "macs": 2 * 10**9, "input": [1, 3, 8, 64, 64]}
+    return {**known, **dict.fromkeys(("forward", "train", "memory", "throughput", "accuracy")), **parts}
+
+
+def test_parts_that_were_skipped_have_neither_column_nor_note(tmp_path: Path) -> None:
+    times = compare_times({"slow": [0.5], "other": [1.0]}, clips=1)
+    rows = [measured(train=times["slow"]), measured(train=times["other"])]
+    assert cost_table(rows)[1][0][-2:] == ["500.0 (500.0–500.0)", "1.00"]
+    columns, lines = cost_table(rows)
+    assert columns == ["network", "input", "params (M)", "GMAC", "train ms (quartiles)", "x first"]
+    assert lines[1] == ["slow", "8×64×64", "1.50", "2.000", "1000 (1000–1000)", "2.00"]
+    write_comparison(tmp_path / "page.html", {"networks": rows, "scaling": None, "machine": "a CPU"}, {})
+    text = (tmp_path / "page.html").read_text()
+    assert "Times are of one clip" in text
+    assert "Memory is" not in text
+
+
+def test_one_network_without_memory_leaves_the_column_to_the_others() -> None:
+    columns, lines = cost_table([measured(memory={"inference": 2**20, "train": None}), measured()])
+    assert columns[-1] == "MiB inference"
+    assert [line[-1] for line in lines] == ["1", "–"]
+
+
+def test_throughput_reads_as_plain_numbers() -> None:
+    assert cost_table([measured(throughput={"1": 1.234, "4": 1366.5})])[1][0][-1] == "1: 1.23, 4: 1,366"
+
+
+def test_networks_are_called_by_their_file_or_run_unless_two_share_a_name() -> None:
+    assert short_name("configs/a/gc.yaml", []) == "gc"
+    assert short_name("runs/gc_s0/config.yaml", ["gc"]) == "gc_s0"
+    assert short_name("slow_r50", []) == "slow_r50"
+    assert short_name("b/gc.yaml", ["gc"]) == "b/gc.yaml"
+    assert short_name("b/gc.yaml", ["gc", "b/gc.yaml"]) == "b/gc.yaml (2)"
+
+
+def test_plots_of_blocks_say_what_grows_what_stays_and_how_fast() -> None:
+    shapes = {"frames": [(4, 6, 6), (8, 6, 6)], "size": [(2, 4, 4), (2, 8, 8)]}
+    scaling = {way: measure_scaling(channels=8, shapes=of, rounds=1, device=CPU) for way, of in shapes.items()}
+    plots = plots_of({"networks": [], "scaling": {"channels": 8, **scaling}})
+    assert plots["block_frames"].title == "Forward pass of one block: 8 channels, P = T x 6 x 6 positions"
+    assert plots["block_size"].title == "Forward pass of one block: 8 channels, P = 2 x S x S positions"
+    assert [x for x, _ in plots["block_size"].series[0].points] == [4, 8]
+    gc = plots["block_frames"].series[0]
+    assert gc.name == f"GC ~ P^{scaling['frames']['GC']['time_exponent']:.2f}"
+
+
+def test_accuracy_stands_against_cost_with_its_interval_and_its_runs() -> None:
+    first = [predictions([i < right for i in range(10)]) for right in (5, 7)]
+    accuracies = compare_accuracy(["slow", "other"], [first, [predictions([i < 8 for i in range(10)])]])
+    times = compare_times({"slow": [0.5, 5.0], "other": [1.0, 10.0]}, clips=1)
+    rows = [
+        measured(config=name, accuracy=accuracy, forward=times[name])
+        for name, accuracy in zip(("slow", "other"), accuracies, strict=True)
+    ]
+    plot = plots_of({"networks": rows, "scaling": None})["accuracy_forward"]
+    assert plot.x_label == "time of a forward pass over that of slow"
+    assert plot.title.endswith("dots: single runs")
+    slow, other = plot.series
+    assert slow.points == [(1.0, pytest.approx(60))]
+    assert slow.dots == [(1.0, pytest.approx(50)), (1.0, pytest.approx(70))]
+    assert slow.errors is not None
+    assert slow.errors[0][0] < 60 < slow.errors[0][1]
+    assert (other.points, other.dots) == ([(2.0, pytest.approx(80))], [])
+
+
+def test_dots_are_small_and_make_the_axes_reach_them() -> None:
+    root = ElementTree.fromstring(svg(Plot("", "", "", [Series("a", [(1, 80.0)], dots=[(1, 74.0), (1, 88.0)])])))
+    marks = {float(c.get("cy", 0)): float(c.get("r", 0)) for c in root.iter("circle")}
+    top, bottom = min(marks), max(marks)
+    small = [y for y, size in marks.items() if size < 4]
+    assert len(small) == 2
+    assert bottom in small
+    texts = [float(t.text or 0) for t in root.iter("text") if t.get("text-anchor") == "end"]
+    assert min(texts) < 78
+    assert max(texts) > 82
+    assert top < bottom
+
+
+PLOT = Plot(
+    "Cost <of> blocks",
+    "T & more",
+    "ms",
+    [Series("GC", [(4, 1.0), (64, 16.0)]), Series("NL", [(4, 2.0), (64, 500.0)], errors=[(1.5, 3.0), (400.0, 600.0)])],
+    log_x=True,
+    log_y=True,
+)
+
+
+def test_svg_holds_every_point_at_its_place_and_escapes_text() -> None:
+    root = ElementTree.fromstring(svg(PLOT))
+    texts = [element.text for element in root.iter("text")]
+    assert {"Cost <of> blocks", "T & more", "GC", "NL", "10", "100"} <= set(texts)
+    circles = list(root.iter("circle"))
+    assert len(circles) == 3  # two points and the legend's
+    (x0, y0), (x1, y1) = ((float(c.get("cx", 0)), float(c.get("cy", 0))) for c in circles[:2])
+    squares = [element.get("points", "") for element in root.iter("polygon")]
+    assert len(squares) == 3
+    # A square's centre: equal T stands at equal x, and on a log axis 2 lies a quarter as far above 1 as 16 does.
+    x, y = np.mean([[float(v) for v in corner.split(",")] for corner in squares[0].split()], axis=0)
+    assert x == pytest.approx(x0, abs=0.1)
+    assert (y0 - y) / (y0 - y1) == pytest.approx(0.25, abs=0.01)
+    assert x1 > x0
+
+
+def test_a_legend_has_as_many_lines_as_it_needs() -> None:
+    names = [f"configs/of/a/network_{i}.yaml" for i in range(5)]
+    root = ElementTree.fromstring(svg(replace(PLOT, series=[Series(name, [(4, 1.0)], line=False) for name in names])))
+    width = float(root.get("viewBox", "").split()[2])
+    texts = {element.text: (float(element.get("x", 0)), float(element.get("y", 0))) for element in root.iter("text")}
+    lines = [texts[name][1] for name in names]
+    assert lines == sorted(lines)
+    assert len(set(lines)) > 1
+    assert all(texts[name][0] + 7.5 * len(name) < width for name in names)
+    assert max(lines) < min(float(c.get("cy", 0)) for c in root.iter("circle") if float(c.get("cx", 0)) > 50)
+
+
+def test_a_series_named_like_its_plot_needs_no_legend() -> None:
+    alone = Plot("Learning rate", "epoch", "", [Series("learning rate", [(0, 1.0), (1, 0.5)])])
+    assert "learning rate" not in svg(alone)
+    assert "training" in svg(replace(alone, series=[Series("training", [(0, 1.0)])]))
+
+
+def test_marks_stand_where_they_are_wanted() -> None:
+    root = ElementTree.fromstring(svg(replace(PLOT, x_ticks=(4, 64))))
+    texts = [element.text for element in root.iter("text")]
+    assert {"4", "64"} <= set(texts)
+    assert "50" not in texts
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    # 0.115 to 0.124 has no 1, 2 or 5 between, 0.19 to 0.3 only one.
+    [
+        (0.115, 0.124),
+        (0.19, 0.3),
+        (0.9, 1.1),
+        (3.0, 3.0),
+        (2.0, 5.0),
+        (0.01, 0.02),
+        (6e4, 8e4),
+        (1.0, 1e9),
+        (6169.39602, 6169.39603),
+    ],
+)
+def test_every_axis_has_at_least_two_marks(low: float, high: float, log: bool) -> None:
+    plot = Plot("", "", "", [Series("", [(low, low), (high, high)])], log_x=log, log_y=log)
+    root = ElementTree.fromstring(svg(plot))
+    marks = [[t for t in root.iter("text") if t.get("text-anchor") == a and t.text] for a in ("middle", "end")]
+    for axis in marks:
+        assert 2 <= len({t.text for t in axis}) == len(axis) < 12
+
+
+def drawn(*names: str, ys: tuple[float, float] = (1, 2)) -> ElementTree.Element:
+    return ElementTree.fromstring(svg(Plot("", "x", "y", [Series(name, [(1, ys[0]), (2, ys[1])]) for name in names])))
+
+
+def test_a_long_name_fits_into_the_legend_by_its_end() -> None:
+    path = "configs/kinetics400/of_a_long_name/slow_r50_gc_c345_8x8.yaml"
+    (shown,) = [t for t in drawn(path).iter("text") if (t.text or "").startswith("…")]
+    assert path.endswith((shown.text or "")[1:])
+    assert float(shown.get("x", 0)) + 7 * len(shown.text or "") <= WIDTH
+
+
+def test_no_two_of_many_series_look_alike() -> None:
+    number = 3 * len(COLOURS)
+    root = drawn(*(f"network {i}" for i in range(number)))
+    marks = [e for e in root.iter() if e.tag in ("circle", "polygon")]
+    assert len({look(e) for e in marks}) == number
+    assert {[look(e) for e in marks].count(look(mark)) for mark in marks} == {3}, "two points and one in the legend"
+
+
+def look(mark: ElementTree.Element) -> tuple[object, ...]:
+    """A mark's colour and shape, wherever it stands."""
+    corners = [[float(v) for v in corner.split(",")] for corner in mark.get("points", "").split()]
+    return mark.get("fill"), *((round(x - corners[0][0]), round(y - corners[0][1])) for x, y in corners)
+
+
+@pytest.mark.parametrize("ys", [(86.0, 96.5), (0.1, 0.2), (10.0, 100.0), (59.1, 72.2), (1.0, 2.0)])
+def test_an_axis_has_enough_marks_to_read_it(ys: tuple[float, float]) -> None:
+    texts = [t for t in drawn("gc", ys=ys).iter("text") if t.get("text-anchor") == "end"]
+    assert 4 <= len(texts) <= 9
+
+
+def test_png_shows_the_colours_of_its_series(tmp_path: Path) -> None:
+    save_png(tmp_path / "plot.png", PLOT)
+    pixels = np.asarray(Image.open(tmp_path / "plot.png")).reshape(-1, 3)
+    for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
+        assert (pixels == colour).all(axis=1).sum() > 100
+
+
+@pytest.mark.slow
+def test_peak_memory_grows_with_the_clips_and_is_more_in_training() -> None:
+    config = RunConfig(name="tiny", model=model_config("slow_r18", width=16, num_classes=4))
+    shapes = [(1, 3, 4, 64, 64), (8, 3, 8, 160, 160)]
+    small, large = peak_memory([config, config], shapes, device=CPU, precision="fp32")
+    weights = 4 * 2e6
+    for kind in ("inference", "train"):
+        assert small[kind] is not None
+        assert large[kind] is not None
+        assert large[kind] > 2 * small[kind]  # type: ignore[operator]
+        assert large[kind] < 2**30  # type: ignore[operator]
+    assert small["inference"] > weights / 2  # type: ignore[operator]
+    assert large["train"] > 2 * large["inference"]  # type: ignore[operator]

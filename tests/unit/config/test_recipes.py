@@ -1,0 +1,315 @@
+"""Each recipe of the trainer by its arithmetic, on networks small enough to do it by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gcvideo import device as runtime
+from gcvideo.config import RunConfig, config_to_dict
+from gcvideo.data.loader import ClipBatch
+from gcvideo.errors import CheckpointError, ConfigError
+from gcvideo.eval.metrics import by_class
+from gcvideo.models.resnet3d import build_model
+from gcvideo.train.batch_norm import make_precise, share_batch_norms
+from gcvideo.train.checkpoint import save_checkpoint
+from gcvideo.train.freezing import freeze, keep_frozen
+from gcvideo.train.initial_weights import load_initial_weights
+from gcvideo.train.multigrid import divide_batch_norms, set_splits
+from gcvideo.train.step import Learner
+from tests.training import same_tensors, train_config
+
+CPU = torch.device("cpu")
+
+
+def batch(seed: int = 0, clips: int = 4) -> ClipBatch:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (clips, 3, 4, 32, 32), dtype=torch.uint8, generator=generator)
+    return ClipBatch(pixels, torch.arange(clips) % 4, torch.arange(clips), [])
+
+
+def learner(tmp_path: Path, **sections: Any) -> Learner:
+    return Learner(train_config(tmp_path, **sections), CPU)
+
+
+def weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+
+# --- averaged weights ------------------------------------------------------------------------------------------------
+
+
+def test_averaged_weights_follow_the_formula(tmp_path: Path) -> None:
+    """After the first step they are the network's; from then on decay x average + (1 - decay) x network."""
+    learning = learner(tmp_path, train={"ema": 0.75})
+    learning.train()
+    expected: dict[str, torch.Tensor] = {}
+    for step in range(3):
+        learning.step(iter([batch(step)]), number=step, lr=0.1)
+        now = weights(learning.network)
+        expected = {name: 0.75 * expected.get(name, now[name]) + 0.25 * now[name] for name in now}
+    averaged = weights(learning.tested_network)
+    assert not torch.equal(averaged["head.proj.weight"], weights(learning.network)["head.proj.weight"])
+    for name, value in expected.items():
+        torch.testing.assert_close(averaged[name], value)
+    for name, buffer in learning.tested_network.named_buffers():
+        assert torch.equal(buffer, learning.network.get_buffer(name)), name
+
+
+def test_averaged_weights_are_what_a_checkpoint_offers_to_test(tmp_path: Path) -> None:
+    learning = learner(tmp_path, train={"ema": 0.5})
+    for step in range(2):
+        learning.step(iter([batch(step)]), number=step, lr=0.1)
+    state = learning.state()
+    assert torch.equal(state["model"]["head.proj.weight"], learning.tested_network.state_dict()["head.proj.weight"])
+    assert torch.equal(state["raw_model"]["head.proj.weight"], learning.network.state_dict()["head.proj.weight"])
+    again = learner(tmp_path, train={"ema": 0.5})
+    again.restore(state)
+    for other in (learning, again):
+        other.step(iter([batch(2)]), number=2, lr=0.1)
+    for name, value in weights(learning.tested_network).items():
+        assert torch.equal(weights(again.tested_network)[name], value), name
+
+
+# --- how the step is run ---------------------------------------------------------------------------------------------
+
+
+def test_compilation_is_a_switch(tmp_path: Path) -> None:
+    compiled = [
+        learner(tmp_path, train={"compile": on}).network._compiled_call_impl is not None for on in (True, False)
+    ]
+    assert compiled == [True, False]
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_memory_layout_is_a_switch(tmp_path: Path, channels_last: bool) -> None:
+    learning = learner(tmp_path, train={"channels_last": channels_last})
+    layout = torch.channels_last_3d if channels_last else torch.contiguous_format
+    assert learning.network.stem.conv.weight.is_contiguous(memory_format=layout)
+    assert learning.prepare(batch().clips).is_contiguous(memory_format=layout)
+
+
+def test_bf16_runs_the_network_in_bf16_and_keeps_weights_and_loss_in_fp32(tmp_path: Path) -> None:
+    learning = learner(tmp_path, train={"precision": "bf16"}, data={"crop": 96, "short_side": [96, 96]})
+    seen: list[torch.dtype] = []
+    learning.network.stem.conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    loss, _ = learning.forward(batch())
+    assert seen == [torch.bfloat16]
+    assert loss.dtype == torch.float32
+    assert {parameter.dtype for parameter in learning.network.parameters()} == {torch.float32}
+    assert learning.network.stem.conv.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert learning.prepare(batch().clips).is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_clips_are_normalised_with_the_mean_and_deviation_of_the_config(tmp_path: Path) -> None:
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    prepared = learner(tmp_path, data={"mean": list(mean), "std": list(std)}).prepare(batch().clips)
+    shape = (1, 3, 1, 1, 1)
+    expected = (batch().clips / 255 - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+    torch.testing.assert_close(prepared, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_are_drawn_from_the_seed(tmp_path: Path) -> None:
+    config = train_config(tmp_path, seed=3)
+    network = Learner(config, CPU).network
+    torch.manual_seed(3)
+    assert same_tensors(network.state_dict(), build_model(config.model).state_dict())
+
+
+def test_draws_of_a_step_follow_from_seed_step_and_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout, drop-path and mixing draw from torch's generator, as this hook does."""
+    monkeypatch.setenv("RANK", "1")
+    learning = learner(tmp_path, seed=3)
+    drawn: list[torch.Tensor] = []
+    learning.network.register_forward_pre_hook(lambda *_: drawn.append(torch.rand(4)))
+    learning.step(iter([batch()]), number=5, lr=0.1)
+    runtime.seed_step(3, 5, 1)
+    assert torch.equal(drawn[0], torch.rand(4))
+
+
+# --- the loss --------------------------------------------------------------------------------------------------------
+
+
+def test_label_smoothing_is_szegedys(tmp_path: Path) -> None:
+    """Targets are (1 - s) for the label plus s / K for every class (Szegedy et al. 2016, section 7)."""
+    learning = learner(tmp_path, train={"label_smoothing": 0.2})
+    learning.model.eval()
+    loss, logits = learning.forward(batch())
+    targets = 0.8 * F.one_hot(batch().labels, 4) + 0.2 / 4
+    torch.testing.assert_close(loss, -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean())
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixed_clips_are_paid_for_by_their_shares(tmp_path: Path, kind: str) -> None:
+    learning = learner(tmp_path, data={"augment": {kind: 1.0}})
+    learning.model.eval()
+    torch.manual_seed(3)
+    loss, logits = learning.forward(batch())
+    assert learning.mixer is not None
+    torch.manual_seed(3)
+    clips, targets = learning.mixer(learning.prepare(batch().clips), batch().labels)
+    assert (targets > 0).sum() > len(targets)  # something was mixed
+    torch.testing.assert_close(logits, learning.model(clips))
+    torch.testing.assert_close(loss, -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean())
+
+
+def test_clipped_gradients_have_the_norm_that_was_asked_for(tmp_path: Path) -> None:
+    learning = learner(tmp_path, optim={"clip_grad_norm": 0.01})
+    norms: list[torch.Tensor] = []
+
+    def look(*_: Any) -> None:
+        gradients = [p.grad.flatten() for p in learning.network.parameters() if p.grad is not None]
+        norms.append(torch.cat(gradients).norm())
+
+    learning.optimizer.register_step_pre_hook(look)
+    learning.step(iter([batch()]), number=0, lr=0.1)
+    assert norms[0].item() == pytest.approx(0.01, rel=1e-3)
+    assert learning.meter.read()["grad_norm"] > 0.01  # what is reported is the norm before
+
+
+# --- freezing --------------------------------------------------------------------------------------------------------
+
+
+def test_a_frozen_backbone_is_one_fixed_function(tmp_path: Path) -> None:
+    learning = learner(tmp_path, train={"freeze": ["backbone"]}, model={"drop_path": 0.5})
+    before = {name: tensor.clone() for name, tensor in learning.network.state_dict().items()}
+    learning.train()
+    learning.step(iter([batch()]), number=0, lr=0.1)
+    for name, tensor in learning.network.state_dict().items():  # the statistics of batch norms as well
+        assert torch.equal(tensor, before[name]) != name.startswith("head."), name
+    assert sum(len(group["params"]) for group in learning.optimizer.param_groups) == 2
+
+
+def test_stages_can_be_frozen_by_name(tmp_path: Path) -> None:
+    network = build_model(train_config(tmp_path).model)
+    freeze(network, ["stem", "res2", "res3.0"])
+    network.train()
+    keep_frozen(network, ["stem", "res2", "res3.0"])
+    frozen = {".".join(name.split(".")[:2]) for name, p in network.named_parameters() if not p.requires_grad}
+    assert frozen == {"stem.conv", "stem.norm", "res2.0", "res2.1", "res3.0"}
+    assert not network.stem.training
+    assert network.res3[1].training
+
+
+# --- batch norms -----------------------------------------------------------------------------------------------------
+
+
+def test_precise_batch_norm_is_the_mean_and_variance_of_all_batches() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.BatchNorm3d(3), nn.Dropout(0.9), nn.BatchNorm3d(3)).train()
+    clips = [torch.randn(2, 3, 2, 4, 4) * scale + scale for scale in (1.0, 2.0, 3.0)]
+    buffer = network[0].running_mean
+    make_precise(network, clips, 3)
+    everything = torch.cat(clips).transpose(0, 1).flatten(1)  # (C, values)
+    torch.testing.assert_close(network[0].running_mean, everything.mean(dim=1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(network[0].running_var, everything.var(dim=1, unbiased=False), rtol=1e-4, atol=1e-4)
+    assert network[0].running_mean is buffer  # DistributedDataParallel holds on to the buffers
+    assert network[1].training
+    torch.testing.assert_close(network[2].running_mean, torch.zeros(3), rtol=0, atol=1e-4)  # dropout was off
+
+
+def test_precise_batch_norm_measures_all_parts_of_a_batch() -> None:
+    """In an epoch of the long cycle of multigrid, whose batch norms measure parts."""
+    network = nn.Sequential(nn.BatchNorm3d(2))
+    divide_batch_norms(network)
+    set_splits(network, 2)
+    clips = torch.cat([torch.zeros(2, 2, 2, 4, 4), torch.full((2, 2, 2, 4, 4), 10.0)])
+    make_precise(network, [clips, clips], 2)
+    torch.testing.assert_close(network[0].running_mean, torch.full((2,), 5.0))
+    torch.testing.assert_close(network[0].running_var, torch.full((2,), 25.0), rtol=0.01, atol=0)
+    assert network[0].splits == 2
+
+
+def test_frozen_batch_norms_keep_their_statistics() -> None:
+    network = nn.Sequential(nn.BatchNorm3d(3).requires_grad_(False), nn.BatchNorm3d(3))
+    make_precise(network, [torch.randn(2, 3, 2, 4, 4) + 5], 1)
+    assert torch.equal(network[0].running_mean, torch.zeros(3))
+    assert network[1].running_mean.mean() > 4
+
+
+def test_shared_batch_norms_need_processes_that_divide(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.BatchNorm3d(3))
+    assert share_batch_norms(network, 0, CPU) is network  # one process shares with itself
+    with pytest.raises(ConfigError, match="1 processes do not divide into groups of 2"):
+        share_batch_norms(network, 2, CPU)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert share_batch_norms(network, 1, CPU) is network
+    with pytest.raises(ConfigError, match="4 processes do not divide into groups of 3"):
+        share_batch_norms(network, 3, CPU)
+
+
+# --- weights to start from -------------------------------------------------------------------------------------------
+
+
+def saved(config: RunConfig, path: Path, **more: Any) -> nn.Module:
+    torch.manual_seed(7)
+    network = build_model(config.model)
+    save_checkpoint(path, {"model": network.state_dict(), "config": config_to_dict(config), **more})
+    return network
+
+
+def test_a_head_for_other_classes_stays_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = saved(train_config(tmp_path), tmp_path / "best.pt")
+    config = train_config(tmp_path, model={"num_classes": 7, "weights": str(tmp_path / "best.pt")})
+    network = Learner(config, CPU).network
+    for name, tensor in network.state_dict().items():
+        assert name.startswith("head.") or torch.equal(tensor, trained.state_dict()[name]), name
+    assert network.head.proj.weight.shape[0] == 7
+    assert "fresh: head.proj" in capsys.readouterr().out
+
+
+def test_blocks_put_into_a_trained_network_change_nothing_at_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = saved(train_config(tmp_path, model={"context": {"kind": "none"}}), tmp_path / "plain.pt")
+    network = build_model(train_config(tmp_path).model)
+    load_initial_weights(network, tmp_path / "plain.pt")
+    assert "fresh: res3.0.context, res3.1.context" in capsys.readouterr().out
+    clips = torch.randn(2, 3, 4, 32, 32)
+    assert torch.equal(network.eval()(clips), trained.eval()(clips))
+
+
+def test_a_head_for_as_many_other_classes_is_taken_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = saved(train_config(tmp_path), tmp_path / "best.pt", classes=["left", "right", "up", "down"])
+    config = train_config(tmp_path, model={"weights": str(tmp_path / "best.pt")})
+    Learner(config, CPU, classes=("left", "right", "up", "down"))
+    assert "warning" not in capsys.readouterr().err
+    network = Learner(config, CPU, classes=("left", "up", "right", "down")).network
+    assert "other classes than the data's: label 1 was 'right' and is 'up' now" in capsys.readouterr().err
+    assert torch.equal(network.head.proj.weight, trained.head.proj.weight)
+    config = train_config(tmp_path, model={"weights": str(tmp_path / "best.pt"), "num_classes": 3})
+    Learner(config, CPU, classes=("a", "b", "c"))  # the head is fresh
+    assert "warning: " + str(tmp_path / "best.pt") + ": its head" not in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    saved(train_config(tmp_path), tmp_path / "narrow.pt")
+    with pytest.raises(CheckpointError, match=r"narrow\.pt: stem\.conv\.weight has shape .* set model\.\*"):
+        load_initial_weights(build_model(train_config(tmp_path, model={"width": 8}).model), tmp_path / "narrow.pt")
+
+
+# --- figures by class ------------------------------------------------------------------------------------------------
+
+
+def test_figures_by_class() -> None:
+    scores = np.array([[0.8, 0.1, 0.1], [0.6, 0.2, 0.2], [0.3, 0.6, 0.1], [0.9, 0.05, 0.05]], np.float32)
+    figures = by_class(scores, np.array([0, 1, 1, 1]))
+    assert figures["per_class"] == [1.0, pytest.approx(1 / 3), None]
+    assert figures["confusions"] == [[1, 0, 2]]
+    # Each video in a bin of its own: the mean distance of confidence and correctness, but 0.6 is there twice.
+    expected = (abs(1 - 0.8) + abs(0.5 - 0.6) * 2 + abs(0 - 0.9)) / 4
+    assert figures["calibration_error"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_calibration_has_fifteen_bins() -> None:
+    """0.64 and 0.69 lie in two of fifteen bins, but in one of ten."""
+    figures = by_class(np.array([[0.64, 0.36], [0.69, 0.31]], np.float32), np.array([0, 1]))
+    assert figures["calibration_error"] == pytest.approx((1 - 0.64 + 0.69) / 2, abs=1e-6)

@@ -1,0 +1,173 @@
+"""The index of a data set."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from gcvideo.data.annotations.lists import load_records
+from gcvideo.errors import DataError
+from gcvideo.prepare.index import make_index
+from gcvideo.prepare.scan import Journal, scan
+from tests.videos import moving_frames, write_video
+
+IDS = ["-abcdefghij", "_bcdefghijk", "cdefghijklm", "defghijklmn"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", moving_frames(20), fps=10, gop=8)
+
+
+@pytest.fixture
+def kinetics(tmp_path, clip) -> Path:
+    """A copy of Kinetics with every fault at once: one video missing, one damaged, one replaced, one too many."""
+    rows = [f'"some class {i % 2}",{name},3,13,train' for i, name in enumerate(IDS)]
+    (tmp_path / "train.csv").write_text("label,youtube_id,time_start,time_end,split\n" + "\n".join(rows) + "\n")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "replacement").mkdir()
+    shutil.copy(clip, tmp_path / "train" / f"{IDS[0]}_000003_000013.mp4")
+    (tmp_path / "train" / f"{IDS[1]}_000003_000013.mp4").write_bytes(clip.read_bytes()[:100])
+    shutil.copy(clip, tmp_path / "train" / f"{IDS[2]}_000003_000013.mp4")
+    shutil.copy(clip, tmp_path / "replacement" / f"{IDS[2]}.mp4")
+    shutil.copy(clip, tmp_path / "train" / "zzzzzzzzzzz_000000_000010.mp4")
+    return tmp_path
+
+
+def test_index_says_what_each_video_is(kinetics, clip):
+    index = make_index(kinetics / "train.csv", kinetics / "train.parquet", workers=1)
+    rows = {row["id"]: row for row in pq.read_table(index.path).to_pylist()}
+    assert rows[f"{IDS[0]}_000003_000013"] == {
+        "id": f"{IDS[0]}_000003_000013",
+        "path": f"train/{IDS[0]}_000003_000013.mp4",
+        "label": 0,
+        "frames": 20,
+        "fps": 10.0,
+        "duration": 2.0,
+        "width": 64,
+        "height": 48,
+        "codec": "h264",
+        "gop": 8,
+        "backend": "decord",
+        "bytes": clip.stat().st_size,
+        "hash": hashlib.sha256(clip.read_bytes()).hexdigest(),
+        "error": None,
+    }
+    damaged = rows[f"{IDS[1]}_000003_000013"]
+    assert damaged["error"]
+    assert damaged["frames"] is None
+    assert damaged["bytes"] == 100
+
+
+def test_index_lists_missing_extra_replaced_and_unreadable(kinetics):
+    index = make_index(kinetics / "train.csv", kinetics / "train.parquet", workers=1)
+    assert index.missing == (f"{IDS[3]}_000003_000013",)
+    assert index.extra == ["train/zzzzzzzzzzz_000000_000010.mp4"]
+    assert index.replaced == [f"train/{IDS[2]}_000003_000013.mp4"]
+    assert [path for path, _ in index.unreadable] == [f"train/{IDS[1]}_000003_000013.mp4"]
+
+
+def test_records_of_the_index_equal_those_of_the_annotation(kinetics):
+    index = make_index(kinetics / "train.csv", kinetics / "elsewhere" / "train.parquet", workers=1)
+    direct, indexed = load_records(kinetics / "train.csv"), load_records(index.path)
+    assert [(r.id, r.label, os.path.realpath(r.path)) for r in indexed] == [
+        (r.id, r.label, os.path.realpath(r.path)) for r in direct
+    ]
+    assert (indexed.classes, indexed.missing) == (direct.classes, direct.missing)
+    assert indexed.fingerprint == direct.fingerprint == index.fingerprint
+
+
+def test_index_can_be_read_with_another_root(kinetics):
+    index = make_index(kinetics / "train.csv", kinetics / "train.parquet", workers=1)
+    moved = kinetics / "moved"
+    shutil.copytree(kinetics / "train", moved / "train")
+    assert load_records(index.path, root=moved)[0].path.startswith(str(moved))
+
+
+def test_content_fingerprint_follows_the_bytes_and_the_other_does_not(kinetics):
+    before = make_index(kinetics / "train.csv", kinetics / "a.parquet", workers=1)
+    with (kinetics / "train" / f"{IDS[0]}_000003_000013.mp4").open("ab") as file:
+        file.write(b"more")
+    after = make_index(kinetics / "train.csv", kinetics / "b.parquet", workers=1)
+    assert after.fingerprint == before.fingerprint
+    assert after.content != before.content
+
+
+def test_path_lists_and_class_folders_are_indexed_too(tmp_path, clip):
+    for name in ('say "hi"', "-büße"):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        shutil.copy(clip, tmp_path / "videos" / name / "a b.mp4")
+    index = make_index(tmp_path / "videos", tmp_path / "folders.parquet", workers=1)
+    assert load_records(index.path).classes == ("-büße", 'say "hi"')
+    (tmp_path / "list.txt").write_text("videos/-büße/a b.mp4 7\n")
+    index = make_index(tmp_path / "list.txt", tmp_path / "list.parquet", workers=1)
+    assert [record.label for record in load_records(index.path)] == [7]
+
+
+def test_an_index_must_be_called_parquet(kinetics):
+    with pytest.raises(DataError, match=r"ends in \.parquet"):
+        make_index(kinetics / "train.csv", kinetics / "train.idx")
+
+
+def count_and_name(path: str) -> dict:
+    with open(f"{path}.seen", "a") as file:
+        file.write("x")
+    return {"name": os.path.basename(path)}
+
+
+def test_scan_goes_on_from_its_journal_and_repeats_only_what_changed(tmp_path):
+    paths = [str(tmp_path / name) for name in "abc"]
+    for path in paths:
+        Path(path).write_text("old")
+    journal = tmp_path / "journal"
+    with Journal(journal, {"format": 1}) as notes:
+        scan(count_and_name, paths[:2], journal=notes, title="first", workers=1)
+    with journal.open("a") as file:
+        file.write('{"path": "torn')  # as a kill in the middle of a write leaves it
+    Path(paths[1]).write_text("newer")
+    for again in range(2):
+        with Journal(journal, {"format": 1}) as notes:
+            rows = scan(count_and_name, paths, journal=notes, title="second", workers=1)
+        assert list(rows) == paths, again
+        assert rows[paths[0]] == {"name": "a"}
+    assert [Path(f"{path}.seen").read_text() for path in paths] == ["x", "xx", "x"]
+
+
+def test_a_journal_of_other_work_is_not_used(tmp_path):
+    video = tmp_path / "a"
+    video.write_text("video")
+    with Journal(tmp_path / "journal", {"short_side": 256}) as notes:
+        notes.add(str(video), {"ok": 1})
+        assert Journal(tmp_path / "journal", {"short_side": 256}).find(str(video)) == {"ok": 1}
+    assert Journal(tmp_path / "journal", {"short_side": 320}).find(str(video)) is None
+
+
+def test_index_survives_a_kill(kinetics):
+    """A run killed with SIGKILL in its middle leaves a journal, no index; the next one ends with the right index."""
+    out = kinetics / "train.parquet"
+    script = (
+        "import os, signal\n"
+        "from gcvideo.prepare import scan\n"
+        "add = scan.Journal.add\n"
+        "def add_and_die(self, path, row):\n"
+        "    add(self, path, row)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "scan.Journal.add = add_and_die\n"
+        "from gcvideo.prepare.index import make_index\n"
+        f"make_index({str(kinetics / 'train.csv')!r}, {str(out)!r}, workers=1)\n"
+    )
+    died = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], check=False)
+    assert died.returncode == -9
+    assert not out.exists()
+    journal = Path(f"{out}.partial")
+    assert len([line for line in journal.read_text().splitlines() if '"row"' in line]) == 1
+    index = make_index(kinetics / "train.csv", out, workers=1)
+    assert not journal.exists()
+    assert index.table.num_rows == 3
+    assert json.loads(index.table.schema.metadata[b"fingerprint"]) == index.fingerprint

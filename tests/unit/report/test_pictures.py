@@ -1,0 +1,208 @@
+"""Attention maps, Grad-CAM and the pictures made of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from gcvideo.config import ContextConfig, ModelConfig
+from gcvideo.errors import ConfigError, GcvideoError
+from gcvideo.eval.predictor import load
+from gcvideo.models.resnet3d import build_model
+from gcvideo.report.explain import explain, label_in_the_middle
+from gcvideo.report.maps import attention_maps, grad_cam, resize_maps
+from gcvideo.report.pictures import (
+    colour,
+    data_uri,
+    grid,
+    overlay,
+    ringed,
+    save_animation,
+    save_picture,
+    scale_in_css,
+    tiles,
+)
+from tests.tiny import tiny_checkpoint
+from tests.videos import moving_frames
+
+
+def network(kind: str) -> Any:
+    torch.manual_seed(0)
+    context = ContextConfig(kind=kind, stages={"res3": "all", "res5": [1]})  # type: ignore[arg-type]
+    return build_model(ModelConfig(depth=18, width=4, num_classes=3, context=context)).eval()
+
+
+@pytest.fixture(scope="module")
+def clips() -> torch.Tensor:
+    return torch.randn(2, 3, 4, 64, 48, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_context_block_has_one_map_that_sums_to_one(clips: torch.Tensor) -> None:
+    maps = attention_maps(network("gc"), clips)
+    assert list(maps) == ["res3.0.context", "res3.1.context", "res5.1.context"]
+    assert maps["res3.0.context"].shape == (2, 4, 8, 6)
+    for attention in maps.values():
+        torch.testing.assert_close(attention.sum(dim=(1, 2, 3)), torch.ones(2))
+    assert torch.equal(attention_maps(network("gc"), clips, query=(0, 0, 0))["res3.0.context"], maps["res3.0.context"])
+
+
+def test_a_non_local_block_has_a_map_for_each_query(clips: torch.Tensor) -> None:
+    model = network("nl")
+    model.res3[0].context.theta.weight.data.mul_(30)  # so that queries differ visibly
+    first, last = (attention_maps(model, clips, query=(q, q, q))["res3.0.context"] for q in (0.0, 1.0))
+    assert not torch.allclose(first, last)
+    torch.testing.assert_close(first.sum(dim=(1, 2, 3)), torch.ones(2))
+    with pytest.raises(ConfigError, match="fractions"):
+        attention_maps(model, clips, query=(2, 0, 0))
+
+
+def test_average_pooling_attends_to_nothing(clips: torch.Tensor) -> None:
+    assert attention_maps(network("se"), clips) == {}
+
+
+class PlantedNet(nn.Module):
+    """Class 0 sees channel 0 of the features, class 1 sees channel 1; each channel is bright in one place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv3d(3, 2, 1, bias=False)
+        with torch.no_grad():
+            self.features.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 1, 0]])[..., None, None, None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.features(x).mean(dim=(2, 3, 4))
+
+
+def test_grad_cam_finds_what_the_class_looks_at() -> None:
+    x = torch.zeros(1, 3, 4, 8, 8)
+    x[0, 0, 1, 2, 3] = 5
+    x[0, 1, 3, 6, 0] = 5
+    model = PlantedNet()
+    for target, place in ((0, (1, 2, 3)), (1, (3, 6, 0))):
+        cam = grad_cam(model, x, target, layer=model.features)
+        assert np.unravel_index(int(cam[0].argmax()), (4, 8, 8)) == place
+        assert int((cam > 0).sum()) == 1
+    # By hand: the gradient of a mean over 256 positions is 1/256 everywhere; times the activation 5.
+    assert cam.max() == pytest.approx(5 / 256)
+
+
+def test_grad_cam_works_on_frozen_networks(clips: torch.Tensor) -> None:
+    model = network("gc")
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    cam = grad_cam(model, clips, torch.tensor([0, 2]), layer=model.res5)
+    assert cam.shape == (2, 4, 2, 2)
+    assert not model.res5._forward_hooks
+
+
+@pytest.mark.parametrize(("kind", "ringed_frames"), [("gc", 0), ("nl", 1)])
+def test_only_maps_of_a_query_have_its_ring(tmp_path: Path, kind: str, ringed_frames: int) -> None:
+    predictor = load(
+        tiny_checkpoint(tmp_path, model={"context": {"kind": kind, "stages": {"res3": [0]}}}), device="cpu"
+    )
+    clip = torch.from_numpy(moving_frames(4, 32, 32)).permute(3, 0, 1, 2)[None]
+    first, cam, attention = explain(predictor, clip, 2, query=(0, 0.5, 0.5))
+    assert first[0] == "frames"
+    assert (first[1] == moving_frames(4, 32, 32)).all()
+    assert cam[0].startswith("Grad-CAM for up")
+    assert attention[0] == "attention of res3.0" + ringed_frames * ", from the ring"
+    here, elsewhere = (
+        explain(predictor, clip, 2, query=(0, 0.5, 0.5))[2],
+        explain(predictor, clip, 2, query=(0, 0, 0))[2],
+    )
+    assert bool((here[1][0] != elsewhere[1][0]).any()) == bool(ringed_frames)
+
+
+def test_grad_cam_that_shows_nothing_says_so(tmp_path: Path) -> None:
+    predictor = load(tiny_checkpoint(tmp_path), device="cpu", precision="fp32")
+    clip = torch.from_numpy(moving_frames(4, 32, 32)).permute(3, 0, 1, 2)[None]
+    assert "everywhere" not in explain(predictor, clip, 2)[1][0]
+    predictor.model.get_submodule("head.proj").weight.data[2] = -1  # every channel, never negative, speaks against it
+    assert explain(predictor, clip, 2)[1][0] == "Grad-CAM for up: 0 everywhere"
+
+
+def test_maps_of_a_timeline_explain_the_label_of_its_middle() -> None:
+    best = {"predictions": [{"label": "a", "index": 7, "score": 0.5}]}
+    assert label_in_the_middle(best) == 7
+    segments = [{"start": 0.0, "end": 4.0, "index": 7}, {"start": 4.0, "end": 6.5, "index": 3}]
+    assert label_in_the_middle({**best, "duration": 10.0, "timeline": [*segments, {"end": 10.0, "index": 7}]}) == 3
+
+
+def test_maps_are_stretched_to_the_clip() -> None:
+    maps = resize_maps(torch.rand(2, 2, 3, 3), (4, 12, 12))
+    assert maps.shape == (2, 4, 12, 12)
+    assert maps.amin() == 0
+    assert maps.amax() == 1
+    assert not resize_maps(torch.ones(1, 1, 2, 2), (2, 4, 4)).any()
+
+
+def test_the_colour_scale_rises_in_lightness() -> None:
+    luma = colour(np.linspace(0, 1, 50)) @ np.array([0.299, 0.587, 0.114])
+    assert (np.diff(luma) > 0).all()
+    assert tuple(colour(np.array(0.0))) == (0, 0, 4)
+    assert scale_in_css().startswith("rgb(0 0 4),rgb(87 16 110),")
+
+
+def test_an_overlay_shows_the_frame_where_the_map_is_low() -> None:
+    frames = np.full((1, 2, 2, 3), 200, np.uint8)
+    laid = overlay(frames, np.array([[[0.0, 1.0], [0.0, 0.0]]]))
+    assert (laid[0, 0, 0] == 120).all()
+    assert np.abs(laid[0, 0, 1].astype(int) - (0.75 * np.array([252, 255, 164]) + 30)).max() <= 1
+
+
+def test_a_ring_marks_a_place_in_one_frame() -> None:
+    frames = np.full((4, 32, 48, 3), 100, np.uint8)
+    marked = ringed(frames, (0.5, 0.25, 1.0))
+    assert [bool((marked[t] != 100).any()) for t in range(4)] == [False, False, True, False]
+    changed = np.argwhere((marked[2] != 100).any(axis=-1))
+    assert np.abs(changed.mean(axis=0) - (8, 47)).max() < 4
+    assert {0, 255} <= set(np.unique(marked[2]))
+    assert (frames == 100).all()
+    assert (ringed(frames, (1, 1, 1))[3] != 100).any()
+
+
+def test_tiles_are_about_as_wide_as_high_and_keep_their_order() -> None:
+    shades = [40 * (i + 1) for i in range(5)]
+    pictures = [(f"name {i} " * 9, np.full((10, 20, 3), shade, np.uint8)) for i, shade in enumerate(shades)]
+    sheet = tiles(pictures, frame_height=30)
+    assert sheet.shape == (2 * 48, 3 * 60, 3)
+    found = [sheet[48 * (i // 3) + 18 + 15, 60 * (i % 3) + 30, 0] for i in range(5)]
+    assert found == shades
+    assert (sheet[:18, 56:60] == 255).all(), "a name that is too long does not run into the next"
+
+
+def test_a_film_of_few_colours_keeps_its_greys(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 255, 200, dtype=np.uint8)
+    frame = colour(np.broadcast_to(np.linspace(0, 1, 200), (100, 200)))
+    frame[50:] = np.broadcast_to(ramp[None, :, None], (50, 200, 3))
+    save_animation(tmp_path / "a.gif", np.stack([frame] * 2))
+    shown = np.asarray(Image.open(tmp_path / "a.gif").convert("RGB")).astype(float)
+    means = [part.reshape(-1, 5, 40, 5, 3).mean(axis=(1, 3)) for part in (shown, frame.astype(float))]
+    assert np.abs(means[0] - means[1]).max() < 12
+
+
+def test_files(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 33, 47, 3), dtype=np.uint8)
+    sheet = grid([("frames", frames), ("res3\n.0", frames)], frame_height=50)
+    assert sheet.shape == (2 * 68, 5 * 71, 3)
+    save_picture(tmp_path / "a.png", sheet)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), sheet)
+    save_animation(tmp_path / "a.gif", frames)
+    assert Image.open(tmp_path / "a.gif").n_frames == 5  # type: ignore[attr-defined]
+    save_animation(tmp_path / "a.mp4", frames)
+    with av.open(str(tmp_path / "a.mp4")) as video:
+        assert [(f.height, f.width) for f in video.decode(video=0)] == [(32, 46)] * 5
+    with pytest.raises(GcvideoError, match=r"\.gif or \.mp4"):
+        save_animation(tmp_path / "a.avi", frames)
+
+    uri = data_uri(frames[0], height=20)
+    assert Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).height == 20

@@ -1,0 +1,151 @@
+"""The page that a run leaves: curves, the last validation or the test, and nothing that cannot be explained."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from gcvideo.config import save_config
+from gcvideo.files import write_json
+from gcvideo.report.run_report import thinned, write_run_report
+from tests.browser import visit
+from tests.training import train_config
+from tests.unit.report.test_test_report import EVIL, Elements, predictions, results
+
+
+def lines(steps: int) -> list[dict[str, Any]]:
+    """A loss that falls from 3 in steps of 1 / steps, and a validation in the middle and at the end."""
+    train = []
+    for i in range(1, steps + 1):
+        figures = {"loss": 3 - i / steps, "top1": i / steps, "lr": 0.1, "data_seconds": 0.01, "compute_seconds": 0.04}
+        train.append({"kind": "train", "step": i, "epoch": 4 * i / steps, **figures})
+    val = [{"kind": "val", "step": s, "epoch": e, "clip_top1": 0.25, "video_top1": 0.5} for s, e in ((50, 2), (100, 4))]
+    return train + val
+
+
+TRAINING: dict[str, Any] = {
+    "validation": {"video_top1": 0.5, "clip_top1": 0.25},
+    "best": {"top1": 0.75, "epoch": 3, "step": 75},
+    "seconds": 3723.0,
+    "steps": 100,
+    "data_seconds": 10.0,
+    "compute_seconds": 30.0,
+    "bound_by": "data",
+    "failures": {"count": 1, "videos": [{"id": EVIL[0], "path": "bad.mp4", "reason": EVIL[1]}]},
+    "versions": {"torch": "1.2.3"},
+}
+
+
+def leave_run(folder: Path, *, steps: int = 100) -> Path:
+    """What a training leaves that the report is made from."""
+    config = train_config(folder.parent, folder.name)
+    folder.mkdir(parents=True)
+    save_config(config, folder / "config.yaml")
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines(steps)))
+    found = predictions()
+    found.info = {"annotation": f"val {EVIL[0]}", "epoch": 4.0}
+    found.save(folder / "predictions_val.npz")
+    write_json(folder / "results.json", {"training": TRAINING})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run_report(leave_run(tmp_path_factory.mktemp("report") / "run"))
+
+
+def curves(page: Path) -> dict[str, list[tuple[list[tuple[float, float]], str]]]:
+    """Title of each plot -> its curves, as places in the drawing and colours."""
+    found = {}
+    for drawing in re.findall(r"<svg.*?</svg>", page.read_text(encoding="utf-8")):
+        root = ElementTree.fromstring(drawing)
+        drawn = [line for line in root.iter("polyline") if line.get("stroke") != "currentColor"]
+        points = [[tuple(map(float, p.split(","))) for p in line.get("points", "").split()] for line in drawn]
+        found[root.get("aria-label", "")] = list(zip(points, [line.get("stroke", "") for line in drawn], strict=True))
+    return found  # type: ignore[return-value]
+
+
+def test_the_curves_are_those_of_the_metrics(report: Path) -> None:
+    drawn = curves(report)
+    assert {title: len(lines) for title, lines in drawn.items() if title != "Accuracy by confidence"} == {
+        "Loss": 1,
+        "Accuracy": 3,
+        "Learning rate": 1,
+        "Time of a step": 2,
+    }
+    ((loss, _),) = drawn["Loss"]
+    assert len(loss) == 100
+    slopes = [(y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in itertools.pairwise(loss)]
+    assert min(slopes) > 0  # downwards on a page
+    assert max(slopes) == pytest.approx(min(slopes), abs=0.15)  # a straight line, to the rounding of places
+    training, clips, videos = (points for points, _ in drawn["Accuracy"])
+    assert (len(training), len(clips), len(videos)) == (100, 2, 2)
+    assert videos[0][1] == pytest.approx(training[49][1], abs=0.1)  # both are 50 % at epoch 2 ...
+    assert videos[0][0] == pytest.approx(training[49][0], abs=0.1)
+    assert clips[0][1] > videos[0][1]  # ... and the clips 25 %, further down
+
+
+def test_long_curves_are_averaged() -> None:
+    points = [(float(i), float(i % 2)) for i in range(1001)]
+    short = thinned(points, 200)
+    assert len(short) == 167
+    assert short[0] == (2.5, 0.5)
+    assert short[-1] == (998, 0.4)  # the last five alone
+    assert thinned(points[:3], 200) == points[:3]
+
+
+def test_it_says_what_the_training_came_to(report: Path) -> None:
+    text = re.sub(r"<[^>]*>", " ", report.read_text(encoding="utf-8"))
+    for words in ("Run run", "50.00 %", "25.00 %", "75.00 %", "after epoch 3", "1:02:03", "100 steps", "25 % of the"):
+        assert words in text, words
+    for words in ("60 videos", "after epoch 4", "Confusions", "Expected calibration error", "could not be read (1)"):
+        assert words in text, words
+    assert "1.2.3" in text
+    assert "optim.lr" in text
+
+
+def test_nothing_from_outside_becomes_markup(report: Path) -> None:
+    content = report.read_text(encoding="utf-8")
+    elements = Elements(content).found
+    assert not {key for _, attributes in elements for key in attributes if key.startswith("on")}
+    assert [attributes for tag, attributes in elements if tag == "script"] == [{}]
+    assert {attributes.get("href") for _, attributes in elements if "href" in attributes} <= {"data:,"}
+    assert "https://" not in content
+    assert "\u202e" not in content
+
+
+def test_a_test_takes_the_place_of_the_validation(tmp_path: Path) -> None:
+    folder = leave_run(tmp_path / "run")
+    found = predictions(skill=4)
+    found.save(folder / "predictions.npz")
+    write_json(folder / "results.json", {**results(found), "training": TRAINING})
+    content = write_run_report(folder).read_text(encoding="utf-8")
+    assert "<h2>Test</h2>" in content
+    assert "10 clips x 3 crops of 256" in content
+    assert "Last validation" not in content
+    write_json(folder / "results.json", {"training": TRAINING})  # trained further: the test was of other weights
+    assert "Last validation" in write_run_report(folder).read_text(encoding="utf-8")
+
+
+def test_a_training_that_was_stopped_has_curves(tmp_path: Path) -> None:
+    folder = leave_run(tmp_path / "run")
+    for name in ("results.json", "predictions_val.npz"):
+        (folder / name).unlink()
+    content = write_run_report(folder).read_text(encoding="utf-8")
+    assert "has not come to its end" in content
+    assert 'aria-label="Loss"' in content
+    (folder / "metrics.jsonl").write_text("")
+    assert "Not one step was recorded" in write_run_report(folder).read_text(encoding="utf-8")
+
+
+def test_the_browser_finds_no_fault(report: Path, tmp_path: Path) -> None:
+    script = """document.title = document.documentElement.scrollWidth > document.documentElement.clientWidth;"""
+    dom, console = visit(report, tmp_path, script)
+    assert console == []
+    assert "<title>false</title>" in dom  # it does not scroll sideways

@@ -1,0 +1,399 @@
+"""Scores behind the report, and the pages themselves: escaped, self-contained, and working in a browser."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from gcvideo.analysis.scoring import (
+    binomial_p_value,
+    calibration,
+    confusion_matrix,
+    mcnemar,
+    per_class,
+    score,
+    summary,
+)
+from gcvideo.commands.timeline import timeline_entry
+from gcvideo.data.dataset import Failure
+from gcvideo.errors import DataError
+from gcvideo.eval.predictions import Predictions, VideoScores
+from gcvideo.eval.predictor import load
+from gcvideo.report import page
+from gcvideo.report.prediction_page import write_prediction_page
+from gcvideo.report.test_report import write_report
+from tests.browser import visit
+from tests.tiny import tiny_checkpoint, tiny_videos
+
+EVIL = ["<script>document.title='owned'</script>", "</bdi></script><img src=x onerror=\"document.title='owned'\">"]
+CLASSES = [*EVIL, 'quote" onmouseover="x', "new\nline", "\u202ertl", "ordinary"]
+
+
+def predictions(count: int = 60, *, seed: int = 0, skill: float = 1.5) -> Predictions:
+    rng = np.random.default_rng(seed)
+    videos = []
+    for i in range(count):
+        logits = rng.normal(size=len(CLASSES)) * 2
+        logits[i % len(CLASSES)] += skill
+        shares = (np.exp(logits) / np.exp(logits).sum()).astype(np.float32)
+        name = f"video {i} {EVIL[0]}"
+        videos.append(VideoScores(i, name, i % len(CLASSES), 6, 2, 5, shares, logits.astype(np.float32), shares))
+    found = Predictions.collect(videos, failures=[Failure("bad", EVIL[1] + ".mp4", EVIL[0])])
+    found.classes = list(CLASSES)
+    found.paths = [f"/nowhere/{i}.mp4" for i in range(count)]
+    return found
+
+
+def results(found: Predictions) -> dict[str, Any]:
+    return {
+        "protocol": "10 clips x 3 crops of 256",
+        **found.accuracy(),
+        "ensemble": "softmax",
+        "videos": len(found) + 1,
+        "answered": len(found),
+        "failed": 1,
+        "failures": [failure._asdict() for failure in found.failures],
+        "fingerprint": "abc",
+        "config": {"name": EVIL[0], "data": {"crop": 224}},
+    }
+
+
+# ---------------------------------------------------------------- scores
+
+
+def test_confusions_and_classes_add_up() -> None:
+    scoring = score(predictions())
+    confusion = confusion_matrix(scoring)
+    assert confusion.sum() == 60
+    assert np.trace(confusion) == scoring.right.sum()
+    rows = per_class(scoring)
+    assert [row["videos"] for row in rows] == [10] * 6
+    assert rows[2]["top1"] == confusion[2, 2] / 10
+    others = [confusion[2, k] if k != 2 else -1 for k in range(6)]
+    assert rows[2]["most_taken_for"] == CLASSES[int(np.argmax(others))]
+
+
+def test_calibration_is_torchmetrics() -> None:
+    scoring = score(predictions(200))
+    expected = multiclass_calibration_error(
+        torch.tensor(scoring.probabilities), torch.tensor(scoring.labels), num_classes=6, n_bins=15, norm="l1"
+    )
+    assert calibration(scoring)["expected_calibration_error"] == pytest.approx(float(expected), abs=1e-6)
+    assert sum(row["videos"] for row in calibration(scoring)["bins"]) == 200
+
+
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below_it() -> None:
+    """Bin m is ((m - 1) / M, m / M] in Guo et al. 2017."""
+    scores = [np.array(row, np.float32) for row in ([0.5, 0.25, 0.25], [0.4375, 0.375, 0.1875])]
+    videos = [VideoScores(i, str(i), i, 1, 0, 1, row, row, row) for i, row in enumerate(scores)]
+    (row,) = calibration(score(Predictions.collect(videos)), bins=4)["bins"]
+    assert (row["from"], row["to"], row["videos"]) == (0.25, 0.5, 2)
+
+
+def test_mcnemar_by_hand() -> None:
+    # 1 against 7 wins: 2 x (1 + 8) / 2^8; the table of the binomial distribution.
+    assert binomial_p_value(1, 7) == pytest.approx(2 * 9 / 256)
+    assert binomial_p_value(5, 5) == 1
+    assert binomial_p_value(0, 0) == 1
+    assert 0 < binomial_p_value(4000, 4600) < 1e-9
+    first, second = score(predictions()), score(predictions(skill=4))
+    found = mcnemar(first, second)
+    assert found["only_second_right"] - found["only_first_right"] == second.right.sum() - first.right.sum()
+    assert found["p_value"] < 0.01
+
+
+def answers(labels: list[int], predicted: list[int], names: str = "abcdefgh") -> Predictions:
+    """Sure answers among three classes."""
+    videos = []
+    for i, (label, best) in enumerate(zip(labels, predicted, strict=True)):
+        scores = np.full(3, 0.1, np.float32)
+        scores[best] = 0.8
+        videos.append(VideoScores(i, names[i], label, 1, 0, 1, scores, np.log(scores), scores / 2))
+    return Predictions.collect(videos)
+
+
+def test_classes_count_alike_and_pairs_are_out_of_the_right_class() -> None:
+    found = summary(score(answers([0, 0, 0, 0, 1], [0, 1, 1, 2, 1])))
+    assert found["mean_class_top1"] == (1 / 4 + 1) / 2
+    assert found["worst_pairs"] == [
+        {"class": "0", "taken_for": "1", "videos": 2, "of": 4},
+        {"class": "0", "taken_for": "2", "videos": 1, "of": 4},
+    ]
+
+
+@pytest.mark.parametrize("ensemble", ["softmax", "logits", "max"])
+def test_probabilities_sum_to_one_whatever_the_ensemble(ensemble: str) -> None:
+    found = answers([0, 1], [0, 2])
+    found.ensemble = ensemble
+    expected = [[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]]
+    np.testing.assert_allclose(score(found).probabilities, expected, rtol=1e-6)
+
+
+def test_mcnemar_pairs_videos_by_their_ids() -> None:
+    first = score(answers([0, 1, 2, 0, 1], [0, 1, 0, 1, 1], "abcde"))
+    # c and e right, b wrong, and x, which the first has not.
+    second = score(answers([2, 1, 0, 1], [2, 0, 0, 1], "cbxe"))
+    found = mcnemar(first, second)
+    assert (found["videos"], found["only_first_right"], found["only_second_right"]) == (3, 1, 1)
+    assert (found["top1_first"], found["top1_second"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+
+
+def test_files_of_different_tests_are_not_compared() -> None:
+    other = predictions()
+    other.labels = (other.labels + 1) % 6
+    with pytest.raises(DataError, match="different labels"):
+        mcnemar(score(predictions()), score(other))
+    other.ids = [f"other {name}" for name in other.ids]
+    with pytest.raises(DataError, match="no labelled video in common"):
+        mcnemar(score(predictions()), score(other))
+    other.labels[:] = -1
+    with pytest.raises(DataError, match="nothing to score"):
+        score(other)
+
+
+# ---------------------------------------------------------------- pages
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    found = predictions()
+    write_report(path, results(found), found)
+    return path
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predicted")
+    video, _ = tiny_videos(folder, 2)
+    evil = video.rename(folder / ("x" + EVIL[0].replace("/", "") + ".mp4"))
+    predictor = load(tiny_checkpoint(folder), device="cpu")
+    predictor.classes = CLASSES[:4]
+    found = predictor.timeline(evil, step=0.1, smooth=0, min_length=0)
+    entries = [
+        timeline_entry(predictor, str(evil), found, 3),
+        {"video": str(folder / "video_1.mp4"), "error": None, "predictions": []},
+        {"video": EVIL[1], "error": EVIL[0], "predictions": []},
+    ]
+    entries[1]["predictions"] = entries[0]["predictions"]
+    write_prediction_page(folder / "page.html", predictor, entries)
+    return folder / "page.html"
+
+
+class Elements(html.parser.HTMLParser):
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(content)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.mark.parametrize("name", ["report", "predicted"])
+def test_nothing_from_outside_becomes_markup(name: str, request: pytest.FixtureRequest) -> None:
+    content = request.getfixturevalue(name).read_text(encoding="utf-8")
+    elements = Elements(content).found
+    handlers = {key for _, attributes in elements for key in attributes if key.startswith("on")}
+    assert not handlers
+    scripts = [attributes for tag, attributes in elements if tag == "script"]
+    assert [s for s in scripts if s.get("type") != "application/json"] == [{}], "one script, our own"
+    sources = {a["src"].partition(",")[0] for _, a in elements if a.get("src")}  # type: ignore[union-attr]
+    assert sources <= {"data:image/jpeg;base64"}
+    links = {(a.get("href") or "") for _, a in elements if "href" in a}
+    assert links <= {"data:,"}
+    assert "\u202e" not in content
+    assert "http://" not in content.replace("http://www.w3.org", "")
+    assert "https://" not in content
+
+
+@pytest.mark.parametrize("name", ["report", "predicted"])
+def test_every_picture_has_a_description_and_every_control_a_name(name: str, request: pytest.FixtureRequest) -> None:
+    elements = Elements(request.getfixturevalue(name).read_text(encoding="utf-8")).found
+    for tag, attributes in elements:
+        if tag == "img":
+            assert "alt" in attributes
+        if tag == "input":
+            assert attributes.get("aria-label")
+        if attributes.get("role") == "img":
+            assert attributes.get("aria-label")
+
+
+def test_an_unlabelled_test_has_a_report_too(tmp_path: Path) -> None:
+    found = predictions(3)
+    found.labels[:] = -1
+    write_report(tmp_path / "report.html", results(found), found)
+    assert "nothing to score" in (tmp_path / "report.html").read_text()
+
+
+def test_many_classes_show_the_most_confused_ones(tmp_path: Path) -> None:
+    videos = [
+        VideoScores(i, str(i), i % 60, 1, 1, 1, *[np.eye(60, dtype=np.float32)[(i + i % 3) % 60]] * 3)
+        for i in range(180)
+    ]
+    found = Predictions.collect(videos)
+    write_report(tmp_path / "report.html", results(found), found)
+    content = (tmp_path / "report.html").read_text()
+    assert "The 24 most confused of 60 classes" in content
+    assert content.count('<th scope="row">') == 24
+
+
+def test_a_long_name_breaks_where_a_reader_would() -> None:
+    name = page.breakable("a b/c_d-e.mp4/<i>&")
+    assert name == "<bdi>a b/<wbr>c_<wbr>d-<wbr>e.<wbr>mp4/&lt;i&gt;&amp;</bdi>"
+
+
+def test_columns_of_numbers_stand_to_the_right() -> None:
+    content = page.table(
+        ["n", "share", "version", "mixed"], [["-3", "0.5 %", "0.29.2", "1"], ["12", "–", "2.1.0", "a"]]
+    )
+    assert re.findall(r"<t[hd][^>]*?( class=count)?><bdi>([^<]*)", content) == [
+        (" class=count", "n"),
+        (" class=count", "share"),
+        ("", "version"),
+        ("", "mixed"),
+        (" class=count", "-3"),
+        (" class=count", "0.5 %"),
+        ("", "0.29.2"),
+        ("", "1"),
+        (" class=count", "12"),
+        (" class=count", "–"),
+        ("", "2.1.0"),
+        ("", "a"),
+    ]
+
+
+def test_titles_and_captions_are_text_and_the_policy_lets_nothing_else_run(tmp_path: Path) -> None:
+    caption = '" onerror="x'
+    page.write_page(tmp_path / "page.html", f"</title>{EVIL[0]}\u202e", [page.strip([(caption, "data:,")])])
+    content = (tmp_path / "page.html").read_text(encoding="utf-8")
+    elements = Elements(content).found
+    assert [attributes for tag, attributes in elements if tag == "script"] == [{}]
+    assert [attributes for tag, attributes in elements if tag == "img"] == [{"src": "data:,", "alt": caption}]
+    assert "\u202e" not in content
+    (policy,) = [a["content"] for _, a in elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-")
+
+
+def test_data_for_the_script_cannot_end_its_element() -> None:
+    block = page.embedded({"label": "</script><b>"}, "x")
+    assert block.count("</script>") == 1
+    assert json.loads(re.findall(r">(.*)</script>", block)[0]) == {"label": "</script><b>"}
+
+
+def outcome(dom: str) -> dict[str, Any]:
+    return json.loads(html.unescape(re.findall(r'data-outcome="([^"]*)"', dom)[0]))
+
+
+def test_a_fault_would_be_found(report: Path, tmp_path: Path) -> None:
+    _, console = visit(report, tmp_path, "nothing.at.all()")
+    assert len(console) == 1
+
+
+@pytest.mark.parametrize("name", ["report", "predicted"])
+def test_the_browser_finds_no_fault(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    dom, console = visit(request.getfixturevalue(name), tmp_path)
+    assert console == []
+    assert "<title>owned" not in dom
+
+
+@pytest.mark.parametrize("name", ["report", "predicted"])
+def test_a_phone_needs_no_sideways_scrolling(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    script = """
+      const page = document.documentElement;
+      parent.postMessage(JSON.stringify({width: page.clientWidth, content: page.scrollWidth}), "*");
+    """
+    found = outcome(visit(request.getfixturevalue(name), tmp_path, script, width=390)[0])
+    assert 350 < found["content"] == found["width"] <= 390  # less where a scroll bar takes some
+
+
+def test_the_report_sorts_its_classes(report: Path, tmp_path: Path) -> None:
+    script = """
+      const tops = () => [...document.querySelectorAll("#classes li")].map((item) => Number(item.dataset.top));
+      const before = tops();
+      document.querySelector("button[data-key=top]").click();
+      const sorted = tops();
+      const pressed = document.querySelector("button[aria-pressed=true]").dataset.key;
+      document.querySelector("button[data-key='-top']").click();
+      const reversed = tops();
+      document.querySelector("button[data-key=place]").click();
+      document.body.dataset.outcome = JSON.stringify({before, sorted, reversed, pressed, after: tops(),
+        title: document.title, wide: document.documentElement.scrollWidth > document.documentElement.clientWidth});
+    """
+    found = outcome(visit(report, tmp_path, script)[0])
+    assert found["sorted"] == sorted(found["before"]) != found["before"]
+    assert found["reversed"] == sorted(found["before"], reverse=True)
+    assert found["pressed"] == "top"
+    assert found["after"] == found["before"]
+    assert found["title"] == "Test report"
+    assert not found["wide"], "the page must not scroll sideways"
+
+
+def test_a_long_list_of_classes_is_searched(tmp_path: Path) -> None:
+    videos = [VideoScores(i, str(i), i, 1, 1, 1, *[np.eye(20, dtype=np.float32)[i]] * 3) for i in range(20)]
+    found = Predictions.collect(videos)
+    found.classes = [f"Class {i}" for i in range(20)]
+    write_report(tmp_path / "report.html", results(found), found)
+    script = """
+      const box = document.querySelector("input[type=search]");
+      box.value = "class 1";
+      box.dispatchEvent(new Event("input"));
+      document.body.dataset.outcome = JSON.stringify([...document.querySelectorAll("#classes li:not([hidden])")].map(
+        (item) => item.firstChild.textContent));
+    """
+    names = outcome(visit(tmp_path / "report.html", tmp_path / "profile", script)[0])
+    assert names == ["Class 1", *(f"Class {i}" for i in range(10, 20))]
+
+
+def test_the_page_of_predictions_scrubs_and_switches(predicted: Path, tmp_path: Path) -> None:
+    script = """
+      const slider = document.querySelector("input[type=range]");
+      const said = [];
+      for (const value of [0, slider.max]) {
+        slider.value = value;
+        slider.dispatchEvent(new Event("input"));
+        const blocks = [...document.querySelectorAll(".timeline span")];
+        said.push([document.querySelector("[data-now]").textContent, blocks.findIndex((b) => b.className === "now"),
+          blocks.length]);
+      }
+      document.querySelectorAll(".timeline span")[1].click();
+      const clicked = [Number(slider.value), document.querySelectorAll(".strip figure.now").length];
+      const rows = [...document.querySelectorAll(".segments tbody tr")];
+      rows[2].click();
+      const row = [Number(slider.value), rows.findIndex((r) => r.className === "now"), rows.length];
+      const line = document.querySelector(".timeline");
+      const filled = line.lastChild.getBoundingClientRect().right / line.getBoundingClientRect().right;
+      const menu = document.querySelector("select[data-panels]");
+      const panels = [...document.getElementById(menu.dataset.panels).children];
+      const shown = () => panels.map((panel) => !panel.hidden);
+      const first = shown();
+      menu.selectedIndex = 2;
+      menu.dispatchEvent(new Event("change"));
+      document.body.dataset.outcome = JSON.stringify({said, clicked, row, filled, first, second: shown(),
+        title: document.title, options: [...menu.options].map((option) => option.textContent)});
+    """
+    found = outcome(visit(predicted, tmp_path, script)[0])
+    (start, at_start, _), (end, at_end, blocks) = found["said"]
+    assert re.match(r"0:00\.0, segment 1 \(.*\)\. The window there says: .* \d+\.\d %", start)
+    assert start != end
+    assert (at_start, at_end) == (0, blocks - 1)
+    assert found["clicked"][0] > 0
+    assert found["clicked"][1] == 1
+    assert found["row"][0] > found["clicked"][0]
+    assert found["row"][1:] == [2, blocks], "the list shows the segment under the slider"
+    assert found["filled"] == pytest.approx(1, abs=0.01), "the blocks fill the line, also for less than a second"
+    assert found["first"].index(True) == 0
+    assert found["second"].index(True) == 2
+    assert sum(found["second"]) == 1
+    assert found["options"][0].startswith("Grad-CAM for ")
+    assert found["options"][1:-1] == ["attention of res3.0", "attention of res3.1"]
+    assert found["title"] == "Predictions"

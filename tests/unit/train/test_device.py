@@ -1,0 +1,136 @@
+"""What the machine can do, and random draws that depend on the step alone."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from gcvideo import device as runtime
+from gcvideo.config import ModelConfig
+from gcvideo.errors import ConfigError
+from gcvideo.models.resnet3d import build_model
+
+CPU = torch.device("cpu")
+
+
+def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert runtime.pick_device("auto") == CPU
+    with pytest.raises(ConfigError, match="finds no GPU; set device=cpu"):
+        runtime.pick_device("cuda")
+
+
+@pytest.mark.parametrize(("threads", "line"), [(1, "CPU, 1 thread, fp32"), (2, "CPU, 2 threads, fp32")])
+def test_one_line_says_what_computes(monkeypatch: pytest.MonkeyPatch, threads: int, line: str) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert runtime.describe(CPU, "fp32") == line
+
+
+def test_more_processes_than_gpus_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="process 2 on this machine has no GPU of its own"):
+        runtime.pick_device("cuda")
+
+
+def test_channels_last_is_taken_where_it_is_faster_unless_told() -> None:
+    assert runtime.pick_memory_format(None, "bf16", onednn=False) == torch.channels_last_3d
+    assert runtime.pick_memory_format(None, "fp32", onednn=True) == torch.channels_last_3d
+    assert runtime.pick_memory_format(None, "fp32", onednn=False) == torch.contiguous_format
+    assert runtime.pick_memory_format(True, "fp32", onednn=False) == torch.channels_last_3d
+    assert runtime.pick_memory_format(False, "bf16", onednn=True) == torch.contiguous_format
+
+
+def test_onednn_computes_what_is_large_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert runtime.onednn_computes(CPU, clips=2, smallest=1)
+    assert runtime.onednn_computes(CPU, clips=1, smallest=28672)
+    assert not runtime.onednn_computes(CPU, clips=1, smallest=20480)
+    assert not runtime.onednn_computes(torch.device("cuda"), clips=2, smallest=1)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not runtime.onednn_computes(CPU, clips=2, smallest=1)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_one_thread_computes_in_onednn_and_gets_the_same(one_thread: None) -> None:
+    network = build_model(ModelConfig(depth=50, width=8, num_classes=4, dropout=0.0))
+    clips = torch.randn(2, 3, 4, 32, 32)
+    expected = network(clips)
+    expected.square().sum().backward()
+    gradients = [parameter.grad for parameter in network.parameters()]
+    network.zero_grad(set_to_none=True)
+    runtime.reach_onednn(network)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        found = network(clips)
+        found.square().sum().backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close([p.grad for p in network.parameters()], gradients, rtol=1e-3, atol=1e-3)
+    called = {event.key: event.count for event in profiler.key_averages()}
+    convolutions = sum(isinstance(module, nn.Conv3d) for module in network.modules())
+    assert called["aten::mkldnn_convolution"] == convolutions
+    assert not [name for name in called if "slow_conv" in name]
+
+
+@pytest.mark.parametrize(("version", "warns"), [(90800, True), (91400, True), (91002, True), (91500, False)])
+def test_an_old_cudnn_is_warned_about(version: int, warns: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    runtime.warn_about_cudnn(version)
+    assert ("install 9.15 or newer" in capsys.readouterr().err) == warns
+
+
+def test_numbers_too_small_for_a_fast_cpu_are_zero() -> None:
+    torch.set_flush_denormal(False)
+    assert (torch.tensor([1e-40]) * 1).item() > 0
+    runtime.tune(CPU)
+    assert (torch.tensor([1e-40]) * 1).item() == 0
+
+
+def test_freed_memory_is_kept_on_glibc() -> None:
+    assert runtime.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+def test_more_than_a_gibibyte_is_kept() -> None:
+    """What a training step frees at its end, the next one needs again."""
+    lines = [
+        "import torch",
+        "from gcvideo import device as runtime",
+        "runtime.keep_freed_memory()",
+        "x = torch.ones(300_000_000)",  # 1.2 GB
+        "del x",
+        "print(open('/proc/self/statm').read().split()[1])",  # resident pages
+    ]
+    command = [sys.executable, "-c", "; ".join(lines)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert int(answer.stdout) * os.sysconf("SC_PAGE_SIZE") > 1.2e9
+
+
+def draw(seed: int, step: int, rank: int) -> tuple[float, ...]:
+    runtime.seed_step(seed, step, rank)
+    return tuple(torch.rand(4).tolist())
+
+
+def test_draws_are_a_function_of_seed_step_and_rank() -> None:
+    draws = {(seed, step, rank): draw(seed, step, rank) for seed in (0, 1) for step in (0, 1, 2) for rank in (0, 1)}
+    assert len(set(draws.values())) == 12
+    torch.rand(100)  # whatever was drawn in between
+    assert all(draw(*key) == drawn for key, drawn in draws.items())
+
+
+def test_versions_name_what_a_result_depends_on() -> None:
+    assert {"gcvideo", "python", "torch", "torchvision", "numpy", "av"} <= runtime.versions().keys()

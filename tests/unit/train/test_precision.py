@@ -1,0 +1,108 @@
+"""Which number format is chosen, and that no gradient is wrong for it."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gcvideo.config import ModelConfig, RunConfig, config_to_dict
+from gcvideo.errors import ConfigError
+from gcvideo.models.resnet3d import build_model
+from gcvideo.train import precision
+from gcvideo.train.multigrid import smallest_clip
+from gcvideo.train.resuming import differences
+from gcvideo.train.step import Learner
+from tests.training import train_config
+
+CPU = torch.device("cpu")
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, flags: str, vendor: str = "GenuineIntel") -> None:
+    monkeypatch.setattr(precision, "_cpu", lambda: {"flags": flags, "vendor_id": vendor})
+
+
+def config_of(folder: Path, *, frames: int = 4, crop: int = 96, **train: Any) -> RunConfig:
+    data = {"frames": frames, "crop": crop, "short_side": [crop, crop]}
+    return train_config(folder, data=data, train=train)
+
+
+@pytest.mark.parametrize(
+    ("flags", "vendor", "expected"),
+    [
+        ("sse2 avx2", "AuthenticAMD", "fp32"),
+        ("avx512f", "AuthenticAMD", "fp32"),
+        ("avx512_bf16", "GenuineIntel", "fp32"),
+        ("avx512_bf16", "AuthenticAMD", "bf16"),
+        ("avx512_bf16 amx_bf16 amx_tile", "GenuineIntel", "bf16"),
+    ],
+)
+def test_bf16_only_where_the_cpu_gains_by_it(
+    monkeypatch: pytest.MonkeyPatch, flags: str, vendor: str, expected: str
+) -> None:
+    pretend(monkeypatch, flags, vendor)
+    assert precision.pick_precision("auto", CPU) == expected
+    assert precision.pick_precision("bf16", CPU) == "bf16"  # who asks for it gets it
+    assert precision.pick_precision("fp32", CPU) == "fp32"
+    assert precision.has_bf16_units(CPU) == ("amx_bf16" in flags)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the flags of an x86 CPU")
+def test_the_flags_of_this_cpu_are_found() -> None:
+    assert "sse2" in precision._cpu()["flags"].split()
+
+
+def test_a_kernel_longer_than_its_input_is_found() -> None:
+    slow = build_model(ModelConfig(depth=18, width=4, num_classes=4))
+    assert precision.find_overhang(slow, (1, 3, 4, 96, 96)) is None
+    assert precision.find_overhang(slow, (1, 3, 4, 64, 64)) == "res5.0.branch2.conv_b (1 x 3 x 3 on 4 x 2 x 2)"
+    assert precision.find_overhang(slow, (1, 3, 2, 96, 96)) == "res4.0.branch2.conv_a (3 x 3 x 3 on 2 x 12 x 12)"
+    assert next(slow.parameters()).device == CPU  # the network itself is left alone
+
+
+def test_training_takes_float32_where_bf16_gradients_would_be_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretend(monkeypatch, "amx_bf16")
+    assert Learner(config_of(tmp_path, precision="auto"), CPU).precision == "bf16"
+    assert Learner(config_of(tmp_path, precision="auto", crop=64), CPU).precision == "fp32"
+    with pytest.raises(
+        ConfigError, match=r"train.precision: .* as in res5.*; set train.precision=fp32, .* 4 x 64 x 64"
+    ):
+        Learner(config_of(tmp_path, precision="bf16", crop=64), CPU)
+
+
+@pytest.mark.parametrize(
+    ("kind", "smallest"), [("none", (8, 112)), ("short", (8, 56)), ("long", (2, 79)), ("both", (2, 56))]
+)
+def test_the_smallest_clip_of_a_training(tmp_path: Path, kind: str, smallest: tuple[int, int]) -> None:
+    assert smallest_clip(config_of(tmp_path, frames=8, crop=112, multigrid=kind)) == smallest
+
+
+def test_bf16_gradients_are_right_where_bf16_is_taken(tmp_path: Path) -> None:
+    """The smallest clip that is let through: kernels as long as their inputs."""
+    learner = Learner(config_of(tmp_path, frames=3, crop=96, precision="bf16"), CPU)
+    clips = torch.randint(0, 256, (4, 3, 3, 96, 96), dtype=torch.uint8)
+    gradients = {}
+    for name in ("bf16", "fp32"):
+        learner.precision = name
+        learner.network.zero_grad(set_to_none=True)
+        with learner.autocast():
+            logits = learner.network(learner.prepare(clips))
+        torch.nn.functional.cross_entropy(logits.float(), torch.arange(4)).backward()
+        gradients[name] = torch.cat([p.grad.flatten() for p in learner.network.parameters() if p.grad is not None])
+    assert torch.nn.functional.cosine_similarity(gradients["bf16"], gradients["fp32"], dim=0) > 0.95
+
+
+def test_going_on_in_another_precision_is_told(tmp_path: Path) -> None:
+    config = config_to_dict(config_of(tmp_path, precision="auto"))
+    same = {"config": config, "fingerprint": "f", "classes": None, "world_size": 1, "versions": {}}
+    before, now = {**same, "precision": "bf16"}, {**same, "precision": "fp32"}
+    assert differences(before, now) == [
+        "the checkpoint was computed in bf16, this machine goes on in fp32; train.precision=bf16 keeps to it"
+    ]
+    assert differences(before, before) == []
+    assert differences(same, now) == []  # an older checkpoint does not say

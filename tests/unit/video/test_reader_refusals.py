@@ -1,0 +1,182 @@
+"""What the reader refuses, with the reason, and what it does where a decoder fails or is missing."""
+
+import os
+
+import av
+import numpy as np
+import pytest
+
+from gcvideo.errors import DamagedVideoError, VideoError
+from gcvideo.video import reader as reader_module
+from gcvideo.video.mp4 import read_track
+from gcvideo.video.reader import open_video
+from tests.reading import COUNT, INSTALLED, WITH_TORCHCODEC, assert_right, x264
+from tests.videos import decode_all, moving_frames, remux, write_video
+
+
+def test_fallback_when_decord_fails(closed, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(reader_module, "decode_with_decord", broken)
+    with open_video(closed) as reader:
+        assert reader.backend == "decord"
+        assert (reader.frames([7]) == decode_all(closed)[0][7]).all()
+        assert reader.backend == "pyav"
+    with open_video(closed, backend="decord") as reader, pytest.raises(VideoError, match=r"plain\.mp4: .*\(no\)"):
+        reader.frames([7])
+
+
+def test_without_decord(closed, monkeypatch):
+    monkeypatch.setattr(reader_module, "_has_decord", lambda: False)
+    assert assert_right(closed, "auto").backend == "pyav"
+    with pytest.raises(VideoError, match="decord is not installed"):
+        open_video(closed, backend="decord")
+
+
+def test_index_errors(closed):
+    reader = open_video(closed)
+    for indices in ([COUNT], [-1], [0, 10**9]):
+        with pytest.raises(IndexError, match=r"plain\.mp4"):
+            reader.frames(indices)
+    assert reader.frames([]).shape == (0, 64, 128, 3)
+
+
+def test_backend_name_is_checked(closed):
+    with pytest.raises(ValueError, match="opencv"):
+        open_video(closed, backend="opencv")
+
+
+def test_memory_bound(closed, monkeypatch):
+    monkeypatch.setattr(reader_module, "MAX_BYTES", 64 * 128 * 3 * 2)
+    with open_video(closed) as reader:
+        reader.frames([0, 1])
+        with pytest.raises(VideoError, match="exceed"):
+            reader.frames([0, 1, 2])
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_huge_frames_are_refused_before_decoding(suffix, folder, monkeypatch):
+    path = write_video(folder / f"huge.{suffix}", moving_frames(2, 64, 128))
+    for module in ("decord_decoder", "reader", "pyav_decoder"):
+        monkeypatch.setattr(f"gcvideo.video.{module}.MAX_PIXELS", 64 * 64)
+    for backend in ("auto", *INSTALLED):
+        with pytest.raises(VideoError, match=r"larger than 4096 pixels|cannot be trusted"):
+            open_video(path, backend=backend)
+
+
+BAD_FILES = {
+    "empty.mp4": (b"", "is empty"),
+    "text.mp4": (b"not a video at all\n" * 100, "cannot be opened"),
+    "zeros.mp4": (bytes(10_000), "cannot be opened"),
+    "noise.avi": (np.random.default_rng(0).bytes(20_000), "cannot be opened"),
+    "one_byte.mkv": (b"\x1a", "cannot be opened"),
+    "playlist.m3u8": (b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n", "cannot be opened"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+@pytest.mark.parametrize("backend", ["auto", "decord", "pyav", WITH_TORCHCODEC])
+def test_bad_files(name, backend, tmp_path):
+    content, reason = BAD_FILES[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(VideoError) as caught:
+        open_video(tmp_path / name, backend=backend)
+    assert caught.value.path == str(tmp_path / name)
+    assert reason in caught.value.reason or backend == "decord"
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(VideoError, match="does not exist"):
+        open_video(tmp_path / "none.mp4")
+    with pytest.raises(VideoError, match="is a folder"):
+        open_video(tmp_path)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoError, match="is not a file"):
+        open_video(tmp_path / "pipe.mp4")
+
+
+def test_sound_only(tmp_path):
+    for suffix in ("mp4", "wav"):
+        path = tmp_path / f"sound.{suffix}"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac" if suffix == "mp4" else "pcm_s16le", rate=16_000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 16_000, 0
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        with pytest.raises(VideoError, match="no video track"):
+            open_video(path)
+
+
+def test_truncated_files(closed, tmp_path):
+    data = closed.read_bytes()
+    tables_first = write_video(
+        tmp_path / "first.mp4", moving_frames(COUNT, 64, 128), container_options={"movflags": "faststart"}
+    ).read_bytes()
+    for name, content, reason in [
+        ("a.mp4", data[: len(data) // 2], "cannot be opened"),  # the movie box was at the end
+        ("b.mp4", tables_first[: len(tables_first) * 3 // 4], "cut short: .* pictures lie beyond its end"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        for backend in ("auto", *INSTALLED):
+            with pytest.raises(VideoError, match=reason if backend != "decord" else reason + "|cannot be trusted"):
+                open_video(tmp_path / name, backend=backend)
+
+
+def test_damaged_picture_is_an_error(closed, tmp_path, capfd):
+    """A picture that the decoder cannot make out must not shift those after it."""
+    data = bytearray(closed.read_bytes())
+    with closed.open("rb") as file:
+        start = int(read_track(file.fileno()).offset[14])
+    data[start : start + 4] = b"\xff" * 4  # the length of its first unit
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(data)
+    whole, _ = decode_all(closed)
+    for backend in ("auto", *INSTALLED):
+        with open_video(path, backend=backend) as reader:
+            assert len(reader) == COUNT
+            for index in (COUNT - 1, COUNT - 5):  # the last group of pictures is sound
+                assert (reader.frames([index]) == whole[index]).all()
+            with pytest.raises(VideoError, match=r"damaged\.mp4: cannot be decoded \([^/]*\)$"):
+                reader.frames(range(COUNT))
+    output = capfd.readouterr()
+    assert output.out + output.err == ""
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_damage_in_a_picture_that_others_refer_to_is_an_error_where_the_decoder_tells(suffix, closed, tmp_path):
+    data = bytearray(closed.read_bytes())
+    with closed.open("rb") as file:
+        track = read_track(file.fileno())
+    start, size = int(track.offset[13]), int(track.size[13])  # the first after a key picture
+    data[start + size // 3 : start + size] = bytes(size - size // 3)
+    path = tmp_path / "hidden.mp4"
+    path.write_bytes(data)
+    if suffix == "mkv":
+        path = remux(path, tmp_path / "hidden.mkv")
+    whole, _ = decode_all(closed)
+    with open_video(path, backend="pyav") as reader:
+        for index in (5, 30):  # in the groups of pictures before and after
+            assert (reader.frames([index]) == whole[index]).all()
+        for indices in ([23], [13], [5, 30, 20]):
+            with pytest.raises(DamagedVideoError, match=r"cannot be decoded \(a picture is damaged\)"):
+                reader.frames(indices)
+
+
+def test_what_lies_behind_damage_is_read_where_frames_are_counted(tmp_path):
+    """As in AVI: the damage ends at the next key picture."""
+    path = write_video(tmp_path / "a.avi", moving_frames(COUNT, 64, 128), **x264(bframes=0))
+    whole, _ = decode_all(path)
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packet = next(p for i, p in enumerate(container.demux(video=0)) if i == 14)
+        end = packet.pos + packet.size  # at most 8 bytes of a chunk's head too early
+    data[end - packet.size // 2 : end] = bytes(packet.size // 2)
+    path.write_bytes(data)
+    with open_video(path) as reader:
+        for index in (5, 30):
+            assert (reader.frames([index]) == whole[index]).all()
+        with pytest.raises(VideoError, match="a picture is damaged"):
+            reader.frames([20])
