@@ -1,6 +1,7 @@
-"""Configs: typed dataclasses of a run (``schema``), filled from YAML and ``key=value`` (``load``)."""
+"""Run configs: typed dataclasses (``schema``), their YAML and ``key=value`` (``load``), dotted paths (``objects``)."""
 
 from gcvideo.config.load import config_from_dict, config_to_dict, find_config, load_config, save_config, shipped_configs
+from gcvideo.config.objects import import_object, is_path
 from gcvideo.config.schema import (
     BLOCKS_PER_STAGE,
     STAGES,
@@ -30,6 +31,8 @@ __all__ = [
     "config_from_dict",
     "config_to_dict",
     "find_config",
+    "import_object",
+    "is_path",
     "load_config",
     "save_config",
     "shipped_configs",

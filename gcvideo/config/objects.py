@@ -1,0 +1,60 @@
+"""Python objects named by a config: ``module:name``, the dotted path of a user's own block, optimizer, loss ...
+
+Whoever runs a config, or a checkpoint that holds one, runs the code that its dotted paths name: run only configs and
+checkpoints whose modules you know.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from typing import Any
+
+from gcvideo.errors import ConfigError
+
+
+def is_path(text: str) -> bool:
+    """Whether a config value is a dotted path ``module:name`` instead of a built-in kind."""
+    return ":" in text
+
+
+def import_object(text: str, *, key: str) -> Any:
+    """Python object that the dotted path ``module:name`` of a config names.
+
+    The module is imported as Python would, then also from the current directory, which is appended to ``sys.path`` so
+    that worker processes find the module too. Its code runs.
+
+    Args:
+        text: for example "my_blocks:CBAM"; dots may follow the colon ("my_blocks:Blocks.cbam").
+        key: the config key, for errors ("model.context.kind").
+
+    Raises:
+        ConfigError: the text has no colon, the module cannot be imported, or it has no such name.
+    """
+    module_name, colon, name = text.partition(":")
+    if not (colon and module_name and name):
+        raise ConfigError(f"{key}: {text!r} is not a dotted path; write module:name, for example my_blocks:CBAM")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigError(f"{key}: {text!r}: module {module_name!r} needs {error.name!r}; install it") from None
+        raise ConfigError(
+            f"{key}: {text!r}: no module {error.name!r} in {os.getcwd()} or on the Python path; "
+            "run from its folder, or add that folder to PYTHONPATH"
+        ) from None
+    except Exception as error:
+        raise ConfigError(
+            f"{key}: {text!r}: importing {module_name!r} fails: {type(error).__name__}: {error}; correct the module"
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, dir(found), n=1)
+            fix = f"did you mean {near[0]!r}?" if near else "correct the name after the colon"
+            raise ConfigError(f"{key}: {text!r}: {module_name!r} has no {part!r}; {fix}")
+        found = getattr(found, part)
+    return found
