@@ -181,6 +181,11 @@ def clock(seconds: float) -> str:
     return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{rest // 10:02}.{rest % 10}"
 
 
+def percent(share: float) -> str:
+    """A fraction in [0, 1] as text: "62.50 %"."""
+    return f"{100 * share:.2f} %"
+
+
 def _live_bar() -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -11,16 +11,16 @@ import torch
 
 from gcvideo import console
 from gcvideo.analysis.scoring import mcnemar, score
-from gcvideo.config import ModelConfig, SplitConfig, TestConfig, config_from_dict
+from gcvideo.config import ModelConfig, SplitConfig, TestConfig
 from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.loader import eval_loader
 from gcvideo.errors import ConfigError, DataError
 from gcvideo.eval.evaluator import evaluate
+from gcvideo.eval.metrics import label_ranks
 from gcvideo.eval.optimize import optimize_for_inference
-from gcvideo.eval.predictions import Predictions, label_ranks
-from gcvideo.eval.predictor import find_checkpoint, restore_model
+from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.test_run import test_records
-from gcvideo.train.checkpoint import load_checkpoint
+from gcvideo.eval.trained import load_trained
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -51,18 +51,17 @@ def predict_checkpoint(
     Raises:
         ConfigError: the checkpoint is of another network, so that its accuracy would stand beside the wrong cost.
     """
-    path = find_checkpoint(place)
-    checkpoint = load_checkpoint(path)
-    config = config_from_dict(checkpoint["config"], where=str(path))
+    network = load_trained(place, device=device)
+    config = network.config
     for key, (theirs, ours) in different_keys(config.model, expected).items():
         raise ConfigError(
-            f"{name}: {path} holds another network: model.{key} is {theirs} there and {ours} here; "
+            f"{name}: {network.path} holds another network: model.{key} is {theirs} there and {ours} here; "
             "give the config of that run, its config.yaml"
         )
     if data is not None:
         config.data.test = SplitConfig(annotation=data)
-    records = test_records(config, checkpoint.get("classes"))
-    model = optimize_for_inference(restore_model(checkpoint, config, path).to(device), precision=precision)
+    records = test_records(config, network.classes)
+    model = optimize_for_inference(network.model, precision=precision)
     test = views or config.test
     dataset = ViewDataset(records, data=config.data, test=test)
     loader = eval_loader(dataset, rank=0, world_size=1, workers=min(config.data.workers, len(records)))

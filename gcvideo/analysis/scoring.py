@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gcvideo.errors import DataError
-from gcvideo.eval.predictions import Predictions, label_ranks
-from gcvideo.eval.predictor import softmax
+from gcvideo.eval.metrics import label_ranks, softmax
+from gcvideo.eval.predictions import Predictions
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gcvideo import console
-from gcvideo.console import printable
+from gcvideo.console import percent, printable
 
 
 def show(results: dict[str, Any]) -> None:
@@ -23,8 +23,3 @@ def show(results: dict[str, Any]) -> None:
         console.warn(f"{printable(failure['path'] or failure['id'])}: {printable(failure['reason'])}")
     if results["failed"] > 10:
         console.warn(f"and {results['failed'] - 10} more videos failed; results.json names them all")
-
-
-def percent(share: float) -> str:
-    """A fraction in [0, 1], as it is shown."""
-    return f"{100 * share:.2f} %"

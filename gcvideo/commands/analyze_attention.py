@@ -10,9 +10,9 @@ from torch import Tensor
 
 from gcvideo import console
 from gcvideo.analysis.attention_stats import MEASURES, PAPER, measure_videos, summarize
-from gcvideo.commands.accuracies import percent
-from gcvideo.commands.trained import Trained, add_trained_arguments, load_trained
+from gcvideo.analysis.trained import Trained, add_trained_arguments, load_trained
 from gcvideo.config import config_to_dict
+from gcvideo.console import percent
 from gcvideo.data.dataset import VideoViews, ViewDataset
 from gcvideo.data.loader import eval_loader
 from gcvideo.device import versions

@@ -9,9 +9,9 @@ from torch import nn
 
 from gcvideo import console
 from gcvideo.analysis.simplify import accuracy_lost, non_local_blocks, share_maps
-from gcvideo.commands.accuracies import percent
-from gcvideo.commands.trained import Trained, add_trained_arguments, load_trained
+from gcvideo.analysis.trained import Trained, add_trained_arguments, load_trained
 from gcvideo.config import config_to_dict
+from gcvideo.console import percent
 from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.loader import eval_loader
 from gcvideo.device import versions

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcvideo import console
-from gcvideo.config import DataConfig, RunConfig, config_from_dict
+from gcvideo.config import DataConfig, RunConfig
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.files import write_atomically, write_json
 
@@ -144,9 +144,8 @@ def compare(model: nn.Module, content: bytes, *, frames: int, size: int, format:
 
 def _load(args: argparse.Namespace) -> tuple[nn.Module, RunConfig | None, list[str] | None]:
     """The network in evaluation mode, and the config and classes of its checkpoint."""
-    from gcvideo.eval.predictor import find_checkpoint, restore_model
+    from gcvideo.eval.trained import load_trained
     from gcvideo.models import MODELS, create_model
-    from gcvideo.train.checkpoint import load_checkpoint
 
     if args.model in MODELS:
         return create_model(args.model, num_classes=args.num_classes or 400).eval(), None, None
@@ -154,10 +153,8 @@ def _load(args: argparse.Namespace) -> tuple[nn.Module, RunConfig | None, list[s
         raise ConfigError("--num-classes: only for a network given by name; a checkpoint has its own classes")
     if not Path(args.model).expanduser().exists() and not Path(args.model).suffix:
         create_model(args.model)  # no file, and no ending: a misspelt name, whose error names the nearest
-    path = find_checkpoint(args.model)
-    checkpoint = load_checkpoint(path)
-    config = config_from_dict(checkpoint["config"], where=str(path))
-    return restore_model(checkpoint, config, path).eval(), config, checkpoint.get("classes")
+    network = load_trained(args.model, device="cpu")
+    return network.model, network.config, network.classes
 
 
 def _require_onnx() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from gcvideo import console
 from gcvideo.analysis.scoring import Scoring, mcnemar, score, summary
-from gcvideo.commands.accuracies import percent, show
-from gcvideo.console import printable
+from gcvideo.commands.accuracies import show
+from gcvideo.console import percent, printable
 from gcvideo.errors import ConfigError, DataError
 from gcvideo.eval.predictions import Predictions
 from gcvideo.files import write_json

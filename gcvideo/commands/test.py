@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from gcvideo import console, distributed
 from gcvideo.commands.accuracies import show
-from gcvideo.config import RunConfig, config_from_dict, load_config
+from gcvideo.config import RunConfig
 from gcvideo.errors import ConfigError
 from gcvideo.files import write_json
 
@@ -54,22 +53,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _test(args: argparse.Namespace) -> int:
-    from gcvideo.device import describe, pick_device, tune
+    from gcvideo.device import describe
     from gcvideo.eval.optimize import optimize_for_inference
-    from gcvideo.eval.predictor import find_checkpoint, restore_model
     from gcvideo.eval.test_run import hash_file, run_test
-    from gcvideo.train.checkpoint import load_checkpoint
+    from gcvideo.eval.trained import load_trained
     from gcvideo.train.precision import pick_precision
 
-    path = find_checkpoint(args.checkpoint)
-    checkpoint = {**load_checkpoint(path), "path": str(path), "sha256": hash_file(path)}
-    config = resolve_config(checkpoint, path, args.overrides)
+    network = load_trained(args.checkpoint, overrides=args.overrides)
+    path, config, device = network.path, network.config, network.device
+    checkpoint = {**network.checkpoint, "path": str(path), "sha256": hash_file(path)}
     output = Path(args.output).expanduser() if args.output else _run_folder(path, config)
-    device = pick_device(config.device)
-    tune(device)
     precision = pick_precision(config.train.precision, device)
-    model = restore_model(checkpoint, config, path).to(device)
-    model = optimize_for_inference(model, precision=precision, compile=args.compile)
+    model = optimize_for_inference(network.model, precision=precision, compile=args.compile)
     with distributed.init_from_env(device.type):
         console.say(f"{path} on {describe(device, precision)}")
         results, predictions = run_test(
@@ -97,19 +92,6 @@ def _test(args: argparse.Namespace) -> int:
         write_report(args.html, results, predictions)
         console.say(f"report: {args.html}")
     return code
-
-
-def resolve_config(checkpoint: dict[str, Any], path: Path, overrides: list[str]) -> RunConfig:
-    """The config to test with: the stored one, or CONFIG's with the stored network, and the overrides."""
-    for override in overrides:
-        if override.startswith("model."):
-            raise ConfigError(f"override {override!r}: the network comes with the checkpoint and cannot be changed")
-    stored = config_from_dict(checkpoint["config"], where=str(path))
-    if overrides and "=" not in overrides[0]:
-        config = load_config(overrides[0], overrides[1:])
-        config.model = stored.model
-        return config
-    return config_from_dict(checkpoint["config"], where=str(path), overrides=overrides)
 
 
 def _run_folder(checkpoint: Path, config: RunConfig) -> Path:

@@ -14,7 +14,8 @@ from gcvideo import distributed
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import Failure, VideoViews, make_views
-from gcvideo.eval.predictions import Predictions, VideoScores, label_ranks
+from gcvideo.eval.metrics import label_ranks, softmax
+from gcvideo.eval.predictions import Predictions, VideoScores
 
 VIEWS_PER_BATCH = 30  # on a GPU
 LARGE_VIEW = 8 * 224 * 224  # T x H x W from which a CPU's caches hold one view's activations and no more
@@ -205,8 +206,7 @@ def ensemble_views(video: VideoViews, logits: np.ndarray) -> VideoScores:
         logits: (V, K).
     """
     precise = logits.astype(np.float64)
-    scores = np.exp(precise - precise.max(axis=1, keepdims=True))
-    scores /= scores.sum(axis=1, keepdims=True)
+    scores = softmax(precise)
     ranks = label_ranks(logits, np.full(len(logits), video.label)) if video.label >= 0 else np.full(len(logits), 5)
     return VideoScores(
         index=video.index,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,18 +11,30 @@ from torch import Tensor
 from gcvideo import distributed
 
 
-def topk_accuracy(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> list[float]:
-    """Share of rows whose label is among the k best scores, for each k; NaN where there are no rows.
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax along the last axis, in the dtype of its input."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def label_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many classes come before each label: 0 where it is the best one.
+
+    Equal scores count in the order of the classes, as in a stable sort, so that ranks do not depend on the machine.
+    Where a score is NaN there is no order: the label ranks after all classes.
 
     Args:
         scores: (N, K).
-        labels: (N,) in [0, K). A ``k`` above K counts every row as right.
+        labels: (N,) in [0, K).
+
+    Returns:
+        (N,) int64.
     """
-    if not len(scores):
-        return [math.nan] * len(ks)
-    ranked = scores.topk(min(max(ks), scores.shape[1]), dim=1).indices  # (N, k)
-    hits = ranked == labels[:, None]
-    return [hits[:, :k].any(dim=1).float().mean().item() for k in ks]
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    earlier = np.arange(scores.shape[1])[None] < labels[:, None]
+    ranks = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
+    ranks[np.isnan(scores).any(axis=1)] = np.iinfo(np.int32).max
+    return ranks
 
 
 def by_class(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -31,6 +31,7 @@ import numpy as np
 
 from gcvideo.data.dataset import Failure
 from gcvideo.errors import DataError
+from gcvideo.eval.metrics import label_ranks
 from gcvideo.files import write_atomically
 
 ENSEMBLES = ("softmax", "logits", "max")
@@ -185,26 +186,6 @@ class Predictions:
             raise DataError(f"{path}: no such file") from None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: not a predictions.npz of gcvideo ({str(error).splitlines()[0]})") from None
-
-
-def label_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many classes come before each label: 0 where it is the best one.
-
-    Equal scores count in the order of the classes, as in a stable sort, so that the answer is one and the same
-    everywhere. Where a score is NaN there is no order: the label counts as coming after any number of classes.
-
-    Args:
-        scores: (N, K).
-        labels: (N,) in [0, K).
-
-    Returns:
-        (N,) int64.
-    """
-    own = np.take_along_axis(scores, labels[:, None], axis=1)
-    earlier = np.arange(scores.shape[1])[None] < labels[:, None]
-    ranks = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
-    ranks[np.isnan(scores).any(axis=1)] = np.iinfo(np.int32).max
-    return ranks
 
 
 def _strings(values: Sequence[str]) -> np.ndarray:

@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from gcvideo.config import RunConfig, TestConfig, config_from_dict
+from gcvideo.config import RunConfig, TestConfig
 from gcvideo.data.annotations.lists import RecordTable
 from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.loader import eval_loader
-from gcvideo.device import pick_device, tune
 from gcvideo.errors import CheckpointError, VideoError
 from gcvideo.eval.evaluator import answer_videos
+from gcvideo.eval.metrics import softmax
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.eval.predictions import VideoScores
 from gcvideo.eval.timeline import Segment, SlidingWindows, Window, make_timeline
-from gcvideo.models.resnet3d import build_model
-from gcvideo.train.checkpoint import load_checkpoint
+from gcvideo.eval.trained import load_trained
 from gcvideo.train.precision import pick_precision
 from gcvideo.video.stream import FrameStream
 
@@ -182,43 +181,7 @@ def load(checkpoint: str | Path, *, device: str = "auto", precision: str = "auto
     Raises:
         CheckpointError: the file is missing, damaged, or does not fit.
     """
-    path = find_checkpoint(checkpoint)
-    state = load_checkpoint(path)
-    config = config_from_dict(state["config"], where=str(path))
-    place = pick_device(device)
-    tune(place)
-    model = restore_model(state, config, path).to(place)
-    model = optimize_for_inference(model, precision=pick_precision(precision, place), compile=compile)
-    return Predictor(model, config=config, classes=state.get("classes"), source=str(path))
-
-
-def find_checkpoint(place: str | Path) -> Path:
-    """The checkpoint file itself, or the best (else the last) one of a run folder."""
-    path = Path(place).expanduser()
-    if not path.is_dir():
-        return path
-    for name in ("best.pt", "last.pt"):
-        if (path / "checkpoints" / name).is_file():
-            return path / "checkpoints" / name
-    raise CheckpointError(f"{path}: neither checkpoints/best.pt nor checkpoints/last.pt in this folder")
-
-
-def restore_model(state: dict[str, Any], config: RunConfig, path: Path) -> nn.Module:
-    """The network of a checkpoint, on the CPU.
-
-    Raises:
-        CheckpointError: the weights are not those of the config's network.
-    """
-    model = build_model(config.model)
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        details = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-        raise CheckpointError(f"{path}: the weights do not fit the network of its config: {details[0][:200]}") from None
-    return model
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Along the last axis."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    network = load_trained(checkpoint, device=device)
+    chosen = pick_precision(precision, network.device)
+    model = optimize_for_inference(network.model, precision=chosen, compile=compile)
+    return Predictor(model, config=network.config, classes=network.classes, source=str(network.path))

@@ -13,7 +13,8 @@ from gcvideo.data.dataset import Failure, VideoViews
 from gcvideo.errors import DataError
 from gcvideo.eval.evaluator import evaluate, view_batches, views_per_batch
 from gcvideo.eval.journal import Journal
-from gcvideo.eval.predictions import Predictions, VideoScores, label_ranks
+from gcvideo.eval.metrics import label_ranks
+from gcvideo.eval.predictions import Predictions, VideoScores
 
 CLASSES = 7
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

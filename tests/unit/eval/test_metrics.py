@@ -2,21 +2,18 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from gcvideo.eval.metrics import TrainMeter, topk_accuracy
+from gcvideo.eval.metrics import TrainMeter, softmax
 
 
-def test_topk_counts_rows_whose_label_is_among_the_best() -> None:
-    scores = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3], [0.35, 0.25, 0.4], [0.9, 0.06, 0.04]])
-    labels = torch.tensor([1, 2, 0, 2])
-    assert topk_accuracy(scores, labels, (1, 2)) == [0.25, 0.75]
-    assert topk_accuracy(scores[:2], labels[:2], (1, 2, 5)) == [0.5, 1.0, 1.0]
-
-
-def test_topk_of_nothing_is_not_a_number() -> None:
-    assert all(math.isnan(value) for value in topk_accuracy(torch.empty(0, 3), torch.empty(0, dtype=torch.long)))
+def test_softmax_rows_sum_to_one_at_any_size_of_logits() -> None:
+    logits = np.array([[1e4, 0.0], [-1e4, -1e4], [1.0, 2.0]])
+    expected = torch.tensor(logits).softmax(dim=1).numpy()
+    np.testing.assert_allclose(softmax(logits), expected, rtol=1e-12)
+    assert softmax(logits.astype(np.float32)).dtype == np.float32
 
 
 def meter() -> TrainMeter:

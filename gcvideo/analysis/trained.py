@@ -10,14 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from gcvideo.commands.test import resolve_config
 from gcvideo.config import RunConfig, SplitConfig
 from gcvideo.data.annotations.lists import RecordTable
-from gcvideo.device import pick_device, tune
 from gcvideo.errors import ConfigError
-from gcvideo.eval.predictor import find_checkpoint, restore_model
+from gcvideo.eval import trained as networks
 from gcvideo.eval.test_run import test_records
-from gcvideo.train.checkpoint import load_checkpoint
 
 
 class Trained(NamedTuple):
@@ -59,17 +56,13 @@ def load_trained(args: argparse.Namespace, *, defaults: tuple[str, ...] = ()) ->
         raise ConfigError(f"--videos: {args.videos} must be 1 or more")
     if args.overrides and "=" not in args.overrides[0]:
         raise ConfigError(f"{args.overrides[0]!r}: write key=value; the videos are given with --data")
-    path = find_checkpoint(args.checkpoint)
-    checkpoint = load_checkpoint(path)
-    config = resolve_config(checkpoint, path, [*defaults, *args.overrides])
+    network = networks.load_trained(args.checkpoint, overrides=[*defaults, *args.overrides])
+    config = network.config
     if args.data:
         given = any(override.startswith("data.test.root=") for override in args.overrides)
         config.data.test = SplitConfig(annotation=args.data, root=config.data.test.root if given else None)
-    records = test_records(config, checkpoint.get("classes"))
+    records = test_records(config, network.classes)
     if args.videos is not None and args.videos < len(records):
         chosen = np.random.default_rng(config.seed).choice(len(records), args.videos, replace=False)
         records = records.select(np.sort(chosen))
-    device = pick_device(config.device)
-    tune(device)
-    model = restore_model(checkpoint, config, path).to(device).eval()
-    return Trained(model, config, records, device, path)
+    return Trained(network.model, config, records, network.device, network.path)
