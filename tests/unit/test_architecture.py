@@ -23,6 +23,7 @@ FLOORS = {
     "gcvideo.report": 4,
     "gcvideo.commands": 5,
     "gcvideo.cli": 5,
+    "gcvideo.__main__": 5,
 }
 # Rooms that must not know each other, whatever their floors.
 STRANGERS = [
