@@ -6,6 +6,8 @@ import argparse
 
 from gcvideo import console, distributed
 from gcvideo.config import load_config
+from gcvideo.config.reference import help_lines
+from gcvideo.errors import ConfigError
 from gcvideo.files import write_json
 
 
@@ -17,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("config", help="a YAML file, or the name of a shipped one (demo/synthetic_gc.yaml)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config (optim.lr=0.02)")
+    parser.add_argument(
+        "--help-config", nargs="?", action=_HelpConfig, metavar="KEY", help="explain a config key or section, or all"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
     parser.add_argument("--overwrite", action="store_true", help="remove the run that the folder holds and start anew")
     trial = parser.add_argument_group("before a long training").add_mutually_exclusive_group()
@@ -58,3 +63,16 @@ def run(args: argparse.Namespace) -> int:
         if args.json and distributed.is_main():
             write_json(args.json, results)
     return 0
+
+
+class _HelpConfig(argparse.Action):
+    """``--help-config [KEY]``: print the documentation of config keys and exit, without a config."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: object, value: object, option: object = None
+    ) -> None:
+        try:
+            print("\n".join(help_lines(str(value or ""))))
+        except ConfigError as error:
+            parser.exit(2, f"{parser.prog}: {error}\n")
+        parser.exit()

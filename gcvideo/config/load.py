@@ -1,8 +1,8 @@
-"""Configs: the dataclasses of ``gcvideo.config.schema``, filled from YAML with ``_base_`` and ``key=value`` overrides.
+"""Loading of configs: YAML files with ``_base_`` and ``key=value`` overrides into the dataclasses of ``schema``.
 
-``load_config`` is the only way in. It reads the file and its bases, merges the overrides, checks every key and type
-through an OmegaConf structured config and returns plain dataclasses whose ``__post_init__`` rejects values that
-contradict each other. Every error is a one-line ``ConfigError`` that names the file, the key and the nearest right one.
+``load_config`` reads the file and its bases, merges the overrides, checks every key and type through an OmegaConf
+structured config and returns plain dataclasses whose ``__post_init__`` rejects values that contradict each other. Every
+error is a one-line ``ConfigError`` that names the file, the key and the nearest key that exists.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gcvideo.config.schema import (
-    RunConfig,
-)
+from gcvideo.config.checks import nearest
+from gcvideo.config.schema import RunConfig
 from gcvideo.errors import ConfigError
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a config file, its bases and ``key=value`` overrides.
+    """Config of a file, its bases and ``key=value`` overrides.
 
     Args:
         path: a YAML file, or the name of a shipped one ("kinetics400/slow_r50_8x8.yaml").
         overrides: for example ``["optim.lr=0.02", "model.context.kind=gc"]``.
 
     Raises:
-        ConfigError: one line, naming the file (or override), the key, and the nearest right one.
+        ConfigError: one line, naming the file (or override), the key, and the nearest one that exists.
     """
     merged = OmegaConf.structured(RunConfig)
     path = find_config(path)
@@ -50,17 +49,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
-    """Write the resolved config as YAML that ``load_config`` reads back."""
+    """Save the resolved config as YAML that ``load_config`` reads back."""
     Path(path).write_text(yaml.safe_dump(config_to_dict(config), sort_keys=False))
 
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
-    """Plain dicts, lists and scalars: safe inside a checkpoint, JSON or YAML."""
+    """Config as plain dicts, lists and scalars: safe inside a checkpoint, JSON or YAML."""
     return typing.cast(dict[str, Any], _plain(dataclasses.asdict(config)))
 
 
 def config_from_dict(values: dict[str, Any], *, where: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The inverse of ``config_to_dict``, with ``key=value`` overrides; ``where`` names the source in errors."""
+    """Config from ``config_to_dict``'s values and ``key=value`` overrides; ``where`` names the source in errors."""
     merged = _override(_merge(OmegaConf.structured(RunConfig), values, where=where), overrides)
     try:
         return typing.cast(RunConfig, OmegaConf.to_object(merged))
@@ -69,7 +68,7 @@ def config_from_dict(values: dict[str, Any], *, where: str, overrides: Sequence[
 
 
 def find_config(path: str | Path) -> Path:
-    """The file itself, or a shipped config of that name."""
+    """Path of a config: the file itself, or a shipped config of that name."""
     path = Path(path).expanduser()
     if path.is_file():
         return path
@@ -77,11 +76,11 @@ def find_config(path: str | Path) -> Path:
     if (shipped / path).is_file():
         return shipped / path
     names = [str(p.relative_to(shipped)) for p in shipped.rglob("*.yaml")]
-    raise ConfigError(f"{path}: no such config file{_nearest(str(path), names)}")
+    raise ConfigError(f"{path}: no such config file{nearest(str(path), names)}")
 
 
 def shipped_configs() -> Path:
-    """The folder ``configs/``: beside the package in a source tree, inside it once installed."""
+    """Folder of the shipped configs, ``configs/``: beside the package in a source tree, inside it once installed."""
     package = Path(__file__).parent.parent
     beside = package.parent / "configs"
     return beside if beside.is_dir() and (package.parent / "setup.cfg").is_file() else package / "configs"
@@ -122,7 +121,7 @@ def _override(config: Any, overrides: Sequence[str]) -> Any:
 def _merge(config: Any, values: Any, *, where: str) -> Any:
     _check_keys(RunConfig, values, where=where)
     try:
-        # Each source replaces the placement of blocks as a whole: stages are not to be gathered from several files.
+        # Each source replaces the places of blocks as a whole instead of adding to those of its bases.
         if "stages" in (values.get("model") or {}).get("context", {}):
             config.model.context.stages = {}
         return OmegaConf.merge(config, values)
@@ -132,37 +131,32 @@ def _merge(config: Any, values: Any, *, where: str) -> Any:
 
 
 def _check_keys(schema: type, values: Any, *, where: str, prefix: str = "") -> None:
-    """Refuse keys that the dataclass does not have, naming the nearest one it has."""
+    """Refuse keys that the dataclass does not have, naming the nearest one that exists."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: {prefix.rstrip('.')}: expected `key: value` lines, got {values!r}")
     hints = typing.get_type_hints(schema)
     for key, value in values.items():
         if key not in hints:
-            everywhere = list(_all_keys(RunConfig))
-            near = _nearest(str(key), list(hints)) or _nearest_leaf(str(key), everywhere)
-            raise ConfigError(f"{where}: unknown key {prefix}{key}{near}")
+            raise ConfigError(f"{where}: unknown key {prefix}{key}{_nearest_key(str(key), prefix, list(hints))}")
         if dataclasses.is_dataclass(hints[key]):
             _check_keys(typing.cast(type, hints[key]), value, where=where, prefix=f"{prefix}{key}.")
 
 
+def _nearest_key(name: str, prefix: str, siblings: list[str]) -> str:
+    """The nearest key of the same section, else of another section, as the end of an error message."""
+    own = difflib.get_close_matches(name, siblings, n=1)
+    keys = {key.rpartition(".")[2]: key for key in reversed(list(_all_keys(RunConfig)))}
+    near = [f"{prefix}{key}" for key in own] or [
+        keys[k] for k in difflib.get_close_matches(name, keys, n=1, cutoff=0.75)
+    ]
+    return f"; did you mean {near[0]!r}?" if near else "; gcvideo train --help-config lists the keys"
+
+
 def _all_keys(schema: type, prefix: str = "") -> Iterator[str]:
     for key, hint in typing.get_type_hints(schema).items():
+        yield f"{prefix}{key}"
         if dataclasses.is_dataclass(hint):
             yield from _all_keys(typing.cast(type, hint), f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _nearest_leaf(name: str, keys: Sequence[str]) -> str:
-    """A key of that name in another section, else the keys at hand."""
-    leaves = {key.rpartition(".")[2]: key for key in keys}
-    near = difflib.get_close_matches(name, list(leaves), n=1, cutoff=0.75)
-    return f"; did you mean {leaves[near[0]]!r}?" if near else ""
 
 
 def _first_line(error: Exception) -> str:

@@ -49,7 +49,7 @@ def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):
     done = python("tools/train.py", str(config))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "unknown key model.dept; did you mean 'depth'?" in done.stderr
+    assert "unknown key model.dept; did you mean 'model.depth'?" in done.stderr
 
 
 def test_a_video_error_survives_pickling():

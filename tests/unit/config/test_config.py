@@ -58,11 +58,21 @@ def test_kinds_fill_in_their_own_defaults(tmp_path, kind, expected):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: {dept: 18}", "unknown key model.dept; did you mean 'depth'?"),
+        ("model: {dept: 18}", "unknown key model.dept; did you mean 'model.depth'?"),
         ("lr: 3", "unknown key lr; did you mean 'optim.lr'?"),
         ("model: {depth: abc}", "model.depth: .*'abc'"),
         ("model: {depth: 19}", "model.depth: 19 is not one of 18, 34, 50, 101, 152"),
         ("model: {context: {kind: gcc}}", "model.context.kind: .*'gcc'.*'gc'"),
+        (
+            "model: {context: {kind: gc, reduction: 0, stages: {res3: all}}}",
+            "reduction: must be positive, not 0",
+        ),
+        (
+            "model: {context: {kind: gc, options: {a: 1}, stages: {res3: all}}}",
+            "options: only for an own block",
+        ),
+        ("model: {arch: slo}", "model.arch: 'slo' is not one of slow, c2d, i3d, .*; did you mean 'slow'?"),
+        ("model: {options: {a: 1}}", "model.options: only for an own backbone"),
         ("model: {context: {kind: gc}}", "kind 'gc' needs stages"),
         ("model: {context: {stages: {res3: all}}}", "set kind to gc, snl, se or nl"),
         ("model: {context: {kind: gc, stages: {res9: all}}}", "no stage 'res9'"),
@@ -106,6 +116,11 @@ def test_errors_are_one_line_that_names_file_and_key(tmp_path, text, message):
     [
         ("optim.lr", "write key=value"),
         ("optm.lr=3", "unknown key optm; did you mean 'optim'?"),
+        ("lr=0.1", "unknown key lr; did you mean 'optim.lr'?"),
+        ("train.lr=0.1", "unknown key train.lr; did you mean 'optim.lr'?"),
+        ("context.kind=gc", "unknown key context; did you mean 'model.context'?"),
+        ("model.context.knd=gc", "unknown key model.context.knd; did you mean 'model.context.kind'?"),
+        ("zzz=1", "unknown key zzz; gcvideo train --help-config lists the keys"),
         ("optim.lr=fast", "optim.lr: .*'fast'"),
         ("optim.lr=", "optim.lr"),
     ],
