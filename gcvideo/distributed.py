@@ -1,4 +1,4 @@
-"""Processes that train or test together: who am I, and a few collectives that do nothing when there is only one.
+"""Rank, world size and collective operations, which do nothing when there is only one process.
 
 Processes are started by ``torchrun`` (or anything else that sets ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``,
 ``MASTER_ADDR`` and ``MASTER_PORT``). Tensors on a GPU travel by NCCL, everything on the CPU by gloo.
@@ -10,8 +10,6 @@ import ctypes
 import os
 import signal
 import sys
-import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -43,85 +41,48 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def was_restarted() -> bool:
-    """Whether torchrun has started this job anew: after a failure, or because a machine came or went.
-
-    All processes get the same answer, also those on a machine that has just joined.
-    """
-    mine = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    return bool(agree(int(mine or _started_before)))
-
-
 @contextmanager
-def init_from_env(device_type: str = "cpu", *, timeout_minutes: float = 30) -> Iterator[None]:
+def init_from_env(device_type: str = "cpu", *, timeout_minutes: float = 30) -> Iterator[bool]:
     """Join the process group for the length of a ``with`` block; does nothing for a single process.
 
     Args:
         device_type: "cpu" (gloo) or "cuda" (NCCL for GPU tensors, gloo for CPU tensors and Python objects).
         timeout_minutes: how long a process waits for the others before it gives up.
+
+    Yields:
+        Whether torchrun has restarted this job: after a failure, or because a machine left or joined. All processes
+        get the same value, also those on a machine that has just joined.
     """
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     if world_size() == 1 or _initialized():
-        yield
+        yield restarted
         return
     import torch.distributed as dist
+
+    from gcvideo.rendezvous import fresh_store
 
     _end_with_torchrun()
     timeout = timedelta(minutes=timeout_minutes)
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     store, number, count = next(dist.rendezvous("env://", timeout=timeout))
-    store = dist.PrefixStore(_meet(store, number, count, timeout), store)
+    if number == 0:
+        restarted = store.add("starts", 1) > 1 or restarted
+    store = fresh_store(store, rank=number, world_size=count, timeout=timeout)
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timeout)
     try:
-        yield
+        yield bool(agree(int(restarted)))
     finally:
         dist.destroy_process_group()
 
 
 def _end_with_torchrun() -> None:
-    """Have the kernel send SIGTERM when torchrun, this process's parent, dies without ending its processes.
+    """Have the kernel send SIGTERM when torchrun, the parent process, dies without ending its child processes.
 
     SIGKILL ends torchrun so, and every signal that it does not handle, as SIGUSR1 (prctl(2), PR_SET_PDEATHSIG).
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
-
-
-_started_before = False  # rank 0 knows
-
-
-def _meet(store: torch.distributed.Store, number: int, count: int, timeout: timedelta) -> str:
-    """A name that these processes alone agree on, for all that they write into the store.
-
-    torchrun keeps its store when it starts a job anew, so the addresses of processes that have died are still in it.
-    Its count of restarts tells one start from another only where no machine has been replaced: a machine that joins
-    counts from 0. So every process calls under a name that nobody used before, and goes on once it is answered.
-
-    Raises:
-        TimeoutError: some process did not come.
-    """
-    global _started_before
-    if number:
-        call = uuid.uuid4().hex
-        store.set(f"call {number}", call)
-        name = store.get(f"answer {call}").decode()  # waits for it
-        store.add(f"joined {name}", 1)
-        return name
-    _started_before = store.add("starts", 1) > 1
-    name, answered = uuid.uuid4().hex, set()
-    end = time.monotonic() + timeout.total_seconds()
-    while store.add(f"joined {name}", 0) < count - 1:
-        for other in range(1, count):
-            if not store.check([f"call {other}"]):
-                continue
-            call = store.get(f"call {other}").decode()
-            if call not in answered:  # perhaps of a predecessor that has died, which does no harm
-                store.set(f"answer {call}", name)
-                answered.add(call)
-        if time.monotonic() > end:
-            raise TimeoutError(f"only some of the {count} processes came within {timeout}")
-        time.sleep(0.01)
-    return name
 
 
 def all_reduce(tensor: torch.Tensor, op: Literal["sum", "mean", "max"] = "sum") -> torch.Tensor:

@@ -52,7 +52,7 @@ EVERYTHING: dict[str, Any] = {
     "train": {
         "batch_size": 8,  # so that a micro-batch has two videos to mix
         "accumulate": 2,
-        # Not bf16: clips of the short cycle are too small for it on a CPU (train/precision.py).
+        # Not bf16: clips of the short cycle are too small for it on a CPU (device.py).
         "precision": "auto",
         "label_smoothing": 0.1,
         "freeze": ["stem"],

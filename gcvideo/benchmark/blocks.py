@@ -25,12 +25,12 @@ from gcvideo import device as runtime
 from gcvideo.benchmark.blocks_gpu import measure_gpu, show_gpu
 from gcvideo.benchmark.peers.blocks import PortedContextBlock, pytorchvideo_non_local
 from gcvideo.benchmark.timing import alternate, pick_clock
+from gcvideo.device import has_bf16_units
 from gcvideo.errors import ConfigError
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.files import write_json
 from gcvideo.layers import NonLocalBlock, gc_block
 from gcvideo.models import create_model
-from gcvideo.train.precision import has_bf16_units
 
 # Stage -> shape (C, T, H, W) of its features in a ResNet-50 on 8 frames of 224 x 224.
 STAGES = {"res3": (512, 8, 28, 28), "res4": (1024, 8, 14, 14), "res5": (2048, 8, 7, 7)}

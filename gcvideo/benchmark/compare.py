@@ -20,12 +20,11 @@ from gcvideo.benchmark.memory import peak_memory
 from gcvideo.benchmark.scaling import measure_scaling
 from gcvideo.benchmark.timing import Action, alternate, compare_times, forward_action, pick_clock, train_action
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
-from gcvideo.device import describe, pick_device, tune, versions
+from gcvideo.device import describe, pick_device, pick_precision, tune, versions
 from gcvideo.errors import ConfigError
 from gcvideo.files import write_json
 from gcvideo.report.compare_page import plots_of, show, write_comparison
 from gcvideo.report.plots import save_png
-from gcvideo.train.precision import pick_precision
 from gcvideo.train.trainer import Trainer
 
 PARTS = ("forward", "train", "memory", "throughput", "scaling")

@@ -29,6 +29,7 @@ from gcvideo.benchmark.timing import alternate
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.annotations.lists import RecordTable
 from gcvideo.data.dataset import ViewDataset
+from gcvideo.device import has_bf16_units, pick_precision
 from gcvideo.errors import ConfigError, VideoError
 from gcvideo.eval.evaluator import answer_videos
 from gcvideo.eval.optimize import optimize_for_inference
@@ -36,7 +37,6 @@ from gcvideo.eval.predictions import VideoScores
 from gcvideo.files import write_json
 from gcvideo.models import create_model
 from gcvideo.report.pictures import save_animation
-from gcvideo.train.precision import has_bf16_units, pick_precision
 from gcvideo.video.reader import open_video
 
 THEIRS = "pytorchvideo"

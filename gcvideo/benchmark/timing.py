@@ -18,9 +18,9 @@ from torch import Tensor
 from gcvideo.config import RunConfig
 from gcvideo.data.crops import normalize
 from gcvideo.data.loader import ClipBatch
+from gcvideo.device import pick_precision
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.models import build_model
-from gcvideo.train.precision import pick_precision
 from gcvideo.train.step import Learner
 
 Action = Callable[[], object]

@@ -25,9 +25,9 @@ from gcvideo.analysis.complexity import count_config
 from gcvideo.benchmark.timing import STEADY_LR, wait_for
 from gcvideo.config import RunConfig, load_config
 from gcvideo.data.loader import ClipBatch
+from gcvideo.device import pick_precision
 from gcvideo.errors import ConfigError
 from gcvideo.files import write_json
-from gcvideo.train.precision import pick_precision
 from gcvideo.train.step import Learner
 
 # Contender -> shipped config.

@@ -53,11 +53,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _test(args: argparse.Namespace) -> int:
-    from gcvideo.device import describe
+    from gcvideo.device import describe, pick_precision
     from gcvideo.eval.optimize import optimize_for_inference
     from gcvideo.eval.test_run import hash_file, run_test
     from gcvideo.eval.trained import load_trained
-    from gcvideo.train.precision import pick_precision
 
     network = load_trained(args.checkpoint, overrides=args.overrides)
     path, config, device = network.path, network.config, network.device

@@ -41,18 +41,17 @@ def run(args: argparse.Namespace) -> int:
 
     if args.overfit is not None:
         config = trials.overfitting(config, args.overfit)
-    with distributed.init_from_env(pick_device(config.device).type):
+    with distributed.init_from_env(pick_device(config.device).type) as restarted:
         if args.dry_run:
             results = trials.dry_run(config)
         elif args.profile:
             results = {"trace": str(trials.profile(config))}
         else:
-            # torchrun starts a job that failed anew with the same arguments: it goes on from the last checkpoint.
-            anew = distributed.was_restarted()
+            # torchrun restarts a failed job with the same arguments: it resumes from the last checkpoint.
             trainer = Trainer(config, videos=args.overfit)
-            overwrite = args.overwrite and (not anew or trainer.folder.overwrite_is_pending())
+            overwrite = args.overwrite and (not restarted or trainer.folder.overwrite_is_pending())
             try:
-                results = trainer.fit(resume=args.resume or (anew and not overwrite), overwrite=overwrite)
+                results = trainer.fit(resume=args.resume or (restarted and not overwrite), overwrite=overwrite)
             except Stopped as signal:
                 console.warn(f"stopped by {signal}; a checkpoint is saved, go on with --resume")
                 return EXIT_CODE

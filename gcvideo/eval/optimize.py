@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from gcvideo.device import reach_onednn
+from gcvideo.cpu import reach_onednn
 from gcvideo.models.resnet3d import ResNet3d
 
 

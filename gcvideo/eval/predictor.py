@@ -15,6 +15,7 @@ from gcvideo.config import RunConfig, TestConfig
 from gcvideo.data.annotations.lists import RecordTable
 from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.loader import eval_loader
+from gcvideo.device import pick_precision
 from gcvideo.errors import CheckpointError, VideoError
 from gcvideo.eval.evaluator import answer_videos
 from gcvideo.eval.metrics import softmax
@@ -22,7 +23,6 @@ from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.eval.predictions import VideoScores
 from gcvideo.eval.timeline import Segment, SlidingWindows, Window, make_timeline
 from gcvideo.eval.trained import load_trained
-from gcvideo.train.precision import pick_precision
 from gcvideo.video.stream import FrameStream
 
 

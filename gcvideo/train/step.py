@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from gcvideo import cpu, distributed
 from gcvideo import device as runtime
-from gcvideo import distributed
 from gcvideo.config import RunConfig
 from gcvideo.data.augment import ClipMixer
 from gcvideo.data.crops import normalize
@@ -22,9 +22,8 @@ from gcvideo.models.resnet3d import build_model
 from gcvideo.train.batch_norm import share_batch_norms
 from gcvideo.train.freezing import freeze, keep_frozen
 from gcvideo.train.initial_weights import load_initial_weights
-from gcvideo.train.multigrid import divide_batch_norms, set_splits
+from gcvideo.train.multigrid import divide_batch_norms, set_splits, smallest_clip
 from gcvideo.train.optimizer import build_optimizer, check_warm_up, set_learning_rate
-from gcvideo.train.precision import pick_training_precision
 from gcvideo.train.resuming import load_optimizer
 
 
@@ -47,10 +46,13 @@ class Learner:
         check_warm_up(config.optim, batch_size=config.train.batch_size)
         torch.manual_seed(config.seed)
         network: nn.Module = build_model(config.model)
-        self.precision = pick_training_precision(config, network, device)
+        frames, crop = smallest_clip(config)
+        self.precision = runtime.pick_training_precision(
+            config.train.precision, device, network, frames=frames, crop=crop
+        )
         clips = config.train.batch_size // (config.train.accumulate * distributed.world_size())
         smallest = config.model.width * config.data.frames * config.data.crop // 4  # of res2, and of the other stages
-        onednn = runtime.onednn_computes(device, clips=clips, smallest=smallest)
+        onednn = cpu.onednn_computes(device, clips=clips, smallest=smallest)
         self.memory_format = runtime.pick_memory_format(config.train.channels_last, self.precision, onednn=onednn)
         if config.model.weights is not None:
             load_initial_weights(network, config.model.weights, classes=classes)
@@ -58,7 +60,7 @@ class Learner:
         if config.train.multigrid != "none":
             divide_batch_norms(network)
         if onednn:
-            runtime.reach_onednn(network)
+            cpu.reach_onednn(network)
         network = network.to(device).to(memory_format=self.memory_format)
         # Averaged after each step; the statistics of batch norms are those of the network itself.
         self.ema: AveragedModel | None = None

@@ -1,4 +1,4 @@
-"""Processes find each other, whatever those before them have left in torchrun's store."""
+"""Processes of a restarted job find each other, although torchrun's store still holds the addresses of dead ones."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from gcvideo import distributed
 
 def _join(environment: dict[str, str], path: str) -> None:
     os.environ.update(environment)
-    with distributed.init_from_env(timeout_minutes=1):
+    with distributed.init_from_env(timeout_minutes=1) as restarted:
         ranks = distributed.gather_objects(distributed.rank())
-        Path(path).write_text(f"{ranks} {distributed.was_restarted()}")
+        Path(path).write_text(f"{ranks} {restarted}")
 
 
 def start_all(store: dist.TCPStore, folder: Path, *, restarts: list[int]) -> list[str]:

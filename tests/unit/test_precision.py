@@ -1,4 +1,4 @@
-"""Which number format is chosen, and that no gradient is wrong for it."""
+"""Which precision is chosen, and that its gradients are right."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from gcvideo import device as runtime
 from gcvideo.config import ModelConfig, RunConfig, config_to_dict
 from gcvideo.errors import ConfigError
 from gcvideo.models.resnet3d import build_model
-from gcvideo.train import precision
 from gcvideo.train.multigrid import smallest_clip
 from gcvideo.train.resuming import differences
 from gcvideo.train.step import Learner
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, flags: str, vendor: str = "GenuineIntel") -> None:
-    monkeypatch.setattr(precision, "_cpu", lambda: {"flags": flags, "vendor_id": vendor})
+    monkeypatch.setattr(runtime, "_cpu_info", lambda: {"flags": flags, "vendor_id": vendor})
 
 
 def config_of(folder: Path, *, frames: int = 4, crop: int = 96, **train: Any) -> RunConfig:
@@ -44,22 +44,22 @@ def test_bf16_only_where_the_cpu_gains_by_it(
     monkeypatch: pytest.MonkeyPatch, flags: str, vendor: str, expected: str
 ) -> None:
     pretend(monkeypatch, flags, vendor)
-    assert precision.pick_precision("auto", CPU) == expected
-    assert precision.pick_precision("bf16", CPU) == "bf16"  # who asks for it gets it
-    assert precision.pick_precision("fp32", CPU) == "fp32"
-    assert precision.has_bf16_units(CPU) == ("amx_bf16" in flags)
+    assert runtime.pick_precision("auto", CPU) == expected
+    assert runtime.pick_precision("bf16", CPU) == "bf16"  # who asks for it gets it
+    assert runtime.pick_precision("fp32", CPU) == "fp32"
+    assert runtime.has_bf16_units(CPU) == ("amx_bf16" in flags)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the flags of an x86 CPU")
 def test_the_flags_of_this_cpu_are_found() -> None:
-    assert "sse2" in precision._cpu()["flags"].split()
+    assert "sse2" in runtime._cpu_info()["flags"].split()
 
 
 def test_a_kernel_longer_than_its_input_is_found() -> None:
     slow = build_model(ModelConfig(depth=18, width=4, num_classes=4))
-    assert precision.find_overhang(slow, (1, 3, 4, 96, 96)) is None
-    assert precision.find_overhang(slow, (1, 3, 4, 64, 64)) == "res5.0.branch2.conv_b (1 x 3 x 3 on 4 x 2 x 2)"
-    assert precision.find_overhang(slow, (1, 3, 2, 96, 96)) == "res4.0.branch2.conv_a (3 x 3 x 3 on 2 x 12 x 12)"
+    assert runtime.find_overhang(slow, (1, 3, 4, 96, 96)) is None
+    assert runtime.find_overhang(slow, (1, 3, 4, 64, 64)) == "res5.0.branch2.conv_b (1 x 3 x 3 on 4 x 2 x 2)"
+    assert runtime.find_overhang(slow, (1, 3, 2, 96, 96)) == "res4.0.branch2.conv_a (3 x 3 x 3 on 2 x 12 x 12)"
     assert next(slow.parameters()).device == CPU  # the network itself is left alone
 
 
