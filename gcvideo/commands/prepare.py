@@ -123,7 +123,7 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from gcvideo.prepare.pool import Limits
+    from gcvideo.prepare.jobs import Limits
     from gcvideo.prepare.verify import verify
 
     out = args.out or args.annotation.with_name(f"{args.annotation.name}.quarantine.jsonl")

@@ -19,11 +19,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,17 @@ class VideoScores:
     softmax: np.ndarray
     logits: np.ndarray
     max: np.ndarray
+
+    def to_row(self) -> dict[str, Any]:
+        """JSON values from which ``from_row`` makes the same scores again, bit by bit."""
+        scores = {name: base64.b64encode(getattr(self, name).tobytes()).decode() for name in ENSEMBLES}
+        return {**asdict(self), **scores}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> VideoScores:
+        """The scores that ``to_row`` gave."""
+        scores = {name: np.frombuffer(base64.b64decode(row[name]), np.float32) for name in ENSEMBLES}
+        return cls(**{**row, **scores})
 
 
 @dataclass

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from gcvideo.data.splits import load_split
 from gcvideo.device import versions
 from gcvideo.errors import CheckpointError, DataError
 from gcvideo.eval.evaluator import evaluate
-from gcvideo.eval.journal import Journal
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.files import write_json
+from gcvideo.journal import Journal
 
 
 def run_test(
@@ -35,7 +36,6 @@ def run_test(
     checkpoint: dict[str, Any],
     precision: str,
     restart: bool = False,
-    journal_seconds: float = 10.0,
 ) -> tuple[dict[str, Any], Predictions]:
     """Test on the config's test split and write ``results.json`` and ``predictions.npz`` into ``output``.
 
@@ -56,16 +56,11 @@ def run_test(
     began = time.monotonic()
     records = test_records(config, checkpoint.get("classes"))
     device = next(model.parameters()).device
-    journal = Journal(
-        output / "test_parts",
-        _journal_key(config, records, checkpoint["sha256"], precision),
-        rank=distributed.rank(),
-        seconds=journal_seconds,
-    )
+    journal = _journal(output, _journal_key(config, records, checkpoint["sha256"], precision))
     if restart and distributed.is_main():
-        journal.remove()
+        _remove(journal)
     dataset = ViewDataset(records, data=config.data, test=config.test)
-    finished: list[VideoScores] = distributed.broadcast_object(journal.read() if distributed.is_main() else [])
+    finished = [VideoScores.from_row(row) for row in distributed.broadcast_object(journal.rows())]
     finished = [video for video in finished if not dataset.quarantine.is_bad(video.index, 0)]
     if finished:
         console.say(f"{len(finished)} of {len(records)} videos were finished by a run that was cut off and are kept")
@@ -84,7 +79,7 @@ def run_test(
         def note(video: VideoScores | Failure) -> None:
             nonlocal failed
             if isinstance(video, VideoScores):
-                journal.add(video)
+                journal.add(str(video.index), video.to_row())
             else:
                 failed += 1
             progress.advance(1, **({"failed": failed} if failed else {}))
@@ -101,12 +96,12 @@ def run_test(
                 on_video=note,
             )
         finally:
-            journal.flush()
+            journal.close()
     spoilt = predictions.without_numbers()
     if spoilt:
         distributed.barrier()  # nobody forgets the parts before all are written
         if distributed.is_main():
-            journal.remove()
+            _remove(journal)
         raise CheckpointError(
             f"{checkpoint.get('path')}: its scores of {spoilt} of {len(predictions)} videos are not finite, so its "
             "weights are spoilt or too large; test another checkpoint of the run"
@@ -114,7 +109,7 @@ def run_test(
     results = _write(predictions, records, config, output, checkpoint, precision, time.monotonic() - began)
     distributed.barrier()  # nobody forgets the parts before the results are written
     if distributed.is_main():
-        journal.remove()
+        _remove(journal)
     return results, predictions
 
 
@@ -151,6 +146,18 @@ def hash_file(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _journal(output: Path, key: dict[str, Any]) -> Journal:
+    """The journal of this test's finished videos; another test, with another key, has its own."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    return Journal(output / "test_parts" / f"{digest}.jsonl", key, rank=distributed.rank())
+
+
+def _remove(journal: Journal) -> None:
+    journal.remove()
+    with suppress(OSError):  # absent, or it holds the journal of another test
+        journal.path.parent.rmdir()
 
 
 def _journal_key(config: RunConfig, records: RecordTable, checkpoint_hash: str, precision: str) -> dict[str, Any]:

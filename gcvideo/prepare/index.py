@@ -18,8 +18,8 @@ from gcvideo.data.annotations.lists import load_records
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically
-from gcvideo.prepare.pool import Limits
-from gcvideo.prepare.scan import Journal, Row, scan
+from gcvideo.journal import Journal, Row
+from gcvideo.prepare.jobs import Limits, scan
 from gcvideo.video.reader import open_video
 from gcvideo.video.tar_members import local_path
 

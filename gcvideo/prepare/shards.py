@@ -24,11 +24,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gcvideo.console import Progress
 from gcvideo.data.annotations.lists import RecordTable, VideoRecord, load_records
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
-from gcvideo.prepare.pool import default_workers, run_jobs
+from gcvideo.prepare.jobs import run_jobs
 from gcvideo.video.mp4_slice import in_memory
 from gcvideo.video.tar_members import INDEX, MANIFEST, Member
 
@@ -97,12 +96,10 @@ def write_shards(
             raise DataError(f"{folder}: holds shards of other videos or settings; choose another folder")
     write_json(partial, manifest)
     members: dict[str, list[Member]] = {}  # of each shard
-    with Progress("shard", total=len(jobs), unit="shards") as progress:
-        for outcome in run_jobs(_finish_shard, jobs, workers=min(workers or default_workers(), len(jobs))):
-            if outcome.value is None:
-                raise DataError(f"{outcome.item.path}: {outcome.error}")
-            members[outcome.item.path] = outcome.value
-            progress.advance()
+    for job, written, error in run_jobs(_finish_shard, jobs, title="shard", unit="shards", workers=workers):
+        if written is None:
+            raise DataError(f"{job.path}: {error}")
+        members[job.path] = written
     packed = [member for job in jobs for member in members[job.path]]
     _write_index(folder, records, [packed[position] for position in np.argsort(order).tolist()])
     os.replace(partial, folder / MANIFEST)

@@ -26,10 +26,9 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from gcvideo.console import Progress
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
-from gcvideo.prepare.pool import default_workers, run_jobs
+from gcvideo.prepare.jobs import run_jobs
 
 CLASSES = (
     "left then right",
@@ -90,13 +89,10 @@ def make_synthetic(
     _claim(made.folder, {"recipe": RECIPE, "train": train, "val": val, "seed": seed})
     plans = [*_plan(made, "train", train, seed), *_plan(made, "val", val, seed)]
     missing = [plan for plan in plans if not Path(plan.path).is_file()]
-    if missing:
-        done = len(plans) - len(missing)
-        with Progress("synthetic set", total=len(plans), unit="videos", start=done) as progress:
-            for outcome in run_jobs(_make_video, missing, workers=min(workers or default_workers(), len(missing))):
-                if outcome.error:
-                    raise DataError(f"{outcome.item.path}: {outcome.error}")
-                progress.advance()
+    done = len(plans) - len(missing)
+    for plan, _, error in run_jobs(_make_video, missing, title="synthetic set", done=done, workers=workers):
+        if error:
+            raise DataError(f"{plan.path}: {error}")
     for split, annotation in (("train", made.train), ("val", made.val)):
         _write_annotation(annotation, [plan for plan in plans if plan.split == split])
     return made

@@ -18,9 +18,9 @@ from gcvideo.data.annotations.kinetics import videos_under
 from gcvideo.data.annotations.lists import load_records
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically
+from gcvideo.journal import Journal, Row
 from gcvideo.prepare.encode import PRESETS, Encoding, encode_video
-from gcvideo.prepare.pool import Limits, run_jobs
-from gcvideo.prepare.scan import Journal, Row, scan
+from gcvideo.prepare.jobs import Limits, run_jobs, scan
 from gcvideo.video.reader import open_video
 
 JOURNAL = "transcode.jsonl"
@@ -79,8 +79,7 @@ def transcode(
         if journal_path.exists() and not journal.fits:
             raise DataError(f"{target}: holds videos transcoded with other settings; choose another folder")
         for path, copy in copies.items():
-            row = journal.find(path)
-            if row is not None and ("error" in row or not Path(copy).is_file()):
+            if not Path(copy).is_file():
                 journal.forget(path)
         function = _Transcode(str(source), str(target), encoding)
         rows = scan(function, list(copies), journal=journal, title="transcode", limits=limits, workers=workers)
@@ -134,6 +133,7 @@ class _Transcode:
 
     def __call__(self, path: str) -> Row:
         copy = _copy_of(path, self.source, self.target)
+        Path(copy).unlink(missing_ok=True)  # of the video as it was before it changed
         with open_video(path) as video:
             expected = len(video)
         frames = encode_video(path, copy, self.encoding)
@@ -172,7 +172,8 @@ def _copy_of(path: str, source: str, target: str) -> str:
 def _costs(copies: dict[str, str], *, sample: int = 24) -> tuple[Cost, Cost]:
     """Cost of originals and of copies, measured in turn, in one process that nothing else of ours disturbs."""
     chosen = random.Random(0).sample(list(copies.items()), min(sample, len(copies)))
-    pairs = [o.value for o in run_jobs(_pair_seconds, chosen, workers=1, limits=LIMITS) if o.value is not None]
+    measured = run_jobs(_pair_seconds, chosen, title="measure", workers=1, limits=LIMITS)
+    pairs = [seconds for _, seconds, _ in measured if seconds is not None]
     old, new = [1000 * median(side) for side in zip(*pairs, strict=True)] if pairs else (math.nan, math.nan)
     return Cost(_bytes(list(copies)), old), Cost(_bytes(list(copies.values())), new)
 

@@ -14,10 +14,12 @@ from gcvideo.data.annotations.lists import load_records
 from gcvideo.data.bad_videos import Failure
 from gcvideo.errors import VideoError
 from gcvideo.files import write_atomically
-from gcvideo.prepare.pool import Limits
-from gcvideo.prepare.scan import Journal, Row, scan
+from gcvideo.journal import Journal, Row
+from gcvideo.prepare.jobs import Limits, scan
 from gcvideo.video.reader import open_video
 from gcvideo.video.tar_members import local_path
+
+LIMITS = Limits(seconds=600, memory=4 << 30)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def verify(
     *,
     root: str | Path | None = None,
     workers: int | None = None,
-    limits: Limits | None = None,
+    limits: Limits = LIMITS,
 ) -> Verification:
     """Decode every frame of every video, in processes that may die; write the list of those that are not sound.
 
@@ -58,7 +60,6 @@ def verify(
         DataError: the annotation cannot be used.
     """
     records = load_records(annotation, root=root)
-    limits = limits or Limits(seconds=600, memory=4 << 30)
     paths = [record.path for record in records]
     with Journal(f"{quarantine}.partial", {"format": 1}) as journal:
         rows = scan(verify_video, paths, journal=journal, title="verify", limits=limits, workers=workers)

@@ -11,8 +11,8 @@ import pytest
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, save_config
 from gcvideo.eval import test_run as testing
-from gcvideo.eval.journal import Journal
 from gcvideo.eval.predictions import Predictions
+from gcvideo.journal import Journal
 from tests.tiny import tiny_checkpoint
 from tests.training import last_state, make_videos, same_tensors, train_config
 
@@ -102,10 +102,9 @@ def test_a_listed_video_that_a_killed_test_had_finished_counts_as_failed(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Dying(Journal):
-        def add(self, video: Any) -> None:
-            self.seconds = 0
-            super().add(video)
-            if video.id == "video_2.mp4":
+        def add(self, item: str, row: dict[str, Any], stamp: Any = None) -> None:
+            super().add(item, row, stamp)
+            if row["id"] == "video_2.mp4":
                 raise KeyboardInterrupt
 
     checkpoint = str(place / "runs/tiny/checkpoints/best.pt")

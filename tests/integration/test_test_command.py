@@ -19,8 +19,8 @@ from gcvideo.cli import main
 from gcvideo.config import config_from_dict
 from gcvideo.data.annotations.lists import RecordTable
 from gcvideo.eval import test_run as testing
-from gcvideo.eval.journal import Journal
 from gcvideo.eval.predictions import Predictions, VideoScores
+from gcvideo.journal import Journal
 from gcvideo.train.checkpoint import load_checkpoint, save_checkpoint
 from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
 
@@ -112,16 +112,15 @@ import os, sys, time
 from pathlib import Path
 from gcvideo.cli import main
 from gcvideo.eval import test_run as testing
-from gcvideo.eval.journal import Journal
+from gcvideo.journal import Journal
 
 notes, most = Path(sys.argv[1]), int(sys.argv[2])
 
 class Noting(Journal):
     count = 0
-    def add(self, video):
-        self.seconds = 0
-        super().add(video)
-        (notes / f"{video.id} {self.rank}").write_text(str(os.getpid()))
+    def add(self, item, row, stamp=None):
+        super().add(item, row, stamp)
+        (notes / f"{row['id']} {os.environ['RANK']}").write_text(str(os.getpid()))
         self.count += 1
         if self.count == most:
             time.sleep(600)
@@ -196,10 +195,9 @@ def test_a_killed_test_goes_on_where_it_stood(
     noted = []
 
     class Dying(Journal):
-        def add(self, video: Any) -> None:
-            self.seconds = 0
-            super().add(video)
-            noted.append(video)
+        def add(self, item: str, row: dict[str, Any], stamp: Any = None) -> None:
+            super().add(item, row, stamp)
+            noted.append(item)
             if len(noted) == 3:
                 raise KeyboardInterrupt
 
@@ -220,10 +218,10 @@ def test_another_test_does_not_take_up_the_finished_videos(tmp_path: Path) -> No
 
     def prefix(
         checkpoint: str = "one", precision: str = "fp32", ids: str = "ab", label: int = 0, **sections: Any
-    ) -> str:
+    ) -> Path:
         config = config_from_dict({"name": "a", **sections}, where="the test's config")
         records = RecordTable(ids=list(ids), paths=list(ids), labels=[label] * len(ids))
-        return Journal(tmp_path, testing._journal_key(config, records, checkpoint, precision)).prefix
+        return testing._journal(tmp_path, testing._journal_key(config, records, checkpoint, precision)).path
 
     others = [
         prefix(checkpoint="two"),
@@ -247,8 +245,8 @@ def test_a_restart_forgets_the_finished_videos(place: Path, tmp_path: Path) -> N
     nonsense = np.ones(4, np.float32)
     kept = []
     for arguments in ([], ["--restart"]):
-        journal = Journal(tmp_path / "test_parts", key, seconds=0)
-        journal.add(VideoScores(0, "video_0.mp4", 0, 6, 0, 0, nonsense, nonsense, nonsense))
+        with testing._journal(tmp_path, key) as journal:
+            journal.add("0", VideoScores(0, "video_0.mp4", 0, 6, 0, 0, nonsense, nonsense, nonsense).to_row())
         _, predictions = run(place, tmp_path, "train.precision=fp32", *arguments)
         kept.append(bool((predictions.scores[0] == 1).all()))
     assert kept == [True, False]

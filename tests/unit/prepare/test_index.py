@@ -13,8 +13,9 @@ import pytest
 
 from gcvideo.data.annotations.lists import load_records
 from gcvideo.errors import DataError
+from gcvideo.journal import Journal
 from gcvideo.prepare.index import make_index
-from gcvideo.prepare.scan import Journal, scan
+from gcvideo.prepare.jobs import scan
 from tests.videos import moving_frames, write_video
 
 IDS = ["-abcdefghij", "_bcdefghijk", "cdefghijklm", "defghijklmn"]
@@ -139,26 +140,17 @@ def test_scan_goes_on_from_its_journal_and_repeats_only_what_changed(tmp_path):
     assert [Path(f"{path}.seen").read_text() for path in paths] == ["x", "xx", "x"]
 
 
-def test_a_journal_of_other_work_is_not_used(tmp_path):
-    video = tmp_path / "a"
-    video.write_text("video")
-    with Journal(tmp_path / "journal", {"short_side": 256}) as notes:
-        notes.add(str(video), {"ok": 1})
-        assert Journal(tmp_path / "journal", {"short_side": 256}).find(str(video)) == {"ok": 1}
-    assert Journal(tmp_path / "journal", {"short_side": 320}).find(str(video)) is None
-
-
 def test_index_survives_a_kill(kinetics):
     """A run killed with SIGKILL in its middle leaves a journal, no index; the next one ends with the right index."""
     out = kinetics / "train.parquet"
     script = (
         "import os, signal\n"
-        "from gcvideo.prepare import scan\n"
-        "add = scan.Journal.add\n"
-        "def add_and_die(self, path, row):\n"
-        "    add(self, path, row)\n"
+        "from gcvideo.journal import Journal\n"
+        "add = Journal.add\n"
+        "def add_and_die(*arguments):\n"
+        "    add(*arguments)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "scan.Journal.add = add_and_die\n"
+        "Journal.add = add_and_die\n"
         "from gcvideo.prepare.index import make_index\n"
         f"make_index({str(kinetics / 'train.csv')!r}, {str(out)!r}, workers=1)\n"
     )

@@ -1,0 +1,101 @@
+"""Journal of finished work, from which an interrupted ``gcvideo test`` or ``gcvideo prepare`` resumes."""
+
+from __future__ import annotations
+
+import glob
+import json
+from pathlib import Path
+from typing import IO, Any
+
+Row = dict[str, Any]  # JSON values
+
+
+class Journal:
+    """Finished items on disk, one JSON object a line, written as soon as they are added; a context manager.
+
+    A last line cut short by a kill is ignored. Processes that share the work append to one file each, and everyone
+    reads all of them, so the next run may have another number of processes.
+
+    Args:
+        path: the file of rank 0, those of other ranks lie beside it; created when the first row is added.
+        key: everything that the rows depend on besides their items; a file with another key starts over.
+        rank: of this process.
+
+    Attributes:
+        fits: whether this process's file existed and had this key.
+    """
+
+    def __init__(self, path: str | Path, key: Row, *, rank: int = 0) -> None:
+        self.path = Path(path)
+        self._own = Path(f"{path}.{rank}") if rank else self.path
+        self._key = json.dumps(key, sort_keys=True)
+        self._file: IO[str] | None = None
+        self._entries: dict[str, Row] = {}
+        self.fits = self._own in [file for file in self._files() if self._read(file)]
+
+    def rows(self) -> list[Row]:
+        """The rows of all items."""
+        return [entry["row"] for entry in self._entries.values()]
+
+    def find(self, item: str, stamp: Any = None) -> Row | None:
+        """The row of an item; None where there is none or it was added with another stamp."""
+        entry = self._entries.get(item)
+        return entry["row"] if entry is not None and entry["stamp"] == stamp else None
+
+    def forget(self, item: str) -> None:
+        """Leave an item's row out, so that the item is done again."""
+        self._entries.pop(item, None)
+
+    def add(self, item: str, row: Row, stamp: Any = None) -> None:
+        """Append a row.
+
+        Args:
+            item: name of the finished item.
+            row: its result.
+            stamp: JSON value that changes when the item does, such as the time of a file's last change.
+        """
+        if self._file is None:
+            self._own.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._own.open("a" if self.fits else "w", encoding="utf-8")
+            # After a kill the last line may be incomplete; the new line must not become a part of it.
+            self._file.write("\n" if self._file.tell() else f"{self._key}\n")
+        self._file.write(json.dumps({"path": item, "stamp": stamp, "row": row}) + "\n")
+        self._file.flush()
+
+    def remove(self) -> None:
+        """Delete the files of all processes: the results are written elsewhere, or the work starts over."""
+        self.close()
+        self._entries.clear()
+        for file in self._files():
+            file.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close this process's file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _files(self) -> list[Path]:
+        return [self.path, *self.path.parent.glob(f"{glob.escape(self.path.name)}.[0-9]*")]
+
+    def _read(self, file: Path) -> bool:
+        """Read the rows of a file; returns whether it exists and has this key."""
+        try:
+            key, *lines = file.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError):
+            return False
+        if key != self._key:
+            return False
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                self._entries[entry["path"]] = {"stamp": entry["stamp"], "row": entry["row"]}
+            except (ValueError, KeyError, TypeError):
+                continue
+        return True

@@ -1,0 +1,138 @@
+"""One job for each of many items, in worker processes that may die, with progress and a journal to resume from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from gcvideo.console import Progress
+from gcvideo.data.worker_pool import Hold, WorkerPool
+from gcvideo.errors import GcvideoError, VideoError
+from gcvideo.journal import Journal, Row
+from gcvideo.video.tar_members import parse_member
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+class Limits(NamedTuple):
+    """Limits of one job.
+
+    Attributes:
+        seconds: wall-clock time; None for no limit.
+        memory: bytes that its worker process may allocate; None for no limit.
+    """
+
+    seconds: float | None = None
+    memory: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+def run_jobs(
+    function: Callable[[Item], Value],
+    items: Sequence[Item],
+    *,
+    title: str,
+    unit: str = "videos",
+    done: int = 0,
+    workers: int | None = None,
+    limits: Limits = NO_LIMITS,
+) -> Iterator[tuple[Item, Value | None, str | None]]:
+    """Apply a function to every item, in worker processes.
+
+    Args:
+        function: runs in a forked process; its results must pickle.
+        items: all of them.
+        title: of the progress bar.
+        unit: of the progress bar.
+        done: items that an earlier run finished, for the progress bar.
+        workers: processes at a time; by default one a core.
+        limits: of one job. A job beyond them fails, as one that crashes does; the others are not affected.
+
+    Yields:
+        item, value and None; or item, None and the reason why the job failed. In the order in which jobs finish.
+    """
+    deaths: dict[int, str] = {}  # a worker that replaces a dead one is forked afterwards, and so knows of this death
+
+    def work(number: int, hold: Hold) -> tuple[int, Value | None, str | None]:
+        if number in deaths:
+            return number, None, deaths[number]
+        hold(number)
+        try:
+            return number, function(items[number]), None
+        except Exception as error:
+            return number, None, _reason(error)
+
+    if not items:
+        return
+    pool: WorkerPool[int, tuple[int, Value | None, str | None]] = WorkerPool(
+        work,
+        workers=min(workers or _cores(), len(items)),
+        on_death=deaths.__setitem__,
+        time_limit=limits.seconds,
+        memory_limit=limits.memory,
+        prefetch=1,
+        ordered=False,
+    )
+    failed = 0
+    with Progress(title, total=done + len(items), unit=unit, start=done) as progress:
+        for number, value, error in pool.map(range(len(items))):
+            failed += error is not None
+            progress.advance(**({"failed": failed} if failed else {}))
+            yield items[number], value, error
+
+
+def scan(
+    function: Callable[[str], Row],
+    paths: Sequence[str],
+    *,
+    journal: Journal,
+    title: str,
+    workers: int | None = None,
+    limits: Limits = NO_LIMITS,
+) -> dict[str, Row]:
+    """Apply a function to every video whose row is not in the journal, or that has changed since.
+
+    Args:
+        function: path -> row.
+        paths: of the videos.
+        journal: rows of earlier runs; every new row is added at once.
+        title: of the progress bar.
+        workers: processes at a time; by default one a core.
+        limits: of one video.
+
+    Returns:
+        path -> row, in the order of ``paths``; ``{"error": reason}`` for a video on which the function failed.
+    """
+    rows = {path: row for path in paths if (row := journal.find(path, _stamp(path))) is not None}
+    waiting = [path for path in paths if path not in rows]
+    for path, row, error in run_jobs(function, waiting, title=title, done=len(rows), workers=workers, limits=limits):
+        rows[path] = {"error": error} if row is None else row
+        journal.add(path, rows[path], _stamp(path))
+    return {path: rows[path] for path in paths}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "needs more memory than a worker process may use"
+    if isinstance(error, GcvideoError):
+        return error.reason if isinstance(error, VideoError) else str(error)
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _stamp(path: str) -> Any:
+    """Size and time of change of a video's file, or of its shard; None where that does not exist."""
+    member = parse_member(path)
+    try:
+        status = os.stat(member.shard if member else path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
