@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gcvideo.config import RunConfig, SplitConfig
-from gcvideo.data.annotations.lists import RecordTable
+from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError
 from gcvideo.eval import trained as networks
 from gcvideo.eval.test_run import test_records

@@ -27,8 +27,8 @@ from gcvideo import device as runtime
 from gcvideo.benchmark.peers.loaders import per_view_video
 from gcvideo.benchmark.timing import alternate
 from gcvideo.config import DataConfig, TestConfig
-from gcvideo.data.annotations.lists import RecordTable
 from gcvideo.data.dataset import ViewDataset
+from gcvideo.data.records import RecordTable
 from gcvideo.device import has_bf16_units, pick_precision
 from gcvideo.errors import ConfigError, VideoError
 from gcvideo.eval.evaluator import answer_videos

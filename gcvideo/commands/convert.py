@@ -126,7 +126,7 @@ def _checkpoint(
     state: dict[str, Tensor], config: RunConfig, weights: Weights, args: argparse.Namespace
 ) -> dict[str, Any]:
     """A checkpoint to test, predict or start from; what a gcvideo one said of its training is kept."""
-    from gcvideo.data.annotations.lists import load_classes
+    from gcvideo.data.annotations import load_classes
 
     kept: dict[str, Any] = {
         key: weights.extra[key] for key in ("classes", "fingerprint", "epoch", "step") if key in weights.extra

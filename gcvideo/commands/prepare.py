@@ -74,7 +74,7 @@ def _index_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _index(args: argparse.Namespace) -> None:
-    from gcvideo.data.annotations.lists import load_classes
+    from gcvideo.data.annotations import load_classes
     from gcvideo.prepare.index import make_index
 
     out = args.out or args.annotation.with_suffix(".parquet")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gcvideo.data.annotations.lists import RecordTable
+from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 
 ALWAYS, NEVER = 0, np.iinfo(np.int32).max

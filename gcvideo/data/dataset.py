@@ -7,6 +7,7 @@ the failure in the video's place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -16,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gcvideo.config import DataConfig, TestConfig
-from gcvideo.data.annotations.lists import RecordTable, VideoRecord
 from gcvideo.data.augment import build_clip_augment, random_box
 from gcvideo.data.bad_videos import Failure, Quarantine
 from gcvideo.data.crops import crop_and_resize, resize_short_side
+from gcvideo.data.records import RecordTable, VideoRecord
 from gcvideo.data.sampling import crop_boxes, random_clip, sample_rng, uniform_clips
 from gcvideo.errors import ConfigError, DamagedVideoError, DataError, VideoError
 from gcvideo.video.reader import VideoReader, open_video, why_missing
@@ -83,8 +84,8 @@ class _VideoDataset(Dataset[T]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def _read(self, index: int, read: Callable[[VideoReader], R], *, epoch: int = 0) -> R:
-        """Call ``read`` on the open video.
+    def _read(self, index: int, read: Callable[[VideoReader, VideoRecord], R], *, epoch: int = 0) -> R:
+        """Call ``read`` on the open video and its record.
 
         Raises:
             VideoError: no decoder could read it, with the first one's reason.
@@ -106,10 +107,10 @@ class _VideoDataset(Dataset[T]):
                 errors.append(error)
         raise errors[0]
 
-    def _read_once(self, record: VideoRecord, backend: str, read: Callable[[VideoReader], R]) -> R:
+    def _read_once(self, record: VideoRecord, backend: str, read: Callable[[VideoReader, VideoRecord], R]) -> R:
         try:
             with open_video(record.path, backend=backend) as video:
-                return read(video)
+                return read(video, record)
         except MemoryError:
             raise VideoError(record.path, "needs more memory than a worker process may use") from None
 
@@ -161,7 +162,7 @@ class ClipDataset(_VideoDataset[ClipSample]):
             index = (slot + offset) % len(self)
             rng = sample_rng(self.seed, epoch, slot)
             try:
-                clips = self._read(index, lambda video, rng=rng: self._cut(video, rng), epoch=epoch)  # type: ignore[misc]
+                clips = self._read(index, partial(self._cut, rng=rng), epoch=epoch)
             except VideoError as error:
                 failures.append(Failure(self.records[index].id, error.path, error.reason))
                 fresh += not self.quarantine.is_bad(index, epoch)
@@ -174,12 +175,13 @@ class ClipDataset(_VideoDataset[ClipSample]):
             f"{failures[0].path}: {failures[0].reason}"
         )
 
-    def _cut(self, video: VideoReader, rng: np.random.Generator) -> Tensor:
+    def _cut(self, video: VideoReader, record: VideoRecord, rng: np.random.Generator) -> Tensor:
         data = self.data
+        first, end = record.frame_range(video.pts)
         speed = self._speed(video)
-        indices = np.stack(
+        indices = first + np.stack(
             [
-                random_clip(len(video), data.frames, data.stride, rng, convention=data.convention, speed=speed)
+                random_clip(end - first, data.frames, data.stride, rng, convention=data.convention, speed=speed)
                 for _ in range(data.augment.clips_per_video)
             ]
         )
@@ -217,10 +219,11 @@ class ViewDataset(_VideoDataset[VideoViews]):
             failure = Failure(record.id, error.path, error.reason)
         return VideoViews(frames, clips, crops, record.label, index, record.id, failure)
 
-    def _cut(self, video: VideoReader) -> tuple[Tensor, Tensor, Tensor]:
+    def _cut(self, video: VideoReader, record: VideoRecord) -> tuple[Tensor, Tensor, Tensor]:
         data, test = self.data, self.test
-        clips = uniform_clips(
-            len(video), data.frames, data.stride, test.clips, convention=test.convention, speed=self._speed(video)
+        first, end = record.frame_range(video.pts)
+        clips = first + uniform_clips(
+            end - first, data.frames, data.stride, test.clips, convention=test.convention, speed=self._speed(video)
         )
         unique, positions = np.unique(clips, return_inverse=True)
         portion = max(1, MAX_DECODED_BYTES // (video.height * video.width * 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +16,53 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gcvideo.console import printable
-from gcvideo.errors import DataError
+from gcvideo.errors import DataError, VideoError
+
+KINETICS_CLIP = re.compile(r"(?P<id>.{11})_(?P<start>\d{6})_(?P<end>\d{6})")
+END_TOLERANCE = 1.0  # seconds: annotated times are often rounded to whole seconds
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """One video: where it lies, its label (-1: unknown) and the name it goes by in reports."""
+    """One labelled video, or a segment of one.
+
+    Attributes:
+        path: of the file.
+        label: -1 where unknown.
+        id: the name in reports and lists.
+        start: seconds from the first frame to the begin of the segment; None for a whole video.
+        end: seconds from the first frame to the end of the segment; None for a whole video.
+    """
 
     path: str
     label: int
     id: str
+    start: float | None = None
+    end: float | None = None
+
+    def frame_range(self, times: np.ndarray) -> tuple[int, int]:
+        """First frame of the segment, and the one after its last.
+
+        A file that is named by a Kinetics clip id and is no longer than the clip is the clip itself, already cut.
+
+        Args:
+            times: float64 (frames,), the presentation time of each frame in seconds, rising.
+
+        Raises:
+            VideoError: the segment ends more than ``END_TOLERANCE`` seconds behind the end of the video.
+        """
+        if self.start is None or self.end is None:
+            return 0, len(times)
+        times = times - times[0]
+        count = len(times)
+        duration = float(times[-1]) * count / max(count - 1, 1)  # the last frame has a duration too
+        if KINETICS_CLIP.fullmatch(self.id) and duration <= self.end - self.start + END_TOLERANCE:
+            return 0, count
+        if self.start >= max(duration, 1e-6) or self.end > duration + END_TOLERANCE:
+            reason = f"its segment from {self.start:g} to {self.end:g} s lies beyond its end ({duration:.2f} s)"
+            raise VideoError(self.path, reason)
+        first, last = np.searchsorted(times, [self.start - 1e-6, self.end - 1e-6]).tolist()
+        return (first, last) if first < last else (max(first - 1, 0), max(first, 1))  # the frame shown at the start
 
 
 class StringColumn:
@@ -68,9 +106,11 @@ class RecordTable(Sequence[VideoRecord]):
         classes: class names in label order, where known.
         source: the annotation that the table was read from.
         missing: ids that the annotation has and the folder does not.
+        segments: (len, 2), start and end in seconds, NaN for a whole video; None where all videos are whole.
 
     Attributes:
         labels: int32 (len,).
+        segments: float64 (len, 2), or None.
     """
 
     def __init__(
@@ -83,6 +123,7 @@ class RecordTable(Sequence[VideoRecord]):
         classes: Sequence[str] | None = None,
         source: str = "",
         missing: Sequence[str] = (),
+        segments: np.ndarray | None = None,
     ) -> None:
         self._ids = _column(ids)
         self._paths = _column(paths)
@@ -91,6 +132,7 @@ class RecordTable(Sequence[VideoRecord]):
         self.classes = tuple(classes) if classes is not None else None
         self.source = source
         self.missing = tuple(missing)
+        self.segments = segments if segments is not None and not np.isnan(segments).all() else None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -106,13 +148,17 @@ class RecordTable(Sequence[VideoRecord]):
             raise IndexError(f"record {index} of {len(self)}")
         index = int(index) % len(self)
         path = os.path.join(self.root, _text(self._paths[index].as_py()))
-        return VideoRecord(path=path, label=int(self.labels[index]), id=_text(self._ids[index].as_py()))
+        start, end = (None, None) if self.segments is None else self.segments[index].tolist()
+        if start != start:  # NaN
+            start = end = None
+        return VideoRecord(path, int(self.labels[index]), _text(self._ids[index].as_py()), start, end)
 
     def select(self, indices: Sequence[int] | np.ndarray) -> RecordTable:
         """The records of these indices, in this order."""
         table = RecordTable(ids=(), paths=(), labels=(), root=self.root, classes=self.classes, source=self.source)
         rows = np.asarray(indices, dtype=np.int64)
         table._ids, table._paths, table.labels = self._ids.take(rows), self._paths.take(rows), self.labels[rows]
+        table.segments = self.segments[rows] if self.segments is not None else None
         return table
 
     def find(self, ids: Iterable[str]) -> np.ndarray:

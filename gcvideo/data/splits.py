@@ -5,7 +5,8 @@ from __future__ import annotations
 from gcvideo import distributed
 from gcvideo.config import RunConfig, SplitConfig
 from gcvideo.console import warn
-from gcvideo.data.annotations.lists import RecordTable, load_classes, load_records
+from gcvideo.data.annotations import load_classes, load_records
+from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError
 
 

@@ -7,10 +7,9 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-from gcvideo.data.annotations.lists import VIDEO_SUFFIXES
+from gcvideo.data.annotations import videos_under
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
@@ -51,12 +50,7 @@ def find_sources(names: Sequence[str]) -> list[Source]:
 
 
 def _files_in(folder: str) -> list[Source]:
-    found = sorted(
-        str(Path(root) / file)
-        for root, _, files in os.walk(folder)
-        for file in files
-        if Path(file).suffix.lower() in VIDEO_SUFFIXES
-    )
+    found = [os.path.join(folder, path) for path in videos_under(folder)]
     return [_checked(path) for path in found] or [Source(folder, reason="a folder without video files")]
 
 

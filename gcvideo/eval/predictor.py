@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from gcvideo.config import RunConfig, TestConfig
-from gcvideo.data.annotations.lists import RecordTable
 from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.loader import eval_loader
+from gcvideo.data.records import RecordTable
 from gcvideo.device import pick_precision
 from gcvideo.errors import CheckpointError, VideoError
 from gcvideo.eval.evaluator import answer_videos

@@ -16,9 +16,9 @@ from torch import nn
 
 from gcvideo import console, distributed
 from gcvideo.config import RunConfig, TestConfig, config_to_dict
-from gcvideo.data.annotations.lists import RecordTable
 from gcvideo.data.dataset import Failure, ViewDataset
 from gcvideo.data.loader import eval_loader
+from gcvideo.data.records import RecordTable
 from gcvideo.data.splits import load_split
 from gcvideo.device import versions
 from gcvideo.errors import CheckpointError, DataError

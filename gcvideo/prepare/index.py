@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gcvideo.data.annotations.kinetics import clip_name, videos_under
-from gcvideo.data.annotations.lists import load_records
+from gcvideo.data.annotations import clip_name, load_records, videos_under
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically

@@ -24,7 +24,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gcvideo.data.annotations.lists import RecordTable, VideoRecord, load_records
+from gcvideo.data.annotations import load_records
+from gcvideo.data.records import RecordTable, VideoRecord
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
 from gcvideo.prepare.jobs import run_jobs

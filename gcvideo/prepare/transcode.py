@@ -14,8 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from gcvideo.data.annotations.kinetics import videos_under
-from gcvideo.data.annotations.lists import load_records
+from gcvideo.data.annotations import load_records, videos_under
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically
 from gcvideo.journal import Journal, Row

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from gcvideo.data.annotations.lists import load_records
+from gcvideo.data.annotations import load_records
 from gcvideo.data.bad_videos import Failure
 from gcvideo.errors import VideoError
 from gcvideo.files import write_atomically

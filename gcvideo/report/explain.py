@@ -12,9 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from gcvideo.config import TestConfig
-from gcvideo.data.annotations.lists import RecordTable
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import ViewDataset, make_views
+from gcvideo.data.records import RecordTable
 from gcvideo.eval.predictor import Predictor
 from gcvideo.layers.non_local import NonLocalBlock
 from gcvideo.report.maps import attention_maps, grad_cam, resize_maps

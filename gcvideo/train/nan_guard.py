@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gcvideo import distributed
-from gcvideo.data.annotations.lists import RecordTable
+from gcvideo.data.records import RecordTable
 from gcvideo.errors import TrainingError
 from gcvideo.eval.metrics import TrainMeter
 from gcvideo.eval.predictions import Predictions

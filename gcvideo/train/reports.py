@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from gcvideo.data.annotations.lists import RecordTable
+from gcvideo.data.records import RecordTable
 from gcvideo.eval.metrics import by_class
 from gcvideo.eval.predictions import Predictions
 

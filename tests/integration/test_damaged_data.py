@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from gcvideo.config import DataConfig, TestConfig
-from gcvideo.data.annotations.lists import RecordTable
 from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.data.loader import epoch_order, eval_loader, train_loader
+from gcvideo.data.records import RecordTable
 from tests.fuzz import damaged_files
 
 COUNT = int(os.environ.get("GCVIDEO_FUZZ_FILES", "80"))

@@ -11,7 +11,7 @@ SCRIPT = """
 import json, os, sys, time
 import numpy as np
 import pyarrow as pa, pyarrow.parquet as pq
-from gcvideo.data.annotations.lists import load_records
+from gcvideo.data.annotations import load_records
 
 def private_megabytes():
     lines = open("/proc/self/smaps_rollup").read().splitlines()

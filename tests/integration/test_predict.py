@@ -22,8 +22,8 @@ from PIL import Image
 
 import gcvideo
 from gcvideo.cli import main
-from gcvideo.data.annotations.lists import RecordTable
 from gcvideo.data.dataset import ViewDataset
+from gcvideo.data.records import RecordTable
 from gcvideo.errors import CheckpointError, VideoError
 from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.inputs import find_sources

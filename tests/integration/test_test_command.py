@@ -17,7 +17,7 @@ import pytest
 
 from gcvideo.cli import main
 from gcvideo.config import config_from_dict
-from gcvideo.data.annotations.lists import RecordTable
+from gcvideo.data.records import RecordTable
 from gcvideo.eval import test_run as testing
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.journal import Journal

@@ -19,11 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
+from gcvideo.data.annotations.video_files import videos_under
 from gcvideo.data.records import RecordTable, StringColumn
 from gcvideo.errors import DataError
 
-SUFFIXES = ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
-VIDEO_SUFFIXES = frozenset(SUFFIXES.split())
 YOUTUBE_ID_LENGTH = 11
 CLIP_NAME = re.compile(r"(?P<id>.{11})(?:_(?P<start>\d+)_(?P<end>\d+))?")
 
@@ -182,16 +181,6 @@ def clip_name(path: str) -> str:
     if match is None:
         return name
     return clip_id(match["id"], match["start"], match["end"]) if match["start"] else match["id"]
-
-
-def videos_under(root: Path) -> Iterator[str]:
-    """Paths of all video files, relative to ``root``, in sorted order."""
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders.sort()
-        relative = os.path.relpath(folder, root)
-        for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
-                yield name if relative == "." else os.path.join(relative, name)
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

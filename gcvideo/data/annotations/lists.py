@@ -18,12 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gcvideo.data.annotations.kinetics import VIDEO_SUFFIXES, LabelColumn, nearest, read_kinetics_csv, videos_under
-from gcvideo.data.records import RecordTable, StringColumn, VideoRecord
+from gcvideo.data.annotations.kinetics import LabelColumn, nearest, read_kinetics_csv
+from gcvideo.data.annotations.video_files import VIDEO_SUFFIXES, videos_under
+from gcvideo.data.records import RecordTable, StringColumn
 from gcvideo.errors import DataError
 from gcvideo.video.tar_members import INDEX, MANIFEST
-
-__all__ = ["RecordTable", "VideoRecord", "load_classes", "load_records"]
 
 UNLABELLED = "-1"
 
@@ -222,7 +221,7 @@ def _read_class_folders(root: Path, classes: Sequence[str] | None) -> RecordTabl
     for name in folders:
         if name not in index:
             raise DataError(f"{root / name}: unknown class{nearest(name, classes)}")
-    paths = [os.path.join(name, path) for name in folders for path in videos_under(root / name)]
+    paths = [path for path in videos_under(root) if os.sep in path]
     labels = [index[path.split(os.sep, 1)[0]] for path in paths]
     return RecordTable(ids=paths, paths=paths, labels=labels, root=root, classes=classes, source=str(root))
 

@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from gcvideo.config import RunConfig, SplitConfig
-from gcvideo.data.annotations.lists import RecordTable, load_classes, load_records
+from gcvideo.data.annotations import load_classes, load_records, videos_under
+from gcvideo.data.records import RecordTable
 from gcvideo.data.splits import load_split
 from gcvideo.errors import ConfigError, DataError
+from gcvideo.eval.inputs import find_sources
 
 HEADER = "label,youtube_id,time_start,time_end,split,is_cc"
 
@@ -401,3 +403,23 @@ def test_a_split_takes_root_and_classes_from_the_config(tmp_path, capsys):
     config.model.num_classes = 400
     with pytest.raises(ConfigError, match=r"model.num_classes: 400, but .*t\.csv names 2 classes; set model"):
         load_split(config, config.data.train, name="training")
+
+
+# --- which files are videos ---
+
+
+def test_hidden_files_and_link_loops_are_no_data(tmp_path):
+    root = make_files(tmp_path / "set", "jump/1.mp4", "jump/._1.mp4", "run/2.mp4", "jump/.ipynb_checkpoints/1-c.mp4")
+    make_files(tmp_path / "elsewhere", "3.mp4")
+    (root / "jump" / "loop").symlink_to(".")
+    (root / "jump" / "up").symlink_to("../..")
+    (root / "walk").symlink_to(tmp_path / "elsewhere")
+    (root / "walk_again").symlink_to(tmp_path / "elsewhere")
+    make_files(root / ".store" / "hop", "4.mp4")
+    (root / "hop").symlink_to(".store/hop")
+    found = list(videos_under(root / "jump"))  # and all that ``up`` leads to, once
+    assert len({os.path.realpath(root / "jump" / path) for path in found}) == len(found) == 4
+    (root / "jump" / "up").unlink()
+    assert list(videos_under(root)) == ["hop/4.mp4", "jump/1.mp4", "run/2.mp4", "walk/3.mp4"]
+    assert [record.id for record in load_records(root)] == ["hop/4.mp4", "jump/1.mp4", "run/2.mp4", "walk/3.mp4"]
+    assert [source.name for source in find_sources([str(root)])] == [f"{root}/{path}" for path in videos_under(root)]

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from gcvideo.config import AugmentConfig, DataConfig, load_config
-from gcvideo.data.annotations.lists import RecordTable
 from gcvideo.data.augment import ClipMixer, balanced_order, build_clip_augment, inception_box, random_box
 from gcvideo.data.dataset import ClipDataset
 from gcvideo.data.loader import train_loader
+from gcvideo.data.records import RecordTable
 from gcvideo.data.sampling import sample_rng
 from gcvideo.errors import ConfigError
 from gcvideo.train.step import Learner

@@ -20,9 +20,9 @@ import torch
 
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data import dataset as dataset_module
-from gcvideo.data.annotations.lists import RecordTable
 from gcvideo.data.dataset import ClipDataset, Failure, ViewDataset, make_views
 from gcvideo.data.loader import ClipBatch, epoch_order, eval_loader, train_loader
+from gcvideo.data.records import RecordTable
 from gcvideo.data.worker_pool import WorkerPool
 from gcvideo.errors import DataError, VideoError
 

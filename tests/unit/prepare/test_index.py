@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from gcvideo.data.annotations.lists import load_records
+from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
 from gcvideo.journal import Journal
 from gcvideo.prepare.index import make_index

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gcvideo.data.annotations.lists import load_records
+from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
 from gcvideo.prepare.shards import as_path, open_shards, read_shards, write_shards
 from gcvideo.video.reader import open_video

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gcvideo.data.annotations.lists import load_records
+from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
 from gcvideo.prepare.synthetic import CLASSES, FRAMES, HEIGHT, WIDTH, draw_clip, draw_motion, make_synthetic
 from gcvideo.video.reader import open_video

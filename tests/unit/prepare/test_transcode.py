@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from av.video.frame import PictureType
 
-from gcvideo.data.annotations.lists import load_records
+from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
 from gcvideo.prepare import encode
 from gcvideo.prepare.encode import PRESETS, Encoding, encode_video, scaled_size

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gcvideo.data.annotations.lists import load_records
+from gcvideo.data.annotations import load_records
 from gcvideo.data.bad_videos import Quarantine
 from gcvideo.errors import VideoError
 from gcvideo.prepare.verify import verify, verify_video

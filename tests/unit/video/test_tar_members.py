@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from gcvideo.config import DataConfig, TestConfig
-from gcvideo.data.annotations.lists import RecordTable, load_records
+from gcvideo.data.annotations import load_records
 from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.data.loader import eval_loader, train_loader
+from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError, VideoError
 from gcvideo.prepare.index import make_index
 from gcvideo.prepare.shards import write_shards
