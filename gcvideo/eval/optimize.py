@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gcvideo.cpu import reach_onednn
-from gcvideo.models.resnet3d import ResNet3d
 
 
 def optimize_for_inference(model: nn.Module, *, precision: str = "fp32", compile: bool = False) -> nn.Module:
@@ -43,9 +42,12 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     """Fold each ``BatchNorm3d`` into the ``Conv3d`` registered right before it, in place; returns the model.
 
     That the two follow each other in ``forward`` too is a convention of this package's networks (and pytorchvideo's),
-    which the tests check for every kind of them.
+    which the tests check for every kind of them. Own blocks and backbones are left as they are.
     """
     for parent in model.modules():
+        package = type(parent).__module__.partition(".")[0]
+        if package not in ("gcvideo", "pytorchvideo") and type(parent) is not nn.Sequential:
+            continue
         for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
             if not isinstance(conv, nn.Conv3d) or not isinstance(norm, nn.BatchNorm3d):
                 continue
@@ -57,11 +59,12 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
 
 def _to_bfloat16(model: nn.Module) -> None:
     """Everything but the last layer, which costs next to nothing and decides."""
-    head = model.head if isinstance(model, ResNet3d) else None
-    last = _Float32Linear(head.proj) if head is not None else None
+    name = [name for name, _ in model.named_parameters()][-1].rpartition(".")[0]
+    layer = model.get_submodule(name)
+    last = _Float32Linear(layer) if isinstance(layer, nn.Linear) else None
     model.to(torch.bfloat16)
-    if head is not None:
-        head.proj = last
+    if last is not None:
+        model.set_submodule(name, last)
 
 
 class _Float32Linear(nn.Module):

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from gcvideo.config import RunConfig, config_from_dict, load_config
 from gcvideo.device import pick_device, tune
-from gcvideo.errors import CheckpointError, ConfigError
-from gcvideo.models.resnet3d import ResNet3d, build_model
+from gcvideo.errors import ConfigError
 from gcvideo.train.checkpoint import load_checkpoint
+from gcvideo.weights import find_checkpoint, restore_model
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class TrainedNetwork:
         checkpoint: the other entries of the file: ``classes``, ``epoch``, ``step``, ``fingerprint`` and so on.
     """
 
-    model: ResNet3d
+    model: nn.Module
     config: RunConfig
     path: Path
     device: torch.device
@@ -64,32 +65,6 @@ def load_trained(
     model = restore_model(checkpoint, config, path)
     rest = {name: value for name, value in checkpoint.items() if name != "model"}
     return TrainedNetwork(model.to(device).eval(), config, path, device, rest)
-
-
-def find_checkpoint(place: str | Path) -> Path:
-    """The checkpoint file itself, or the best (else the last) one of a run folder."""
-    path = Path(place).expanduser()
-    if not path.is_dir():
-        return path
-    for name in ("best.pt", "last.pt"):
-        if (path / "checkpoints" / name).is_file():
-            return path / "checkpoints" / name
-    raise CheckpointError(f"{path}: neither checkpoints/best.pt nor checkpoints/last.pt in this folder")
-
-
-def restore_model(state: dict[str, Any], config: RunConfig, path: Path) -> ResNet3d:
-    """The network of a checkpoint, on the CPU.
-
-    Raises:
-        CheckpointError: the weights are not those of the config's network.
-    """
-    model = build_model(config.model)
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        details = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-        raise CheckpointError(f"{path}: the weights do not fit the network of its config: {details[0][:200]}") from None
-    return model
 
 
 def _resolve_config(stored: dict[str, Any], path: Path, overrides: Sequence[str]) -> RunConfig:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from typing import Any
+from typing import Any, cast
 
 from gcvideo.config import ContextConfig, ModelConfig
 from gcvideo.errors import ConfigError
@@ -63,7 +63,7 @@ def create_model(name: str, *, num_classes: int = 400, **overrides: Any) -> ResN
     Raises:
         ConfigError: an unknown name or field, with the nearest ones, or values that contradict each other.
     """
-    return build_model(model_config(name, num_classes=num_classes, **overrides))
+    return cast(ResNet3d, build_model(model_config(name, num_classes=num_classes, **overrides)))
 
 
 def model_config(name: str, **overrides: Any) -> ModelConfig:

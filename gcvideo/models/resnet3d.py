@@ -32,13 +32,14 @@ Keys of the state dict, where i is the block within its stage. Convolutions have
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gcvideo.config import BLOCKS_PER_STAGE, STAGES, ContextConfig, ModelConfig
-from gcvideo.errors import InputShapeError
+from gcvideo.config import BLOCKS_PER_STAGE, STAGES, ContextConfig, ModelConfig, import_object, is_path
+from gcvideo.errors import ConfigError, InputShapeError
 from gcvideo.layers import ContextBlock, NonLocalBlock
 
 with warnings.catch_warnings():
@@ -55,9 +56,46 @@ TEMPORAL_KERNELS = {
 }
 
 
-def build_model(config: ModelConfig) -> ResNet3d:
-    """The network of a config, with fresh weights. ``config.weights`` is for the caller to load."""
-    return ResNet3d(config)
+# Fields of ContextConfig that the blocks take as arguments.
+CONTEXT_FIELDS = ("pool", "transform", "fusion", "reduction", "layer_norm", "relu", "bias", "transform_first")
+NON_LOCAL_FIELDS = ("instantiation", "reduction", "subsample", "norm", "bias", "scale")
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """Network of a config, with fresh weights; ``gcvideo.weights`` loads ``config.weights``.
+
+    Returns:
+        a ``ResNet3d``, or what the builder of an own backbone returns (``config.arch`` is ``module:name``): a module
+        from (N, 3, T, H, W) to logits (N, config.num_classes).
+
+    Raises:
+        ConfigError: the dotted path of an own backbone or block names no such part.
+    """
+    if not is_path(config.arch):
+        return ResNet3d(config)
+    model = import_object(config.arch, key="model.arch")(config)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model.arch: {config.arch} returns a {type(model).__name__}; return an nn.Module")
+    return model
+
+
+def last_feature_layer(model: nn.Module) -> nn.Module:
+    """Layer of the last feature map (N, C, T', H', W'), for Grad-CAM.
+
+    It is ``res5`` of a ``ResNet3d``; of an own backbone, the module that its attribute ``cam_layer`` names, by default
+    its last ``nn.Conv3d``.
+
+    Raises:
+        ConfigError: the network has no such layer.
+    """
+    if isinstance(model, ResNet3d):
+        return model.res5
+    if name := getattr(model, "cam_layer", None):
+        return model.get_submodule(name)
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv3d)]
+    if not convolutions:
+        raise ConfigError("model.arch: set the attribute cam_layer of the network to the name of a layer for Grad-CAM")
+    return convolutions[-1]
 
 
 class ResNet3d(nn.Module):
@@ -166,7 +204,7 @@ class ResNet3d(nn.Module):
             if self.config.zero_init_last_norm:
                 nn.init.zeros_(block.branch2.last_norm.weight)
         for _, block in self.blocks():
-            if block.context is not None:
+            if isinstance(block.context, ContextBlock | NonLocalBlock):
                 block.context.reset_parameters()
 
     def blocks(self) -> Iterator[tuple[str, ResBlock]]:
@@ -249,7 +287,7 @@ class ResBlock(nn.Module):
         self.branch1_norm = nn.BatchNorm3d(self.channels) if project else None
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.activation = nn.ReLU(inplace=True)
-        self.context: ContextBlock | NonLocalBlock | None = None
+        self.context: nn.Module | None = None
         self.position = "after_1x1"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -338,33 +376,27 @@ def frame_difference(x: Tensor) -> Tensor:
     return F.pad(x[:, :, 1:] - x[:, :, :-1], (0, 0, 0, 0, 1, 0))
 
 
-def make_block(channels: int, config: ContextConfig) -> ContextBlock | NonLocalBlock:
-    """The context or non-local block of a config."""
-    assert config.reduction is not None, "ContextConfig fills in the reduction of its kind"
+def make_block(channels: int, config: ContextConfig) -> nn.Module:
+    """Context block of a config, for features of ``channels`` channels.
+
+    Raises:
+        ConfigError: the dotted path of an own block names no ``nn.Module``, or the block refuses its options.
+    """
+    if is_path(config.kind):
+        block = import_object(config.kind, key="model.context.kind")
+        if not (isinstance(block, type) and issubclass(block, nn.Module)):
+            raise ConfigError(f"model.context.kind: {config.kind} is no subclass of nn.Module")
+        try:
+            return block(channels, **config.options)
+        except TypeError as error:
+            raise ConfigError(f"model.context.options: {config.kind} refuses them: {error}") from error
     if config.kind == "nl":
-        return NonLocalBlock(
-            channels,
-            instantiation=config.instantiation,
-            reduction=config.reduction,
-            subsample=config.subsample,
-            norm=config.norm,
-            bias=config.bias,
-            scale=config.scale,
-        )
-    assert config.pool is not None
-    assert config.transform is not None
-    assert config.fusion is not None
-    return ContextBlock(
-        channels,
-        pool=config.pool,
-        transform=config.transform,
-        fusion=config.fusion,
-        reduction=config.reduction,
-        layer_norm=config.layer_norm,
-        relu=config.relu,
-        bias=config.bias,
-        transform_first=config.transform_first,
-    )
+        return NonLocalBlock(channels, **_fields(config, NON_LOCAL_FIELDS))
+    return ContextBlock(channels, **_fields(config, CONTEXT_FIELDS))
+
+
+def _fields(config: ContextConfig, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in names}
 
 
 def _conv(

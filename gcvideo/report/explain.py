@@ -17,6 +17,7 @@ from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.records import RecordTable
 from gcvideo.eval.predictor import Predictor
 from gcvideo.layers.non_local import NonLocalBlock
+from gcvideo.models.resnet3d import last_feature_layer
 from gcvideo.report.maps import attention_maps, grad_cam, resize_maps
 from gcvideo.report.pictures import grid, overlay, ringed, save_animation, save_picture, tiles
 
@@ -112,7 +113,7 @@ def explain(
     def over_frames(maps: Tensor) -> np.ndarray:
         return overlay(frames, resize_maps(maps, frames.shape[:3])[0].cpu().numpy())
 
-    cam = grad_cam(model, x, target, layer=model.get_submodule("res5"))
+    cam = grad_cam(model, x, target, layer=last_feature_layer(model))
     nothing = "" if cam.any() else ": 0 everywhere"
     rows = [("frames", frames), (f"Grad-CAM for {predictor.classes[target]}{nothing}", over_frames(cam))]
     for name, attention in attention_maps(model, x, query=query).items():

@@ -21,10 +21,10 @@ from gcvideo.eval.metrics import TrainMeter
 from gcvideo.models.resnet3d import build_model
 from gcvideo.train.batch_norm import share_batch_norms
 from gcvideo.train.freezing import freeze, keep_frozen
-from gcvideo.train.initial_weights import load_initial_weights
 from gcvideo.train.multigrid import divide_batch_norms, set_splits, smallest_clip
 from gcvideo.train.optimizer import build_optimizer, check_warm_up, set_learning_rate
 from gcvideo.train.resuming import load_optimizer
+from gcvideo.weights import load_initial_weights
 
 
 class Learner:

@@ -121,8 +121,9 @@ def fit_state(
     scale = _bottleneck_scale(tensors, naming, GCVIDEO)
     for key, tensor in tensors.items():
         part = naming.parse(key)
-        ours = GCVIDEO.key(part) if part else None
-        if part is None or ours is None:
+        # Keys of own blocks and backbones are known to their network alone.
+        ours = key if naming is GCVIDEO and key in wanted else GCVIDEO.key(part) if part else None
+        if ours is None:
             reason = naming.reason_ignored(key)
             (report.dropped if reason else report.unmatched)[key] = reason or f"not a key of {naming.title} known here"
         elif ours not in wanted:
@@ -130,7 +131,7 @@ def fit_state(
         elif (fitted := fit(tensor, wanted[ours])) is None:
             report.unmatched[key] = f"has shape {list(tensor.shape)}, the network's {ours} {list(wanted[ours])}"
         else:
-            state[ours] = fitted * scale if part.name == "gc_reduce" and scale != 1 else fitted
+            state[ours] = fitted * scale if scale != 1 and part and part.name == "gc_reduce" else fitted
             report.copied.append(ours)
     if naming.image:
         inflated = sum(len(wanted[key]) == 5 and wanted[key][2] > 1 for key in state)

@@ -20,7 +20,6 @@ class Report:
         unmatched: keys of the source that found no place in the result, with the reason.
         missing: keys of the result that the source has nothing for, with what became of them.
         notes: remarks that hold for the whole (assumptions, differences between the toolkits).
-        classes: names in label order that the source's head tells apart, where the source gives them.
     """
 
     source: str = ""
@@ -29,7 +28,6 @@ class Report:
     unmatched: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    classes: list[str] | None = None
 
     def lines(self) -> list[str]:
         """The report for people: one line a reason, its keys gathered as ``res4.{0,1,2}.branch``."""

@@ -315,7 +315,7 @@ def test_a_run_folder_means_its_best_checkpoint(place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{best}", "test.clip=1"], "did you mean 'clips'"),
+        (["{best}", "test.clip=1"], "did you mean 'test.clips'"),
         (["{best}", "model.depth=50"], "comes with the checkpoint"),
         (["absent.pt"], "absent.pt: no such checkpoint"),
         (["{place}"], "neither checkpoints/best.pt nor checkpoints/last.pt"),

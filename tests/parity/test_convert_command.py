@@ -165,14 +165,14 @@ def test_refusals_in_one_line(pyslowfast: tuple[Path, Any], tmp_path: Path, caps
     absent = tmp_path / "no.pth"
     wrong_key = (path, tmp_path / "x.pt", SOFTMAX, "model.widht=4", "--from", "pyslowfast", "--to", "gcvideo")
     for arguments, message in (
-        (wrong_key, "did you mean 'width'?"),
+        (wrong_key, "did you mean 'model.width'?"),
         ((path, path, "--from", "pyslowfast", "--to", "gcvideo"), "source and target are the same file"),
         ((absent, tmp_path / "x.pt", "--from", "pyslowfast", "--to", "gcvideo"), "no such file of weights"),
         ((path, tmp_path / "x.pkl", SOFTMAX, "--from", "pyslowfast", "--to", "gcvideo"), ".pkl is Caffe2's"),
         ((path, tmp_path / "x.pt", "--from", "caffe2", "--to", "gcvideo"), "did you mean --from pyslowfast?"),
         (
             (path, tmp_path / "x.pt", SOFTMAX, "model.widht=4", "--from", "pyslowfast", "--to", "gcvideo"),
-            "did you mean 'width'?",
+            "did you mean 'model.width'?",
         ),
     ):
         assert convert(*arguments) == 2

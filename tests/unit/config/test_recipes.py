@@ -12,15 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from gcvideo import device as runtime
-from gcvideo.config import RunConfig, config_to_dict
 from gcvideo.data.loader import ClipBatch
-from gcvideo.errors import CheckpointError, ConfigError
+from gcvideo.errors import ConfigError
 from gcvideo.eval.metrics import by_class
 from gcvideo.models.resnet3d import build_model
 from gcvideo.train.batch_norm import make_precise, share_batch_norms
-from gcvideo.train.checkpoint import save_checkpoint
 from gcvideo.train.freezing import freeze, keep_frozen
-from gcvideo.train.initial_weights import load_initial_weights
 from gcvideo.train.multigrid import divide_batch_norms, set_splits
 from gcvideo.train.step import Learner
 from tests.training import same_tensors, train_config
@@ -242,58 +239,6 @@ def test_shared_batch_norms_need_processes_that_divide(monkeypatch: pytest.Monke
     assert share_batch_norms(network, 1, CPU) is network
     with pytest.raises(ConfigError, match="4 processes do not divide into groups of 3"):
         share_batch_norms(network, 3, CPU)
-
-
-# --- weights to start from -------------------------------------------------------------------------------------------
-
-
-def saved(config: RunConfig, path: Path, **more: Any) -> nn.Module:
-    torch.manual_seed(7)
-    network = build_model(config.model)
-    save_checkpoint(path, {"model": network.state_dict(), "config": config_to_dict(config), **more})
-    return network
-
-
-def test_a_head_for_other_classes_stays_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trained = saved(train_config(tmp_path), tmp_path / "best.pt")
-    config = train_config(tmp_path, model={"num_classes": 7, "weights": str(tmp_path / "best.pt")})
-    network = Learner(config, CPU).network
-    for name, tensor in network.state_dict().items():
-        assert name.startswith("head.") or torch.equal(tensor, trained.state_dict()[name]), name
-    assert network.head.proj.weight.shape[0] == 7
-    assert "fresh: head.proj" in capsys.readouterr().out
-
-
-def test_blocks_put_into_a_trained_network_change_nothing_at_first(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained = saved(train_config(tmp_path, model={"context": {"kind": "none"}}), tmp_path / "plain.pt")
-    network = build_model(train_config(tmp_path).model)
-    load_initial_weights(network, tmp_path / "plain.pt")
-    assert "fresh: res3.0.context, res3.1.context" in capsys.readouterr().out
-    clips = torch.randn(2, 3, 4, 32, 32)
-    assert torch.equal(network.eval()(clips), trained.eval()(clips))
-
-
-def test_a_head_for_as_many_other_classes_is_taken_with_a_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained = saved(train_config(tmp_path), tmp_path / "best.pt", classes=["left", "right", "up", "down"])
-    config = train_config(tmp_path, model={"weights": str(tmp_path / "best.pt")})
-    Learner(config, CPU, classes=("left", "right", "up", "down"))
-    assert "warning" not in capsys.readouterr().err
-    network = Learner(config, CPU, classes=("left", "up", "right", "down")).network
-    assert "other classes than the data's: label 1 was 'right' and is 'up' now" in capsys.readouterr().err
-    assert torch.equal(network.head.proj.weight, trained.head.proj.weight)
-    config = train_config(tmp_path, model={"weights": str(tmp_path / "best.pt"), "num_classes": 3})
-    Learner(config, CPU, classes=("a", "b", "c"))  # the head is fresh
-    assert "warning: " + str(tmp_path / "best.pt") + ": its head" not in capsys.readouterr().err
-
-
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    saved(train_config(tmp_path), tmp_path / "narrow.pt")
-    with pytest.raises(CheckpointError, match=r"narrow\.pt: stem\.conv\.weight has shape .* set model\.\*"):
-        load_initial_weights(build_model(train_config(tmp_path, model={"width": 8}).model), tmp_path / "narrow.pt")
 
 
 # --- figures by class ------------------------------------------------------------------------------------------------

@@ -320,7 +320,7 @@ def test_switches_are_set_from_a_file_and_the_command_line(tmp_path):
         crop="inception", crop_area=(0.2, 1.0), mixup=0.8, clips_per_video=2, color_jitter=(0.4, 0.4, 0.4, 0.0)
     )
     assert config.data.target_fps == 30.0
-    with pytest.raises(ConfigError, match=r"unknown key data\.augment\.cutmx; did you mean 'cutmix'"):
+    with pytest.raises(ConfigError, match=r"unknown key data\.augment\.cutmx; did you mean 'data.augment.cutmix'"):
         load_config(path, ["data.augment.cutmx=1.0"])
     with pytest.raises(ConfigError, match="target_fps: belongs to PySlowFast"):
         load_config(path, ["data.convention=mmaction2"])

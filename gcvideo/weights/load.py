@@ -1,0 +1,150 @@
+"""Loading of weights into a network: the one place that does it.
+
+``restore_model`` gives the network of a checkpoint; ``load_initial_weights`` starts a training from a file of weights
+of any toolkit (``model.weights``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from gcvideo.config import RunConfig
+from gcvideo.console import say, warn
+from gcvideo.errors import CheckpointError, ConfigError
+from gcvideo.models.resnet3d import build_model
+from gcvideo.weights.convert import choose_naming, detect_format, fit_state
+from gcvideo.weights.formats import GCVIDEO
+from gcvideo.weights.reading import Weights, read_weights
+from gcvideo.weights.report import Report
+
+
+def find_checkpoint(place: str | Path) -> Path:
+    """Path of a checkpoint: the file itself, or the best (else the last) checkpoint of a run folder.
+
+    Raises:
+        CheckpointError: the folder holds no checkpoint.
+    """
+    path = Path(place).expanduser()
+    if not path.is_dir():
+        return path
+    for name in ("best.pt", "last.pt"):
+        if (path / "checkpoints" / name).is_file():
+            return path / "checkpoints" / name
+    raise CheckpointError(f"{path}: neither checkpoints/best.pt nor checkpoints/last.pt in this folder")
+
+
+def restore_model(state: dict[str, Any], config: RunConfig, path: Path) -> nn.Module:
+    """Network of a checkpoint, on the CPU, in training mode.
+
+    Args:
+        state: the checkpoint; its entry ``model`` holds the weights.
+        config: of the run; own parts that it names by dotted path are imported, which runs their code.
+        path: of the checkpoint, for errors.
+
+    Raises:
+        CheckpointError: the weights are not those of the config's network.
+        ConfigError: an own part cannot be imported.
+    """
+    try:
+        model = build_model(config.model)
+        model.load_state_dict(state["model"])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except RuntimeError as error:
+        details = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+        raise CheckpointError(f"{path}: the weights do not fit the network of its config: {details[0][:200]}") from None
+    return model
+
+
+def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequence[str] | None = None) -> Report:
+    """Initial weights from a file into a network that is about to be trained; prints which layers stay fresh.
+
+    The file may be a gcvideo checkpoint, a 2D ImageNet network with torchvision's or timm's keys (its kernels are
+    inflated), or the checkpoint of another toolkit; its keys tell which. Two parts may be absent from it or not fit,
+    and then start fresh: context blocks, so that they can be put into a trained plain network, which they do not change
+    at first; and the head, where the number of classes differs. Where file and data both name their classes, the head
+    keeps the rows of the classes of the same name, in the order of the data; other rows start fresh.
+
+    Args:
+        model: a ``ResNet3d`` or an own backbone (whose head, to be replaced, is called ``head``); changed in place.
+        place: the file, or a run folder.
+        classes: class names of the data, by label.
+
+    Returns:
+        the account of every tensor.
+
+    Raises:
+        CheckpointError: the file is unreadable or unsafe to read, or does not fill the network besides its head and
+            context blocks. The model is then as it was.
+    """
+    weights = read_weights(find_checkpoint(place))
+    own = model.state_dict()
+    naming = GCVIDEO
+    if 2 * len(own.keys() & weights.tensors.keys()) < len(weights.tensors):  # not this network's own names
+        naming = choose_naming(detect_format(weights.tensors, where=weights.path), weights.tensors)
+    state, report = fit_state(weights.tensors, naming, {key: tuple(tensor.shape) for key, tensor in own.items()})
+    _keep_named_rows(state, own, weights, classes, report)
+    head = {key for key in own if key.startswith("head.")}
+    if not head <= state.keys() and not state.keys() <= head:
+        state = {key: tensor for key, tensor in state.items() if key not in head}  # the whole head or nothing of it
+    report.copied = [key for key in report.copied if key in state]
+    report.source = f"{weights.path} ({naming.title})"
+    missing = [key for key in own if key not in state]
+    report.missing = dict.fromkeys(missing, "starts fresh")
+    lacking = [key for key in missing if key not in head and ".context." not in key]
+    if lacking:
+        raise CheckpointError(f"{weights.path}: {_explain(lacking, report)}")
+    model.load_state_dict({**own, **state})
+    _announce(report, total=len(own), path=weights.path)
+    return report
+
+
+def _keep_named_rows(
+    state: dict[str, Tensor], own: dict[str, Tensor], weights: Weights, classes: Sequence[str] | None, report: Report
+) -> None:
+    """Sort the rows of the head by class name, where the source names its classes and the data others."""
+    trained = weights.extra.get("classes")
+    if not trained or not classes or list(classes) == list(trained):
+        return
+    row = {name: index for index, name in enumerate(trained)}
+    common = [(label, row[name]) for label, name in enumerate(classes) if name in row]
+    for key in own:
+        source = weights.tensors.get(key)
+        if not key.startswith("head.") or source is None or len(source) != len(trained):
+            continue
+        state.pop(key, None)
+        if common and len(own[key]) == len(classes) and own[key].shape[1:] == source.shape[1:]:
+            labels, rows = map(list, zip(*common, strict=True))
+            state[key] = own[key].clone()
+            state[key][labels] = source[rows].to(own[key].dtype)
+            report.unmatched.pop(key, None)
+            report.copied = [*dict.fromkeys([*report.copied, key])]
+    report.notes.append(
+        f"the source has other classes: its head keeps the rows of {len(common)} of {len(classes)} classes by name, "
+        "the others start fresh"
+    )
+
+
+def _announce(report: Report, *, total: int, path: str) -> None:
+    fresh = sorted({".".join(key.split(".")[: 3 if key.startswith("res") else 2]) for key in report.missing})
+    say(
+        f"initial weights: {total - len(report.missing)} of {total} tensors from {report.source}; "
+        f"fresh: {', '.join(fresh) or 'none'}"
+    )
+    for note in report.notes:
+        say(f"initial weights: {note}")
+    for key, reason in (report.unmatched | report.dropped).items():
+        warn(f"{path}: {key} is not used: {reason}")
+
+
+def _explain(lacking: list[str], report: Report) -> str:
+    key, reason = next(iter(report.unmatched.items()), ("", ""))
+    if reason.startswith("has shape"):
+        return f"{key} {reason}: set model.* to the network that the file is of"
+    others = f" and {len(lacking) - 1} others" if len(lacking) > 1 else ""
+    unexpected = f"; unexpected key {key}" if key else ""
+    return f"has nothing for {lacking[0]}{others} of this network{unexpected}"
