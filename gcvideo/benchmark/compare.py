@@ -23,8 +23,8 @@ from gcvideo.config import RunConfig, config_from_dict, config_to_dict
 from gcvideo.device import describe, pick_device, pick_precision, tune, versions
 from gcvideo.errors import ConfigError
 from gcvideo.files import write_json
-from gcvideo.report.compare_page import plots_of, show, write_comparison
-from gcvideo.report.plots import save_png
+from gcvideo.report.comparison import plots_of, show, write_comparison
+from gcvideo.report.plots import png
 from gcvideo.train.trainer import Trainer
 
 PARTS = ("forward", "train", "memory", "throughput", "scaling")
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
         console.say(f"page: {args.html}")
     if args.png:
         for name, plot in plots.items():
-            save_png(Path(args.png) / f"{name}.png", plot)
+            png(plot, Path(args.png) / f"{name}.png")
         console.say(
             f"{len(plots)} plots: {args.png}" if plots else "no plots: nothing was measured that could be drawn"
         )

@@ -142,7 +142,7 @@ def write_answers(args: argparse.Namespace, predictor: Predictor, entries: list[
     if args.maps:
         write_maps(args, predictor, entries)
     if args.html:
-        from gcvideo.report.prediction_page import write_prediction_page
+        from gcvideo.report.pages import write_prediction_page
 
         write_prediction_page(args.html, predictor, entries)
         console.say(f"page: {printable(args.html)}")

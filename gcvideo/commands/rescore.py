@@ -43,9 +43,9 @@ def rescore(args: argparse.Namespace) -> None:
     if args.json:
         write_json(args.json, results)
     if args.html:
-        from gcvideo.report.test_report import write_report
+        from gcvideo.report.pages import write_test_report
 
-        write_report(args.html, results, predictions)
+        write_test_report(args.html, results, predictions)
         console.say(f"report: {args.html}")
 
 

@@ -82,13 +82,13 @@ def _test(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, results)
     if (output / "metrics.jsonl").exists() and not config.test.whole_frame:
-        from gcvideo.report.run_report import write_run_report
+        from gcvideo.report.pages import write_run_report
 
         console.say(f"report of the run: {write_run_report(output)}")
     if args.html:
-        from gcvideo.report.test_report import write_report
+        from gcvideo.report.pages import write_test_report
 
-        write_report(args.html, results, predictions)
+        write_test_report(args.html, results, predictions)
         console.say(f"report: {args.html}")
     return code
 

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
                 console.warn(f"stopped by {signal}; a checkpoint is saved, go on with --resume")
                 return EXIT_CODE
             if distributed.is_main():
-                from gcvideo.report.run_report import write_run_report
+                from gcvideo.report.pages import write_run_report
 
                 write_run_report(config.run_dir)
         if args.json and distributed.is_main():

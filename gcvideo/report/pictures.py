@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gcvideo.errors import GcvideoError
+from gcvideo.errors import GcvideoError, VideoError
 from gcvideo.files import write_atomically
+from gcvideo.video.reader import open_video
 
 # Control points of the colour scale: black, purple, orange, pale yellow. Its lightness rises evenly, so it reads the
 # same in print and without colour vision.
@@ -155,6 +156,19 @@ def data_uri(picture: np.ndarray, *, height: int | None = None, quality: int = 8
     if height is not None and height < image.height:
         image = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS)
     return "data:image/jpeg;base64," + base64.b64encode(_encode(image, "JPEG", quality=quality)).decode()
+
+
+def thumbnails(path: str, count: int, *, height: int = 120) -> list[tuple[float, str]]:
+    """Frames spread evenly over a video, as seconds and ``data:`` addresses; none if it cannot be read."""
+    try:
+        with open_video(path) as video:
+            places = ((np.arange(count) + 0.5) * len(video) / count).astype(int)
+            unique = np.unique(np.minimum(places, len(video) - 1))
+            times = video.pts[unique] - video.pts[0]
+            frames = [video.frames([index])[0] for index in unique]  # one at a time: 4K frames are large
+        return [(float(time), data_uri(frame, height=height)) for time, frame in zip(times, frames, strict=True)]
+    except VideoError:
+        return []
 
 
 def _encode(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -21,7 +21,7 @@ from gcvideo.data.splits import load_split
 from gcvideo.errors import ConfigError
 from gcvideo.eval.predictions import Predictions
 from gcvideo.models.resnet3d import build_model
-from gcvideo.report.run_report import write_run_report
+from gcvideo.report.pages import write_run_report
 from gcvideo.train import dry_run as trials
 from gcvideo.train import trainer as trainer_module
 from gcvideo.train.batch_norm import make_precise

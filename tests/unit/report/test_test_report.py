@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import pytest
 import torch
@@ -28,8 +29,7 @@ from gcvideo.errors import DataError
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.eval.predictor import load
 from gcvideo.report import page
-from gcvideo.report.prediction_page import write_prediction_page
-from gcvideo.report.test_report import write_report
+from gcvideo.report.pages import write_prediction_page, write_test_report
 from tests.browser import visit
 from tests.tiny import tiny_checkpoint, tiny_videos
 
@@ -166,7 +166,7 @@ def test_files_of_different_tests_are_not_compared() -> None:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
     found = predictions()
-    write_report(path, results(found), found)
+    write_test_report(path, results(found), found)
     return path
 
 
@@ -230,8 +230,8 @@ def test_every_picture_has_a_description_and_every_control_a_name(name: str, req
 def test_an_unlabelled_test_has_a_report_too(tmp_path: Path) -> None:
     found = predictions(3)
     found.labels[:] = -1
-    write_report(tmp_path / "report.html", results(found), found)
-    assert "nothing to score" in (tmp_path / "report.html").read_text()
+    write_test_report(tmp_path / "report.html", results(found), found)
+    assert "no accuracy" in (tmp_path / "report.html").read_text()
 
 
 def test_many_classes_show_the_most_confused_ones(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_many_classes_show_the_most_confused_ones(tmp_path: Path) -> None:
         for i in range(180)
     ]
     found = Predictions.collect(videos)
-    write_report(tmp_path / "report.html", results(found), found)
+    write_test_report(tmp_path / "report.html", results(found), found)
     content = (tmp_path / "report.html").read_text()
     assert "The 24 most confused of 60 classes" in content
     assert content.count('<th scope="row">') == 24
@@ -251,30 +251,38 @@ def test_a_long_name_breaks_where_a_reader_would() -> None:
     assert name == "<bdi>a b/<wbr>c_<wbr>d-<wbr>e.<wbr>mp4/&lt;i&gt;&amp;</bdi>"
 
 
-def test_columns_of_numbers_stand_to_the_right() -> None:
-    content = page.table(
-        ["n", "share", "version", "mixed"], [["-3", "0.5 %", "0.29.2", "1"], ["12", "–", "2.1.0", "a"]]
+def render_parts(source: str, **values: object) -> str:
+    """A template of the test's own, with the macros of the pages."""
+    template = '{% from "parts.html.j2" import table, strip %}' + source
+    return page._environment().from_string(template).render(**values)
+
+
+def test_columns_of_numbers_are_aligned_to_the_right() -> None:
+    content = render_parts(
+        "{{ table(columns, rows) }}",
+        columns=["n", "share", "version", "mixed"],
+        rows=[["-3", "0.5 %", "0.29.2", "1"], ["12", "–", "2.1.0", "a"]],
     )
-    assert re.findall(r"<t[hd][^>]*?( class=count)?><bdi>([^<]*)", content) == [
-        (" class=count", "n"),
-        (" class=count", "share"),
+    assert re.findall(r'<t[hd][^>]*?( class="count")?><bdi>([^<]*)', content) == [
+        (' class="count"', "n"),
+        (' class="count"', "share"),
         ("", "version"),
         ("", "mixed"),
-        (" class=count", "-3"),
-        (" class=count", "0.5 %"),
+        (' class="count"', "-3"),
+        (' class="count"', "0.5 %"),
         ("", "0.29.2"),
         ("", "1"),
-        (" class=count", "12"),
-        (" class=count", "–"),
+        (' class="count"', "12"),
+        (' class="count"', "–"),
         ("", "2.1.0"),
         ("", "a"),
     ]
 
 
-def test_titles_and_captions_are_text_and_the_policy_lets_nothing_else_run(tmp_path: Path) -> None:
+def test_titles_and_captions_are_text_and_the_policy_lets_nothing_else_run() -> None:
     caption = '" onerror="x'
-    page.write_page(tmp_path / "page.html", f"</title>{EVIL[0]}\u202e", [page.strip([(caption, "data:,")])])
-    content = (tmp_path / "page.html").read_text(encoding="utf-8")
+    content = page.render("base", title=f"</title>{EVIL[0]}\u202e")
+    content += render_parts("{{ strip(pictures) }}", pictures=[(caption, "data:,")])
     elements = Elements(content).found
     assert [attributes for tag, attributes in elements if tag == "script"] == [{}]
     assert [attributes for tag, attributes in elements if tag == "img"] == [{"src": "data:,", "alt": caption}]
@@ -284,8 +292,13 @@ def test_titles_and_captions_are_text_and_the_policy_lets_nothing_else_run(tmp_p
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-")
 
 
+def test_a_missing_value_is_an_error() -> None:
+    with pytest.raises(jinja2.UndefinedError, match="title"):
+        page.render("base")
+
+
 def test_data_for_the_script_cannot_end_its_element() -> None:
-    block = page.embedded({"label": "</script><b>"}, "x")
+    block = render_parts("<script>{{ data|tojson }}</script>", data={"label": "</script><b>"})
     assert block.count("</script>") == 1
     assert json.loads(re.findall(r">(.*)</script>", block)[0]) == {"label": "</script><b>"}
 
@@ -342,7 +355,7 @@ def test_a_long_list_of_classes_is_searched(tmp_path: Path) -> None:
     videos = [VideoScores(i, str(i), i, 1, 1, 1, *[np.eye(20, dtype=np.float32)[i]] * 3) for i in range(20)]
     found = Predictions.collect(videos)
     found.classes = [f"Class {i}" for i in range(20)]
-    write_report(tmp_path / "report.html", results(found), found)
+    write_test_report(tmp_path / "report.html", results(found), found)
     script = """
       const box = document.querySelector("input[type=search]");
       box.value = "class 1";

@@ -1,15 +1,18 @@
-"""What ``gcvideo benchmark compare`` shows: tables on the console, and a page with plots."""
+"""The results of ``gcvideo benchmark compare``: tables on the console, and a page with tables and plots."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gcvideo import console
-from gcvideo.report import page
-from gcvideo.report.plots import Plot, Series, svg
+from gcvideo.report.page import write_page
+from gcvideo.report.plots import Series, line_plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COST_COLUMNS = [
     "network",
@@ -45,7 +48,7 @@ MEMORY_NOTE = (
     "Memory is the peak with weights; on a CPU the growth of a fresh process, on a GPU what torch has allocated."
 )
 ACCURACY_NOTE = (
-    "Mean ± standard deviation over runs, where there are several; in brackets 95 % intervals of the mean by bootstrap "
+    "Mean ± standard deviation over runs, if there are several; in brackets 95 % intervals of the mean by bootstrap "
     "over videos; McNemar's exact test, run by run against the first network."
 )
 SCALING_NOTE = (
@@ -58,39 +61,52 @@ SCALING_NOTE = (
 
 def show(results: dict[str, Any]) -> None:
     """Print the tables."""
-    columns, rows = cost_table(results["networks"])
-    console.table(rows, columns=columns)
-    if any(row["accuracy"] for row in results["networks"]):
-        console.say()
-        console.table(accuracy_rows(results["networks"]), columns=ACCURACY_COLUMNS, title=ACCURACY_NOTE)
-        for line in left_out_lines(results["networks"]):
+    for number, part in enumerate(_parts(results)):
+        if number:
+            console.say()
+        console.table(part["rows"], columns=part["columns"], title=part["title"] or None)
+        for note in part["notes"]:
+            console.say(note)
+        for line in part["warnings"]:
             console.warn(line)
-    if results["scaling"]:
-        console.say()
-        console.table(exponent_rows(results["scaling"]), columns=EXPONENT_COLUMNS)
 
 
-def write_comparison(path: str | Path, results: dict[str, Any], plots: dict[str, Plot]) -> None:
+def write_comparison(path: str | Path, results: dict[str, Any], plots: dict[str, Figure]) -> None:
     """Write the tables and plots as one self-contained page."""
+    title = "Networks side by side"
+    write_page(
+        path, "comparison", title=title, machine=results["machine"], parts=_parts(results), figures=list(plots.values())
+    )
+
+
+def _parts(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """A table each for cost, accuracy and scaling, with its notes; without those that were not measured."""
     networks = results["networks"]
-    parts = [f'<p class="soft">{page.text(results["machine"])}</p>', page.table(*cost_table(networks))]
-    if any(row["forward"] or row["train"] for row in networks):
-        parts.append(f'<p class="soft">{page.text(TIME_NOTE)}</p>')
-    if any(row["memory"] for row in networks):
-        parts.append(f'<p class="soft">{page.text(MEMORY_NOTE)}</p>')
+    columns, rows = cost_table(networks)
+    notes = [TIME_NOTE] if any(row["forward"] or row["train"] for row in networks) else []
+    notes += [MEMORY_NOTE] if any(row["memory"] for row in networks) else []
+    parts: list[dict[str, Any]] = [{"title": "", "columns": columns, "rows": rows, "notes": notes, "warnings": []}]
     if any(row["accuracy"] for row in networks):
-        parts += ["<h2>Accuracy on the same videos</h2>", page.table(ACCURACY_COLUMNS, accuracy_rows(networks))]
-        parts.append(f'<p class="soft">{page.text(ACCURACY_NOTE)}</p>')
-        parts += [f"<p>{page.text(line)}</p>" for line in left_out_lines(networks)]
+        parts.append(
+            {
+                "title": "Accuracy on the same videos",
+                "columns": ACCURACY_COLUMNS,
+                "rows": accuracy_rows(networks),
+                "notes": [ACCURACY_NOTE],
+                "warnings": left_out_lines(networks),
+            }
+        )
     if results["scaling"]:
-        parts += [
-            "<h2>One block against the size of its features</h2>",
-            f'<p class="soft">{page.text(SCALING_NOTE)}</p>',
-        ]
-        parts.append(page.table(EXPONENT_COLUMNS, exponent_rows(results["scaling"])))
-    if plots:
-        parts += ["<h2>Plots</h2>", page.plots([svg(plot) for plot in plots.values()])]
-    page.write_page(path, "Networks side by side", parts)
+        parts.append(
+            {
+                "title": "One block against the size of its features",
+                "columns": EXPONENT_COLUMNS,
+                "rows": exponent_rows(results["scaling"]),
+                "notes": [SCALING_NOTE],
+                "warnings": [],
+            }
+        )
+    return parts
 
 
 def cost_table(networks: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
@@ -186,8 +202,8 @@ def _exponent(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def plots_of(results: dict[str, Any]) -> dict[str, Plot]:
-    """Name -> plot: block cost against T and against H, W; accuracy against cost where there is accuracy."""
+def plots_of(results: dict[str, Any]) -> dict[str, Figure]:
+    """Name -> figure: block cost against T and against H, W; accuracy against cost where there is accuracy."""
     plots = {}
     if results["scaling"]:
         plots = {f"block_{way}": _block_plot(results["scaling"], way) for way in ("frames", "size")}
@@ -199,7 +215,7 @@ def plots_of(results: dict[str, Any]) -> dict[str, Plot]:
         if series:
             dots = "; dots: single runs" if any(of.dots for of in series) else ""
             title = f"Accuracy against cost, with 95 % intervals{dots}"
-            plots[f"accuracy_{name}"] = Plot(title, label, "video top-1, %", series)
+            plots[f"accuracy_{name}"] = line_plot(series, title=title, x=label, y="video top-1, %")
     return plots
 
 
@@ -211,7 +227,7 @@ def _accuracy_series(row: dict[str, Any], cost: float) -> Series:
     return Series(row["config"], [(cost, 100 * top1["value"])], line=False, errors=ends, dots=runs)
 
 
-def _block_plot(scaling: dict[str, Any], way: str) -> Plot:
+def _block_plot(scaling: dict[str, Any], way: str) -> Figure:
     """Cost of the blocks against what grows, "frames" or "size"; the exponents stand in the legend."""
     grown = {"frames": 0, "size": 1}[way]  # place in (T, H, W)
     series = []
@@ -225,7 +241,8 @@ def _block_plot(scaling: dict[str, Any], way: str) -> Plot:
     positions = f"T x {size} x {size}" if way == "frames" else f"{frames} x S x S"
     title = f"Forward pass of one block: {scaling['channels']} channels, P = {positions} positions"
     label = "frames T" if way == "frames" else "height and width S"
-    return Plot(title, label, "ms", series, log_x=True, log_y=True, x_ticks=[x for x, _ in points])
+    ticks = [x for x, _ in points]
+    return line_plot(series, title=title, x=label, y="ms", log_x=True, log_y=True, x_ticks=ticks)
 
 
 def _gmac(row: dict[str, Any]) -> float:

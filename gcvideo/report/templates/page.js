@@ -37,8 +37,8 @@ const clock = (seconds) => {
   return `${hours ? `${hours}:${String(minutes).padStart(2, "0")}` : minutes}:${rest.toFixed(1).padStart(4, "0")}`;
 };
 
-// Timelines: the slider says what the window at that moment answered, and shows the picture nearest to it. A click on a
-// block, a row or a picture moves the slider there.
+// Timelines: the slider shows the predictions of the window at that moment and the picture nearest to it. A click on a
+// segment, a row or a picture moves the slider there. The data are {segments: [[start, label]], windows: [[middle, text]]}.
 for (const slider of document.querySelectorAll("input[data-timeline]")) {
   const data = JSON.parse(document.getElementById(slider.dataset.timeline).textContent);
   const card = slider.closest(".card");
@@ -50,11 +50,9 @@ for (const slider of document.querySelectorAll("input[data-timeline]")) {
   const nearest = (items, distance) => items.reduce((a, b) => (distance(b) < distance(a) ? b : a), items[0]);
   const show = () => {
     const now = Number(slider.value);
-    const window_ = nearest(data.windows, (w) => Math.abs((w.start + w.end) / 2 - now));
-    const answers = window_.predictions.map((p) => `${p.label} ${(100 * p.score).toFixed(1)} %`);
-    const place = data.timeline.findLastIndex((segment) => segment.start <= now);
-    output.textContent = `${clock(now)}, segment ${place + 1} (${data.timeline[place].label}). `
-      + `The window there says: ${answers.join(", ")}`;
+    const [, says] = nearest(data.windows, ([middle]) => Math.abs(middle - now));
+    const place = data.segments.findLastIndex(([start]) => start <= now);
+    output.textContent = `${clock(now)}, segment ${place + 1} (${data.segments[place][1]}). The window there says: ${says}`;
     slider.setAttribute("aria-valuetext", output.textContent);
     for (const parts of [blocks, rows]) parts.forEach((part, i) => part.classList.toggle("now", i === place));
     list.scrollTop = rows[place].offsetTop - list.clientHeight / 2;
@@ -66,7 +64,7 @@ for (const slider of document.querySelectorAll("input[data-timeline]")) {
   // Up to the slider's next step: it would round to the nearest, which may lie before the segment.
   const go = (seconds) => { slider.value = Math.ceil(seconds / slider.step - 1e-6) * slider.step; show(); };
   for (const parts of [blocks, rows]) {
-    parts.forEach((part, i) => part.addEventListener("click", () => go(data.timeline[i].start)));
+    parts.forEach((part, i) => part.addEventListener("click", () => go(data.segments[i][0])));
   }
   pictures.forEach((picture) => picture.addEventListener("click", () => go(Number(picture.dataset.seconds))));
   slider.addEventListener("input", show);
