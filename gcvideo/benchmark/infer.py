@@ -31,7 +31,7 @@ from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.records import RecordTable
 from gcvideo.device import has_bf16_units, pick_precision
 from gcvideo.errors import ConfigError, VideoError
-from gcvideo.eval.evaluator import answer_videos
+from gcvideo.eval.evaluator import score_videos
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.eval.predictions import VideoScores
 from gcvideo.files import write_json
@@ -130,11 +130,11 @@ def contender(name: str, video: str, crop: int, device: torch.device, precision:
 
 def our_answer(model: nn.Module, video: str, test: TestConfig) -> np.ndarray:
     """What ``gcvideo test`` does for one video, without worker processes."""
-    records = RecordTable(ids=["0"], paths=[str(Path(video).absolute())], labels=[-1])
+    records = RecordTable.of_files([video])
     data = DataConfig()
     views = ViewDataset(records, data=data, test=test)[0]
     device = next(model.parameters()).device
-    ((_, answer),) = answer_videos(model, [views], test=test, data=data, device=device)
+    (answer,) = score_videos(model, [views], test=test, data=data, device=device)
     if not isinstance(answer, VideoScores):
         raise VideoError(video, answer.reason)
     return answer.softmax

@@ -1,6 +1,6 @@
 """``gcvideo predict VIDEO ... --checkpoint CKPT``: label videos.
 
-Exit code: 0 if every video was answered, 1 if some could not be, 2 if none could be or the command was wrong.
+Exit code: 0 if every video was labelled, 1 if some could not be read, 2 if none could be or the command was wrong.
 """
 
 from __future__ import annotations
@@ -8,26 +8,34 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import math
+import signal
+import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcvideo import console
-from gcvideo.commands import timeline
-from gcvideo.config import TestConfig
 from gcvideo.console import printable
-from gcvideo.errors import ConfigError
+from gcvideo.errors import ConfigError, VideoError
 from gcvideo.files import write_atomically, write_json
 
 if TYPE_CHECKING:
+    from gcvideo.config import TestConfig
     from gcvideo.eval.inputs import Source
     from gcvideo.eval.predictor import Predictor
+    from gcvideo.eval.timeline import Timeline, Window
+    from gcvideo.video.stream import FrameStream
+
+Entry = dict[str, Any]  # what --json writes about one video
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.epilog = "Exit code: 0 if every video was answered, 1 if some could not be read, 2 if none could be."
+    parser.epilog = "Exit code: 0 if every video was labelled, 1 if some could not be read, 2 if none could be."
     parser.add_argument(
         "videos",
         nargs="+",
@@ -36,111 +44,204 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--checkpoint", required=True, help="a checkpoint, or the folder of a run")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="labels for each video (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write the answers as JSON")
-    parser.add_argument("--csv", metavar="FILE", help="write the answers as CSV: video, start, end, rank, label, ...")
+    parser.add_argument("--json", metavar="FILE", help="write the predictions as JSON")
+    parser.add_argument(
+        "--csv", metavar="FILE", help="write the predictions as CSV: video, start, end, rank, label, score"
+    )
     parser.add_argument("--html", metavar="FILE", help="write a page with thumbnails, bars, timelines and attention")
-    parser.add_argument("--maps", metavar="FOLDER", help="write where the network looked: NAME_maps.png, .gif, .mp4")
+    parser.add_argument("--maps", metavar="FOLDER", help="write attention maps: NAME_maps.png, .gif, .mp4")
     parser.add_argument(
         "--query",
         type=float,
         nargs=3,
         default=(0.5, 0.5, 0.5),
         metavar=("T", "Y", "X"),
-        help="whose attention non-local blocks show: a place in the clip, in fractions (default: the middle)",
+        help="query position of the attention maps of non-local blocks, each in [0, 1] (default: the middle)",
     )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--compile", action="store_true", help="compile the network first (pays for many videos)")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode ahead (default: %(default)s)")
     views = parser.add_argument_group("views of each video; by default those of the test of the checkpoint")
-    views.add_argument("--clips", type=int, metavar="N", help="clips, laid evenly over the video")
+    views.add_argument("--clips", type=int, metavar="N", help="clips, spread evenly over the video")
     views.add_argument("--crops", type=int, choices=(1, 3, 5), help="crops of each clip")
     views.add_argument("--fast", action="store_true", help="the whole frame once instead of crops")
-    timeline.add_arguments(parser)
+    group = parser.add_argument_group("sliding window, for long videos; cameras and standard input always use it")
+    group.add_argument("--timeline", action="store_true", help="say what happens when, not only what the video shows")
+    group.add_argument("--step", type=float, metavar="S", help="seconds between windows (default: half a window)")
+    group.add_argument("--smooth", type=float, default=2.0, metavar="S", help="average over S seconds (%(default)s)")
+    group.add_argument(
+        "--min-length", type=float, default=1.0, metavar="S", help="shortest segment in seconds (%(default)s)"
+    )
+    group.add_argument("--seconds", type=float, metavar="S", help="stop after S seconds of video, as for a camera")
+    group.add_argument("--save", metavar="FILE", help="write the video with its labels burnt in")
 
 
-def run(args: argparse.Namespace) -> int | None:
-    """Answer every video; prints each as soon as it is known."""
+def run(args: argparse.Namespace) -> int:
+    """Label every video; prints each as soon as it is known."""
     from gcvideo.eval.inputs import find_sources
     from gcvideo.eval.predictor import load
 
-    for name, least in (("top", 1), ("workers", 0), ("clips", 1)):
-        if getattr(args, name) is not None and getattr(args, name) < least:
-            raise ConfigError(f"--{name}: must be at least {least}, not {getattr(args, name)}")
-    if not all(0 <= fraction <= 1 for fraction in args.query):
-        raise ConfigError(f"--query: a place in the clip is three fractions from 0 to 1, not {args.query}")
+    _check_ranges(args)
     sources = find_sources(args.videos)
-    timeline.check_arguments(args, sources)
+    _check_save(args, sources)
     predictor = load(args.checkpoint, device=args.device, compile=args.compile)
     entries = []
-    for entry in answer(predictor, sources, args):
+    for entry in label_sources(predictor, sources, args):
         entries.append(entry)
-        show(entry)
-    write_answers(args, predictor, entries)
+        _show(entry)
+    _write(args, predictor, entries)
     failed = sum(entry["error"] is not None for entry in entries)
     return 0 if not failed else 1 if failed < len(entries) else 2
 
 
-def answer(predictor: Predictor, sources: list[Source], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """An entry for each source, in order: its labels, and its timeline where one is wanted; or why there is none."""
-    whole = [s for s in sources if s.reason is None and s.kind == "file" and not (args.timeline or args.save)]
-    test = chosen_views(predictor.config.test, args)
-    answers = predictor.answers([s.name for s in whole], test=test, workers=args.workers)
-    for source in sources:
-        entry: dict[str, Any] = {"video": source.name, "error": source.reason, "predictions": []}
-        if source in whole:
-            _, scores, entry["error"] = next(answers)
-            if scores is not None:
-                entry["predictions"] = [asdict(p) for p in predictor.best(scores, args.top)]
-        elif source.reason is None:
-            window = replace(test, crops=args.crops or 1)
-            if source.kind == "camera":
-                window = replace(window, views_per_batch=window.crops)  # each window is answered at once
-            entry, found = timeline.answer_timeline(predictor, source, window, args)
-            if found is not None and args.save:
-                save_annotated(args.save, source.name, found.segments)
-        yield entry
-
-
-def save_annotated(destination: str, source: str, segments: list[Any]) -> None:
-    """Write the video back with its labels."""
-    from gcvideo.report.labelled_video import annotate_video
-
-    annotate_video(source, destination, segments)
-    console.say(f"annotated video: {printable(destination)}")
-
-
-def chosen_views(test: TestConfig, args: argparse.Namespace) -> TestConfig:
-    """The views that the options ask for, on top of the checkpoint's own."""
+def label_sources(predictor: Predictor, sources: list[Source], args: argparse.Namespace) -> Iterator[Entry]:
+    """An entry for each source, in order: its labels, and its timeline if wanted; or the error."""
+    whole = [s.name for s in sources if s.is_file and not (args.timeline or args.save)]
     chosen = {"clips": args.clips, "crops": args.crops, "whole_frame": args.fast or None}
-    return replace(test, **{name: value for name, value in chosen.items() if value is not None})
+    test = replace(predictor.config.test, **{key: value for key, value in chosen.items() if value is not None})
+    scores = predictor.score_files(whole, test=test, workers=args.workers)  # decodes ahead, in the order of the files
+    for source in sources:
+        if source.reason is not None:
+            yield _entry(source, error=source.reason)
+        elif source.is_file and whole:
+            found = next(scores)
+            if isinstance(found, tuple):
+                yield _entry(source, error=found.reason)
+            else:
+                yield _entry(source, predictions=_plain(predictor.best(found, args.top)))
+        else:
+            yield _timeline_entry(predictor, source, replace(test, crops=args.crops or 1), args)
 
 
-def show(entry: dict[str, Any]) -> None:
-    """Print the answer of one video: its name, then a line a label or segment; or one line why there is none."""
+def _entry(source: Source, **values: Any) -> Entry:
+    return {"video": source.name, "error": None, "predictions": [], **values}
+
+
+def _plain(items: list[Any]) -> list[dict[str, Any]]:
+    return [asdict(item) for item in items]
+
+
+def _timeline_entry(predictor: Predictor, source: Source, test: TestConfig, args: argparse.Namespace) -> Entry:
+    """Labels by sliding window; ``predictions`` are those of the mean over the windows."""
+    try:
+        timeline = _run_timeline(predictor, source, test, args)
+    except VideoError as error:
+        return _entry(source, error=error.reason)
+    if args.save:
+        from gcvideo.report.labelled_video import annotate_video
+
+        annotate_video(source.name, args.save, timeline.segments)
+        console.say(f"annotated video: {printable(args.save)}")
+    return _entry(
+        source,
+        warning=timeline.problem,
+        duration=timeline.duration,
+        predictions=_plain(predictor.best(timeline.mean_scores, args.top)),
+        timeline=_plain(timeline.segments),
+        windows=[
+            {"start": w.start, "end": w.end, "predictions": _plain(predictor.best(w.scores, args.top))}
+            for w in timeline.windows
+        ],
+    )
+
+
+def _run_timeline(predictor: Predictor, source: Source, test: TestConfig, args: argparse.Namespace) -> Timeline:
+    """Slide the window, with progress; a camera or standard input also prints each new label as it comes."""
+    live = source.kind != "file"
+    place: Any = {"file": source.name, "camera": f"camera:{source.name}", "stdin": sys.stdin.buffer}[source.kind]
+    if source.kind == "camera":
+        test = replace(test, views_per_batch=test.crops)  # score each window at once
+    shown = ""
+    with console.Progress("windows", unit="windows") as progress, _stop_on_interrupt(live) as stop:
+
+        def note(window: Window, stream: FrameStream) -> bool:
+            nonlocal shown
+            total = "" if stream.expected is None or live else f" of {console.duration(stream.expected / stream.fps)}"
+            progress.advance(1, at=f"{console.duration(window.end)}{total}")
+            best = predictor.best(window.scores, 1)[0]
+            if live and shown != best.label:
+                shown = best.label
+                console.say(f"{console.clock(window.start)}  {100 * best.score:6.2f} %  {printable(best.label)}")
+            return stop.is_set() or (args.seconds is not None and window.end >= args.seconds)
+
+        return predictor.timeline(
+            place, step=args.step, smooth=args.smooth, min_length=args.min_length, test=test, on_window=note
+        )
+
+
+@contextmanager
+def _stop_on_interrupt(live: bool) -> Iterator[threading.Event]:
+    """For a live source, the first Ctrl-C ends the stream, the second one the command."""
+    stop = threading.Event()
+
+    def interrupted(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if not live or threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _check_ranges(args: argparse.Namespace) -> None:
+    for name, least in (("top", 1), ("workers", 0), ("clips", 1), ("smooth", 0), ("min_length", 0)):
+        value = getattr(args, name)
+        if value is not None and not least <= value < math.inf:
+            raise ConfigError(f"--{name.replace('_', '-')}: must be at least {least}, not {value:g}")
+    for name in ("step", "seconds"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"--{name}: must be positive, not {value:g}")
+    if not all(0 <= fraction <= 1 for fraction in args.query):
+        raise ConfigError(f"--query: a position in the clip is three fractions from 0 to 1, not {args.query}")
+
+
+def _check_save(args: argparse.Namespace, sources: list[Source]) -> None:
+    if args.save and (len(sources) != 1 or sources[0].kind != "file"):
+        raise ConfigError("--save writes one video back: give a single video file")
+    if args.save and sources[0].reason is None:
+        from gcvideo.report.labelled_video import check_destination
+
+        check_destination(sources[0].name, args.save)
+
+
+def _show(entry: Entry) -> None:
+    """Print one video: its name, then a line for each label or segment; or one line with the error."""
     name = printable(entry["video"])
     if entry["error"] is not None:
         console.warn(f"{name}: {printable(entry['error'])}")
-    elif "timeline" in entry:
-        timeline.show_timeline(entry)
-    else:
-        console.say(name)
-        for prediction in entry["predictions"]:
-            console.say(f"  {100 * prediction['score']:6.2f} %  {printable(prediction['label'])}")
+        return
+    console.say(name)
+    for part in entry.get("timeline") or entry["predictions"]:
+        span = f"{console.clock(part['start'])} to {console.clock(part['end'])}  " if "start" in part else ""
+        console.say(f"  {span}{100 * part['score']:6.2f} %  {printable(part['label'])}")
+    if entry.get("warning"):
+        console.warn(f"{name}: {printable(entry['warning'])}")
 
 
-def write_answers(args: argparse.Namespace, predictor: Predictor, entries: list[dict[str, Any]]) -> None:
+def _write(args: argparse.Namespace, predictor: Predictor, entries: list[Entry]) -> None:
     """Write the files that were asked for."""
     if args.json:
         write_json(args.json, {"checkpoint": predictor.source, "videos": entries})
     if args.csv:
         text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(["video", "start", "end", "rank", "label", "score", "error"])
-        for entry in entries:
-            writer.writerows(_csv_rows(entry))
+        csv.writer(text).writerows(_csv_rows(entries))
         write_atomically(args.csv, text.getvalue().encode("utf-8", "surrogateescape"))
     if args.maps:
-        write_maps(args, predictor, entries)
+        from gcvideo.report.explain import label_in_the_middle, map_stems, save_maps
+
+        labelled = [entry for entry in entries if entry["predictions"] and Path(entry["video"]).is_file()]
+        stems = map_stems(args.maps, [entry["video"] for entry in labelled])
+        for entry, stem in zip(labelled, stems, strict=True):
+            label = label_in_the_middle(entry)
+            for file in save_maps(stem, predictor, entry["video"], label, query=tuple(args.query))[:1]:
+                console.say(f"maps: {printable(str(file))}, and the same as .gif and .mp4")
     if args.html:
         from gcvideo.report.pages import write_prediction_page
 
@@ -148,26 +249,14 @@ def write_answers(args: argparse.Namespace, predictor: Predictor, entries: list[
         console.say(f"page: {printable(args.html)}")
 
 
-def write_maps(args: argparse.Namespace, predictor: Predictor, entries: list[dict[str, Any]]) -> None:
-    """Write where the network looked in each answered file."""
-    from gcvideo.report.explain import label_in_the_middle, map_stems, save_maps
-
-    answered = [entry for entry in entries if entry["predictions"] and Path(entry["video"]).is_file()]
-    stems = map_stems(args.maps, [entry["video"] for entry in answered])
-    for entry, stem in zip(answered, stems, strict=True):
-        label = label_in_the_middle(entry)
-        for file in save_maps(stem, predictor, entry["video"], label, query=tuple(args.query))[:1]:
-            console.say(f"maps: {printable(str(file))}, and the same as .gif and .mp4")
-
-
-def _csv_rows(entry: dict[str, Any]) -> Iterator[list[Any]]:
+def _csv_rows(entries: list[Entry]) -> Iterator[list[Any]]:
     """Segments in order of time where there is a timeline, else labels by rank; or the error."""
-    if entry["error"] is not None:
-        yield [entry["video"], "", "", "", "", "", entry["error"]]
-    elif "timeline" in entry:
-        for part in entry["timeline"]:
-            score = f"{part['score']:.6f}"
-            yield [entry["video"], f"{part['start']:.3f}", f"{part['end']:.3f}", 1, part["label"], score, ""]
-    else:
-        for rank, prediction in enumerate(entry["predictions"], start=1):
-            yield [entry["video"], "", "", rank, prediction["label"], f"{prediction['score']:.6f}", ""]
+    yield ["video", "start", "end", "rank", "label", "score", "error"]
+    for entry in entries:
+        if entry["error"] is not None:
+            yield [entry["video"], "", "", "", "", "", entry["error"]]
+        for part in entry.get("timeline", ()):
+            times = [f"{part['start']:.3f}", f"{part['end']:.3f}"]
+            yield [entry["video"], *times, 1, part["label"], f"{part['score']:.6f}", ""]
+        for rank, part in enumerate([] if "timeline" in entry else entry["predictions"], start=1):
+            yield [entry["video"], "", "", rank, part["label"], f"{part['score']:.6f}", ""]

@@ -134,6 +134,12 @@ class RecordTable(Sequence[VideoRecord]):
         self.missing = tuple(missing)
         self.segments = segments if segments is not None and not np.isnan(segments).all() else None
 
+    @classmethod
+    def of_files(cls, paths: Sequence[str | Path]) -> RecordTable:
+        """Unlabelled videos, for prediction: the ids are the paths."""
+        names = [str(path) for path in paths]
+        return cls(ids=names, paths=names, labels=[-1] * len(names))
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -1,4 +1,4 @@
-"""Multi-view testing: every video is decoded once, cut into clips x crops views, and answered by their ensemble."""
+"""Multi-view evaluation: decode each video once, cut clips x crops views, and average the scores of the views."""
 
 from __future__ import annotations
 
@@ -32,28 +32,24 @@ def evaluate(
     finished: Sequence[VideoScores] = (),
     on_video: Callable[[VideoScores | Failure], None] | None = None,
 ) -> Predictions:
-    """Answer every video of a loader; under torchrun, every process returns the answers of all of them.
-
-    Views are put through the network ``test.views_per_batch`` at a time, whichever videos they come from. Each batch
-    has that very size (the last one is filled up), and the views of a video are summed in their own order in
-    float64, so that neither the number of workers nor the company a video has in its batch bears on its scores.
+    """Score every video of a loader; under torchrun, every process returns the predictions of all processes.
 
     Args:
-        model: maps clips (N, 3, T, H, W), float, to logits (N, K).
+        model: maps clips (N, C, T, H, W), float, to logits (N, K).
         loader: this process's share of the videos, from ``gcvideo.data.loader.eval_loader``.
         precision: ``bf16`` runs a float32 model under autocast; a model that is bfloat16 itself needs nothing.
-        finished: answers of an earlier run that was cut off (this process's share); the loader must skip them.
+        finished: scores from an earlier, interrupted run (this process's share); the loader must skip these videos.
         on_video: called with each video's scores, or its failure, as soon as they are known.
     """
     videos = list(finished)
     failures: list[Failure] = []
-    for _, answer in answer_videos(model, loader, test=test, data=data, device=device, precision=precision):
-        if isinstance(answer, VideoScores):
-            videos.append(answer)
+    for found in score_videos(model, loader, test=test, data=data, device=device, precision=precision):
+        if isinstance(found, VideoScores):
+            videos.append(found)
         else:
-            failures.append(answer)
+            failures.append(found)
         if on_video is not None:
-            on_video(answer)
+            on_video(found)
     everything = distributed.gather_objects((videos, failures))
     return Predictions.collect(
         [video for part, _ in everything for video in part],
@@ -62,7 +58,7 @@ def evaluate(
     )
 
 
-def answer_videos(
+def score_videos(
     model: nn.Module,
     loader: Iterable[VideoViews],
     *,
@@ -70,40 +66,43 @@ def answer_videos(
     data: DataConfig,
     device: torch.device | str = "cpu",
     precision: str = "fp32",
-) -> Iterator[tuple[int, VideoScores | Failure]]:
-    """The answers of this process's videos, one by one; for the arguments see ``evaluate``.
+) -> Iterator[VideoScores | Failure]:
+    """Score the videos of this process, in the loader's order; for the arguments see ``evaluate``.
+
+    Views go through the network ``test.views_per_batch`` at a time, across the boundaries of videos. Every batch has
+    that size (the last one is padded), and the views of a video are averaged in their own order in float64, so scores
+    do not depend on the number of workers or on the other videos in the batch.
 
     Yields:
-        the video's index, and its scores or why it could not be read.
+        a video's scores, or why it could not be read.
     """
     device = torch.device(device)
     size = test.views_per_batch or views_per_batch(test, data, device)
-    failed: list[tuple[int, Failure]] = []
-
-    def readable() -> Iterator[VideoViews]:
-        for video in loader:
-            if video.failure is None:
-                yield video
-            else:
-                failed.append((video.index, video.failure))
-
+    dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+    mixed = precision == "bf16" and dtype == torch.float32
+    lag = 0 if device.type == "cpu" else 1  # wait for a GPU's logits one batch late, so that it always has work
+    pending: deque[tuple[Tensor | None, list[tuple[_Video, int]]]] = deque()
     was_training = model.training
     model.eval()
     try:
-        batches = view_batches(readable(), size, device)
-        for scores in _answer(_forward(model, batches, data=data, precision=precision)):
-            yield scores.index, scores
-            while failed:
-                yield failed.pop(0)
-        yield from failed
+        for clips, owners in view_batches(loader, size, device):
+            logits = None
+            if clips is not None:
+                with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                    logits = model(normalize(clips, mean=data.mean, std=data.std, dtype=dtype))
+            pending.append((logits, owners))
+            if len(pending) > lag:
+                yield from _finished_videos(*pending.popleft())
+        while pending:
+            yield from _finished_videos(*pending.popleft())
     finally:
         model.train(was_training)
 
 
 def views_per_batch(test: TestConfig, data: DataConfig, device: torch.device) -> int:
-    """How many views go through the network at a time where the config does not say.
+    """Default batch size in views, where the config sets none.
 
-    A GPU is filled. On a CPU the activations should stay in the caches: on a core with AMX, Slow-R50 on 8 x 256 x 256
+    A GPU is filled. On a CPU the activations should fit the caches: on a core with AMX, Slow-R50 on 8 x 256 x 256
     in bf16 took 1.16 times as long a view by threes, and 1.8 times by thirties, as one by one; in float32, on a core
     without, ones and threes were even. Small clips go by threes, since ATen keeps the convolutions of small single
     clips from oneDNN.
@@ -116,28 +115,37 @@ def views_per_batch(test: TestConfig, data: DataConfig, device: torch.device) ->
 
 @dataclass
 class _Video:
-    """A video on its way through the network: which of its views are still to come back."""
+    """A video in the pipeline, with the logits that have come back so far."""
 
     views: VideoViews
-    total: int
     logits: list[Tensor] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        return len(self.views.clips) * len(self.views.crops)
 
 
 def view_batches(
     videos: Iterable[VideoViews], size: int, device: torch.device
-) -> Iterator[tuple[Tensor, list[tuple[_Video, int]]]]:
+) -> Iterator[tuple[Tensor | None, list[tuple[_Video, int]]]]:
     """Cut the views of one video after the other into batches.
 
     Yields:
-        clips uint8 (``size``, C, T, h, w) on the device, and how many of them in turn belong to which video. The very
-        last batch is filled up with copies of its first view; a batch cut short by views of another shape (whole
-        frames of another video) is not.
+        clips uint8 (``size``, C, T, h, w) on the device, and the number of clips of each video in turn: 0 for a video
+        that could not be read. The very last batch is padded with copies of its first view; a batch that is cut short
+        by views of another shape (whole frames of another video) is not. None where there is no clip at all.
     """
     parts: list[Tensor] = []
     owners: list[tuple[_Video, int]] = []
     room = size
     for views in videos:
-        video = _Video(views, total=len(views.clips) * len(views.crops))
+        video = _Video(views)
+        if views.failure is not None:
+            owners.append((video, 0))
+            if not parts:
+                yield None, owners
+                owners = []
+            continue
         on_device = views._replace(frames=views.frames.to(device, non_blocking=True))
         start = 0
         while start < video.total:
@@ -152,52 +160,29 @@ def view_batches(
             room -= stop - start
             start = stop
             if room == 0:
-                yield _fill(parts, size), owners
+                yield torch.cat(parts), owners
                 parts, owners, room = [], [], size
     if parts:
-        yield _fill(parts, size), owners
+        yield torch.cat([*parts, parts[0][:1].expand(room, *parts[0].shape[1:])]), owners
 
 
-def _fill(parts: list[Tensor], size: int) -> Tensor:
-    missing = size - sum(len(part) for part in parts)
-    return torch.cat([*parts, parts[0][:1].expand(missing, *parts[0].shape[1:])]) if missing else torch.cat(parts)
-
-
-def _forward(
-    model: nn.Module, batches: Iterable[tuple[Tensor, list[tuple[_Video, int]]]], *, data: DataConfig, precision: str
-) -> Iterator[tuple[Tensor, list[tuple[_Video, int]]]]:
-    """Logits (N, K) float32 on the CPU of each batch.
-
-    A GPU's are handed out one batch late: only then are they waited for, so that it always has work ahead.
-    """
-    dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
-    under_way: deque[tuple[Tensor, list[tuple[_Video, int]]]] = deque()
-    for clips, owners in batches:
-        mixed = precision == "bf16" and dtype == torch.float32
-        with torch.no_grad(), torch.autocast(clips.device.type, torch.bfloat16, enabled=mixed):
-            logits = model(normalize(clips, mean=data.mean, std=data.std, dtype=dtype))
-        under_way.append((logits, owners))
-        if len(under_way) > 1 or clips.device.type == "cpu":
-            logits, owners = under_way.popleft()
-            yield logits.float().cpu(), owners
-    for logits, owners in under_way:
-        yield logits.float().cpu(), owners
-
-
-def _answer(outputs: Iterable[tuple[Tensor, list[tuple[_Video, int]]]]) -> Iterator[VideoScores]:
-    """Hand the logits back to their videos; a video is answered once all its views are there."""
-    for logits, owners in outputs:
-        start = 0
-        for video, count in owners:
-            video.logits.append(logits[start : start + count])
+def _finished_videos(logits: Tensor | None, owners: Iterable[tuple[_Video, int]]) -> Iterator[VideoScores | Failure]:
+    """Give the logits (N, K) of a batch back to their videos; yield the videos whose views are now complete."""
+    rows = None if logits is None else logits.float().cpu()
+    start = 0
+    for video, count in owners:
+        if video.views.failure is not None:
+            yield video.views.failure
+        elif rows is not None:
+            video.logits.append(rows[start : start + count])
             start += count
             if sum(map(len, video.logits)) == video.total:
                 yield ensemble_views(video.views, torch.cat(video.logits).numpy())
 
 
-@np.errstate(invalid="ignore")  # infinity - infinity: callers count the scores that are no numbers
+@np.errstate(invalid="ignore")  # infinity - infinity: callers count the non-finite scores
 def ensemble_views(video: VideoViews, logits: np.ndarray) -> VideoScores:
-    """Make one answer of the views of a video, in each of the three customary ways.
+    """Ensemble the views of a video in the three customary ways.
 
     ``softmax`` and ``logits`` are means over the views (mmaction2 calls them ``prob`` and ``score``); ``max`` is the
     largest softmax score of any view (PySlowFast's ``DATA.ENSEMBLE_METHOD: max``).

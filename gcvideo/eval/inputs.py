@@ -1,4 +1,4 @@
-"""What a user may name as a video: files, folders, patterns, cameras, standard input; and what is refused, and why."""
+"""Inputs of ``gcvideo predict``: files, folders, patterns, cameras, standard input; or why a name is refused."""
 
 from __future__ import annotations
 
@@ -15,47 +15,48 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 class Source(NamedTuple):
-    """One video to answer; ``reason`` says why it is refused, None where it is not."""
+    """One video to label; ``reason`` says why it is refused, None where it is not."""
 
     name: str
     kind: Literal["file", "camera", "stdin"] = "file"
     reason: str | None = None
 
+    @property
+    def is_file(self) -> bool:
+        """Whether this is a file that can be opened."""
+        return self.kind == "file" and self.reason is None
+
 
 def find_sources(names: Sequence[str]) -> list[Source]:
-    """Resolve what a user typed, in order.
+    """Resolve the names on a command line, in order.
 
-    An existing file or folder is meant as such, whatever its name looks like. Else a whole number is a camera, ``-``
-    is standard input, and ``*``, ``?`` and ``[...]`` (and ``**`` for all folders below) make a pattern. Folders give
-    the video files inside them and in their subfolders, by name.
+    An existing file or folder is taken as such, even if its name looks like something else. Otherwise a whole number is
+    a camera, ``-`` is standard input, and ``*``, ``?`` and ``[...]`` (and ``**`` for all folders below) make a pattern.
+    Folders give the video files inside them and in their subfolders, by name, as in a data set of class folders.
     """
-    sources: list[Source] = []
-    for name in names:
-        if os.path.lexists(name):
-            sources += _files_in(name) if os.path.isdir(name) else [_checked(name)]
-        elif name == "-":
-            sources.append(Source(name, "stdin"))
-        elif name.isdecimal():
-            sources.append(Source(name, "camera"))
-        elif URL.match(name):
-            sources.append(Source(name, reason="is a URL; gcvideo reads local files: download it first"))
-        elif glob.has_magic(name):
-            found = sorted(glob.glob(name, recursive=True))
-            sources += [_checked(path) for path in found if not os.path.isdir(path)]
-            if not found:
-                sources.append(Source(name, reason="no file matches this pattern"))
-        else:
-            sources.append(_checked(name))
-    return sources
+    return [source for name in names for source in _resolve(name)]
 
 
-def _files_in(folder: str) -> list[Source]:
-    found = [os.path.join(folder, path) for path in videos_under(folder)]
-    return [_checked(path) for path in found] or [Source(folder, reason="a folder without video files")]
+def _resolve(name: str) -> list[Source]:
+    if os.path.isdir(name):
+        found = [_file(os.path.join(name, path)) for path in videos_under(name)]
+        return found or [Source(name, reason="a folder without video files")]
+    if os.path.lexists(name):
+        return [_file(name)]
+    if name == "-":
+        return [Source(name, "stdin")]
+    if name.isdecimal():
+        return [Source(name, "camera")]
+    if URL.match(name):
+        return [Source(name, reason="is a URL; gcvideo reads local files: download it first")]
+    if glob.has_magic(name):
+        matches = sorted(path for path in glob.glob(name, recursive=True) if not os.path.isdir(path))
+        return [_file(path) for path in matches] or [Source(name, reason="no file matches this pattern")]
+    return [_file(name)]
 
 
-def _checked(path: str) -> Source:
-    """Refuse what is no regular file: a pipe or a device could be waited for without end."""
+def _file(path: str) -> Source:
+    """A file; refused if it is not a regular one, because reading a pipe or a device may never end."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:

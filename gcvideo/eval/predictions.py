@@ -1,4 +1,4 @@
-"""What a test leaves: the scores of every video under every way of ensembling, and how to save, load and score them.
+"""Predictions of a test: the scores of every video by every ensemble; save, load, average and score them.
 
 ``predictions.npz`` holds plain arrays (no pickles), so that any tool can read it:
 
@@ -36,11 +36,13 @@ from gcvideo.eval.metrics import label_ranks
 from gcvideo.files import write_atomically
 
 ENSEMBLES = ("softmax", "logits", "max")
+# Integer columns of ``Predictions``, and the field of ``VideoScores`` that each is made of.
+COUNTS = {"indices": "index", "labels": "label", "views": "views", "clip_top1": "clip_top1", "clip_top5": "clip_top5"}
 
 
 @dataclass(frozen=True, slots=True)
 class VideoScores:
-    """The answer for one video: each ensemble's scores are (K,) float32."""
+    """Scores of one video: each ensemble's are (K,) float32."""
 
     index: int
     id: str
@@ -85,19 +87,18 @@ class Predictions:
     def collect(
         cls, videos: Sequence[VideoScores], *, ensemble: str = "softmax", failures: Sequence[Failure] = ()
     ) -> Predictions:
-        """Gather the answers of single videos, in the order of their indices."""
+        """Gather the scores of single videos, in the order of their indices."""
         videos = sorted(videos, key=lambda video: video.index)
         empty = np.zeros((0, 0), np.float32)
+        counts: dict[str, Any] = {
+            name: np.array([getattr(v, own) for v in videos], np.int64) for name, own in COUNTS.items()
+        }
         return cls(
             ids=[video.id for video in videos],
-            indices=np.array([video.index for video in videos], np.int64),
-            labels=np.array([video.label for video in videos], np.int64),
             averages={name: np.stack([getattr(v, name) for v in videos]) if videos else empty for name in ENSEMBLES},
-            views=np.array([video.views for video in videos], np.int64),
-            clip_top1=np.array([video.clip_top1 for video in videos], np.int64),
-            clip_top5=np.array([video.clip_top5 for video in videos], np.int64),
             failures=sorted(failures),
             ensemble=ensemble,
+            **counts,
         )
 
     def __len__(self) -> int:
@@ -111,19 +112,36 @@ class Predictions:
     def select(self, keep: np.ndarray | Sequence[bool]) -> Predictions:
         """The videos where ``keep`` (V,) bool is true, with all failures."""
         kept = np.flatnonzero(np.asarray(keep, dtype=bool))
+        counts: dict[str, Any] = {name: getattr(self, name)[kept] for name in COUNTS}
         return replace(
             self,
             ids=[self.ids[i] for i in kept],
             paths=[self.paths[i] for i in kept] if self.paths else [],
-            indices=self.indices[kept],
-            labels=self.labels[kept],
             averages={name: scores[kept] for name, scores in self.averages.items()},
-            views=self.views[kept],
-            clip_top1=self.clip_top1[kept],
-            clip_top5=self.clip_top5[kept],
+            **counts,
         )
 
-    def without_numbers(self) -> int:
+    @classmethod
+    def average(cls, several: Sequence[Predictions]) -> Predictions:
+        """Ensemble several networks that were tested on the same videos: the mean of their scores, by each ensemble.
+
+        Raises:
+            DataError: they have other videos, labels or numbers of classes.
+        """
+        first = several[0]
+        for other in several[1:]:
+            if (other.ids, other.labels.tolist()) != (first.ids, first.labels.tolist()):
+                raise DataError("the prediction files cannot be averaged: they do not hold the same videos and labels")
+            if other.scores.shape != first.scores.shape or other.classes != first.classes:
+                raise DataError("the prediction files cannot be averaged: their networks have different classes")
+        totals: dict[str, Any] = {
+            name: np.sum([getattr(one, name) for one in several], axis=0)
+            for name in ("views", "clip_top1", "clip_top5")
+        }
+        averages = {name: np.mean([one.averages[name] for one in several], axis=0) for name in ENSEMBLES}
+        return replace(first, averages=averages, **totals)
+
+    def count_non_finite(self) -> int:
         """How many videos have a score that is NaN or infinite, by any ensemble."""
         finite = [np.isfinite(scores).all(axis=1) for scores in self.averages.values()]
         return int((~np.logical_and.reduce(finite)).sum())
@@ -132,44 +150,46 @@ class Predictions:
         """Top-1 and top-5 by name, as fractions in [0, 1].
 
         ``clip``: the share of views that are right each on its own. ``video``: the share of videos that are right
-        once their views are ensembled, the figure that papers quote. Both are over the videos that have a label and
+        once their views are ensembled, the metric that papers quote. Both are over the videos that have a label and
         could be read; ``video_of_all`` counts those that could not be read as wrong.
         """
         known = self.labels >= 0
         if not known.any():
             return {}
         ranks = label_ranks(self.scores[known], self.labels[known])
-        views = int(self.views[known].sum())
-        answered, total = int(known.sum()), int(known.sum()) + len(self.failures)
+        views, videos = int(self.views[known].sum()), int(known.sum())
+        hits = {"top1": int((ranks < 1).sum()), "top5": int((ranks < 5).sum())}
         return {
-            "clip": {
-                "top1": int(self.clip_top1[known].sum()) / views,
-                "top5": int(self.clip_top5[known].sum()) / views,
-            },
-            "video": {"top1": int((ranks < 1).sum()) / answered, "top5": int((ranks < 5).sum()) / answered},
-            "video_of_all": {"top1": int((ranks < 1).sum()) / total, "top5": int((ranks < 5).sum()) / total},
+            "clip": {top: int(getattr(self, f"clip_{top}")[known].sum()) / views for top in hits},
+            "video": {top: count / videos for top, count in hits.items()},
+            "video_of_all": {top: count / (videos + len(self.failures)) for top, count in hits.items()},
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Accuracy, counts and failures, as plain values for ``results.json``."""
+        return {
+            **self.accuracy(),
+            "ensemble": self.ensemble,
+            "videos": len(self) + len(self.failures),
+            "answered": len(self),
+            "failed": len(self.failures),
+            "views": int(self.views.sum()),
+            "failures": [failure._asdict() for failure in self.failures],
         }
 
     def save(self, path: str | Path) -> None:
         """Write ``predictions.npz``: complete or not at all."""
-        arrays = {
-            "ids": _strings(self.ids),
-            "paths": _strings(self.paths),
-            "indices": self.indices,
-            "labels": self.labels,
+        failed = {f"failed_{name}s": [getattr(f, name) for f in self.failures] for name in Failure._fields}
+        texts = {"ids": self.ids, "paths": self.paths, "classes": self.classes, **failed}
+        arrays: dict[str, Any] = {
             "scores": self.scores,
             **self.averages,
-            "views": self.views,
-            "clip_top1": self.clip_top1,
-            "clip_top5": self.clip_top5,
-            "failed_ids": _strings([failure.id for failure in self.failures]),
-            "failed_paths": _strings([failure.path for failure in self.failures]),
-            "failed_reasons": _strings([failure.reason for failure in self.failures]),
-            "classes": _strings(self.classes),
+            **{name: getattr(self, name) for name in COUNTS},
+            **{name: np.array(list(values), dtype=np.str_) for name, values in texts.items()},
             "info": np.array(json.dumps({**self.info, "ensemble": self.ensemble})),
         }
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the flags for arrays too
+        np.savez_compressed(buffer, **arrays)
         write_atomically(path, buffer.getvalue())
 
     @classmethod
@@ -179,26 +199,18 @@ class Predictions:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             info = json.loads(str(arrays["info"]))
-            failed = (arrays["failed_ids"], arrays["failed_paths"], arrays["failed_reasons"])
+            failed = [arrays[f"failed_{name}s"] for name in Failure._fields]
             return cls(
                 ids=arrays["ids"].tolist(),
                 paths=arrays["paths"].tolist(),
-                indices=arrays["indices"],
-                labels=arrays["labels"],
                 averages={name: arrays[name] for name in ENSEMBLES},
-                views=arrays["views"],
-                clip_top1=arrays["clip_top1"],
-                clip_top5=arrays["clip_top5"],
                 failures=[Failure(*map(str, row)) for row in zip(*failed, strict=True)],
                 ensemble=info["ensemble"],
                 classes=arrays["classes"].tolist(),
                 info=info,
+                **{name: arrays[name] for name in COUNTS},
             )
         except FileNotFoundError:
             raise DataError(f"{path}: no such file") from None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: not a predictions.npz of gcvideo ({str(error).splitlines()[0]})") from None
-
-
-def _strings(values: Sequence[str]) -> np.ndarray:
-    return np.array(list(values), dtype=np.str_)

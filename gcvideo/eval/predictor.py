@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 import torch
 from torch import nn
 
 from gcvideo.config import RunConfig, TestConfig
-from gcvideo.data.dataset import ViewDataset
+from gcvideo.data.dataset import Failure, ViewDataset
 from gcvideo.data.loader import eval_loader
 from gcvideo.data.records import RecordTable
 from gcvideo.device import pick_precision
 from gcvideo.errors import CheckpointError, VideoError
-from gcvideo.eval.evaluator import answer_videos
+from gcvideo.eval.evaluator import score_videos
 from gcvideo.eval.metrics import softmax
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.eval.predictions import VideoScores
-from gcvideo.eval.timeline import Segment, SlidingWindows, Window, make_timeline
+from gcvideo.eval.timeline import SlidingWindows, Timeline, Window, make_timeline
 from gcvideo.eval.trained import load_trained
 from gcvideo.video.stream import FrameStream
 
@@ -35,25 +35,8 @@ class Prediction:
     score: float
 
 
-class Answer(NamedTuple):
-    """What came of one video: scores (K,) float32, or the reason why it could not be read."""
-
-    path: str
-    scores: np.ndarray | None
-    reason: str | None
-
-
-class Timeline(NamedTuple):
-    """What happens when: segments without gaps, the windows they come from, seconds seen, why it broke off if so."""
-
-    segments: list[Segment]
-    windows: list[Window]
-    duration: float
-    problem: str | None
-
-
 class Predictor:
-    """A trained network with all it takes to label videos.
+    """A trained network with everything needed to label videos.
 
     Args:
         model: on its device, ready to run; see ``optimize_for_inference``.
@@ -69,11 +52,7 @@ class Predictor:
         self.config = config
         self.classes = list(classes or map(str, range(config.model.num_classes)))
         self.source = source
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network runs."""
-        return next(self.model.parameters()).device
+        self.device: torch.device = next(model.parameters()).device
 
     def predict(self, video: str | Path, *, top: int = 5, test: TestConfig | None = None) -> list[Prediction]:
         """The best labels of a video, best first.
@@ -86,40 +65,30 @@ class Predictor:
         Raises:
             VideoError: the file cannot be read.
         """
-        answer = next(self.answers([video], test=test))
-        if answer.scores is None:
-            raise VideoError(answer.path, answer.reason or "cannot be read")
-        return self.best(answer.scores, top)
+        scores = next(self.score_files([video], test=test))
+        if isinstance(scores, Failure):
+            raise VideoError(scores.path, scores.reason)
+        return self.best(scores, top)
 
     def best(self, scores: np.ndarray, top: int = 5) -> list[Prediction]:
         """The ``top`` labels of scores (K,), best first; equal ones in the order of the classes."""
         order = np.argsort(-scores, kind="stable")[:top]
         return [Prediction(self.classes[i], int(i), float(scores[i])) for i in order]
 
-    def answers(
+    def score_files(
         self, videos: Sequence[str | Path], *, test: TestConfig | None = None, workers: int = 0
-    ) -> Iterator[Answer]:
-        """Answer many videos, one after the other, in their order; unreadable ones are answered with the reason.
+    ) -> Iterator[np.ndarray | Failure]:
+        """Scores (K,) float32 in [0, 1] of many videos, in their order; a ``Failure`` for one that cannot be read.
 
         Args:
             test: which views to look at, as in ``predict``. ``logits`` are turned into scores by a softmax.
             workers: processes that decode ahead.
         """
         test = test or self.config.test
-        paths = [str(video) for video in videos]
-        records = RecordTable(ids=map(str, range(len(paths))), paths=paths, labels=[-1] * len(paths))
-        dataset = ViewDataset(records, data=self.config.data, test=test)
-        loader = eval_loader(dataset, rank=0, world_size=1, workers=min(workers, len(paths)))
-        waiting: dict[int, Answer] = {}
-        following = 0
-        for index, found in answer_videos(self.model, loader, test=test, data=self.config.data, device=self.device):
-            if isinstance(found, VideoScores):
-                waiting[index] = Answer(paths[index], self._scores(found, test), None)
-            else:
-                waiting[index] = Answer(paths[index], None, found.reason)
-            while following in waiting:
-                yield waiting.pop(following)
-                following += 1
+        dataset = ViewDataset(RecordTable.of_files(videos), data=self.config.data, test=test)
+        loader = eval_loader(dataset, workers=min(workers, len(dataset)))
+        for found in score_videos(self.model, loader, test=test, data=self.config.data, device=self.device):
+            yield self._scores(found, test) if isinstance(found, VideoScores) else found
 
     def timeline(
         self,
@@ -139,7 +108,7 @@ class Predictor:
             smooth: seconds over which scores are averaged.
             min_length: seconds; shorter segments join a neighbour.
             test: size and crops of the windows; by default those of the run's test, but the centre crop alone.
-            on_window: called with each window as soon as it is answered, and the stream; True ends the stream.
+            on_window: called with each window as soon as it is scored, and the stream; True ends the stream.
 
         Raises:
             VideoError: the source cannot be read at all. One that breaks off later gives what could be read, and
@@ -149,10 +118,9 @@ class Predictor:
         windows: list[Window] = []
         with FrameStream(str(source) if isinstance(source, str | Path) else source) as stream:
             views = SlidingWindows(stream, fps=stream.fps, step=step, data=self.config.data, test=test)
-            answers = answer_videos(self.model, views, test=test, data=self.config.data, device=self.device)
-            for index, found in answers:
+            for found in score_videos(self.model, views, test=test, data=self.config.data, device=self.device):
                 assert isinstance(found, VideoScores), "a window always holds frames"
-                windows.append(Window(*views.spans[index], self._scores(found, test)))
+                windows.append(Window(*views.spans[found.index], self._scores(found, test)))
                 if on_window is not None and on_window(windows[-1], stream):
                     break
         segments = make_timeline(windows, self.classes, duration=views.duration, smooth=smooth, min_length=min_length)
@@ -160,13 +128,13 @@ class Predictor:
 
     def _scores(self, video: VideoScores, test: TestConfig) -> np.ndarray:
         """Scores (K,) in [0, 1] by the ensemble asked for; the mean of logits goes through a softmax."""
-        scores = softmax(video.logits) if test.ensemble == "logits" else getattr(video, test.ensemble)
+        scores: np.ndarray = softmax(video.logits) if test.ensemble == "logits" else getattr(video, test.ensemble)
         if not np.isfinite(scores).all():
             raise CheckpointError(
-                f"{self.source or 'the network'}: its scores are not finite, so its weights are spoilt or too large; "
-                "take another checkpoint of the run"
+                f"{self.source or 'the network'}: its scores are not finite, so its weights are non-finite or too "
+                "large; take another checkpoint of the run"
             )
-        return np.asarray(scores)
+        return scores
 
 
 def load(checkpoint: str | Path, *, device: str = "auto", precision: str = "auto", compile: bool = False) -> Predictor:

@@ -1,6 +1,6 @@
-"""What happens when: a window slides over a video of any length, and its answers become a timeline.
+"""Timelines: a sliding window over a video of any length, and segments with one label each.
 
-Only the frames of the windows under way are kept, already resized, so an hour takes no more memory than a minute.
+Only the frames of the current windows are kept, already resized, so an hour takes no more memory than a minute.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gcvideo.video.stream import StreamFrame
 
 
 class Window(NamedTuple):
-    """A clip's answer: first and last moment it saw, in seconds, and scores (K,)."""
+    """Scores (K,) of a clip, and the first and last moment in it, in seconds."""
 
     start: float
     end: float
@@ -37,6 +37,24 @@ class Segment:
     label: str
     index: int
     score: float
+
+
+class Timeline(NamedTuple):
+    """Segments without gaps, the windows that they come from, and the seconds seen.
+
+    ``problem`` says why the source broke off, None where it did not.
+    """
+
+    segments: list[Segment]
+    windows: list[Window]
+    duration: float
+    problem: str | None
+
+    @property
+    def mean_scores(self) -> np.ndarray:
+        """(K,) mean over the windows."""
+        scores: np.ndarray = np.mean([window.scores for window in self.windows], axis=0)
+        return scores
 
 
 class SlidingWindows:
@@ -119,7 +137,7 @@ def make_timeline(
     smooth: float = 0.0,
     min_length: float = 0.0,
 ) -> list[Segment]:
-    """Turn the answers of overlapping windows into stretches without gaps or overlaps, from 0 to ``duration``.
+    """Turn the scores of overlapping windows into segments without gaps or overlaps, from 0 to ``duration``.
 
     Each window speaks for the time nearer to its middle than to any other's. Scores are averaged over the windows
     within ``smooth / 2`` seconds, neighbours with the same best label become one segment, and, the shortest first,

@@ -46,7 +46,7 @@ class LossWatch:
         Raises:
             TrainingError: some scores are not finite.
         """
-        spoilt = predictions.without_numbers()
+        spoilt = predictions.count_non_finite()
         if spoilt:
             raise TrainingError(
                 f"the network's scores of {spoilt} of {len(predictions)} validation videos are not finite. "

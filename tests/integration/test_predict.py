@@ -82,8 +82,7 @@ def test_scores_that_are_no_numbers_are_no_answer(
 def test_predict_and_test_give_the_same_scores(predictor: Predictor, place: Path, tmp_path: Path) -> None:
     assert main(["test", predictor.source, "--output", str(tmp_path)]) == 0
     tested = Predictions.load(tmp_path / "predictions.npz")
-    answers = list(predictor.answers([place / f"video_{i}.mp4" for i in range(3)]))
-    scores = np.stack([answer.scores for answer in answers if answer.scores is not None])
+    scores = np.stack(list(predictor.score_files([place / f"video_{i}.mp4" for i in range(3)])))
     np.testing.assert_allclose(scores, tested.scores, atol=1e-6)
 
 
@@ -192,7 +191,7 @@ def test_a_rotated_video_is_seen_as_displayed(predictor: Predictor, tmp_path: Pa
     upright = write_video(tmp_path / "upright.mp4", np.ascontiguousarray(np.rot90(frames, axes=(1, 2))), **lossless)
     turned = write_video(tmp_path / "turned.mp4", frames, rotation=90, **lossless)
     again = write_video(tmp_path / "again.mp4", np.ascontiguousarray(np.rot90(frames, 3, axes=(1, 2))), **lossless)
-    scores = [np.asarray(next(predictor.answers([path])).scores) for path in (upright, turned, again)]
+    scores = [np.asarray(next(predictor.score_files([path]))) for path in (upright, turned, again)]
     differences = [np.abs(scores[1] - scores[k]).max() for k in (0, 2)]
     # Chroma and resizing are not quite the same turned; another picture altogether is an order of magnitude away.
     assert min(differences) < 0.1 * max(differences)
@@ -287,15 +286,14 @@ def test_options_reach_the_timeline(checkpoint: str, predictor: Predictor, tmp_p
 @pytest.mark.parametrize("ensemble", ["softmax", "logits", "max"])
 def test_labels_are_scored_by_the_ensemble_of_the_test(predictor: Predictor, place: Path, ensemble: str) -> None:
     test = replace(predictor.config.test, ensemble=ensemble)
-    (answer,) = predictor.answers([place / "video_0.mp4"], test=test)
-    records = RecordTable(ids=["0"], paths=[str(place / "video_0.mp4")], labels=[-1])
-    dataset = ViewDataset(records, data=predictor.config.data, test=test)
+    (scores,) = predictor.score_files([place / "video_0.mp4"], test=test)
+    dataset = ViewDataset(RecordTable.of_files([place / "video_0.mp4"]), data=predictor.config.data, test=test)
     averages = evaluate(predictor.model, [dataset[0]], test=test, data=predictor.config.data).averages
     expected = {**averages, "logits": torch.tensor(averages["logits"]).softmax(dim=1).numpy()}[ensemble]
-    assert answer.scores is not None
-    np.testing.assert_allclose(answer.scores, expected[0], atol=1e-5)
-    others = [scores[0] for name, scores in averages.items() if name != ensemble]
-    assert all(np.abs(answer.scores - other).max() > 1e-4 for other in others)
+    assert isinstance(scores, np.ndarray)
+    np.testing.assert_allclose(scores, expected[0], atol=1e-5)
+    others = [other[0] for name, other in averages.items() if name != ensemble]
+    assert all(np.abs(scores - other).max() > 1e-4 for other in others)
 
 
 def test_an_annotated_video_keeps_its_frames_and_its_sound(checkpoint: str, tmp_path: Path) -> None:
@@ -336,6 +334,7 @@ def test_wrong_timeline_options(
     assert (place / "video_0.mp4").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_maps_are_written_as_pictures_and_films(checkpoint: str, place: Path, tmp_path: Path) -> None:
     predict(checkpoint, place / "video_0.mp4", "--maps", tmp_path / "maps")
     png = Image.open(tmp_path / "maps" / "video_0_maps.png")
@@ -346,6 +345,7 @@ def test_maps_are_written_as_pictures_and_films(checkpoint: str, place: Path, tm
     predict(checkpoint, place / "video_0.mp4", "--query", 2, 0, 0, expect=2)
 
 
+@pytest.mark.slow
 def test_maps_replace_no_video_and_no_other_maps(checkpoint: str, place: Path, tmp_path: Path) -> None:
     names = ["a.mp4", "a_maps.mp4", "b/a.mp4", "b/a.mkv"]
     (tmp_path / "b").mkdir()
@@ -400,6 +400,7 @@ def test_a_device_that_is_no_camera_is_refused_in_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_standard_input_is_answered_as_it_comes(checkpoint: str, tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mkv", moving_frames(60), fps=20)
     command = [sys.executable, "-m", "gcvideo.cli", "predict", "-", "--checkpoint", checkpoint]

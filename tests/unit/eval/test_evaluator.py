@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.dataset import Failure, VideoViews
 from gcvideo.errors import DataError
-from gcvideo.eval.evaluator import evaluate, view_batches, views_per_batch
+from gcvideo.eval.evaluator import evaluate, score_videos, view_batches, views_per_batch
 from gcvideo.eval.metrics import label_ranks
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.journal import Journal
@@ -145,6 +145,34 @@ def test_a_video_that_cannot_be_read_is_named_and_not_scored():
     assert accuracy["video_of_all"]["top5"] == pytest.approx(accuracy["video"]["top5"] * 2 / 3)
 
 
+@pytest.mark.parametrize("unreadable", [(), (0,), (5,), (1, 2, 5), (0, 1, 2, 3, 4, 5)])
+@pytest.mark.parametrize("size", [1, 4, 6, 50])
+def test_results_come_in_the_order_of_the_loader(unreadable, size):
+    videos = [broken(i) if i in unreadable else video(i) for i in range(6)]
+    test = TestConfig(clips=3, crops=1, short_side=8, crop=8, views_per_batch=size)
+    found = list(score_videos(SmallNet(), videos, test=test, data=DATA))
+    assert [item.id for item in found] == [f"v{i}" for i in range(6)]
+    assert [i for i, item in enumerate(found) if isinstance(item, Failure)] == list(unreadable)
+
+
+def test_predictions_of_several_networks_are_averaged():
+    one = run([video(i) for i in range(4)])
+    other = replace(one, averages={name: scores[::-1] for name, scores in one.averages.items()})
+    both = Predictions.average([one, other])
+    np.testing.assert_allclose(both.scores, (one.scores + other.scores) / 2)
+    assert both.scores.dtype == np.float32
+    assert both.views.tolist() == [12] * 4
+    assert both.accuracy()["clip"] == one.accuracy()["clip"]
+    assert np.array_equal(Predictions.average([one]).scores, one.scores)
+
+
+@pytest.mark.parametrize("change", [{"ids": ["v0", "w"]}, {"labels": np.array([0, 3])}, {"classes": ["a", "b"]}])
+def test_predictions_of_other_videos_or_classes_are_not_averaged(change):
+    one = run([video(0), video(1)])
+    with pytest.raises(DataError, match="cannot be averaged"):
+        Predictions.average([one, replace(one, **change)])
+
+
 def test_nothing_readable_gives_an_empty_result():
     result = run([broken(0)])
     assert len(result) == 0
@@ -237,9 +265,9 @@ def test_videos_whose_scores_are_no_numbers_are_counted_and_wrong(value):
     net.register_forward_hook(lambda module, clips, logits: logits * (value if len(net.batches) == 2 else 1))
     videos = [video(i, label=0) for i in range(3)]
     result = evaluate(net, videos, test=TestConfig(clips=3, crops=1, views_per_batch=6), data=DATA)
-    assert result.without_numbers() == 1
+    assert result.count_non_finite() == 1
     assert result.accuracy()["video"]["top5"] <= 2 / 3
-    assert Predictions.collect([]).without_numbers() == 0
+    assert Predictions.collect([]).count_non_finite() == 0
 
 
 def test_a_gpu_is_filled_and_a_cpu_keeps_large_views_apart():
