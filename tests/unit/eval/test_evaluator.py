@@ -1,6 +1,7 @@
 """Multi-view evaluation: ensembling, batching, failures, journal. Independent arithmetic, no decoding."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
