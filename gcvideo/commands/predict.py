@@ -102,19 +102,19 @@ def label_sources(predictor: Predictor, sources: list[Source], args: argparse.Na
     scores = predictor.score_files(whole, test=test, workers=args.workers)  # decodes ahead, in the order of the files
     for source in sources:
         if source.reason is not None:
-            yield _entry(source, error=source.reason)
+            yield _entry(source.name, error=source.reason)
         elif source.is_file and whole:
             found = next(scores)
             if isinstance(found, tuple):
-                yield _entry(source, error=found.reason)
+                yield _entry(source.name, error=found.reason)
             else:
-                yield _entry(source, predictions=_plain(predictor.best(found, args.top)))
+                yield _entry(source.name, predictions=_plain(predictor.best(found, args.top)))
         else:
             yield _timeline_entry(predictor, source, replace(test, crops=args.crops or 1), args)
 
 
-def _entry(source: Source, **values: Any) -> Entry:
-    return {"video": source.name, "error": None, "predictions": [], **values}
+def _entry(video: str, **values: Any) -> Entry:
+    return {"video": video, "error": None, "predictions": [], **values}
 
 
 def _plain(items: list[Any]) -> list[dict[str, Any]]:
@@ -122,24 +122,28 @@ def _plain(items: list[Any]) -> list[dict[str, Any]]:
 
 
 def _timeline_entry(predictor: Predictor, source: Source, test: TestConfig, args: argparse.Namespace) -> Entry:
-    """Labels by sliding window; ``predictions`` are those of the mean over the windows."""
     try:
         timeline = _run_timeline(predictor, source, test, args)
     except VideoError as error:
-        return _entry(source, error=error.reason)
+        return _entry(source.name, error=error.reason)
     if args.save:
         from gcvideo.report.labelled_video import annotate_video
 
         annotate_video(source.name, args.save, timeline.segments)
         console.say(f"annotated video: {printable(args.save)}")
+    return timeline_entry(predictor, source.name, timeline, args.top)
+
+
+def timeline_entry(predictor: Predictor, video: str, timeline: Timeline, top: int) -> Entry:
+    """A timeline as plain values; ``predictions`` are those of the mean over the windows."""
     return _entry(
-        source,
+        video,
         warning=timeline.problem,
         duration=timeline.duration,
-        predictions=_plain(predictor.best(timeline.mean_scores, args.top)),
+        predictions=_plain(predictor.best(timeline.mean_scores, top)),
         timeline=_plain(timeline.segments),
         windows=[
-            {"start": w.start, "end": w.end, "predictions": _plain(predictor.best(w.scores, args.top))}
+            {"start": w.start, "end": w.end, "predictions": _plain(predictor.best(w.scores, top))}
             for w in timeline.windows
         ],
     )

@@ -23,7 +23,7 @@ from gcvideo.analysis.scoring import (
     score,
     summary,
 )
-from gcvideo.commands.timeline import timeline_entry
+from gcvideo.commands.predict import timeline_entry
 from gcvideo.data.dataset import Failure
 from gcvideo.errors import DataError
 from gcvideo.eval.predictions import Predictions, VideoScores
