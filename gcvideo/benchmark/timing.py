@@ -1,136 +1,138 @@
-"""Time of networks side by side: forward passes and training steps, alternating in one process.
+"""Timing loop of all benchmarks: contenders alternate in one process, and ratios are taken within a round.
 
-On a busy machine absolute times drift from minute to minute, so that every round runs all candidates one after the
-other, each round beginning with another one, and ratios are taken within a round before their median is.
+On a shared machine absolute times drift from minute to minute. So every round runs each contender once, in an order
+that is shuffled for each round; a ratio is formed from two times of the same round, and the median over rounds is
+reported. Floors and copies that a contender is compared with are contenders of the same run.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from gcvideo.config import RunConfig
-from gcvideo.data.crops import normalize
-from gcvideo.data.loader import ClipBatch
-from gcvideo.device import pick_precision
-from gcvideo.eval.optimize import optimize_for_inference
-from gcvideo.models import build_model
-from gcvideo.train.step import Learner
+from gcvideo import console
 
-Action = Callable[[], object]
-# Learning rate of steps that are timed: so low that one batch is never learnt by heart, and the gradients of the last
-# step are numbers like those of the first.
-STEADY_LR = 1e-6
+Contender = Callable[[], object]
+CPU = torch.device("cpu")
 
 
-def alternate(
-    actions: Mapping[str, Action],
+@dataclass(frozen=True)
+class Times:
+    """Measured times.
+
+    Attributes:
+        seconds: name of a contender -> seconds of one call, in the order of the rounds.
+    """
+
+    seconds: dict[str, list[float]]
+
+    def milliseconds(self) -> dict[str, float]:
+        """Median over the rounds of each contender."""
+        return {name: 1000 * median(values) for name, values in self.seconds.items()}
+
+    def within_rounds(self, over: str, under: str) -> list[float]:
+        """Time of one contender divided by that of another one in the same round, for each round."""
+        return [a / b for a, b in zip(self.seconds[over], self.seconds[under], strict=True)]
+
+    def ratio(self, over: str, under: str) -> float:
+        """Median of ``within_rounds``."""
+        return median(self.within_rounds(over, under))
+
+    def ratios(self, named: Mapping[str, tuple[str, str]]) -> dict[str, float]:
+        """``ratio`` of each named pair (over, under) of which both were measured."""
+        return {name: self.ratio(*pair) for name, pair in named.items() if self.seconds.keys() >= set(pair)}
+
+    def per_clip(self, clips: int) -> dict[str, dict[str, Any]]:
+        """Times of each contender, and their ratio to the first one.
+
+        Args:
+            clips: that one call works on.
+
+        Returns:
+            name -> ``ms_per_clip`` and ``ratio``, each {"median", "q1", "q3"}.
+        """
+        first = next(iter(self.seconds))
+        return {
+            name: {
+                "ms_per_clip": quartiles([1000 * second / clips for second in values]),
+                "ratio": quartiles(self.within_rounds(name, first)),
+            }
+            for name, values in self.seconds.items()
+        }
+
+
+def quartiles(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles as {"median", "q1", "q3"}."""
+    q1, middle, q3 = np.quantile(np.asarray(values), (0.25, 0.5, 0.75))
+    return {"median": float(middle), "q1": float(q1), "q3": float(q3)}
+
+
+def time_contenders(
+    contenders: Mapping[str, Contender],
     *,
     rounds: int,
-    device: torch.device,
+    device: torch.device = CPU,
     warmup: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
-    on_run: Callable[[], None] | None = None,
-) -> dict[str, list[float]]:
-    """Seconds that each action takes in each of ``rounds`` rounds, after ``warmup`` rounds that do not count.
+    calls: int = 1,
+    title: str | None = None,
+) -> Times:
+    """Time each contender once a round; see the top of this file.
 
     Args:
-        clock: see ``pick_clock``.
+        contenders: name -> function to call.
+        rounds: that count.
+        device: where the contenders compute; it decides the clock, see ``pick_clock``.
+        warmup: rounds before, which do not count.
+        calls: of the contender in one timing, for work so short that starting and stopping the clock weighs.
+        title: of a progress line; None shows none.
     """
-    names = list(actions)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(warmup + rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            wait_for(device)
-            began = clock()
-            actions[name]()
-            wait_for(device)
-            if number >= warmup:
-                seconds[name].append(clock() - began)
-            if on_run is not None:
-                on_run()
-    return seconds
+    clock = pick_clock(device)
+    shuffled = random.Random(0)
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    total = (warmup + rounds) * len(contenders)
+    with console.Progress(title, total=total, unit="runs") if title else nullcontext() as progress:
+        for number in range(warmup + rounds):
+            for name in shuffled.sample(list(contenders), len(contenders)):
+                taken = _time(contenders[name], clock, calls)
+                if number >= warmup:
+                    seconds[name].append(taken / calls)
+                if progress is not None:
+                    progress.advance(now=name)
+    return Times(seconds)
 
 
-def pick_clock(device: torch.device) -> Callable[[], float]:
-    """For one thread on a CPU its CPU time, which other work on the machine disturbs little; else the wall's."""
-    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+def pick_clock(device: torch.device) -> str:
+    """Name of the clock: "cuda_events" on a GPU, "process_time" for one CPU thread, "perf_counter" for several.
 
-
-def wait_for(device: torch.device) -> None:
-    """Until a GPU has done what it was told; a CPU always has."""
+    CPU time of one thread is disturbed little by other work on the machine. With several threads it would add up
+    over them, so wall time is taken.
+    """
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        return "cuda_events"
+    return "process_time" if torch.get_num_threads() == 1 else "perf_counter"
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    q1, median, q3 = np.quantile(np.asarray(values), (0.25, 0.5, 0.75))
-    return {"median": float(median), "q1": float(q1), "q3": float(q3)}
-
-
-def compare_times(seconds: Mapping[str, Sequence[float]], *, clips: int) -> dict[str, dict[str, Any]]:
-    """Times of each candidate, and their ratio to the first one.
-
-    Args:
-        seconds: from ``alternate``.
-        clips: that one run works on.
-
-    Returns:
-        name -> ``ms_per_clip`` and ``ratio`` (of the same round), each {"median", "q1", "q3"}.
-    """
-    reference = np.asarray(next(iter(seconds.values())))
-    return {
-        name: {
-            "ms_per_clip": spread([1000 * second / clips for second in values]),
-            "ratio": spread((np.asarray(values) / reference).tolist()),
-        }
-        for name, values in seconds.items()
-    }
-
-
-def forward_action(config: RunConfig, clips: Tensor, *, device: torch.device, precision: str) -> Action:
-    """One forward pass as a test runs it, from uint8 clips to logits: ``optimize_for_inference``, not compiled.
-
-    Args:
-        config: its network, with fresh weights.
-        clips: uint8 (N, 3, T, H, W).
-        precision: "fp32", "bf16" (weights and activations), or "auto".
-    """
-    model = optimize_for_inference(build_model(config.model).to(device), precision=pick_precision(precision, device))
-    dtype = next(model.parameters()).dtype
-    clips = clips.to(device)
-
-    def forward() -> Tensor:
-        with torch.no_grad():
-            return model(normalize(clips, mean=config.data.mean, std=config.data.std, dtype=dtype))
-
-    return forward
-
-
-def train_action(config: RunConfig, clips: Tensor, *, device: torch.device, precision: str) -> Action:
-    """One step of the trainer itself, from uint8 clips to updated weights, with fresh weights and random labels.
-
-    Args:
-        config: what to train, and how; batch size, frames and crop follow the clips.
-        clips: uint8 (N, 3, T, H, W).
-        precision: "fp32", "bf16" (under autocast), or "auto".
-    """
-    train = replace(config.train, batch_size=len(clips), accumulate=1, precision=precision, compile=False)  # type: ignore[arg-type]
-    data = replace(config.data, frames=clips.shape[2], crop=clips.shape[-1])
-    learner = Learner(replace(config, data=data, train=train, model=replace(config.model, weights=None)), device)
-    learner.train()
-    labels = torch.arange(len(clips), device=device) % config.model.num_classes
-    batch = ClipBatch(clips.to(device), labels, torch.arange(len(clips)), [])
-
-    def step() -> None:
-        learner.step(iter([batch]), number=0, lr=STEADY_LR)
-
-    return step
+def _time(contender: Contender, clock: str, calls: int) -> float:
+    """Seconds that ``calls`` calls take. On a GPU the span between two events on its stream, which is idle before."""
+    if clock == "cuda_events":
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        begin.record()
+        for _ in range(calls):
+            contender()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1000
+    read = getattr(time, clock)
+    began = read()
+    for _ in range(calls):
+        contender()
+    return float(read() - began)

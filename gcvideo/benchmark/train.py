@@ -1,34 +1,28 @@
-"""What a training step costs: ours beside pytorchvideo's network, and each context block beside none.
+"""Benchmark of a training step: gcvideo's beside pytorchvideo's, and each context block beside none.
 
-Every round takes one step of every contender, in a new order, so that whatever else the machine does hits all of them
-alike; a figure is the median of the rounds' ratios. A step is what a trainer does with a batch of uint8 clips: scale
-and normalise, forward, loss, backward, SGD with momentum. Ours is the trainer's own step with its automatic choice of
-precision and memory layout; pytorchvideo's is plain float32. Both run with the allocator settings of our trainer.
+Measured: milliseconds from a batch of uint8 clips to updated weights: scale and normalise, forward, loss, backward, SGD
+with momentum. gcvideo's is the trainer's own step with its automatic choice of precision and memory layout;
+pytorchvideo's is plain float32. Ratios are medians of times of the same round (see ``timing.py``): a ratio below 1 is a
+step that takes less time. Bound: the speed of a large matrix product on the same device, of which each network's share
+is given; on a GPU also for the largest batch that fits into memory (--up-to).
 """
 
 from __future__ import annotations
 
 import argparse
-import random
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from gcvideo import console
 from gcvideo import device as runtime
 from gcvideo.analysis.complexity import count_config
-from gcvideo.benchmark.timing import STEADY_LR, wait_for
+from gcvideo.benchmark import harness
+from gcvideo.benchmark.memory import cuda_peak
+from gcvideo.benchmark.peers import networks as peers
+from gcvideo.benchmark.timing import time_contenders
+from gcvideo.benchmark.workloads import random_clips, training_step
 from gcvideo.config import RunConfig, load_config
-from gcvideo.data.loader import ClipBatch
-from gcvideo.device import pick_precision
-from gcvideo.errors import ConfigError
-from gcvideo.files import write_json
-from gcvideo.train.step import Learner
 
 # Contender -> shipped config.
 OURS = {
@@ -38,211 +32,135 @@ OURS = {
     "nl": "kinetics400/slow_r50_nl5_8x8.yaml",
 }
 THEIRS = "pytorchvideo"
-# Ratios that `figures` holds: name -> (numerator, denominator).
-FIGURES = {
+# Name of a ratio -> (over, under).
+RATIOS = {
     "train_step.pytorchvideo": ("plain", THEIRS),
     "train_step.gc_overhead": ("gc", "plain"),
     "train_step.se_overhead": ("se", "plain"),
     "train_step.nl_overhead": ("nl", "plain"),
 }
-
-# Rounds that do not count: until then a CPU's heap grows, and its page faults can double the time of a step.
-WARM_UP = 3
-
-Step = Callable[[], None]
+WARM_UP = 3  # rounds in which a CPU's heap still grows; its page faults can double the time of a step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark train``."""
     contenders = [THEIRS, *OURS]
     parser.add_argument("--contenders", nargs="+", choices=contenders, default=[THEIRS, "plain", "gc"], metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="steps of each contender (default 7)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="clips a step (default 1)")
     parser.add_argument("--frames", type=int, default=8, metavar="T", help="frames a clip (default 8)")
     parser.add_argument("--crop", type=int, default=224, metavar="S", help="height and width (default 224)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads; by default torch's choice")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="of ours")
-    parser.add_argument("--compile", action="store_true", help="compile ours with torch.compile")
+    parser.add_argument("--compile", action="store_true", help="compile gcvideo's networks with torch.compile")
     parser.add_argument(
         "--up-to", type=int, metavar="N", help="also find the largest batch of up to N clips that fits, and its speed"
     )
-    parser.add_argument("--json", metavar="FILE", help="write figures, milliseconds and settings")
+    harness.add_options(parser, rounds=7)
+    harness.add_precision_option(parser)
 
 
-def run(args: argparse.Namespace) -> int | None:
-    """Measure, print a table, and write the figures."""
-    for name in ("rounds", "batch", "frames", "crop", "up_to"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: must be 1 or more")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = runtime.pick_device(args.device)
-    runtime.tune(device)
-    batch = random_batch(args.batch, args.frames, args.crop, device)
-    steps: dict[str, Step] = {}
-    configs: dict[str, RunConfig] = {}
-    for name in args.contenders:
-        if name == THEIRS:
-            steps[name] = their_step(batch, device)
-        else:
-            configs[name] = our_config(name, args)
-            steps[name] = our_step(configs[name], batch, device)
-    seconds, memory = measure(steps, rounds=args.rounds, device=device)
-    results = summarise(seconds, memory, args, device)
-    peak = results["matmul_per_second"] = matmul_peak(device, pick_precision(args.precision, device))
-    rates = {name: 1000 * args.batch / results["milliseconds"][name] for name in configs}
-    results["share_of_matmul"] = {name: matmul_share(configs[name], rate, peak) for name, rate in rates.items()}
-    results["limit"] = {}
+def run(args: argparse.Namespace) -> None:
+    """Measure, print tables, and write the results."""
+    device, precision, machine = harness.set_up(args)
+    configs = {name: load_config(OURS[name]) for name in args.contenders if name != THEIRS}
+    how: dict[str, Any] = {"device": device, "precision": args.precision, "compile": args.compile}
+    shape = (3, args.frames, args.crop, args.crop)
+    clips = random_clips((args.batch, *shape))
+    steps = {
+        name: peers.training_step(clips, device) if name == THEIRS else training_step(configs[name], clips, **how)
+        for name in args.contenders
+    }
+    times = time_contenders(steps, rounds=args.rounds, device=device, warmup=WARM_UP, title="train")
+    took, peak = times.milliseconds(), matmul_peak(device, precision)
+    memory = {name: cuda_peak(step) for name, step in steps.items()} if device.type == "cuda" else {}
+    rates = {name: 1000 * args.batch / ms for name, ms in took.items()}
+    fastest = {name: 1000 * min(values) for name, values in times.seconds.items()}
+    shares = {name: matmul_share(config, shape, rates[name], peak) for name, config in configs.items()}
+    limits = {}
     if args.up_to:
-        steps.clear()  # their networks make room
+        steps.clear()  # so that their networks leave room
         for name, config in configs.items():
-            found = at_the_limit(config, most=args.up_to, steps=args.rounds, device=device)
-            share = matmul_share(config, found["clips_per_second"], peak)
-            results["limit"][name] = {**found, "share_of_matmul": share}
-    show(results)
-    if args.json:
-        write_json(args.json, results)
-    return None
-
-
-def random_batch(clips: int, frames: int, crop: int, device: torch.device, *, classes: int = 400) -> ClipBatch:
-    """Noise, the same for all: uint8 clips (N, 3, T, H, W) on the device, labels below ``classes``."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (clips, 3, frames, crop, crop), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, classes, (clips,), generator=generator)
-    return ClipBatch(pixels.to(device), labels.to(device), torch.arange(clips), [])
-
-
-def our_config(name: str, args: argparse.Namespace) -> RunConfig:
-    """A shipped config at the size that is measured."""
-    size = [f"data.frames={args.frames}", f"data.crop={args.crop}", f"data.short_side=[{args.crop},{args.crop}]"]
-    how = [f"train.batch_size={args.batch}", f"train.precision={args.precision}", f"train.compile={args.compile}"]
-    return load_config(OURS[name], [*size, *how])
-
-
-def our_step(config: RunConfig, batch: ClipBatch, device: torch.device) -> Step:
-    """The trainer's own step."""
-    learner = Learner(config, device)
-    learner.train()
-
-    def step() -> None:
-        learner.step(iter([batch]), number=0, lr=STEADY_LR)
-
-    return step
-
-
-def their_step(batch: ClipBatch, device: torch.device) -> Step:
-    """pytorchvideo's slow_r50, as its ``create_resnet`` makes it, in float32 and with torch's default SGD."""
-    from pytorchvideo.models.resnet import create_resnet
-
-    frames, crop = batch.clips.shape[2], batch.clips.shape[-1]
-    network: nn.Module = create_resnet(
-        model_depth=50,
-        stem_conv_kernel_size=(1, 7, 7),
-        head_pool_kernel_size=(frames, -(-crop // 32), -(-crop // 32)),
-    )
-    network = network.to(device).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=STEADY_LR, momentum=0.9, nesterov=True, weight_decay=1e-4)
-
-    def step() -> None:
-        clips: Tensor = (batch.clips.float() / 255 - 0.45) / 0.225
-        optimizer.zero_grad()
-        F.cross_entropy(network(clips), batch.labels).backward()
-        optimizer.step()
-
-    return step
-
-
-def measure(
-    steps: dict[str, Step], *, rounds: int, device: torch.device
-) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds of each contender in each round, after ``WARM_UP`` rounds, and GPU memory in bytes."""
-    rng = random.Random(0)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    memory: dict[str, int] = {}
-    with console.Progress("train steps", total=(rounds + WARM_UP) * len(steps), unit="steps") as progress:
-        for number in range(rounds + WARM_UP):
-            for name in rng.sample(list(steps), len(steps)):
-                wait_for(device)
-                if device.type == "cuda":
-                    torch.cuda.reset_peak_memory_stats()
-                began = time.perf_counter()
-                steps[name]()
-                wait_for(device)
-                if device.type == "cuda":
-                    memory[name] = torch.cuda.max_memory_allocated()
-                if number >= WARM_UP:
-                    seconds[name].append(time.perf_counter() - began)
-                progress.advance(1, now=name)
-    return seconds, memory
-
-
-def summarise(
-    seconds: dict[str, list[float]], memory: dict[str, int], args: argparse.Namespace, device: torch.device
-) -> dict[str, Any]:
-    """Medians and the medians of paired ratios."""
-    figures = {
-        name: statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
-        for name, (over, under) in FIGURES.items()
-        if over in seconds and under in seconds
-    }
-    return {
-        "figures": figures,
-        "milliseconds": {name: 1000 * statistics.median(times) for name, times in seconds.items()},
-        "fastest_milliseconds": {name: 1000 * min(times) for name, times in seconds.items()},
+            limits[name] = at_the_limit(config, shape, most=args.up_to, rounds=args.rounds, peak=peak, **how)
+    results = {
+        "figures": times.ratios(RATIOS),
+        "milliseconds": took,
+        "fastest_milliseconds": fastest,
         "memory_bytes": memory,
-        "settings": {
-            "device": runtime.describe(device, pick_precision(args.precision, device)),
-            "batch": args.batch,
-            "frames": args.frames,
-            "crop": args.crop,
-            "rounds": args.rounds,
-            "up_to": args.up_to,
-            "compile": args.compile,
-            "versions": runtime.versions(),
-        },
+        "matmul_per_second": peak,
+        "share_of_matmul": shares,
+        "limit": limits,
+        "machine": machine,
     }
+    rows = []
+    for name in args.contenders:
+        row = {"network": name, "ms a step": f"{took[name]:.1f}", "fastest": f"{fastest[name]:.1f}"}
+        rows.append(row | _speed(rates[name], shares.get(name), memory.get(name)))
+    largest = [
+        {"network": name, "clips a step": row["batch"]}
+        | _speed(row["clips_per_second"], row["share_of_matmul"], row["memory_bytes"])
+        for name, row in limits.items()
+    ]
+    title = f"{machine}, {args.batch} clips a step"
+    harness.finish(args, results, {title: rows, f"largest batches that fit, up to {args.up_to}": largest})
+
+
+def _speed(clips_per_second: float, share: float | None, memory: int | None) -> dict[str, str]:
+    """Columns of a table."""
+    row = {"clips/s": f"{clips_per_second:.2f}"}
+    if share is not None:
+        row["% of a matrix product"] = f"{100 * share:.1f}"
+    if memory is not None:
+        row["GiB"] = f"{memory / 2**30:.2f}"
+    return row
 
 
 def matmul_peak(device: torch.device, precision: str) -> float:
     """Operations a second of a large matrix product, two for each multiply-add: the most that a step could reach."""
-    size, repeats = (8192, 20) if device.type == "cuda" else (1024, 5)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    a @ a
-    wait_for(device)
-    began = time.perf_counter()
-    for _ in range(repeats):
-        a @ a
-    wait_for(device)
-    return repeats * 2 * size**3 / (time.perf_counter() - began)
+    size, calls = (8192, 20) if device.type == "cuda" else (1024, 5)
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    times = time_contenders({"product": lambda: a @ a}, rounds=3, device=device, calls=calls)
+    return 2000 * size**3 / times.milliseconds()["product"]
 
 
-def matmul_share(config: RunConfig, clips_per_second: float, peak: float) -> float:
-    """How much of that speed a network's training reaches.
+def matmul_share(config: RunConfig, shape: tuple[int, ...], clips_per_second: float, peak: float) -> float:
+    """How much of that speed the training of a network reaches.
 
-    A step is counted as three forward passes (the backward pass computes two products for each of the forward pass's
-    one) of two operations a multiply-add.
+    A step counts as three forward passes (the backward pass computes two products for each of the forward pass) of two
+    operations a multiply-add.
+
+    Args:
+        shape: (3, T, H, W) of a clip.
     """
-    size = (1, 3, config.data.frames, config.data.crop, config.data.crop)
-    return 6 * count_config(config.model, size).macs * clips_per_second / peak
+    return 6 * count_config(config.model, (1, *shape)).macs * clips_per_second / peak
 
 
-def at_the_limit(config: RunConfig, *, most: int, steps: int, device: torch.device) -> dict[str, Any]:
-    """The largest batch that fits into memory, up to ``most`` clips, and how fast it is."""
-    learner = Learner(config, device)
-    learner.train()
-    size = largest_batch(lambda clips: _fits(learner, clips), most=most)
-    batch = noise_for(learner, size)
-    learner.step(iter([batch]), number=0, lr=STEADY_LR)
-    wait_for(device)
-    began = time.perf_counter()
-    for number in range(steps):
-        learner.step(iter([batch]), number=number, lr=STEADY_LR)
-    wait_for(device)
-    rate = steps * size / (time.perf_counter() - began)
-    return {"batch": size, "clips_per_second": rate, "memory_bytes": runtime.memory_peak(device)}
+def at_the_limit(
+    config: RunConfig, shape: tuple[int, ...], *, most: int, rounds: int, peak: float, device: torch.device, **how: Any
+) -> dict[str, Any]:
+    """The largest batch that fits into memory, up to ``most`` clips, with its speed and peak memory.
+
+    Args:
+        shape: (3, T, H, W) of a clip.
+        peak: of ``matmul_peak``.
+        how: precision and compile, as for ``training_step``.
+    """
+
+    def fits(clips: int) -> bool:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            step = training_step(config, random_clips((clips, *shape)), device=device, **how)
+            step()
+            step()  # optimizer state and activations are there at once only now
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    size = largest_batch(fits, most=most)
+    step = training_step(config, random_clips((size, *shape)), device=device, **how)
+    rate = 1000 * size / time_contenders({"step": step}, rounds=rounds, device=device).milliseconds()["step"]
+    share = matmul_share(config, shape, rate, peak)
+    memory = runtime.memory_peak(device)
+    return {"batch": size, "clips_per_second": rate, "share_of_matmul": share, "memory_bytes": memory}
 
 
 def largest_batch(fits: Callable[[int], bool], *, most: int) -> int:
@@ -254,47 +172,3 @@ def largest_batch(fits: Callable[[int], bool], *, most: int) -> int:
     while size + part <= end and fits(size + part):
         size += part
     return size
-
-
-def noise_for(learner: Learner, clips: int) -> ClipBatch:
-    """A random batch that the network takes."""
-    data, classes = learner.config.data, learner.config.model.num_classes
-    return random_batch(clips, data.frames, data.crop, learner.device, classes=classes)
-
-
-def _fits(learner: Learner, clips: int) -> bool:
-    """Whether a step of so many clips fits into memory: it is tried."""
-    try:
-        if learner.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        learner.step(iter([noise_for(learner, clips)]), number=0, lr=STEADY_LR)
-        wait_for(learner.device)
-    except torch.OutOfMemoryError:
-        learner.optimizer.zero_grad(set_to_none=True)
-        return False
-    return True
-
-
-def show(results: dict[str, Any]) -> None:
-    """Print what was found."""
-    batch, memory = results["settings"]["batch"], results["memory_bytes"]
-    shares = results["share_of_matmul"]
-    rows = [
-        [name, round(ms, 1), round(results["fastest_milliseconds"][name], 1), round(1000 * batch / ms, 2)]
-        + [f"{100 * shares[name]:.1f}" if name in shares else "–"]
-        + ([round(memory[name] / 2**30, 2)] if memory else [])
-        for name, ms in results["milliseconds"].items()
-    ]
-    columns = ["network", "ms a step", "fastest", "clips/s", "% of a matrix product", *(["GiB"] if memory else [])]
-    console.table(rows, columns=columns, title=f"{results['settings']['device']}, {batch} clips a step")
-    console.say()
-    console.table([[name, round(v, 3)] for name, v in results["figures"].items()], columns=["figure", "ratio"])
-    if results["limit"]:
-        console.say()
-        rows = []
-        for name, row in results["limit"].items():
-            rate, gibibytes = round(row["clips_per_second"], 2), round(row["memory_bytes"] / 2**30, 2)
-            rows.append([name, row["batch"], rate, f"{100 * row['share_of_matmul']:.1f}", gibibytes])
-        columns = ["network", "clips a step", "clips/s", "% of a matrix product", "GiB"]
-        console.table(rows, columns=columns, title=f"largest batches that fit, up to {results['settings']['up_to']}")

@@ -1,4 +1,4 @@
-"""``gcvideo benchmark NAME ...``: each benchmark is a module of ``gcvideo.analysis``, imported only when it is run."""
+"""Command ``gcvideo benchmark NAME ...``: each benchmark is a module that is imported only when it is run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BENCHMARKS = {
     "train": "gcvideo.benchmark.train",
 }
 HELP = {
-    "compare": "networks side by side: size, time, memory, throughput, accuracy, and how their blocks scale",
+    "compare": "networks in one table: size, time, memory, throughput, accuracy, and how their blocks scale",
     "complexity": "parameters and multiply-adds of configs, without running them",
-    "blocks": "context and non-local blocks against the memory floor, the original code and each other",
-    "infer": "time to test a video, decode included, beside pytorchvideo's network",
+    "blocks": "context and non-local blocks against memory bandwidth, the original code and each other",
+    "infer": "time to test a video, decoding included, beside pytorchvideo's network",
     "loader": "time to read a training clip and a test video, beside other toolkits",
     "train": "time of a training step, beside pytorchvideo's network, and with context blocks",
 }

@@ -1,15 +1,14 @@
 """How other toolkits read a training clip and a test video, written from their documented steps.
 
 They are here to be measured against, one function a toolkit, each doing what its data pipeline does for one sample in
-one process. Where a toolkit resizes with OpenCV, OpenCV does it if it is installed, else torch's uint8 kernel without
-antialiasing, which costs about the same.
+one process. Where a toolkit resizes with OpenCV, torch's uint8 kernel without antialiasing does it here, which costs
+about the same.
 """
 
 from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +30,7 @@ class Clip(NamedTuple):
     Attributes:
         path: the video.
         indices: (T,) frame numbers.
-        fps: of the video, for toolkits that think in seconds.
+        fps: of the video, for toolkits that count in seconds.
         height: of its frames.
         box: top, left, height, width in source pixels.
         size: side of the result.
@@ -42,6 +41,26 @@ class Clip(NamedTuple):
     fps: float
     height: int
     box: tuple[int, int, int, int]
+    size: int
+
+
+class Views(NamedTuple):
+    """The test views that every toolkit is asked for.
+
+    Attributes:
+        path: the video.
+        num_frames: of the video.
+        fps: of the video, for toolkits that count in seconds.
+        clips: evenly spaced, of 8 frames with a stride of 8.
+        crops: of each clip.
+        size: side of a view.
+    """
+
+    path: str
+    num_frames: int
+    fps: float
+    clips: int
+    crops: int
     size: int
 
 
@@ -62,14 +81,15 @@ def mmaction2_clip(clip: Clip) -> np.ndarray:
     return np.ascontiguousarray(np.stack(frames)[None].transpose(0, 4, 1, 2, 3))
 
 
-def mmaction2_views(path: str, num_frames: int, *, clips: int, crops: int, size: int) -> np.ndarray:
+def mmaction2_views(video: Views) -> np.ndarray:
     """mmaction2's test recipe: SampleFrames (10 clips), DecordDecode, Resize, ThreeCrop, FormatShape.
 
     Returns:
         uint8 (clips * crops, 3, T, size, size).
     """
-    indices = uniform_clips(num_frames, 8, 8, clips, convention="mmaction2")
-    frames = [_resize(frame, _short_side(frame, size)) for frame in _decord_frames(path, indices.ravel())]
+    clips, crops, size = video.clips, video.crops, video.size
+    indices = uniform_clips(video.num_frames, 8, 8, clips, convention="mmaction2")
+    frames = [_resize(frame, _short_side(frame, size)) for frame in _decord_frames(video.path, indices.ravel())]
     boxes = crop_boxes(frames[0].shape[0], frames[0].shape[1], size, crops, "mmaction2").tolist()
     cut = [frame[top : top + size, left : left + size] for top, left, _, _ in boxes for frame in frames]
     views = np.stack(cut).reshape(crops, clips, 8, size, size, 3)
@@ -170,25 +190,23 @@ def decord_clip(clip: Clip) -> Tensor:
     """
     import decord
 
-    reader = decord.VideoReader(clip.path, num_threads=1)
-    frames = np.asarray(_array(reader.get_batch(clip.indices)))
-    del reader
+    frames = _array(decord.VideoReader(clip.path, num_threads=1).get_batch(clip.indices))
     return crop_and_resize(frames, clip.box, (clip.size, clip.size), flip=True)
 
 
-def per_view_video(path: str, num_frames: int, fps: float, *, clips: int, crops: int, size: int) -> list[Tensor]:
-    """A dataset item a view, as in PySlowFast (slowfast/datasets/kinetics.py with the pyav backend): each opens the
-    video, decodes its clip to RGB, subsamples, normalises in float, scales the short side and crops.
+def per_view_video(video: Views) -> list[Tensor]:
+    """A dataset item for each view, as in PySlowFast (slowfast/datasets/kinetics.py with the pyav backend): each opens
+    the video, decodes its clip to RGB, subsamples, normalises in float, scales the short side and crops.
 
     Returns:
         clips * crops float32 (3, T, size, size).
     """
     views = []
-    starts = [int(indices[0]) for indices in uniform_clips(num_frames, 8, 8, clips)]
-    for start in starts:
-        for crop in range(crops):
-            end = min(start + 63, num_frames - 1)
-            frames = torch.as_tensor(np.stack(libav_frames(path, np.arange(start, end + 1), fps)))
+    size = video.size
+    for indices in uniform_clips(video.num_frames, 8, 8, video.clips):
+        for crop in range(video.crops):
+            span = np.arange(indices[0], min(indices[0] + 63, video.num_frames - 1) + 1)
+            frames = torch.as_tensor(np.stack(libav_frames(video.path, span, video.fps)))
             frames = frames.index_select(0, torch.linspace(0, len(frames) - 1, 8).long())
             frames = ((frames.float() / 255.0) - MEAN) / STD
             frames = frames.permute(3, 0, 1, 2)  # (3, T, H, W)
@@ -196,7 +214,7 @@ def per_view_video(path: str, num_frames: int, fps: float, *, clips: int, crops:
             scale = size / min(height, width)
             scaled = (int(height * scale), int(width * scale))
             frames = F.interpolate(frames, size=scaled, mode="bilinear", align_corners=False)
-            top, left, _, _ = crop_boxes(*scaled, size, crops)[crop].tolist()
+            top, left, _, _ = crop_boxes(*scaled, size, video.crops)[crop].tolist()
             views.append(frames[:, :, top : top + size, left : left + size])
     return views
 
@@ -206,9 +224,7 @@ def _decord_frames(path: str, indices: np.ndarray) -> np.ndarray:
     import decord
 
     reader = decord.VideoReader(io.BytesIO(Path(path).read_bytes()), num_threads=1)
-    frames = _array(reader.get_batch(indices))
-    del reader
-    return frames
+    return _array(reader.get_batch(indices))
 
 
 def _array(batch: Any) -> np.ndarray:
@@ -222,20 +238,8 @@ def _short_side(frame: np.ndarray, side: int) -> tuple[int, int]:
 
 
 def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear, without antialiasing, as mmcv.imresize; frames of the right size are left alone."""
+    """Bilinear, without antialiasing, as mmcv.imresize; frames of the right size stay as they are."""
     if frame.shape[:2] == size:
         return frame
-    return _resizer()(frame, size)
-
-
-def _resizer() -> Callable[[np.ndarray, tuple[int, int]], np.ndarray]:
-    try:
-        import cv2
-    except ImportError:
-        return _torch_resize
-    return lambda frame, size: cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
-
-
-def _torch_resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
     return F.interpolate(image, size=size, mode="bilinear")[0].permute(1, 2, 0).numpy()

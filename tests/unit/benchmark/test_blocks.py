@@ -1,4 +1,4 @@
-"""The benchmark of blocks: its peers are the same functions, its figures what they say they are, its command runs."""
+"""The benchmark of blocks: its peers are the same functions, its ratios what they say they are, its command runs."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gcvideo.benchmark import blocks, blocks_gpu
+from gcvideo.benchmark import blocks
 from gcvideo.benchmark.peers.blocks import PortedContextBlock, pytorchvideo_non_local
+from gcvideo.benchmark.timing import CPU, Times
 from gcvideo.cli import main
 from gcvideo.layers import NonLocalBlock, gc_block
 
@@ -35,23 +36,12 @@ def test_pytorchvideos_block_is_the_same_function() -> None:
     torch.testing.assert_close(pytorchvideo_non_local(ours)(x), ours(x), rtol=1e-4, atol=1e-4)
 
 
-def test_memory_of_the_non_local_block_is_linear() -> None:
-    assert blocks.memory_exponent((8, 24)) == pytest.approx(1, abs=0.01)
-
-
-def test_the_watch_sees_matrices_of_all_pairs() -> None:
-    x = torch.randn(1, 6, 4, requires_grad=True)
-    with blocks._LargestTensor() as watch:
-        (x @ x.transpose(1, 2)).softmax(2).sum().backward()
-    assert watch.elements == 36
-
-
 def row(stage: str, layout: str, dtype: str, batch: int = 8, **ratios: float) -> dict:
     values = {"forward.floor": 1.0, "train.floor": 1.0, "train.port": 1.0}
     return {"stage": stage, "layout": layout, "dtype": dtype, "batch": batch, **values, **ratios}
 
 
-def test_figures_are_medians_over_stages_of_the_worst_layout() -> None:
+def test_ratios_are_medians_over_stages_of_the_worst_layout() -> None:
     rows = [
         row("res3", "contiguous", "fp32", **{"forward.floor": 1.0, "train.floor": 2.0}),
         row("res4", "contiguous", "fp32", **{"forward.floor": 1.4, "train.floor": 2.2}),
@@ -62,15 +52,15 @@ def test_figures_are_medians_over_stages_of_the_worst_layout() -> None:
         row("res5", "contiguous", "bf16", **{"forward.floor": 2.5}),
         row("res3", "contiguous", "fp32", batch=1, **{"forward.floor": 2.9}),
     ]
-    figures = blocks.gc_figures(rows)
-    assert figures["gc.forward.floor"] == pytest.approx(1.3)
-    assert figures["gc.forward.floor.worst"] == 2.9
-    assert figures["gc.train.floor.fp32"] == pytest.approx(2.1)
-    assert figures["gc.train.floor.bf16"] == 3.0
-    assert figures["gc.train.port"] == 9.0
+    ratios = blocks.gc_ratios(rows)
+    assert ratios["gc.forward.floor"] == pytest.approx(1.3)
+    assert ratios["gc.forward.floor.worst"] == 2.9
+    assert ratios["gc.train.floor.fp32"] == pytest.approx(2.1)
+    assert ratios["gc.train.floor.bf16"] == 3.0
+    assert ratios["gc.train.port"] == 9.0
 
 
-def test_figures_of_the_rivals_are_those_of_res3() -> None:
+def test_ratios_of_the_rivals_are_those_of_res3() -> None:
     keys = ("nl.forward.peer", "gc.train.own_nl", "gc.train.peer_nl", "difference")
     rows = [
         {"stage": stage, "dtype": dtype, **dict(zip(keys, values, strict=True))}
@@ -81,65 +71,67 @@ def test_figures_of_the_rivals_are_those_of_res3() -> None:
         )
     ]
     expected = {"nl.forward.peer": 5.0, "nl.forward.peer.fp32": 1.0, "nl.forward.peer.difference": 1e-2}
-    assert blocks.non_local_figures(rows) == {**expected, "gc.train.own_nl": 40.0, "gc.train.peer_nl": 101.0}
-    assert blocks.non_local_figures(rows[2:]) == {}
+    assert blocks.non_local_ratios(rows) == {**expected, "gc.train.own_nl": 40.0, "gc.train.peer_nl": 101.0}
+    assert blocks.non_local_ratios(rows[2:]) == {}
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(blocks, "STAGES", {"res3": (8, 2, 4, 4), "res4": (16, 2, 2, 2)})
     monkeypatch.setattr(blocks, "bf16_speedup", lambda: 0.5)
-    monkeypatch.setattr(blocks, "has_bf16_units", lambda device: False)
     out = tmp_path / "blocks.json"
     arguments = ["--rounds", "1", "--nl-rounds", "1", "--model-rounds", "0", "--batch", "1", "2", "--json", str(out)]
     assert main(["benchmark", "blocks", *arguments]) == 0
     result = json.loads(out.read_text())
-    assert set(blocks.GOALS) - set(result["figures"]) == {"gc.model.overhead"}
-    assert all(value > 0 for value in result["figures"].values())
-    assert result["figures"]["nl.forward.peer.difference"] < 0.05
+    ratios = result["figures"]
+    floors = {"gc.forward.floor", "gc.forward.floor.worst", "gc.train.floor.fp32", "gc.train.floor.bf16"}
+    peers = {"gc.train.port", "gc.train.peer_nl", "gc.train.own_nl", "nl.forward.peer", "machine.bf16_speedup"}
+    assert floors | peers <= set(ratios)
+    assert all(value > 0 for value in ratios.values())
+    assert ratios["nl.forward.peer.difference"] < 0.05
     assert len(result["gc"]) == 16
     assert {"stage", "batch", "layout", "dtype", "ms", "train.floor"} <= set(result["gc"][0])
     shown = capsys.readouterr().out
     assert "gc.train.port" in shown
-    assert "no matrix units for bf16, in which products run at 0.50 times the speed of fp32" in shown
-    monkeypatch.setattr(blocks, "has_bf16_units", lambda device: True)
-    assert main(["benchmark", "blocks", *arguments]) == 0
-    assert "no matrix units" not in capsys.readouterr().out
+    assert "ours.train / floor.train" in shown
 
 
 def test_speed_of_bf16_is_that_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over fp32's time in the same round, whatever the numbers of the machine that runs the test."""
-    monkeypatch.setattr(blocks, "_time", lambda actions, rounds: {"fp32": [6.0, 2.0, 4.0], "bf16": [1.0, 1.0, 1.0]})
-    assert blocks.bf16_speedup() == 4.0
+    """Time in fp32 over that in bf16 in the same round."""
+    times = Times({"fp32": [6.0, 2.0, 4.0], "bf16": [1.0, 1.0, 1.0]})
+    monkeypatch.setattr(blocks, "time_contenders", lambda contenders, rounds: times)
+    assert blocks.bf16_speedup(size=2) == 4.0
 
 
-def test_the_way_of_a_gpu_measures_every_form_beside_its_time_on_paper(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.slow
+def test_the_way_of_a_gpu_measures_every_form_beside_its_time_on_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run on a CPU, with a backend that compiles nothing."""
     monkeypatch.setattr(blocks, "STAGES", {"res3": (8, 2, 4, 4)})
     case = blocks.Case("res3", 2, "channels_last", "fp32")
-    row = blocks.measure_gc_on_gpu(case, 2, torch.device("cpu"), backend="eager", calls=2)
+    row = blocks.measure_gc_on_gpu(case, rounds=2, device=CPU, backend="eager", calls=2)
     size = 2 * 8 * 2 * 4 * 4 * 4  # bytes of x
     for what, forms in {"forward": {"eager": 9, "compiled": 5}, "train": {"eager": 19, "compiled": 13}}.items():
         for form, passes in forms.items():
             assert row["us"][what][form] > 0
             assert row["paper_us"][what][form] == pytest.approx(passes * size / 3e12 * 1e6)
         assert row["compiled_speedup"][what] > 0
-    blocks.show_gpu([row])
-    assert "on paper at 3.0 TB/s" in capsys.readouterr().out
+    cells = blocks.gpu_row({**vars(case), **row})
+    assert (
+        cells["train, compiled"] == f"{row['us']['train']['compiled']:.0f} / {row['paper_us']['train']['compiled']:.0f}"
+    )
 
 
 def test_passes_on_paper_are_those_the_block_makes() -> None:
     """Tensors of the size of x that the operators of the eager form read or write, views left out."""
-    block = blocks_gpu.ResidualBlock(randomised(gc_block(4)))
+    block = blocks.ResidualBlock(randomised(gc_block(4)))
     x, shortcut = (torch.randn(2, 4, 3, 8, 8, requires_grad=True) for _ in range(2))
     with _Passes(x.numel()) as watch:
         y = block(x, shortcut)
-    assert watch.passes == blocks_gpu.PASSES["forward"]["eager"]
+    assert watch.passes == blocks.PASSES["forward"]["eager"]
     dy = torch.randn_like(y)
     with watch:
         torch.autograd.grad(y, (x, shortcut, *block.parameters()), dy)
-    assert watch.passes == blocks_gpu.PASSES["train"]["eager"]
+    assert watch.passes == blocks.PASSES["train"]["eager"]
 
 
 class _Passes(TorchDispatchMode):

@@ -12,7 +12,7 @@ from gcvideo.analysis.compare_accuracy import compare_accuracy
 from gcvideo.benchmark.compare import short_name
 from gcvideo.benchmark.memory import peak_memory
 from gcvideo.benchmark.scaling import fit_exponent, measure_scaling
-from gcvideo.benchmark.timing import alternate, compare_times, pick_clock
+from gcvideo.benchmark.timing import Times
 from gcvideo.config import RunConfig
 from gcvideo.errors import DataError
 from gcvideo.eval.predictions import Predictions, VideoScores
@@ -20,29 +20,6 @@ from gcvideo.models import model_config
 from gcvideo.report.comparison import accuracy_rows, cost_table, plots_of, write_comparison
 
 CPU = torch.device("cpu")
-
-
-def test_networks_alternate_and_warm_ups_do_not_count() -> None:
-    order: list[str] = []
-    actions = {name: lambda name=name: order.append(name) for name in "abc"}
-    seconds = alternate(actions, rounds=3, device=CPU)
-    assert "".join(order) == "abc" + "bca" + "cab" + "abc"
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
-
-
-def test_ratios_are_taken_within_a_round() -> None:
-    # The machine was ten times slower in the last round; the second network takes twice as long in each.
-    found = compare_times({"a": [1.0, 2.0, 10.0], "b": [2.0, 4.0, 20.0]}, clips=4)
-    assert found["b"]["ratio"] == {"median": 2.0, "q1": 2.0, "q3": 2.0}
-    assert found["a"]["ms_per_clip"] == {"median": 500.0, "q1": 375.0, "q3": 1500.0}
-
-
-def test_one_cpu_thread_is_timed_by_what_it_computes_and_not_by_what_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for threads, device, clock in ((1, CPU, "process_time"), (2, CPU, "perf_counter")):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert pick_clock(device).__name__ == clock
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert pick_clock(torch.device("cuda")).__name__ == "perf_counter"
 
 
 def test_exponent_of_a_power_law_and_of_the_larger_sizes_only() -> None:
@@ -156,7 +133,7 @@ def measured(**parts: object) -> dict[str, object]:
 
 
 def test_parts_that_were_skipped_have_neither_column_nor_note(tmp_path: Path) -> None:
-    times = compare_times({"slow": [0.5], "other": [1.0]}, clips=1)
+    times = Times({"slow": [0.5], "other": [1.0]}).per_clip(1)
     rows = [measured(train=times["slow"]), measured(train=times["other"])]
     assert cost_table(rows)[1][0][-2:] == ["500.0 (500.0–500.0)", "1.00"]
     columns, lines = cost_table(rows)
@@ -201,7 +178,7 @@ def test_plots_of_blocks_say_what_grows_what_stays_and_how_fast() -> None:
 def test_accuracy_stands_against_cost_with_its_interval_and_its_runs() -> None:
     first = [predictions([i < right for i in range(10)]) for right in (5, 7)]
     accuracies = compare_accuracy(["slow", "other"], [first, [predictions([i < 8 for i in range(10)])]])
-    times = compare_times({"slow": [0.5, 5.0], "other": [1.0, 10.0]}, clips=1)
+    times = Times({"slow": [0.5, 5.0], "other": [1.0, 10.0]}).per_clip(1)
     rows = [
         measured(config=name, accuracy=accuracy, forward=times[name])
         for name, accuracy in zip(("slow", "other"), accuracies, strict=True)

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from gcvideo.benchmark import infer as infer_benchmark
-from gcvideo.benchmark.infer import make_video, our_answer, their_answer
+from gcvideo.benchmark.infer import classify_video, make_video
+from gcvideo.benchmark.peers import networks as peers
+from gcvideo.benchmark.timing import CPU
 from gcvideo.cli import main
 from gcvideo.config import TestConfig
 
@@ -27,20 +29,21 @@ class Brightness(nn.Module):
         return torch.stack([x[:, :, :4].mean(dim=(1, 2, 3, 4)), x[:, :, 4:].mean(dim=(1, 2, 3, 4))], dim=1) * 10
 
 
-def test_both_answer_the_same_views(tmp_path: Path) -> None:
+def test_both_classify_the_same_views(tmp_path: Path) -> None:
     video = make_video(tmp_path / "a.mp4")
     test = TestConfig(clips=2, crops=3, short_side=64, crop=64)
-    ours = our_answer(Brightness(), video, test)
-    theirs = their_answer(Brightness(), video, torch.device("cpu"), test)
+    ours = classify_video(Brightness(), video, CPU, test)
+    theirs = peers.classify_video(Brightness(), video, CPU, test)
     np.testing.assert_allclose(ours, theirs, atol=0.02)  # they resize without antialiasing
     assert abs(ours[0] - 0.5) > 1e-4
 
 
-def test_figures_are_ratios_of_one_run(
+@pytest.mark.slow
+def test_ratios_are_those_of_one_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(infer_benchmark, "OURS", {"gc": ("slow_r18_gc_c345", False), "plain": ("slow_r18", False)})
-    monkeypatch.setattr(infer_benchmark, "their_network", lambda crop: Brightness())
+    monkeypatch.setattr(peers, "slow_r50", lambda frames, crop: Brightness())
     size = ["--clips", "1", "--crops", "1", "--crop", "64", "--rounds", "1", "--precision", "fp32", "--device", "cpu"]
     command = ["benchmark", "infer", *size, "--contenders", "pytorchvideo", "gc", "plain"]
     assert main([*command, "--json", str(tmp_path / "out.json")]) == 0

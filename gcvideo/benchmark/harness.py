@@ -1,0 +1,85 @@
+"""Benchmark harness: the options, the device setup, the tables and the JSON file that all benchmarks share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from gcvideo import console
+from gcvideo.device import describe, pick_device, pick_precision, tune, versions
+from gcvideo.errors import ConfigError
+from gcvideo.files import FILE_OPTIONS, FOLDER_OPTIONS, write_json
+
+MAY_BE_ZERO = ("seed", "nl_rounds", "model_rounds")
+Row = Mapping[str, object]  # column -> value
+
+
+def add_options(
+    parser: argparse.ArgumentParser, *, rounds: int, threads: int | None = None, device: str = "auto"
+) -> None:
+    """Add --rounds, --threads, --device and --json with these defaults."""
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"runs of each (default {rounds})")
+    chosen = threads or "torch's choice"
+    parser.add_argument("--threads", type=int, default=threads, metavar="N", help=f"CPU threads (default {chosen})")
+    parser.add_argument("--device", default=device, choices=["auto", "cpu", "cuda"], help=f"(default {device})")
+    add_json_option(parser)
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument("--json", metavar="FILE", help="write all results with settings and versions")
+
+
+def add_precision_option(parser: argparse.ArgumentParser) -> None:
+    """Add --precision."""
+    text = "of gcvideo's networks (default auto: the faster one on this device)"
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help=text)
+
+
+def check_counts(args: argparse.Namespace) -> None:
+    """Raise a ``ConfigError`` that names the option where a number is too small."""
+    for name, value in vars(args).items():
+        least = 0 if name in MAY_BE_ZERO else 1
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(n, int) and not isinstance(n, bool) and n < least for n in numbers):
+            raise ConfigError(f"--{name.replace('_', '-')}: must be {least} or more")
+
+
+def set_up(args: argparse.Namespace) -> tuple[torch.device, str, str]:
+    """Check the numbers, set the CPU threads, and prepare the device.
+
+    Returns:
+        the device, the precision ("fp32" or "bf16"), and a line that describes both.
+    """
+    check_counts(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    tune(device)
+    precision = pick_precision(getattr(args, "precision", "auto"), device)
+    return device, precision, describe(device, precision)
+
+
+def finish(args: argparse.Namespace, results: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> None:
+    """Print the tables and the named ratios (``results["figures"]``), and write the JSON file.
+
+    Args:
+        tables: title -> rows; empty tables are left out. A row that lacks a column of another one shows a dash.
+    """
+    ratios = [{"name": name, "ratio": f"{value:.3g}"} for name, value in results.get("figures", {}).items()]
+    for title, rows in {**tables, "ratios": ratios}.items():
+        if rows:
+            columns = list(dict.fromkeys(column for row in rows for column in row))
+            console.table([[row.get(name, "–") for name in columns] for row in rows], columns=columns, title=title)
+            console.say()
+    write_results(args, results)
+
+
+def write_results(args: argparse.Namespace, results: Mapping[str, Any]) -> None:
+    """Write results, settings and versions to the file of --json, if it was given."""
+    if args.json:
+        settings = {name: value for name, value in vars(args).items() if name not in (*FILE_OPTIONS, *FOLDER_OPTIONS)}
+        write_json(args.json, {**results, "settings": settings, "versions": versions()})
