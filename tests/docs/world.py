@@ -1,0 +1,220 @@
+"""A folder with everything that the commands of the docs name, tiny; and the runner of these commands."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import shlex
+import shutil
+import socketserver
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tests.videos import moving_frames, write_video
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = ["left", "right", "up", "down"]
+# What makes each command quick; everything else is as the docs say.
+TRAIN = shlex.split(
+    "model.width=4 model.num_classes=4 data.frames=4 data.stride=2 data.crop=32 data.short_side=[32,40] data.workers=0 "
+    "device=cpu train.epochs=1 train.batch_size=4 train.precise_bn=0 train.val_every=1 train.precision=fp32 "
+    "optim.warmup_epochs=0 optim.warmup_start_lr=0 optim.lr=0.001 test.clips=1 test.crops=1 "
+    "test.crop=32 test.short_side=36"
+)
+TINY: dict[str, list[str]] = {
+    "train": TRAIN,
+    "demo": [*TRAIN, "model.num_classes=8", "--data", "data/demo"],
+    "benchmark compare": shlex.split(
+        "model.width=4 --frames 4 --size 32 --rounds 1 --batches 1 --block-channels 8 --block-frames 2 4 "
+        "--block-sizes 4 8 --block-at 2 4"
+    ),
+    "prepare synthetic": shlex.split("--train 8 --val 8"),
+    "benchmark blocks": shlex.split("--stages res5 --batch 1 --rounds 1 --nl-rounds 1 --model-rounds 0"),
+    "benchmark complexity": shlex.split("--frames 4 --size 32"),
+    "benchmark train": shlex.split("--frames 4 --crop 32 --rounds 1 --batch 1 --up-to 2"),
+    "benchmark infer": shlex.split("--crop 32 --rounds 1 --clips 1 --crops 1"),
+    "benchmark loader": shlex.split("--videos 1 --clips 1 --repeats 1"),
+}
+SHIM = f"""#!{sys.executable} -S
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect(os.environ["DOCS_SERVER"])
+    request = {{"argv": [os.path.basename(sys.argv[0]), *sys.argv[1:]], "cwd": os.getcwd(), "env": dict(os.environ)}}
+    server.sendall(json.dumps(request).encode() + b"\\n")
+    reply = json.loads(server.makefile().readline())
+print(reply["output"], end="")
+sys.exit(reply["code"])
+"""
+
+
+def make_world(folder: Path) -> Path:
+    """Videos, lists, weights and finished runs under the names that the docs use."""
+    (folder / "videos").mkdir(parents=True)
+    videos = [write_video(folder / "videos" / f"{i}.mp4", moving_frames(72, seed=i)) for i in range(8)]
+    write_video(folder / "match.mp4", moving_frames(75, seed=1))
+    shutil.copy(videos[0], folder / "holiday.mp4")
+    for place in ("clips", "new_videos", "videos_fast"):
+        shutil.copytree(folder / "videos", folder / place)
+    lists(folder / "my", videos, "train.txt", "val.txt", "test.txt")
+    lists(folder / "data/ucf101_10", videos, "train.txt", "test.txt")
+    (folder / "data/ucf101_10/classes.txt").write_text("\n".join(CLASSES) + "\n")
+    for split in ("train", "val"):
+        kinetics(folder / "data/kinetics400", videos, split)
+    kinetics(folder, videos, "train", place="videos")
+    for name in ("configs", "tools"):
+        (folder / name).symlink_to(ROOT / name)
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        gcvideo("prepare synthetic data/synthetic --train 8 --val 8")
+        for name in ("slow_r50_8x8", "slow_r50_gc_c345_8x8", "slow_r50_nl5_8x8"):
+            gcvideo(
+                f"train configs/kinetics400/{name}.yaml data.train.annotation=my/train.txt data.train.root=null "
+                "data.val.annotation=my/val.txt data.val.root=null model.num_classes=4 " + shlex.join(TRAIN)
+            )
+            gcvideo(f"test runs/{name}")
+        gcvideo("convert runs/slow_r50_8x8/checkpoints/last.pt SLOW_8x8_R50.pyth --from gcvideo --to pyslowfast")
+    runs = folder / "runs"
+    shutil.copy(runs / "slow_r50_gc_c345_8x8/checkpoints/last.pt", folder / "slow_r50_gc.pt")
+    copies = {"slow_r50_gc_c345_8x8": ["synthetic_gc", "small_scratch"], "slow_r50_nl5_8x8": []}
+    for data, kind, seed in itertools.product(("ucf101_10", "synthetic_8"), ("plain", "nl", "se", "gc"), range(3)):
+        copies["slow_r50_nl5_8x8" if kind == "nl" else "slow_r50_gc_c345_8x8"].append(f"{data}_{kind}_s{seed}")
+    for source, names in copies.items():
+        for name in names:
+            shutil.copytree(runs / source, runs / name)
+    return folder
+
+
+def gcvideo(line: str) -> None:
+    """Run a command that must succeed."""
+    from gcvideo.cli import main
+
+    assert main(shlex.split(line)) in (0, None), line
+
+
+def lists(folder: Path, videos: list[Path], *names: str) -> None:
+    """Lists of ``path label`` with the videos beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for video in videos:
+        shutil.copy(video, folder)
+    for name in names:
+        (folder / name).write_text("".join(f"{video.name} {i % 4}\n" for i, video in enumerate(videos)))
+
+
+def kinetics(folder: Path, videos: list[Path], split: str, *, place: str = "") -> None:
+    """An official CSV and the videos that it names."""
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    (folder / (place or split)).mkdir(exist_ok=True)
+    rows = ["label,youtube_id,time_start,time_end,split"]
+    for i, video in enumerate(videos):
+        name = f"{i:011d}"
+        shutil.copy(video, folder / (place or split) / f"{name}_000001_000011.mp4")
+        rows.append(f"{CLASSES[i % 4]},{name},1,11,{split}")
+    (folder / "annotations" / f"{split}.csv").write_text("\n".join(rows) + "\n")
+
+
+class Runner(socketserver.ThreadingUnixStreamServer):
+    """Runs ``gcvideo`` and ``torchrun`` commands of shell blocks in forks of one warm process.
+
+    ``torchrun`` becomes one process: several are tested in ``tests/integration/test_ddp.py``.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder / "server"), _Handler)
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["tests.docs.world", "gcvideo.train.trainer", "gcvideo.eval.predictor"])
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        for name in ("gcvideo", "torchrun"):
+            (self.bin / name).write_text(SHIM)
+            (self.bin / name).chmod(0o755)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def shell(self, script: str, world: Path) -> subprocess.CompletedProcess[str]:
+        """Run a shell block in a world, with one seed instead of three; ``/data`` lies in the world."""
+        script = script.replace("/data/", f"{world}/data/").replace("seed in 0 1 2", "seed in 0")
+        environment = {**os.environ, "DOCS_SERVER": str(self.server_address), "OMP_NUM_THREADS": "1"}
+        environment["PATH"] = f"{self.bin}:{environment['PATH']}"
+        command = ["bash", "-euo", "pipefail", "-c", script]
+        return subprocess.run(command, cwd=world, env=environment, text=True, capture_output=True, timeout=600)
+
+    def call(self, function: str, argument: Any, *, cwd: str, env: dict[str, str]) -> dict[str, Any]:
+        """Run ``function(argument)`` of this module in a fork; its exit code and what it printed."""
+        receiver, sender = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=_run, args=(function, argument, cwd, env, sender))
+        process.start()
+        sender.close()
+        try:
+            return dict(receiver.recv())
+        except EOFError:
+            process.join()
+            return {"code": 70, "output": f"the process died with exit code {process.exitcode}\n"}
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        request = json.loads(self.rfile.readline())
+        reply = self.server.call("command", request["argv"], cwd=request["cwd"], env=request["env"])  # type: ignore[attr-defined]
+        self.wfile.write(json.dumps(reply).encode() + b"\n")
+
+
+def tiny(argv: list[str]) -> list[str]:
+    """A command of the docs with the changes that make it quick."""
+    if argv[0] == "torchrun":
+        tool = next(i for i, word in enumerate(argv) if word.startswith("tools/"))
+        assert (ROOT / argv[tool]).is_file(), argv[tool]
+        argv = ["gcvideo", Path(argv[tool]).stem, *argv[tool + 1 :]]
+    words = argv[1:]
+    for command in (" ".join(words[:2]), words[0]):
+        if command in TINY:
+            break
+    else:
+        return words
+    length, extra = len(command.split()), list(TINY[command])
+    if command == "train":
+        if "--help-config" in words:
+            return words
+        extra += ["model.num_classes=8"] * any("synthetic" in word for word in words)  # the others have four
+        extra += ["--overwrite"] * (not {"--resume", "--dry-run", "--overfit"} & set(words))
+        return [*words, *extra]
+    if command == "benchmark compare" and "--skip" not in words:
+        words = [*words, "--skip", "memory"]  # it starts a process for each number
+    return [*words[:length], *extra, *words[length:]] if command == "benchmark compare" else [*words, *extra]
+
+
+def command(argv: list[str]) -> int:
+    from gcvideo.cli import main
+
+    return main(tiny(argv)) or 0
+
+
+def python(code: str) -> int:
+    exec(compile(code, "<docs>", "exec"), {"__name__": "__main__"})
+    return 0
+
+
+def _run(function: str, argument: Any, cwd: str, env: dict[str, str], sender: Any) -> None:
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.path.insert(0, cwd)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        try:
+            code = globals()[function](argument)
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc(file=output)
+            code = 1
+    if function == "command":
+        output.write(f"$ {shlex.join(argument)}\n")
+    sender.send({"code": code, "output": output.getvalue()})
