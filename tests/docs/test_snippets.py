@@ -19,7 +19,7 @@ FENCE = re.compile(
     r"(?:<!-- not run: (?P<reason>[^>]+) -->\n)?```(?P<language>\w+)(?P<info>[^\n]*)\n(?P<text>.*?)```", re.DOTALL
 )
 # Files that a page tells its reader to write: ```python title="my_block.py"
-TITLED = re.compile(r'```(?:python|yaml) title="(?P<name>[^"]+)"\n(?P<text>.*?)```', re.DOTALL)
+TITLED = re.compile(r'```(?:python|yaml|text) title="(?P<name>[^"]+)"\n(?P<text>.*?)```', re.DOTALL)
 
 
 class Block(NamedTuple):

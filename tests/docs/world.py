@@ -197,6 +197,12 @@ def command(argv: list[str]) -> int:
 
 
 def python(code: str) -> int:
+    import gcvideo.config
+    from gcvideo.config import load_config
+
+    gcvideo.config.load_config = lambda path, overrides=(): load_config(
+        path, tiny(["gcvideo", "train", path, *overrides])[2:-1]
+    )
     exec(compile(code, "<docs>", "exec"), {"__name__": "__main__"})
     return 0
 
