@@ -29,8 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from gcvideo.config import DataConfig
+from gcvideo.data.bad_videos import Failure
 from gcvideo.data.crops import normalize
-from gcvideo.data.dataset import Failure, VideoViews, make_views
+from gcvideo.data.dataset import VideoViews, make_views
 from gcvideo.layers import BlockTrace, ContextBlock, NonLocalBlock, record_attention
 from gcvideo.layers.context import AttentionPool
 

@@ -45,6 +45,8 @@ class AugmentConfig:
         clips_per_video: repeated augmentation (Hoffer et al. 2020): clips cut from each opened video. A batch keeps its
             number of clips and holds fewer videos; an epoch still opens each video once. MViT: 2.
         class_balanced: every class equally often in each epoch (Kang et al. 2020), for small, unbalanced sets.
+        custom: dotted path "module:name" of your own augmentation, applied last: a function of a clip, uint8 tensor
+            (C, T, H, W), and a ``numpy.random.Generator`` to draw from, that returns such a clip. Default: none.
     """
 
     crop: Literal["short_side", "inception"] = "short_side"
@@ -59,6 +61,7 @@ class AugmentConfig:
     mix_chance: float = 1.0
     clips_per_video: int = 1
     class_balanced: bool = False
+    custom: str | None = None
 
     def __post_init__(self) -> None:
         low, high = self.crop_area

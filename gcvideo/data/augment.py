@@ -1,8 +1,8 @@
-"""Augmentations of training clips beyond crop and flip, all off by default (``data.augment``).
+"""Augmentation of training clips beyond crop and flip, all off by default (``data.augment``).
 
 What changes single clips runs on uint8 in the worker processes, through torchvision's v2 transforms on the whole clip:
 every frame gets the same draw. What mixes clips (mixup, cutmix) runs on the device, on normalised batches. torchvision
-is imported only where a switch is on: it takes 160 MB.
+is imported only where it is needed: it takes 160 MB.
 """
 
 from __future__ import annotations
@@ -14,76 +14,81 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gcvideo.config import AugmentConfig, DataConfig
-from gcvideo.data.crops import Box, random_short_side_box
+from gcvideo.config import AugmentConfig, DataConfig, import_object
 from gcvideo.errors import ConfigError
 
-
-def random_box(height: int, width: int, *, data: DataConfig, rng: np.random.Generator) -> Box:
-    """The part of the frames that a training clip shows: top, left, height, width in source pixels."""
-    if data.augment.crop == "inception":
-        return inception_box(height, width, area=data.augment.crop_area, ratio=data.augment.crop_ratio, rng=rng)
-    return random_short_side_box(height, width, short_side=data.short_side, crop=data.crop, rng=rng)
+ClipAugment = Callable[[Tensor, np.random.Generator], Tensor]
 
 
-def inception_box(
-    height: int, width: int, *, area: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
-) -> Box:
-    """A box of random area and aspect ratio (Szegedy et al. 2015, section 6), as torchvision's RandomResizedCrop.
-
-    The area is uniform in ``area`` as a fraction of the frame, the aspect ratio (width over height) log-uniform in
-    ``ratio``. If ten draws do not fit, the box is the largest central one within the ratio bounds.
+def build_clip_augment(data: DataConfig) -> ClipAugment | None:
+    """Augmentation of single clips: RandAugment, colour jitter, random erasing, ``data.augment.custom``, in this order.
 
     Returns:
-        top, left, height, width in source pixels.
+        A function of a clip, uint8 (C, T, H, W), and the generator that decides all its draws; None where all are off.
     """
-    for _ in range(10):
-        target = height * width * rng.uniform(*area)
-        aspect = np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1])))
-        box_height, box_width = round(np.sqrt(target / aspect)), round(np.sqrt(target * aspect))
-        if 0 < box_height <= height and 0 < box_width <= width:
-            top, left = rng.integers(height - box_height + 1), rng.integers(width - box_width + 1)
-            return int(top), int(left), box_height, box_width
-    box_width = min(width, max(1, round(height * ratio[1])))
-    box_height = min(height, max(1, round(width / ratio[0])))
-    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+    steps = [step for step in (_torchvision_augment(data), _custom_augment(data.augment.custom)) if step is not None]
+    if not steps:
+        return None
+
+    def apply(clip: Tensor, rng: np.random.Generator) -> Tensor:
+        for step in steps:
+            clip = step(clip, rng)
+        return clip.contiguous()
+
+    return apply
 
 
-def build_clip_augment(data: DataConfig) -> Callable[[Tensor, np.random.Generator], Tensor] | None:
-    """RandAugment, colour jitter and random erasing, in this order; None where all are off.
-
-    Returns:
-        A function of a clip, uint8 (C, T, H, W), and the generator that decides all its draws.
-    """
+def _torchvision_augment(data: DataConfig) -> ClipAugment | None:
     augment = data.augment
     if not (augment.rand_augment or any(augment.color_jitter) or augment.erase):
         return None
     from torchvision.transforms import v2
 
-    steps: list[torch.nn.Module] = []
+    transforms: list[torch.nn.Module] = []
     if augment.rand_augment:
-        steps.append(v2.RandAugment(num_ops=augment.rand_augment, magnitude=augment.rand_magnitude))
+        transforms.append(v2.RandAugment(num_ops=augment.rand_augment, magnitude=augment.rand_magnitude))
     if any(augment.color_jitter):
         brightness, contrast, saturation, hue = augment.color_jitter
-        steps.append(v2.ColorJitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue))
+        transforms.append(v2.ColorJitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue))
     if augment.erase:
         # The mean colour: zero to the network, once normalised.
-        steps.append(v2.RandomErasing(p=augment.erase, value=[round(255 * channel) for channel in data.mean]))
-    transform = v2.Compose(steps)
+        transforms.append(v2.RandomErasing(p=augment.erase, value=[round(255 * channel) for channel in data.mean]))
+    transform = v2.Compose(transforms)
 
     def apply(clip: Tensor, rng: np.random.Generator) -> Tensor:
         with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
             torch.manual_seed(int(rng.integers(2**63)))
             # (C, T, H, W) -> (T, C, H, W), which torchvision takes for one image with a leading dimension -> back
-            return transform(clip.transpose(0, 1)).transpose(0, 1).contiguous()
+            return transform(clip.transpose(0, 1)).transpose(0, 1)
+
+    return apply
+
+
+def _custom_augment(path: str | None) -> ClipAugment | None:
+    """The user's own function that ``data.augment.custom`` names.
+
+    Raises:
+        ConfigError: there is no such function or, once called, it returns something else than a clip like its own.
+    """
+    if path is None:
+        return None
+    function = import_object(path, key="data.augment.custom")
+
+    def apply(clip: Tensor, rng: np.random.Generator) -> Tensor:
+        shape = clip.shape
+        clip = function(clip, rng)
+        if not isinstance(clip, Tensor) or clip.dtype != torch.uint8 or clip.shape != shape:
+            got = f"{clip.dtype} {tuple(clip.shape)}" if isinstance(clip, Tensor) else type(clip).__name__
+            raise ConfigError(f"data.augment.custom: {path} must return uint8 {tuple(shape)} as it gets, not {got}")
+        return clip
 
     return apply
 
 
 class ClipMixer:
-    """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of the clips of a batch, each with one of another video.
+    """Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019): mixes each clip of a batch with one of another video.
 
-    That is the video before its own in the batch. Draws from torch's global generator, on the host.
+    The other video is the one before its own in the batch. Draws from torch's global generator, on the host.
 
     Args:
         augment: ``mixup`` and ``cutmix`` are the parameters of their Beta distributions; where both are on, each batch
@@ -136,32 +141,8 @@ class ClipMixer:
 
 
 def _mix(kind: torch.nn.Module, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """``Video`` is the one kind of tensor of five dimensions that torchvision mixes."""
+    """Apply torchvision's mixup or cutmix, which takes tensors of five dimensions only as ``Video``."""
     from torchvision.tv_tensors import Video
 
     mixed, targets = kind(Video(clips), labels)
     return mixed.as_subclass(Tensor), targets.to(clips.dtype)
-
-
-def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An epoch in which every class comes up equally often, to within one.
-
-    As many slots as there are records are shared out among the classes that occur; each class fills its slots with
-    its own records in random order, over and over. So a small class repeats its records and a large one leaves some
-    out, others in the next epoch (class-balanced sampling: Kang et al. 2020, section 3).
-
-    Args:
-        labels: (R,) of the records.
-        rng: decides the order.
-
-    Returns:
-        (R,) int64 indices of records, in random order.
-    """
-    by_class = np.split(np.argsort(labels, kind="stable"), np.flatnonzero(np.diff(np.sort(labels))) + 1)
-    shares = np.full(len(by_class), len(labels) // len(by_class))
-    shares[rng.permutation(len(by_class))[: len(labels) % len(by_class)]] += 1
-    picked = []
-    for records, share in zip(by_class, shares, strict=True):
-        rounds = [rng.permutation(records) for _ in range(-(-int(share) // len(records)))]
-        picked.append(np.concatenate([*rounds, records[:0]])[:share])
-    return rng.permutation(np.concatenate(picked))

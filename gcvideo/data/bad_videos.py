@@ -1,4 +1,4 @@
-"""Which videos are not to be read again, and why: shared by all worker processes and kept in the run folder."""
+"""List of bad videos: skipped on read, appended to on failure; shared by all processes, kept in the run folder."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ class Failure(NamedTuple):
 
 
 class Quarantine:
-    """What is known to be bad about every record, visible to all processes, and a file that remembers it.
+    """Which records are bad, visible to all processes, and the file that keeps this.
 
-    - A record that took a worker process down with it is suspect: it gets one more chance, on the other decoder. The
-      second time it is bad at once.
+    - A record that killed a worker process is suspect: it is read once more, with the other decoder. If it kills again,
+      it is bad at once.
     - A record that no decoder could read is bad from the *next* epoch on. Some videos are damaged in places: one clip
-      of them can be read and another cannot. That a record's state never changes within an epoch makes every epoch the
-      same whenever, and on whatever process, the damage is found; so a run that is resumed goes on exactly as the run
-      that never stopped.
+      of them can be read and another cannot. As a record's state never changes within an epoch, an epoch is the same
+      whenever, and on whichever process, the damage is found; so a resumed run sees exactly the clips of a run that
+      was never interrupted.
 
-    The file has one JSON object a line (id, path, reason, from_epoch) and only ever grows. It is honoured at the next
-    start, and read again before every epoch for what other processes found. Delete lines to give videos another
-    chance.
+    The file has one JSON object a line (id, path, reason, from_epoch) and only ever grows. Loaders read it before every
+    epoch, also for what other processes found. Delete lines to try videos again.
 
-    A second list, such as ``gcvideo prepare verify`` writes (or the file of an earlier run), names records that are bad
-    from the start. It is only read.
+    A second list, such as the output of ``gcvideo prepare verify`` (or the file of an earlier run), names records that
+    are bad from the start. It is only read.
 
     Only the main process changes anything; worker processes, forked from it, see the changes at once.
 
@@ -48,7 +47,7 @@ class Quarantine:
         known: the list of what is bad from the start.
 
     Raises:
-        DataError: the file or the list cannot be read, or holds something else.
+        DataError: the list cannot be read, or is none.
 
     Attributes:
         bad_from: int32 (len(records),), the epoch from which each record is bad.
@@ -69,25 +68,20 @@ class Quarantine:
         self.reasons: dict[str, str] = {}
         self.listed: list[Failure] = []
         if known is not None:
-            entries = _read(Path(known).expanduser(), whole=True)
-            rows = records.find(entries)
-            self.bad_from[rows] = ALWAYS
-            self.reasons.update((id_, entry["reason"]) for id_, entry in entries.items())
-            self.listed = [self.failure(row) for row in rows.tolist()]
-        self.refresh()
+            rows = self._take(_read(Path(known).expanduser(), whole=True), from_epoch=ALWAYS)
+            self.listed = [self.failure(row) for row in rows]
 
     def refresh(self) -> None:
-        """Read the file, in which other processes may have written."""
-        if self.path is None or not self.path.exists():
-            return
-        entries = _read(self.path, whole=False)
-        for index in self.records.find(entries).tolist():
-            entry = entries[self.records[index].id]
-            self.bad_from[index] = min(self.bad_from[index], entry.get("from_epoch", ALWAYS))
-            self.reasons.setdefault(entry["id"], entry["reason"])
+        """Read the file.
+
+        Raises:
+            DataError: it cannot be read, or is no list of bad videos.
+        """
+        if self.path is not None and self.path.exists():
+            self._take(_read(self.path, whole=False))
 
     def is_bad(self, index: int, epoch: int) -> bool:
-        """Whether a record is not to be read in this epoch."""
+        """Whether a record is to be skipped in this epoch."""
         return bool(self.bad_from[index] <= epoch)
 
     def failure(self, index: int) -> Failure:
@@ -96,7 +90,7 @@ class Quarantine:
         return Failure(record.id, record.path, self.reasons.get(record.id, "quarantined"))
 
     def strike(self, index: int, reason: str) -> None:
-        """A worker process died on this record."""
+        """Note that a worker process died on this record."""
         if self.suspect[index]:
             record = self.records[index]
             self.add(Failure(record.id, record.path, reason), from_epoch=ALWAYS)
@@ -114,11 +108,21 @@ class Quarantine:
                     file.write(json.dumps({**failure._asdict(), "from_epoch": from_epoch}) + "\n")
         return failure._replace(reason=self.reasons[failure.id])
 
+    def _take(self, entries: dict[str, dict[str, Any]], from_epoch: int | None = None) -> list[int]:
+        """Take in the entries of a file, by id; returns the indices of their records."""
+        rows: list[int] = self.records.find(entries).tolist()
+        for index in rows:
+            entry = entries[self.records[index].id]
+            epoch = entry.get("from_epoch", ALWAYS) if from_epoch is None else from_epoch
+            self.bad_from[index] = min(self.bad_from[index], epoch)
+            self.reasons.setdefault(entry["id"], entry["reason"])
+        return rows
+
 
 def _read(path: Path, *, whole: bool) -> dict[str, dict[str, Any]]:
-    """The entry of each id that says the earliest epoch.
+    """The entry of each id with the earliest epoch.
 
-    Unless the file must be ``whole``, a last line that is cut short by a kill is left out.
+    Unless the file must be ``whole``, a last line that was cut short by a kill is ignored.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,13 +1,12 @@
-"""Map-style datasets: random clips to train on, and all views of a video to test on.
+"""Map-style datasets: random training clips, and all views of a video for tests.
 
-Neither ever raises for a bad video. Training fills the slot with the next good record and says so; testing reports
-the failure in the video's place.
+Neither raises for a bad video. Training fills the slot with the next good record and reports the failure; testing
+reports the failure in the video's place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -17,15 +16,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gcvideo.config import DataConfig, TestConfig
-from gcvideo.data.augment import build_clip_augment, random_box
+from gcvideo.data.augment import ClipAugment, build_clip_augment
 from gcvideo.data.bad_videos import Failure, Quarantine
-from gcvideo.data.crops import crop_and_resize, resize_short_side
+from gcvideo.data.crops import crop_and_resize, random_box, resize_short_side, view_boxes
 from gcvideo.data.records import RecordTable, VideoRecord
-from gcvideo.data.sampling import crop_boxes, random_clip, sample_rng, uniform_clips
+from gcvideo.data.sampling import random_clip, sample_rng, uniform_clips
+from gcvideo.data.worker_pool import Hold
 from gcvideo.errors import ConfigError, DamagedVideoError, DataError, VideoError
-from gcvideo.video.reader import VideoReader, open_video, why_missing
+from gcvideo.video.reader import open_video, why_missing
 
-# A sample's decoded frames may take this much memory; test frames beyond it are decoded and shrunk in portions.
+# A sample's decoded frames may take this much memory; test frames beyond it are decoded and resized in portions.
 MAX_DECODED_BYTES = 1 << 30
 # So many bad videos in a row mean that something other than the videos is broken.
 MAX_FAILURES_IN_A_ROW = 1000
@@ -35,9 +35,13 @@ R = TypeVar("R")
 
 
 class ClipSample(NamedTuple):
-    """Training clips of one video: uint8 (K, C, T, H, W), label and index of the record, and what failed before it.
+    """Training clips of one video.
 
-    K is ``data.augment.clips_per_video``.
+    Attributes:
+        clips: uint8 (K, C, T, H, W); K is ``data.augment.clips_per_video``.
+        label: of the record.
+        index: of the record.
+        failures: of the records that were tried before it.
     """
 
     clips: Tensor
@@ -68,8 +72,68 @@ class VideoViews(NamedTuple):
     failure: Failure | None
 
 
+def read_clips(
+    record: VideoRecord, backend: str, *, data: DataConfig, augment: ClipAugment | None, rng: np.random.Generator
+) -> Tensor:
+    """Training clips of one record, all of whose frames are decoded by one call.
+
+    Args:
+        record: the video, or segment of one.
+        backend: decoder, as ``data.backend``.
+        data: which clips to cut.
+        augment: from ``build_clip_augment``.
+        rng: from ``sample_rng``; decides everything that is random.
+
+    Returns:
+        uint8 (K, C, T, H, W).
+
+    Raises:
+        VideoError: this decoder cannot read it.
+    """
+    with open_video(record.path, backend=backend) as video:
+        first, end = record.frame_range(video.pts)
+        speed = video.fps / data.target_fps if data.target_fps else 1.0
+        numbers = [
+            first + random_clip(end - first, data.frames, data.stride, rng, convention=data.convention, speed=speed)
+            for _ in range(data.augment.clips_per_video)
+        ]
+        decoded = video.frames(np.concatenate(numbers))  # (K * T, H, W, 3)
+    clips = []
+    for frames in np.split(decoded, len(numbers)):
+        box = random_box(*frames.shape[1:3], data=data, rng=rng)
+        clip = crop_and_resize(frames, box, (data.crop, data.crop), flip=rng.random() < data.flip)
+        clips.append(clip if augment is None else augment(clip, rng))
+    return torch.stack(clips)
+
+
+def read_views(
+    record: VideoRecord, backend: str, *, data: DataConfig, test: TestConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames, clips and crops of ``VideoViews``; every frame is decoded once.
+
+    Raises:
+        VideoError: this decoder cannot read the video.
+    """
+    with open_video(record.path, backend=backend) as video:
+        first, end = record.frame_range(video.pts)
+        speed = video.fps / data.target_fps if data.target_fps else 1.0
+        clips = first + uniform_clips(
+            end - first, data.frames, data.stride, test.clips, convention=test.convention, speed=speed
+        )
+        unique, positions = np.unique(clips, return_inverse=True)
+        portion = max(1, MAX_DECODED_BYTES // (video.height * video.width * 3))
+        resized = [
+            resize_short_side(video.frames(unique[start : start + portion]), test.short_side, test.convention)
+            for start in range(0, len(unique), portion)
+        ]
+    frames = torch.cat(resized, dim=1)
+    height, width = frames.shape[2:]
+    crops = view_boxes(height, width, test)
+    return frames, torch.from_numpy(positions.reshape(clips.shape)), torch.from_numpy(crops)
+
+
 class _VideoDataset(Dataset[T]):
-    """Opens records, each on a second decoder where the first one fails, and tells its process which one it holds."""
+    """Records, and which decoders may read each of them."""
 
     def __init__(self, records: RecordTable, *, data: DataConfig, quarantine: Quarantine) -> None:
         missing = why_missing(data.backend)
@@ -78,48 +142,38 @@ class _VideoDataset(Dataset[T]):
         self.records = records
         self.data = data
         self.quarantine = quarantine
-        # A worker process puts its own function here, so that the main process knows which video killed it.
-        self.hold: Callable[[int], None] = lambda index: None
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def _read(self, index: int, read: Callable[[VideoReader, VideoRecord], R], *, epoch: int = 0) -> R:
-        """Call ``read`` on the open video and its record.
+    def _read(self, index: int, read: Callable[[VideoRecord, str], R], hold: Hold, *, epoch: int = 0) -> R:
+        """Call ``read(record, backend)``, with a second decoder where the first one fails.
 
         Raises:
-            VideoError: no decoder could read it, with the first one's reason.
+            VideoError: the record is known to be bad, or no decoder could read it (with the first one's reason).
         """
-        if self.quarantine.is_bad(index, epoch):
-            raise VideoError(self.records[index].path, self.quarantine.failure(index).reason)
-        self.hold(index)
         record = self.records[index]
+        if self.quarantine.is_bad(index, epoch):
+            raise VideoError(record.path, self.quarantine.failure(index).reason)
+        hold(index)
         backends = [self.data.backend, "decord" if self.data.backend == "pyav" else "pyav"]
         if self.quarantine.suspect[index]:
             del backends[0]  # it killed a process
         errors = []
         for backend in backends:
             try:
-                return self._read_once(record, backend, read)
+                return read(record, backend)
             except DamagedVideoError:
-                raise  # another decoder might give frames, with the damage hidden
+                raise  # another decoder might give frames and hide the damage
             except VideoError as error:
                 errors.append(error)
+            except MemoryError:
+                errors.append(VideoError(record.path, "needs more memory than a worker process may use"))
         raise errors[0]
-
-    def _read_once(self, record: VideoRecord, backend: str, read: Callable[[VideoReader, VideoRecord], R]) -> R:
-        try:
-            with open_video(record.path, backend=backend) as video:
-                return read(video, record)
-        except MemoryError:
-            raise VideoError(record.path, "needs more memory than a worker process may use") from None
-
-    def _speed(self, video: VideoReader) -> float:
-        return video.fps / self.data.target_fps if self.data.target_fps else 1.0
 
 
 class ClipDataset(_VideoDataset[ClipSample]):
-    """Training clips. ``dataset[epoch, index]`` is a pure function of (seed, epoch, index) and the videos.
+    """Training clips. ``dataset[epoch, slot]`` is a pure function of (seed, epoch, slot) and the videos.
 
     The slot of a record that cannot be read is filled by the next good one in the order of the table (the first
     follows the last), cut with the slot's own randomness. A record that is known to be bad (see ``Quarantine``) gives
@@ -127,10 +181,9 @@ class ClipDataset(_VideoDataset[ClipSample]):
 
     Args:
         records: every one labelled.
-        data: which clips to cut.
+        data: which clips to cut; its list ``data.quarantine`` of bad videos is respected.
         seed: of the run.
-        quarantine: file of bad videos to honour and to add to; None keeps them in memory only. The list
-            ``data.quarantine`` is honoured besides.
+        quarantine: file of bad videos, which are skipped; the loader appends to it. None: kept in memory only.
 
     Raises:
         DataError: a record has no label.
@@ -150,24 +203,34 @@ class ClipDataset(_VideoDataset[ClipSample]):
             )
 
     def __getitem__(self, key: tuple[int, int]) -> ClipSample:
+        return self.sample(*key)
+
+    def sample(self, epoch: int, slot: int, hold: Hold = lambda index: None) -> ClipSample:
         """The clips of a slot: record ``slot % len(dataset)``, once more for every full round.
+
+        Args:
+            epoch: from 0.
+            slot: from 0.
+            hold: called with the index of each record before it is read.
 
         Raises:
             DataError: no video can be read, or a thousand in a row cannot: something other than the videos is broken.
         """
-        epoch, slot = key
-        failures = []
+
+        def read(record: VideoRecord, backend: str) -> Tensor:
+            rng = sample_rng(self.seed, epoch, slot)
+            return read_clips(record, backend, data=self.data, augment=self._augment, rng=rng)
+
+        failures: list[Failure] = []
         fresh = 0
         for offset in range(len(self)):
             index = (slot + offset) % len(self)
-            rng = sample_rng(self.seed, epoch, slot)
             try:
-                clips = self._read(index, partial(self._cut, rng=rng), epoch=epoch)
+                clips = self._read(index, read, hold, epoch=epoch)
+                return ClipSample(clips, int(self.records.labels[index]), index, failures)
             except VideoError as error:
                 failures.append(Failure(self.records[index].id, error.path, error.reason))
                 fresh += not self.quarantine.is_bad(index, epoch)
-            else:
-                return ClipSample(clips, self.records[index].label, index, failures)
             if fresh == MAX_FAILURES_IN_A_ROW:
                 break
         raise DataError(
@@ -175,27 +238,9 @@ class ClipDataset(_VideoDataset[ClipSample]):
             f"{failures[0].path}: {failures[0].reason}"
         )
 
-    def _cut(self, video: VideoReader, record: VideoRecord, rng: np.random.Generator) -> Tensor:
-        data = self.data
-        first, end = record.frame_range(video.pts)
-        speed = self._speed(video)
-        indices = first + np.stack(
-            [
-                random_clip(end - first, data.frames, data.stride, rng, convention=data.convention, speed=speed)
-                for _ in range(data.augment.clips_per_video)
-            ]
-        )
-        decoded = video.frames(indices.ravel())  # one decode for all clips: (K * T, H, W, 3)
-        clips = []
-        for frames in np.split(decoded, len(indices)):
-            box = random_box(*frames.shape[1:3], data=data, rng=rng)
-            clip = crop_and_resize(frames, box, (data.crop, data.crop), flip=rng.random() < data.flip)
-            clips.append(clip if self._augment is None else self._augment(clip, rng))
-        return torch.stack(clips)
-
 
 class ViewDataset(_VideoDataset[VideoViews]):
-    """All views of a video, from one decode in which every frame is decoded once.
+    """All views of each video, from one decode in which every frame is decoded once.
 
     Args:
         records: labelled or not.
@@ -208,10 +253,15 @@ class ViewDataset(_VideoDataset[VideoViews]):
         self.test = test
 
     def __getitem__(self, index: int) -> VideoViews:
-        record = self.records[index]
+        return self.views(index)
+
+    def views(self, index: int, hold: Hold = lambda index: None) -> VideoViews:
+        """The views of a record; ``hold`` is called with its index before it is read."""
+        record, failure = self.records[index], None
         try:
-            frames, clips, crops = self._read(index, self._cut)
-            failure = None
+            frames, clips, crops = self._read(
+                index, lambda record, backend: read_views(record, backend, data=self.data, test=self.test), hold
+            )
         except VideoError as error:
             frames = torch.empty((3, 0, 0, 0), dtype=torch.uint8)
             clips = torch.empty((0, self.data.frames), dtype=torch.int64)
@@ -219,31 +269,9 @@ class ViewDataset(_VideoDataset[VideoViews]):
             failure = Failure(record.id, error.path, error.reason)
         return VideoViews(frames, clips, crops, record.label, index, record.id, failure)
 
-    def _cut(self, video: VideoReader, record: VideoRecord) -> tuple[Tensor, Tensor, Tensor]:
-        data, test = self.data, self.test
-        first, end = record.frame_range(video.pts)
-        clips = first + uniform_clips(
-            end - first, data.frames, data.stride, test.clips, convention=test.convention, speed=self._speed(video)
-        )
-        unique, positions = np.unique(clips, return_inverse=True)
-        portion = max(1, MAX_DECODED_BYTES // (video.height * video.width * 3))
-        frames = torch.cat(
-            [
-                resize_short_side(video.frames(unique[start : start + portion]), test.short_side, test.convention)
-                for start in range(0, len(unique), portion)
-            ],
-            dim=1,
-        )
-        height, width = frames.shape[2:]
-        if test.whole_frame:
-            crops = np.array([(0, 0, height, width)])
-        else:
-            crops = crop_boxes(height, width, test.crop, test.crops, test.convention)
-        return frames, torch.from_numpy(positions.reshape(clips.shape)), torch.from_numpy(crops)
-
 
 def make_views(views: VideoViews, view_indices: Sequence[int] | None = None) -> Tensor:
-    """Cut views out of a video's frames, on whatever device they lie.
+    """Cut views out of a video's frames, on their device.
 
     Args:
         views: of a video that could be read.

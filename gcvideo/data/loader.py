@@ -1,4 +1,4 @@
-"""Loaders: which sample goes where and when, and batches from worker processes that may die.
+"""Data loaders: the order of an epoch, and batches from worker processes that may die.
 
 The order of an epoch is one permutation that depends on the seed and the epoch alone. A loader can start at any step
 of it, and any number of workers gives identical batches.
@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcvideo.data.augment import balanced_order
-from gcvideo.data.bad_videos import NEVER
-from gcvideo.data.dataset import ClipDataset, Failure, VideoViews, ViewDataset
+from gcvideo.data.bad_videos import NEVER, Failure
+from gcvideo.data.dataset import ClipDataset, VideoViews, ViewDataset
 from gcvideo.data.worker_pool import Hold, WorkerPool
 from gcvideo.errors import ConfigError
 
@@ -38,7 +37,7 @@ class ClipBatch(NamedTuple):
     failures: list[Failure]
 
     def pin_memory(self) -> ClipBatch:
-        """The batch in page-locked memory, from which copies to a GPU run in the background."""
+        """The batch in page-locked memory, which GPUs copy from asynchronously."""
         return ClipBatch(self.clips.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory(), self.failures)
 
 
@@ -62,6 +61,30 @@ def epoch_order(
     order = rng.permutation(num_records) if labels is None else balanced_order(labels, rng)
     order = np.resize(order, max(1, num_records // global_batch) * global_batch)
     return order + num_records * _times_before(order)
+
+
+def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An epoch in which every class comes up equally often, to within one.
+
+    As many slots as there are records are shared out among the classes that occur; each class fills its slots with
+    its own records in random order, over and over. So a small class repeats its records and a large one leaves some
+    out, others in the next epoch (class-balanced sampling: Kang et al. 2020, section 3).
+
+    Args:
+        labels: (R,) of the records.
+        rng: decides the order.
+
+    Returns:
+        (R,) int64 indices of records, in random order.
+    """
+    by_class = np.split(np.argsort(labels, kind="stable"), np.flatnonzero(np.diff(np.sort(labels))) + 1)
+    shares = np.full(len(by_class), len(labels) // len(by_class))
+    shares[rng.permutation(len(by_class))[: len(labels) % len(by_class)]] += 1
+    picked = []
+    for records, share in zip(by_class, shares, strict=True):
+        rounds = [rng.permutation(records) for _ in range(-(-int(share) // len(records)))]
+        picked.append(np.concatenate([*rounds, records[:0]])[:share])
+    return rng.permutation(np.concatenate(picked))
 
 
 def _times_before(values: np.ndarray) -> np.ndarray:
@@ -95,8 +118,7 @@ class TrainLoader:
             yield batch._replace(failures=[add(failure, from_epoch=later) for failure in batch.failures])
 
     def _load(self, slots: np.ndarray, hold: Hold) -> ClipBatch:
-        self.dataset.hold = hold
-        samples = [self.dataset[self.epoch, int(slot)] for slot in slots]
+        samples = [self.dataset.sample(self.epoch, int(slot), hold) for slot in slots]
         repeats = [len(sample.clips) for sample in samples]
         return ClipBatch(
             clips=torch.cat([sample.clips for sample in samples]),
@@ -118,14 +140,10 @@ class EvalLoader:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[VideoViews]:
-        for views in _run(self.dataset, self._load, self.indices, self.workers):
-            if views.failure is not None:  # with the reason, if it is a process that died
+        for views in _run(self.dataset, self.dataset.views, self.indices, self.workers):
+            if views.failure is not None:  # with the reason, if a worker process died on it
                 views = views._replace(failure=self.dataset.quarantine.add(views.failure, from_epoch=NEVER))
             yield views
-
-    def _load(self, index: int, hold: Hold) -> VideoViews:
-        self.dataset.hold = hold
-        return self.dataset[index]
 
 
 def train_loader(
@@ -159,13 +177,14 @@ def train_loader(
         rank: of this process.
         world_size: number of processes.
         workers: worker processes; 0 decodes in this one, where a crash of the decoder ends the run.
-        pin_memory: batches of worker processes come in page-locked memory, which spares ``pin_memory()`` its copy.
+        pin_memory: batches of worker processes come in page-locked memory, which saves ``pin_memory()`` its copy.
 
     Returns:
         An iterable of ``ClipBatch`` with a length.
 
     Raises:
         ConfigError: ``batch_size`` is no multiple of ``data.augment.clips_per_video``.
+        DataError: the file of bad videos cannot be read.
     """
     augment = dataset.data.augment
     videos = batch_size // augment.clips_per_video
@@ -196,7 +215,7 @@ def eval_loader(
 ) -> EvalLoader:
     """The videos of one process, one an item; every video is on exactly one process.
 
-    A video that cannot be read comes as a ``VideoViews`` with its ``failure``; nothing stands in for it.
+    A video that cannot be read comes as a ``VideoViews`` with its ``failure``; no other takes its place.
 
     Args:
         dataset: the videos.

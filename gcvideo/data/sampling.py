@@ -1,4 +1,4 @@
-"""Which frames make a clip, and which clips and crops make the views of a video: pure functions.
+"""Frame sampling: the frame numbers of training clips and of test clips, as pure functions.
 
 The two conventions of the field differ, and published accuracies depend on them:
 
@@ -10,13 +10,12 @@ clip starts    ``i x slack / num_clips``: the last clip    from 0 to the very en
                does not touch the end, one clip starts     the middle
                at 0
 short videos   the last frame is repeated                  the video is looped
-centre crop    rounded up                                  rounded down
 =============  ==========================================  =======================================
 
-Sources: PySlowFast ``slowfast/datasets/decoder.py`` (``get_start_end_idx``, ``temporal_sampling``) and
-``slowfast/datasets/transform.py`` (``uniform_crop``); mmaction2 ``mmaction/datasets/transforms/loading.py``
-(``SampleFrames``) and ``processing.py`` (``CenterCrop``, ``ThreeCrop``). ``pyslowfast_offset`` is PySlowFast with
-``TEST.USE_OFFSET_SAMPLING``: clip starts as far apart as fit, one clip in the middle.
+Sources: PySlowFast ``slowfast/datasets/decoder.py`` (``get_start_end_idx``, ``temporal_sampling``); mmaction2
+``mmaction/datasets/transforms/loading.py`` (``SampleFrames``). ``pyslowfast_offset`` is PySlowFast with
+``TEST.USE_OFFSET_SAMPLING``: clip starts as far apart as fit, one clip in the middle. How the conventions differ in
+space: see ``gcvideo.data.crops``.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Convention = Literal["pyslowfast", "pyslowfast_offset", "mmaction2"]
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The one source of a training sample's randomness: a generator that depends on these three numbers alone."""
+    """Random generator of a training sample: everything random about it depends on these three numbers alone."""
     return np.random.default_rng((seed, epoch, index))
 
 
@@ -80,15 +79,14 @@ def uniform_clips(
         num_clips: how many clips.
         convention: see the module's table.
         speed: source frames per nominal frame, that is the video's frame rate over the target rate. PySlowFast counts
-            strides at 30 frames/s whatever the video's rate (``DATA.TARGET_FPS``); 1 counts the video's own frames.
+            strides at 30 frames/s for videos of every rate (``DATA.TARGET_FPS``); 1 counts the video's own frames.
 
     Returns:
         (num_clips, T) int64, each in [0, num_frames).
     """
     if convention == "mmaction2":
-        return _loop(
-            _mmaction2_starts(num_frames, frames, stride, num_clips)[:, None] + stride * np.arange(frames), num_frames
-        )
+        firsts = _mmaction2_starts(num_frames, frames, stride, num_clips)
+        return _loop(firsts[:, None] + stride * np.arange(frames), num_frames)
     slack = max(num_frames - frames * stride * speed, 0)
     if convention == "pyslowfast":
         starts = [slack * clip / num_clips for clip in range(num_clips)]
@@ -97,66 +95,6 @@ def uniform_clips(
     else:
         starts = [clip * math.floor(slack / (num_clips - 1)) for clip in range(num_clips)]
     return np.stack([_spread(start, num_frames, frames, stride, speed) for start in starts])
-
-
-def crop_boxes(height: int, width: int, crop: int, num_crops: int, convention: Convention = "pyslowfast") -> np.ndarray:
-    """Boxes of the test crops in a frame.
-
-    One crop is the centre. Three lie along the longer side: in ``pyslowfast`` order left, centre, right (or top,
-    centre, bottom); ``mmaction2`` puts the middle last. Five are the corners (top left, top right, bottom left, bottom
-    right) and the centre, as in torchvision's ``FiveCrop``.
-
-    Args:
-        height: of the frame, at least ``crop``.
-        width: of the frame, at least ``crop``.
-        crop: side of the square crops.
-        num_crops: 1, 3 or 5.
-        convention: how the centre is rounded, and the order of three crops.
-
-    Returns:
-        (num_crops, 4) int64: top, left, height, width.
-    """
-    if crop > min(height, width):
-        raise ValueError(f"a crop of {crop} does not fit in a frame of {height} x {width}")
-    down, right = height - crop, width - crop
-    if convention == "mmaction2":
-        middle_down, middle_right = down // 2, right // 2
-        last_down, last_right = 2 * middle_down, 2 * middle_right
-    else:
-        middle_down, middle_right = (down + 1) // 2, (right + 1) // 2
-        last_down, last_right = down, right
-    centre = (middle_down, middle_right)
-    if num_crops == 1:
-        corners = [centre]
-    elif num_crops == 3:
-        ends = (
-            [(0, middle_right), (last_down, middle_right)]
-            if height > width
-            else [
-                (middle_down, 0),
-                (middle_down, last_right),
-            ]
-        )
-        corners = [*ends, centre] if convention == "mmaction2" else [ends[0], centre, ends[1]]
-    elif num_crops == 5:
-        corners = [(0, 0), (0, right), (down, 0), (down, right), centre]
-    else:
-        raise ValueError(f"num_crops must be 1, 3 or 5, not {num_crops}")
-    return np.array([(top, left, crop, crop) for top, left in corners], dtype=np.int64)
-
-
-def short_side_size(height: int, width: int, short_side: int, convention: Convention = "pyslowfast") -> tuple[int, int]:
-    """Height and width once the shorter side is ``short_side``.
-
-    The longer side is rounded down (PySlowFast, torchvision) or to the nearest (mmaction2, through mmcv's
-    ``rescale_size``).
-    """
-    scale = short_side / min(height, width)
-    if convention == "mmaction2":
-        return int(height * scale + 0.5), int(width * scale + 0.5)
-    if height < width:
-        return short_side, width * short_side // height
-    return height * short_side // width, short_side
 
 
 def _spread(start: float, num_frames: int, frames: int, stride: int, speed: float) -> np.ndarray:

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from gcvideo.data.dataset import Failure
+from gcvideo.data.bad_videos import Failure
 from gcvideo.errors import DataError
 from gcvideo.eval.metrics import label_ranks
 from gcvideo.files import write_atomically

@@ -16,7 +16,8 @@ from torch import nn
 
 from gcvideo import console, distributed
 from gcvideo.config import RunConfig, TestConfig, config_to_dict
-from gcvideo.data.dataset import Failure, ViewDataset
+from gcvideo.data.bad_videos import Failure
+from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.loader import eval_loader
 from gcvideo.data.records import RecordTable
 from gcvideo.data.splits import load_split

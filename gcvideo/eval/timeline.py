@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from gcvideo.config import DataConfig, TestConfig
-from gcvideo.data.crops import resize_short_side
+from gcvideo.data.crops import resize_short_side, view_boxes
 from gcvideo.data.dataset import VideoViews
-from gcvideo.data.sampling import crop_boxes, uniform_clips
+from gcvideo.data.sampling import uniform_clips
 from gcvideo.video.stream import StreamFrame
 
 
@@ -117,10 +117,7 @@ class SlidingWindows:
         unique, positions = np.unique(chosen, return_inverse=True)
         times, pictures = zip(*(self._kept[index] for index in unique), strict=True)
         height, width = pictures[0].shape[1:]
-        if self.test.whole_frame:
-            crops = np.array([(0, 0, height, width)])
-        else:
-            crops = crop_boxes(height, width, self.test.crop, self.test.crops, self.test.convention)
+        crops = view_boxes(height, width, self.test)
         self.spans.append((times[0], times[-1] + 1 / self.fps))
         index = len(self.spans) - 1
         frames = torch.from_numpy(np.stack(pictures, axis=1))  # (3, U, H, W)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gcvideo.data.crops import crop_and_resize
-from gcvideo.data.sampling import crop_boxes, uniform_clips
+from gcvideo.data.crops import crop_and_resize, crop_boxes
+from gcvideo.data.sampling import uniform_clips
 
 MEAN, STD = 0.45, 0.225
 

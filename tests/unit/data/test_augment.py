@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from gcvideo.config import AugmentConfig, DataConfig, load_config
-from gcvideo.data.augment import ClipMixer, balanced_order, build_clip_augment, inception_box, random_box
+from gcvideo.data.augment import ClipMixer, build_clip_augment
+from gcvideo.data.crops import inception_box, random_box
 from gcvideo.data.dataset import ClipDataset
-from gcvideo.data.loader import train_loader
+from gcvideo.data.loader import balanced_order, train_loader
 from gcvideo.data.records import RecordTable
 from gcvideo.data.sampling import sample_rng
 from gcvideo.errors import ConfigError
@@ -144,6 +145,32 @@ def test_switches_are_torchvisions_transforms_with_their_own_numbers(switches, t
     for index in range(8):
         torch.manual_seed(int(sample_rng(0, 0, index).integers(2**63)))
         assert torch.equal(apply(clip, sample_rng(0, 0, index)), transform(clip.transpose(0, 1)).transpose(0, 1))
+
+
+def test_your_own_augmentation_runs_last_and_with_the_randomness_of_the_sample(records, tmp_path, monkeypatch):
+    (tmp_path / "my_aug.py").write_text(
+        "def gray(clip, rng):\n"
+        "    assert clip.shape == (3, 4, 32, 32)\n"
+        "    return clip.float().mean(0, keepdim=True).byte().expand(3, -1, -1, -1) // int(rng.integers(1, 4))\n"
+        "def wide(clip, rng):\n"
+        "    return clip.float()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    data = augment(custom="my_aug:gray", erase=1.0)
+    batches = [
+        list(train_loader(ClipDataset(records, data=data, seed=0), batch_size=2, seed=0, epoch=0, workers=workers))
+        for workers in (0, 2)
+    ]
+    for here, there in zip(*batches, strict=True):
+        assert (here.clips == here.clips[:, :1]).all()
+        assert torch.equal(here.clips, there.clips)
+    plain = ClipDataset(records, data=augment(erase=1.0), seed=0)[0, 1].clips
+    gray = ClipDataset(records, data=data, seed=0)[0, 1].clips
+    assert any(torch.equal(plain.float().mean(1).byte() // n, gray[:, 0]) for n in (1, 2, 3))
+    with pytest.raises(ConfigError, match=r"data.augment.custom: my_aug:wide must return uint8 \(3, 4, 32, 32\)"):
+        ClipDataset(records, data=augment(custom="my_aug:wide"), seed=0)[0, 0]
+    with pytest.raises(ConfigError, match=r"data\.augment\.custom: 'my_aug:grey'"):
+        ClipDataset(records, data=augment(custom="my_aug:grey"), seed=0)
 
 
 def test_samples_are_augmented(records):

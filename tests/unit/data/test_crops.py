@@ -1,4 +1,4 @@
-"""Crops and resizes against torchvision and PIL; normalisation against arithmetic."""
+"""Crops and resizes against torchvision, PIL and published formulas; normalisation against arithmetic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
-from gcvideo.data.crops import crop_and_resize, normalize, random_short_side_box, resize_short_side
+from gcvideo.data.crops import (
+    crop_and_resize,
+    crop_boxes,
+    normalize,
+    random_short_side_box,
+    resize_short_side,
+    short_side_size,
+)
 from gcvideo.data.sampling import sample_rng
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -106,3 +113,42 @@ def test_normalize_to_bfloat16_rounds_once():
     clips = torch.arange(256, dtype=torch.uint8).view(1, 1, 256, 1, 1)
     exact = normalize(clips, mean=(0.45,), std=(0.225,))
     assert torch.equal(normalize(clips, mean=(0.45,), std=(0.225,), dtype=torch.bfloat16), exact.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "num_crops", "convention", "corners"),
+    [
+        # PySlowFast's uniform_crop: the centre is rounded up, the ends touch the border.
+        (256, 341, 3, "pyslowfast", [(0, 0), (0, 43), (0, 85)]),
+        (341, 256, 3, "pyslowfast", [(0, 0), (43, 0), (85, 0)]),
+        (256, 256, 3, "pyslowfast", [(0, 0)] * 3),
+        (261, 341, 3, "pyslowfast", [(3, 0), (3, 43), (3, 85)]),
+        (261, 341, 1, "pyslowfast", [(3, 43)]),
+        # mmaction2's ThreeCrop and CenterCrop: rounded down, the middle comes last.
+        (256, 341, 3, "mmaction2", [(0, 0), (0, 84), (0, 42)]),
+        (341, 256, 3, "mmaction2", [(0, 0), (84, 0), (42, 0)]),
+        (261, 341, 1, "mmaction2", [(2, 42)]),
+        (260, 340, 5, "pyslowfast", [(0, 0), (0, 84), (4, 0), (4, 84), (2, 42)]),
+    ],
+)
+def test_crop_boxes(height, width, num_crops, convention, corners):
+    boxes = crop_boxes(height, width, 256, num_crops, convention)
+    assert boxes.tolist() == [[top, left, 256, 256] for top, left in corners]
+
+
+def test_crop_that_does_not_fit():
+    with pytest.raises(ValueError, match="a crop of 256 does not fit in a frame of 240 x 320"):
+        crop_boxes(240, 320, 256, 3)
+    with pytest.raises(ValueError, match="num_crops"):
+        crop_boxes(256, 320, 256, 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "down", "nearest"),
+    [((240, 320), (256, 341), (256, 341)), ((321, 240), (342, 256), (342, 256)), ((300, 529), (256, 451), (256, 451)),
+     ((360, 487), (256, 346), (256, 346)), ((256, 300), (256, 300), (256, 300)), ((240, 426), (256, 454), (256, 454)),
+     ((100, 199), (256, 509), (256, 509)), ((96, 100), (256, 266), (256, 267))],
+)  # fmt: skip
+def test_short_side_size(size, down, nearest):
+    assert short_side_size(*size, 256) == down
+    assert short_side_size(*size, 256, "mmaction2") == nearest

@@ -13,10 +13,10 @@ import torch
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data import dataset as dataset_module
 from gcvideo.data.bad_videos import Quarantine
-from gcvideo.data.crops import crop_and_resize, random_short_side_box, resize_short_side
+from gcvideo.data.crops import crop_and_resize, crop_boxes, random_short_side_box, resize_short_side
 from gcvideo.data.dataset import ClipDataset, ViewDataset, make_views
 from gcvideo.data.records import RecordTable
-from gcvideo.data.sampling import crop_boxes, random_clip, sample_rng, uniform_clips
+from gcvideo.data.sampling import random_clip, sample_rng, uniform_clips
 from gcvideo.errors import ConfigError, DamagedVideoError, DataError, VideoError
 from gcvideo.video.reader import open_video
 from tests.videos import moving_frames, write_video
@@ -127,6 +127,7 @@ def test_quarantine_file_grows_and_is_honoured_with_the_same_samples(folder, tmp
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     assert entries == [{**sample.failures[0]._asdict(), "from_epoch": 1}]
     again = ClipDataset(records, data=DATA, seed=0, quarantine=path)
+    again.quarantine.refresh()
     (folder / "4.mp4").rename(folder / "gone.mp4")  # quarantined videos are not even looked at
     try:
         resumed, earlier = again[1, 1], again[0, 1]
@@ -151,7 +152,7 @@ def test_quarantine_files_of_other_processes_and_tools(folder, tmp_path):
     assert quarantine.is_bad(2, 0)  # lists of `prepare verify` name no epoch
     path.write_text('nonsense\n{"id": "4.mp4", "path": "x", "reason": "y"}\n')
     with pytest.raises(DataError, match=r"quarantine.jsonl:1: expected a JSON object with id"):
-        Quarantine(table(folder, 0), path)
+        quarantine.refresh()
 
 
 def test_each_video_gets_a_second_chance_on_the_other_backend(folder, monkeypatch):

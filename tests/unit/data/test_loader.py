@@ -20,7 +20,8 @@ import torch
 
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data import dataset as dataset_module
-from gcvideo.data.dataset import ClipDataset, Failure, ViewDataset, make_views
+from gcvideo.data.bad_videos import Failure
+from gcvideo.data.dataset import ClipDataset, ViewDataset, make_views
 from gcvideo.data.loader import ClipBatch, epoch_order, eval_loader, train_loader
 from gcvideo.data.records import RecordTable
 from gcvideo.data.worker_pool import WorkerPool
@@ -35,6 +36,7 @@ class FakeVideo:
     def __init__(self, path: str, backend: str, harm: dict[int, Any]) -> None:
         self.number = int(Path(path).stem)
         self.height, self.width, self.fps = 8, 12, 25.0
+        self.pts = np.arange(20) / 25
         act = harm.get(self.number)
         if isinstance(act, dict):
             act = act.get(backend)

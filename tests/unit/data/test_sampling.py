@@ -1,11 +1,11 @@
-"""Frame indices and crop boxes against tables worked out with the published formulas."""
+"""Frame indices against tables worked out with the published formulas."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from gcvideo.data.sampling import crop_boxes, random_clip, sample_rng, short_side_size, uniform_clips
+from gcvideo.data.sampling import random_clip, sample_rng, uniform_clips
 
 # Each table: (num_frames, frames, stride, num_clips), then the clips. Worked out by running PySlowFast's
 # get_start_end_idx and temporal_sampling (at 30 frames/s) and mmaction2's SampleFrames(test_mode=True).
@@ -91,42 +91,3 @@ def test_sample_rng_depends_on_all_three_numbers_and_on_nothing_else():
 
     assert draw(1, 2, 3) == draw(1, 2, 3)
     assert len({tuple(draw(*key)) for key in [(1, 2, 3), (3, 2, 1), (1, 3, 2), (0, 2, 3), (1, 2, 4)]}) == 5
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "num_crops", "convention", "corners"),
-    [
-        # PySlowFast's uniform_crop: the centre is rounded up, the ends touch the border.
-        (256, 341, 3, "pyslowfast", [(0, 0), (0, 43), (0, 85)]),
-        (341, 256, 3, "pyslowfast", [(0, 0), (43, 0), (85, 0)]),
-        (256, 256, 3, "pyslowfast", [(0, 0)] * 3),
-        (261, 341, 3, "pyslowfast", [(3, 0), (3, 43), (3, 85)]),
-        (261, 341, 1, "pyslowfast", [(3, 43)]),
-        # mmaction2's ThreeCrop and CenterCrop: rounded down, the middle comes last.
-        (256, 341, 3, "mmaction2", [(0, 0), (0, 84), (0, 42)]),
-        (341, 256, 3, "mmaction2", [(0, 0), (84, 0), (42, 0)]),
-        (261, 341, 1, "mmaction2", [(2, 42)]),
-        (260, 340, 5, "pyslowfast", [(0, 0), (0, 84), (4, 0), (4, 84), (2, 42)]),
-    ],
-)
-def test_crop_boxes(height, width, num_crops, convention, corners):
-    boxes = crop_boxes(height, width, 256, num_crops, convention)
-    assert boxes.tolist() == [[top, left, 256, 256] for top, left in corners]
-
-
-def test_crop_that_does_not_fit():
-    with pytest.raises(ValueError, match="a crop of 256 does not fit in a frame of 240 x 320"):
-        crop_boxes(240, 320, 256, 3)
-    with pytest.raises(ValueError, match="num_crops"):
-        crop_boxes(256, 320, 256, 2)
-
-
-@pytest.mark.parametrize(
-    ("size", "down", "nearest"),
-    [((240, 320), (256, 341), (256, 341)), ((321, 240), (342, 256), (342, 256)), ((300, 529), (256, 451), (256, 451)),
-     ((360, 487), (256, 346), (256, 346)), ((256, 300), (256, 300), (256, 300)), ((240, 426), (256, 454), (256, 454)),
-     ((100, 199), (256, 509), (256, 509)), ((96, 100), (256, 266), (256, 267))],
-)  # fmt: skip
-def test_short_side_size(size, down, nearest):
-    assert short_side_size(*size, 256) == down
-    assert short_side_size(*size, 256, "mmaction2") == nearest

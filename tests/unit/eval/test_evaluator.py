@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gcvideo.config import DataConfig, TestConfig
-from gcvideo.data.dataset import Failure, VideoViews
+from gcvideo.data.bad_videos import Failure
+from gcvideo.data.dataset import VideoViews
 from gcvideo.errors import DataError
 from gcvideo.eval.evaluator import evaluate, score_videos, view_batches, views_per_batch
 from gcvideo.eval.metrics import label_ranks

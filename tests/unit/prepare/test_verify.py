@@ -56,7 +56,7 @@ def test_the_quarantine_list_names_bad_videos_and_training_honours_it(clip, tmp_
     entries = [json.loads(line) for line in out.read_text().splitlines()]
     assert entries[1] == {"id": "empty.mp4", "path": str(tmp_path / "empty.mp4"), "reason": "is empty"}
     assert not Path(f"{out}.partial").exists()
-    quarantine = Quarantine(load_records(tmp_path / "list.txt"), out)
+    quarantine = Quarantine(load_records(tmp_path / "list.txt"), known=out)
     assert [quarantine.is_bad(index, 0) for index in range(3)] == [False, True, True]
 
 

@@ -24,7 +24,7 @@ from gcvideo.analysis.scoring import (
     summary,
 )
 from gcvideo.commands.predict import timeline_entry
-from gcvideo.data.dataset import Failure
+from gcvideo.data.bad_videos import Failure
 from gcvideo.errors import DataError
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.eval.predictor import load
