@@ -20,8 +20,8 @@ from gcvideo.errors import ConfigError, DataError
 from gcvideo.eval.test_run import protocol
 from gcvideo.files import write_json
 from gcvideo.layers import BlockTrace, TracedBlock
+from gcvideo.report.maps import far_apart_maps
 from gcvideo.report.pictures import save_picture
-from gcvideo.report.query_maps import far_apart_maps
 
 # One clip from the middle of each video, its centre crop: many videos tell more than many views of a few.
 ONE_VIEW = ("test.clips=1", "test.crops=1", "test.whole_frame=false")

@@ -238,7 +238,7 @@ def _write(args: argparse.Namespace, predictor: Predictor, entries: list[Entry])
         csv.writer(text).writerows(_csv_rows(entries))
         write_atomically(args.csv, text.getvalue().encode("utf-8", "surrogateescape"))
     if args.maps:
-        from gcvideo.report.explain import label_in_the_middle, map_stems, save_maps
+        from gcvideo.report.maps import label_in_the_middle, map_stems, save_maps
 
         labelled = [entry for entry in entries if entry["predictions"] and Path(entry["video"]).is_file()]
         stems = map_stems(args.maps, [entry["video"] for entry in labelled])

@@ -1,56 +1,75 @@
-"""Where a network looks: the attention of its context blocks and Grad-CAM, as maps over time and space."""
+"""Where a network looks: attention maps and Grad-CAM, computed and laid over the frames of a clip."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Literal
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gcvideo.config import TestConfig
+from gcvideo.data.crops import normalize
+from gcvideo.data.dataset import ViewDataset, make_views
+from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError
-from gcvideo.layers.trace import record_attention
+from gcvideo.eval.predictor import Predictor
+from gcvideo.layers import BlockTrace, NonLocalBlock, record_attention
+from gcvideo.report.pictures import film_strip, overlay, ringed, save_animation, save_picture, sheet
+
+Place = tuple[float, float, float]  # time, height and width as fractions of a clip, in [0, 1]
+
+MIDDLE: Place = (0.5, 0.5, 0.5)
+# Queries that are far apart: first and last frame, opposite corners.
+FAR_APART: tuple[Place, ...] = ((0.0, 0.25, 0.25), (0.0, 0.75, 0.75), (1.0, 0.25, 0.75), (1.0, 0.75, 0.25))
+MAP_SUFFIXES = (".png", ".gif", ".mp4")
+FROM_THE_RING = ", from the ring"  # ends the name of a map that belongs to one query
 
 
-def attention_maps(
-    model: nn.Module, clips: Tensor, *, query: tuple[float, float, float] = (0.5, 0.5, 0.5)
-) -> dict[str, Tensor]:
-    """What each context or non-local block attends to.
+def attention_maps(model: nn.Module, clips: Tensor, *, query: Place = MIDDLE) -> dict[str, Tensor]:
+    """Attention map of each context or non-local block.
 
     A block that pools by attention has one map, shared by all queries (GCNet, section 3.1). A non-local block has one
-    for each query position; ``query`` chooses it. Blocks that pool by average attend to nothing and are left out.
+    for each query position; ``query`` chooses it. Blocks that pool by average have no map and are left out.
 
     Args:
         model: not compiled.
         clips: (N, 3, T, H, W), as the model takes them.
-        query: of non-local blocks, as fractions of time, height and width: (0.5, 0.5, 0.5) is the middle of the clip.
+        query: position in the clip, for non-local blocks.
 
     Returns:
-        block name -> (N, T', H', W') float32 at the block's own resolution; in order of execution. Softmax attention
-        sums to 1 over all positions. The dot product's is as it is, and may be negative.
+        block name -> (N, T', H', W') float32 at the block's own resolution, in order of execution. Softmax attention
+        sums to 1 over all positions. That of the dot product is not normalised, and may be negative.
+
+    Raises:
+        ConfigError: the query is outside the clip.
     """
     if not all(0 <= fraction <= 1 for fraction in query):
         raise ConfigError(f"a query is a place in the clip, three fractions in [0, 1], not {query}")
     with torch.no_grad(), record_attention(model) as traces:
         model(clips)
-    maps = {}
-    for name, trace in traces.items():
-        if trace.attention is not None:
-            attention = trace.attention.float()  # (N, 1 or queries, T', H', W')
-            maps[name] = attention[:, 0 if attention.shape[1] == 1 else _position(query, trace.input.shape[2:])]
-    return maps
+    return {name: map_of_query(trace, query) for name, trace in traces.items() if trace.attention is not None}
 
 
-def _position(query: Sequence[float], size: Sequence[int]) -> int:
-    """Index of a query among T * H * W positions, row by row."""
-    t, h, w = (min(int(fraction * length), length - 1) for fraction, length in zip(query, size, strict=True))
-    return (t * size[1] + h) * size[2] + w
+def map_of_query(trace: BlockTrace, query: Place) -> Tensor:
+    """The attention map (N, T', H', W') of one query, float32; the shared one if a block has only that."""
+    assert trace.attention is not None
+    attention = trace.attention.float()  # (N, 1 or queries, T', H', W')
+    if attention.shape[1] == 1:
+        return attention[:, 0]
+    size = trace.input.shape[2:]
+    position = [min(int(fraction * length), length - 1) for fraction, length in zip(query, size, strict=True)]
+    return attention[:, int(np.ravel_multi_index(position, size))]
 
 
 def grad_cam(model: nn.Module, clips: Tensor, target: int | Tensor, *, layer: nn.Module) -> Tensor:
-    """Which positions speak for a class: Grad-CAM (Selvaraju et al. 2017, equations 1 and 2) over time and space.
+    """Grad-CAM over time and space (Selvaraju et al. 2017, equations 1 and 2): which positions speak for a class.
 
     A channel's weight is the gradient of the class's logit, averaged over T, H and W; the map is the positive part of
     the weighted sum of the channels.
@@ -59,38 +78,161 @@ def grad_cam(model: nn.Module, clips: Tensor, target: int | Tensor, *, layer: nn
         model: in evaluation mode.
         clips: (N, 3, T, H, W).
         target: class of all clips, or of each (N,).
-        layer: whose output (N, C, T', H', W') is looked at, usually the last stage, ``model.res5``.
+        layer: whose output (N, C, T', H', W') is weighted, usually the last stage, ``model.res5``.
 
     Returns:
         (N, T', H', W') float32, at least 0, in the units of logit x activation.
     """
-    with torch.enable_grad(), _output_of(layer) as outputs:
-        # Grad-CAM needs no gradient of the weights: a leaf for the input alone starts the graph.
-        logits = model(clips.detach().requires_grad_())
-        chosen = torch.as_tensor(target, device=logits.device).expand(len(clips))
-        (gradient,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), outputs[-1])
+    outputs: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda module, arguments, output: outputs.append(output))
+    try:
+        with torch.enable_grad():
+            logits = model(clips.detach().requires_grad_())  # the graph starts at the input: weights may be frozen
+            chosen = torch.as_tensor(target, device=logits.device).expand(len(clips))
+            (gradient,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), outputs[-1])
+    finally:
+        handle.remove()
     weights = gradient.float().mean(dim=(2, 3, 4), keepdim=True)  # (N, C, 1, 1, 1)
     return (weights * outputs[-1].detach().float()).sum(dim=1).relu()
 
 
-@contextmanager
-def _output_of(layer: nn.Module) -> Iterator[list[Tensor]]:
-    outputs: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda module, arguments, output: outputs.append(output))
-    try:
-        yield outputs
-    finally:
-        handle.remove()
+def resize_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (N, T', H', W') at the clip's (T, H, W), by trilinear interpolation."""
+    return F.interpolate(maps[:, None].float(), size=tuple(size), mode="trilinear", align_corners=False)[:, 0]
 
 
-def resize_maps(maps: Tensor, size: tuple[int, int, int], *, scale: Literal["max", "none"] = "max") -> Tensor:
-    """Maps (N, T', H', W') brought to the clip's (T, H, W) by trilinear interpolation.
+def stretch(maps: Tensor) -> Tensor:
+    """Each map (N, T, H, W) scaled to [0, 1], its lowest value to 0 and its highest to 1; a constant map becomes 0."""
+    low, high = maps.amin(dim=(1, 2, 3), keepdim=True), maps.amax(dim=(1, 2, 3), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def explain(predictor: Predictor, clip: Tensor, target: int, *, query: Place = MIDDLE) -> list[tuple[str, np.ndarray]]:
+    """The frames of a clip, then Grad-CAM of a class and the attention of each block over them.
 
     Args:
-        scale: ``max`` stretches each to [0, 1], its lowest value to 0 and its highest to 1; a constant map becomes 0.
+        clip: uint8 (1, 3, T, H, W).
+        target: the class.
+        query: position whose attention non-local blocks show; a ring marks it.
+
+    Returns:
+        rows of a name and frames uint8 (T, H, W, 3).
     """
-    resized = F.interpolate(maps[:, None].float(), size=size, mode="trilinear", align_corners=False)[:, 0]
-    if scale == "none":
-        return resized
-    low, high = resized.amin(dim=(1, 2, 3), keepdim=True), resized.amax(dim=(1, 2, 3), keepdim=True)
-    return (resized - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+    model = getattr(predictor.model, "_orig_mod", predictor.model)  # the network inside a compiled one
+    dtype, data = next(model.parameters()).dtype, predictor.config.data
+    x = normalize(clip.to(predictor.device), mean=data.mean, std=data.std, dtype=dtype)
+    frames = clip[0].permute(1, 2, 3, 0).contiguous().numpy()  # (T, H, W, 3)
+
+    def over_frames(maps: Tensor) -> np.ndarray:
+        return overlay(frames, stretch(resize_maps(maps, frames.shape[:3]))[0].cpu().numpy())
+
+    cam = grad_cam(model, x, target, layer=model.get_submodule("res5"))
+    nothing = "" if cam.any() else ": 0 everywhere"
+    rows = [("frames", frames), (f"Grad-CAM for {predictor.classes[target]}{nothing}", over_frames(cam))]
+    for name, attention in attention_maps(model, x, query=query).items():
+        title, shown = f"attention of {name.removesuffix('.context')}", over_frames(attention)
+        if isinstance(model.get_submodule(name), NonLocalBlock):
+            title, shown = title + FROM_THE_RING, ringed(shown, query)
+        rows.append((title, shown))
+    return rows
+
+
+def middle_clip(predictor: Predictor, video: str) -> Tensor | None:
+    """The centre crop of the clip in the middle of a video: uint8 (1, 3, T, H, W); None if it cannot be read."""
+    test: TestConfig = predictor.config.test
+    middle = TestConfig(clips=3, crops=1, short_side=test.short_side, crop=test.crop, convention=test.convention)
+    dataset = ViewDataset(RecordTable(ids=["0"], paths=[video], labels=[-1]), data=predictor.config.data, test=middle)
+    views = dataset[0]
+    return None if views.failure else make_views(views, [1])
+
+
+def label_in_the_middle(entry: dict[str, Any]) -> int:
+    """Class of the middle of a video, of which maps show a clip: that of the timeline there, else the best one.
+
+    Args:
+        entry: as ``gcvideo predict --json`` writes it.
+    """
+    for segment in entry.get("timeline", ()):
+        if segment["end"] >= entry["duration"] / 2:
+            return int(segment["index"])
+    return int(entry["predictions"][0]["index"])
+
+
+def map_stems(folder: str | Path, videos: Sequence[str]) -> list[Path]:
+    """Where the maps of each video go: ``folder/NAME_maps``, without the suffix.
+
+    A number is added if a file of that name is one of the videos, or belongs to another video of the same name.
+    """
+    taken = {os.path.abspath(video) for video in videos}
+    stems = []
+    for video in videos:
+        name = f"{Path(video).stem[:100]}_maps"
+        for number in itertools.count(1):
+            stem = Path(folder) / (name if number == 1 else f"{name}_{number}")
+            files = {os.path.abspath(f"{stem}{suffix}") for suffix in MAP_SUFFIXES}
+            if not files & taken:
+                break
+        taken |= files
+        stems.append(stem)
+    return stems
+
+
+def save_maps(stem: str | Path, predictor: Predictor, video: str, target: int, *, query: Place = MIDDLE) -> list[Path]:
+    """Write where the network looked in a video.
+
+    ``STEM.png`` has the frames of the clip in its middle in the first row, then Grad-CAM and the attention of each
+    block, a row each; ``STEM.gif`` and ``STEM.mp4`` play the same, side by side.
+
+    Args:
+        stem: path of the files without the suffix; see ``map_stems``.
+
+    Returns:
+        the files; none if the video cannot be read.
+    """
+    clip = middle_clip(predictor, video)
+    if clip is None:
+        return []
+    rows = explain(predictor, clip, target, query=query)
+    picture, *films = [Path(f"{stem}{suffix}") for suffix in MAP_SUFFIXES]
+    save_picture(picture, sheet([film_strip(*row) for row in rows]))
+    columns = math.ceil(math.sqrt(len(rows)))
+    played = []
+    for t in range(clip.shape[2]):
+        tiles = [(name, frames[t]) for name, frames in rows]
+        lines = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+        played.append(sheet(lines, frame_height=192))
+    for film in films:
+        save_animation(film, np.stack(played), fps=4)
+    return [picture, *films]
+
+
+def far_apart_maps(clip: Tensor, trace: BlockTrace, *, max_frames: int = 8) -> np.ndarray:
+    """One picture of a clip and, below it, the attention maps of four far-apart queries, each marked by a ring.
+
+    All maps have one colour scale, from 0 to the highest weight of any of them, so rows that look alike are alike. A
+    block with one map for all queries has one row.
+
+    Args:
+        clip: uint8 (1, 3, T, H, W).
+        trace: of that clip, with attention. Negative weights (of the dot product) are drawn by their size.
+        max_frames: of a longer clip so many evenly spaced frames are shown.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    assert trace.attention is not None
+    size = clip.shape[2:]  # (T, H, W)
+    shown = torch.linspace(0, size[0] - 1, min(size[0], max_frames)).round().long()
+    frames = clip[0, :, shown].permute(1, 2, 3, 0).cpu().numpy()
+    is_shared = trace.attention.shape[1] == 1
+    queries = (MIDDLE,) if is_shared else FAR_APART
+    maps = torch.cat([map_of_query(trace, query) for query in queries]).abs().cpu()
+    maps = resize_maps(maps, size)[:, shown]
+    maps = maps / maps.max().clamp_min(torch.finfo(torch.float32).tiny)
+    rows = [film_strip("clip", frames)]
+    for query, weights in zip(queries, maps.numpy(), strict=True):
+        row = overlay(frames, weights)
+        t, y, x = query
+        name = "shared by all queries" if is_shared else f"query t={t:g} y={y:g} x={x:g}, in fractions of the clip"
+        rows.append(film_strip(name, row if is_shared else ringed(row, query)))
+    return sheet(rows)

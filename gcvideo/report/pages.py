@@ -18,7 +18,7 @@ from gcvideo.config import config_to_dict, load_config
 from gcvideo.console import clock, duration, printable
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.predictor import Predictor
-from gcvideo.report.explain import FROM_THE_RING, explain, label_in_the_middle, middle_clip
+from gcvideo.report.maps import FROM_THE_RING, explain, label_in_the_middle, middle_clip
 from gcvideo.report.page import percent, write_page
 from gcvideo.report.pictures import data_uri, scale_in_css, thumbnails
 from gcvideo.report.plots import Series, calibration_plot, line_plot

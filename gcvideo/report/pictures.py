@@ -1,10 +1,9 @@
-"""Maps laid over frames, and frames as PNG, GIF and MP4 files or as data for a page."""
+"""Pictures: maps laid over frames, frames side by side, PNG, GIF and MP4 files, and thumbnails for pages."""
 
 from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -16,23 +15,24 @@ from gcvideo.errors import GcvideoError, VideoError
 from gcvideo.files import write_atomically
 from gcvideo.video.reader import open_video
 
-# Control points of the colour scale: black, purple, orange, pale yellow. Its lightness rises evenly, so it reads the
-# same in print and without colour vision.
-SCALE = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float64)
-
 BAND = 18  # pixels above a frame, for its name
+Row = list[tuple[str, np.ndarray]]  # name and uint8 (H, W, 3) of each frame
 
 
 def colour(values: np.ndarray) -> np.ndarray:
-    """Values in [0, 1] of any shape as RGB: uint8 (..., 3)."""
-    places = np.clip(values, 0, 1) * (len(SCALE) - 1)
-    channels = [np.interp(places, np.arange(len(SCALE)), SCALE[:, c]) for c in range(3)]
-    return np.stack(channels, axis=-1).round().astype(np.uint8)
+    """Values in [0, 1] of any shape as RGB: uint8 (..., 3).
+
+    The colour map is matplotlib's "inferno": its lightness rises evenly, so it reads the same in print and without
+    colour vision.
+    """
+    import matplotlib
+
+    return matplotlib.colormaps["inferno"](values, bytes=True)[..., :3]
 
 
 def scale_in_css() -> str:
-    """The colours of the scale as the stops of a CSS gradient."""
-    return ",".join(f"rgb({r:g} {g:g} {b:g})" for r, g, b in SCALE)
+    """The colour scale as the stops of a CSS gradient."""
+    return ",".join(f"rgb({r} {g} {b})" for r, g, b in colour(np.linspace(0, 1, 9)))
 
 
 def overlay(frames: np.ndarray, maps: np.ndarray, *, strength: float = 0.75) -> np.ndarray:
@@ -69,61 +69,35 @@ def ringed(frames: np.ndarray, place: Sequence[float]) -> np.ndarray:
     return drawn
 
 
-def grid(rows: Sequence[tuple[str, np.ndarray]], *, frame_height: int = 112) -> np.ndarray:
-    """One picture of several rows of frames, each under its name.
+def film_strip(name: str, frames: np.ndarray) -> Row:
+    """A row of ``sheet``: frames uint8 (T, H, W, 3) under one name."""
+    return [(name if t == 0 else "", frame) for t, frame in enumerate(frames)]
+
+
+def sheet(rows: Sequence[Row], *, frame_height: int = 112) -> np.ndarray:
+    """One picture of rows of frames, each frame under its name.
 
     Args:
-        rows: name and uint8 (T, H, W, 3); all rows have the same number and size of frames.
+        rows: all frames have one size. A name may extend over the frames to its right that have none.
         frame_height: of a frame in the picture, in pixels.
 
     Returns:
         uint8 (height, width, 3).
     """
-    count, height, width = rows[0][1].shape[:3]
-    frame_width = max(1, round(width * frame_height / height))
-    sheet = Image.new("RGB", (count * frame_width, len(rows) * (frame_height + BAND)), "white")
-    for row, (name, frames) in enumerate(rows):
-        top = row * (frame_height + BAND)
-        _write_name(sheet, name, (0, top), width=sheet.width)
-        for column, frame in enumerate(frames):
-            _paste(sheet, frame, (column * frame_width, top + BAND), (frame_width, frame_height))
-    return np.asarray(sheet)
-
-
-def tiles(pictures: Sequence[tuple[str, np.ndarray]], *, frame_height: int = 192) -> np.ndarray:
-    """One picture of several frames, each under its name, about as wide as high.
-
-    Args:
-        pictures: name and uint8 (H, W, 3), all of one size.
-        frame_height: of a frame in the picture, in pixels.
-
-    Returns:
-        uint8 (height, width, 3).
-    """
-    height, width = pictures[0][1].shape[:2]
-    frame_width = max(1, round(width * frame_height / height))
-    columns = math.ceil(math.sqrt(len(pictures)))
-    lines = math.ceil(len(pictures) / columns)
-    sheet = Image.new("RGB", (columns * frame_width, lines * (frame_height + BAND)), "white")
-    for number, (name, frame) in enumerate(pictures):
-        left, top = number % columns * frame_width, number // columns * (frame_height + BAND)
-        _write_name(sheet, name, (left, top), width=frame_width)
-        _paste(sheet, frame, (left, top + BAND), (frame_width, frame_height))
-    return np.asarray(sheet)
-
-
-def _write_name(sheet: Image.Image, name: str, place: tuple[int, int], *, width: int) -> None:
-    """A name on its band; one that is too long ends in dots."""
-    font = ImageFont.load_default(size=12)
-    name = " ".join(name.split())
-    fitting = name
-    while fitting and font.getlength(fitting) > width - 8:
-        name, fitting = name[:-1], f"{name[:-1].rstrip()}..."
-    ImageDraw.Draw(sheet).text((place[0] + 4, place[1] + BAND / 2), fitting, fill="black", font=font, anchor="lm")
-
-
-def _paste(sheet: Image.Image, frame: np.ndarray, place: tuple[int, int], size: tuple[int, int]) -> None:
-    sheet.paste(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS), place)
+    height, width = rows[0][0][1].shape[:2]
+    size = max(1, round(width * frame_height / height)), frame_height
+    picture = Image.new("RGB", (max(map(len, rows)) * size[0], len(rows) * (frame_height + BAND)), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=12)
+    for line, row in enumerate(rows):
+        top = line * (frame_height + BAND)
+        for column, (name, frame) in enumerate(row):
+            left = column * size[0]
+            if name:  # ends the name before it
+                draw.rectangle((left, top, picture.width, top + BAND - 1), "white")
+                name = " ".join(name.split())
+                draw.text((left + 4, top + BAND / 2), name, fill="black", font=font, anchor="lm")
+            picture.paste(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS), (left, top + BAND))
+    return np.asarray(picture)
 
 
 def save_picture(path: str | Path, picture: np.ndarray) -> None:

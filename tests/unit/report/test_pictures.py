@@ -17,19 +17,27 @@ from torch import nn
 from gcvideo.config import ContextConfig, ModelConfig
 from gcvideo.errors import ConfigError, GcvideoError
 from gcvideo.eval.predictor import load
+from gcvideo.layers import BlockTrace
 from gcvideo.models.resnet3d import build_model
-from gcvideo.report.explain import explain, label_in_the_middle
-from gcvideo.report.maps import attention_maps, grad_cam, resize_maps
+from gcvideo.report.maps import (
+    attention_maps,
+    explain,
+    far_apart_maps,
+    grad_cam,
+    label_in_the_middle,
+    resize_maps,
+    stretch,
+)
 from gcvideo.report.pictures import (
     colour,
     data_uri,
-    grid,
+    film_strip,
     overlay,
     ringed,
     save_animation,
     save_picture,
     scale_in_css,
-    tiles,
+    sheet,
 )
 from tests.tiny import tiny_checkpoint
 from tests.videos import moving_frames
@@ -137,26 +145,40 @@ def test_maps_of_a_timeline_explain_the_label_of_its_middle() -> None:
     assert label_in_the_middle({**best, "duration": 10.0, "timeline": [*segments, {"end": 10.0, "index": 7}]}) == 3
 
 
-def test_maps_are_stretched_to_the_clip() -> None:
-    maps = resize_maps(torch.rand(2, 2, 3, 3), (4, 12, 12))
+def test_maps_are_brought_to_the_size_of_the_clip_and_stretched() -> None:
+    maps = stretch(resize_maps(torch.rand(2, 2, 3, 3), (4, 12, 12)))
     assert maps.shape == (2, 4, 12, 12)
     assert maps.amin() == 0
     assert maps.amax() == 1
-    assert not resize_maps(torch.ones(1, 1, 2, 2), (2, 4, 4)).any()
+    assert not stretch(torch.ones(1, 2, 4, 4)).any()
+
+
+def test_far_apart_queries_have_a_row_each_on_one_scale() -> None:
+    attention = torch.zeros(1, 2 * 2 * 2, 2, 2, 2)
+    attention[0, 0, 0, 0, 0] = 1.0  # the first query looks at itself, the others half as much at the last position
+    attention[0, 1:, 1, 1, 1] = 0.5
+    x = torch.zeros(1, 1, 2, 2, 2)
+    clip = torch.zeros(1, 3, 2, 32, 32, dtype=torch.uint8)
+    picture = far_apart_maps(clip, BlockTrace(x, attention, x, x))
+    assert picture.shape == (5 * (112 + 18), 2 * 112, 3)
+    own, other = (picture[130 * row : 130 * (row + 1)].astype(int).sum(axis=2) for row in (1, 2))
+    assert own[20:40, 2:20].mean() > other[-20:-2, -20:-2].mean() > own[-20:-2, -20:-2].mean() == 0
+    assert far_apart_maps(clip, BlockTrace(x, attention[:, :1], x, x)).shape[0] == 2 * (112 + 18)
 
 
 def test_the_colour_scale_rises_in_lightness() -> None:
     luma = colour(np.linspace(0, 1, 50)) @ np.array([0.299, 0.587, 0.114])
     assert (np.diff(luma) > 0).all()
-    assert tuple(colour(np.array(0.0))) == (0, 0, 4)
-    assert scale_in_css().startswith("rgb(0 0 4),rgb(87 16 110),")
+    assert colour(np.zeros((2, 3))).shape == (2, 3, 3)
+    assert scale_in_css().startswith("rgb(0 0 3),rgb(")
+    assert scale_in_css().endswith(",rgb(252 254 164)")
 
 
 def test_an_overlay_shows_the_frame_where_the_map_is_low() -> None:
     frames = np.full((1, 2, 2, 3), 200, np.uint8)
     laid = overlay(frames, np.array([[[0.0, 1.0], [0.0, 0.0]]]))
     assert (laid[0, 0, 0] == 120).all()
-    assert np.abs(laid[0, 0, 1].astype(int) - (0.75 * np.array([252, 255, 164]) + 30)).max() <= 1
+    assert np.abs(laid[0, 0, 1].astype(int) - (0.75 * np.array([252, 254, 164]) + 30)).max() <= 1
 
 
 def test_a_ring_marks_a_place_in_one_frame() -> None:
@@ -170,14 +192,14 @@ def test_a_ring_marks_a_place_in_one_frame() -> None:
     assert (ringed(frames, (1, 1, 1))[3] != 100).any()
 
 
-def test_tiles_are_about_as_wide_as_high_and_keep_their_order() -> None:
+def test_a_sheet_keeps_the_order_and_cuts_a_name_at_the_next_one() -> None:
     shades = [40 * (i + 1) for i in range(5)]
-    pictures = [(f"name {i} " * 9, np.full((10, 20, 3), shade, np.uint8)) for i, shade in enumerate(shades)]
-    sheet = tiles(pictures, frame_height=30)
-    assert sheet.shape == (2 * 48, 3 * 60, 3)
-    found = [sheet[48 * (i // 3) + 18 + 15, 60 * (i % 3) + 30, 0] for i in range(5)]
+    frames = [(f"name {i} " * 9, np.full((10, 20, 3), shade, np.uint8)) for i, shade in enumerate(shades)]
+    picture = sheet([frames[:3], frames[3:]], frame_height=30)
+    assert picture.shape == (2 * 48, 3 * 60, 3)
+    found = [picture[48 * (i // 3) + 18 + 15, 60 * (i % 3) + 30, 0] for i in range(5)]
     assert found == shades
-    assert (sheet[:18, 56:60] == 255).all(), "a name that is too long does not run into the next"
+    assert (picture[:18, 60:64] == 255).all(), "a name that is too long does not run into the next"
 
 
 def test_a_film_of_few_colours_keeps_its_greys(tmp_path: Path) -> None:
@@ -192,10 +214,10 @@ def test_a_film_of_few_colours_keeps_its_greys(tmp_path: Path) -> None:
 
 def test_files(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (5, 33, 47, 3), dtype=np.uint8)
-    sheet = grid([("frames", frames), ("res3\n.0", frames)], frame_height=50)
-    assert sheet.shape == (2 * 68, 5 * 71, 3)
-    save_picture(tmp_path / "a.png", sheet)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), sheet)
+    picture = sheet([film_strip("frames", frames), film_strip("res3\n.0", frames)], frame_height=50)
+    assert picture.shape == (2 * 68, 5 * 71, 3)
+    save_picture(tmp_path / "a.png", picture)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), picture)
     save_animation(tmp_path / "a.gif", frames)
     assert Image.open(tmp_path / "a.gif").n_frames == 5  # type: ignore[attr-defined]
     save_animation(tmp_path / "a.mp4", frames)
