@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _convert_block(weights: Weights, args: argparse.Namespace) -> tuple[dict[str, Any], list[Report]]:
     from gcvideo.weights.convert import convert_block
-    from gcvideo.weights.formats import BLOCK_FORMATS
+    from gcvideo.weights.naming import BLOCK_FORMATS
 
     if args.destination not in BLOCK_FORMATS:
         raise ConfigError(f"--to {args.destination}: a context block alone goes to gcvideo, mmcv or timm")
@@ -101,7 +101,7 @@ def _convert_network(weights: Weights, args: argparse.Namespace) -> tuple[dict[s
 
 def _config(weights: Weights, naming: Naming, args: argparse.Namespace) -> RunConfig:
     """The network of a file: as a config says, else as the file shows; in either case with the overrides."""
-    from gcvideo.weights.stated import model_fields
+    from gcvideo.weights.infer import model_fields
 
     if args.config:
         return load_config(args.config, args.overrides)

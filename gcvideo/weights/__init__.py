@@ -1,13 +1,13 @@
-"""Weights from elsewhere: safe reading, inflation of 2D networks, and other toolkits' checkpoints both ways.
+"""Weights of other toolkits and of gcvideo's own runs: read, converted, and loaded into a network.
 
 ==============  ====================================================================================================
-``reading``     files of tensors, read without running what may hide in them
-``naming``      what a toolkit calls the parts of a network, as data; ``formats`` holds the tables
-``inflate``     2D kernels to 3D and back
-``infer``       which network a set of weights belongs to; ``stated`` adds what the file says beside them
-``convert``     one toolkit's state dict to another's
-``load``        the weights of a file into a network: a checkpoint restored, or initial weights
-``report``      the account of every tensor
+``load``        loading into a network: a checkpoint restored, or initial weights of any toolkit
+``reading``     reading of files without running code that they may hide
+``naming``      names of tensors in each toolkit; ``formats.yaml`` holds the tables
+``inflate``     inflation of 2D kernels to 3D, and back
+``infer``       config of the network that a file of weights belongs to
+``convert``     conversion of state dicts between toolkits
+``report``      account of every tensor
 ==============  ====================================================================================================
 """
 

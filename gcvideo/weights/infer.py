@@ -1,35 +1,98 @@
-"""Which network a set of weights belongs to: its config, read from the shapes.
+"""Config of the network that a file of weights belongs to: from its shapes, its names, and the config it may hold.
 
-What shapes cannot tell is left at its default or taken from the caller: dropout, the instantiation of a non-local block
+What none of them tells is left at its default or given by the caller: dropout, the instantiation of a non-local block
 that has theta and phi, and whether frames are pooled in time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Mapping
 from typing import Any
 
+import yaml
 from torch import Tensor
 
 from gcvideo.config import BLOCKS_PER_STAGE
 from gcvideo.errors import CheckpointError
 from gcvideo.models.resnet3d import TEMPORAL_KERNELS
-from gcvideo.weights.naming import Part
+from gcvideo.weights.naming import GCVIDEO, Naming, Part
+from gcvideo.weights.reading import Weights
 
 Parsed = list[tuple[Part, Tensor]]
+# The temporal pooling of PySlowFast's architectures in terms of gcvideo's: slow is the one without.
+_PYSLOWFAST_ARCH = {"slow": "slow", "c2d": "c2d", "i3d": "i3d", "c2d_nopool": "slow", "i3d_nopool": "slow"}
+_PYSLOWFAST_INSTANTIATION = {"softmax": "embedded_gaussian", "dot_product": "dot_product"}
 
 
-def infer_model(parsed: Parsed, *, arch: str | None = None, where: str) -> dict[str, Any]:
-    """The fields of ``ModelConfig`` that the weights of a whole network show.
+def model_fields(weights: Weights, naming: Naming, *, arch: str | None = None) -> dict[str, Any]:
+    """Fields of ``ModelConfig`` that a file of weights shows.
 
     Args:
-        parsed: parts and their tensors.
-        arch: "slow", "c2d" or "i3d" where it is known; by default the one with the most similar temporal kernels.
-        where: the file, for errors.
+        weights: the file.
+        naming: its names.
+        arch: "slow", "c2d" or "i3d", overriding what the file suggests; by default the architecture that the file
+            states, else the one with the most similar temporal kernels.
 
     Raises:
         CheckpointError: these are not the weights of a ResNet.
     """
+    if naming is GCVIDEO and isinstance(weights.extra.get("config"), Mapping):
+        return dict(weights.extra["config"]["model"])
+    parsed = [(part, tensor) for key, tensor in weights.tensors.items() if (part := naming.parse(key))]
+    stated_arch, stated_context = _stated(weights, naming)
+    values = _trunk(parsed, arch=arch or stated_arch, where=weights.path)
+    if context := _context(parsed):
+        values["context"] = {**stated_context, **context} if context["kind"] == "nl" else context
+    return values
+
+
+def _stated(weights: Weights, naming: Naming) -> tuple[str | None, dict[str, Any]]:
+    """Architecture, and fields of a non-local ``ContextConfig``, that names or the config inside state."""
+    if naming.title == "PySlowFast":
+        return _of_pyslowfast(weights)
+    if naming.title.startswith("mmaction2"):
+        return _of_mmaction2(weights, naming)
+    archs = naming.when.get("arch", ())
+    return archs[0] if len(archs) == 1 else None, {}
+
+
+def _of_pyslowfast(weights: Weights) -> tuple[str | None, dict[str, Any]]:
+    """PySlowFast stores its config as YAML."""
+    text = weights.extra.get("cfg")
+    try:
+        config = yaml.safe_load(text) if isinstance(text, str) else None
+    except yaml.YAMLError as error:
+        raise CheckpointError(f"{weights.path}: the config inside is not YAML: {error}") from None
+    if not isinstance(config, dict):
+        return None, {}
+    non_local: dict[str, Any] = config.get("NONLOCAL") or {}
+    context: dict[str, Any] = {}
+    if non_local.get("INSTANTIATION") in _PYSLOWFAST_INSTANTIATION:
+        context["instantiation"] = _PYSLOWFAST_INSTANTIATION[non_local["INSTANTIATION"]]
+    if non_local.get("POOL"):  # nested lists of kernel sizes
+        sizes = map(int, re.findall(r"\d+", str(non_local["POOL"])))
+        context["subsample"] = "before" if max(sizes) > 1 else "none"
+    return _PYSLOWFAST_ARCH.get(str((config.get("MODEL") or {}).get("ARCH"))), context
+
+
+def _of_mmaction2(weights: Weights, naming: Naming) -> tuple[str | None, dict[str, Any]]:
+    """mmaction2 stores its config as Python text; only two plain values are looked for in it."""
+    stem = weights.tensors.get("backbone.conv1.conv.weight")
+    arch = "c2d" if stem is not None and stem.dim() == 4 else None  # its C2D is a ResNet of 2D convolutions
+    context: dict[str, Any] = {"subsample": naming.when["subsample"][0]}
+    meta = weights.extra.get("meta")
+    text = str(meta.get("cfg", "")) if isinstance(meta, Mapping) else ""
+    if mode := re.search(r"\bmode='(embedded_gaussian|dot_product)'", text):
+        context["instantiation"] = mode[1]
+    if scale := re.search(r"\buse_scale=(True|False)", text):
+        context["scale"] = scale[1] == "True"
+    if not any(".theta." in key for key in weights.tensors):
+        context["scale"] = False  # mmcv never scales the plain gaussian
+    return arch, context
+
+
+def _trunk(parsed: Parsed, *, arch: str | None, where: str) -> dict[str, Any]:
     stem = _first(parsed, "stem_conv", where=where)
     conv_a = _first(parsed, "conv", where=where, stage="2", block="0", conv="a")
     conv_b = _first(parsed, "conv", where=where, stage="2", block="0", conv="b")
@@ -42,9 +105,7 @@ def infer_model(parsed: Parsed, *, arch: str | None = None, where: str) -> dict[
     head = [tensor for part, tensor in parsed if part.name == "head" and part.leaf == "weight"]
     if head:
         values["num_classes"] = head[0].shape[0]
-    values.update(_temporal(parsed, stem, arch))
-    context = _context(parsed)
-    return {**values, "context": context} if context else values
+    return {**values, **_temporal(parsed, stem, arch)}
 
 
 def _depth(parsed: Parsed, bottleneck: bool, where: str) -> int:
@@ -60,7 +121,7 @@ def _depth(parsed: Parsed, bottleneck: bool, where: str) -> int:
 
 
 def _temporal(parsed: Parsed, stem: Tensor, arch: str | None) -> dict[str, Any]:
-    """Architecture, and the temporal kernels in which the weights differ from it; nothing for 2D weights."""
+    """Architecture, and the temporal kernels that differ from its own; nothing for 2D weights."""
     if stem.dim() == 4:
         return {"arch": arch} if arch else {}
     kernels: dict[str, list[int]] = {"stem": [stem.shape[2]]}
@@ -129,7 +190,7 @@ def _has_bias(parsed: Parsed, name: str) -> bool:
     return any(part.name == name and part.leaf == "bias" for part, _ in parsed)
 
 
-def _first(parsed: Iterable[tuple[Part, Tensor]], name: str, *, where: str, **fields: str) -> Tensor:
+def _first(parsed: Parsed, name: str, *, where: str, **fields: str) -> Tensor:
     for part, tensor in parsed:
         if part.name == name and all(part.fields.get(field) == word for field, word in fields.items()):
             return tensor

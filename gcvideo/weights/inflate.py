@@ -1,8 +1,8 @@
-"""From pictures to clips: 2D kernels inflated over time, and back.
+"""Inflation of 2D kernels over time, and back.
 
-A 2D kernel repeated T times and divided by T answers to T equal frames as the 2D kernel does to one of them (Carreira
-and Zisserman 2017, section 2.1). So an inflated network sees a still picture exactly as the 2D network does, except for
-frames so near either end that the zero padding in time reaches them.
+A 2D kernel repeated T times and divided by T gives for T equal frames what the 2D kernel gives for one of them
+(Carreira and Zisserman 2017, section 2.1). So an inflated network sees a still picture exactly as the 2D network does,
+except for frames so near either end that the zero padding in time reaches them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def inflate(kernel: Tensor, frames: int) -> Tensor:
-    """Repeat a kernel over time.
+    """Inflated kernel: a 2D kernel repeated over time.
 
     Args:
         kernel: (C_out, C_in, H, W).
@@ -26,12 +26,12 @@ def inflate(kernel: Tensor, frames: int) -> Tensor:
 
 
 def deflate(kernel: Tensor) -> Tensor:
-    """Sum a kernel (C_out, C_in, T, H, W) over time: (C_out, C_in, H, W), its answer to a still picture."""
+    """2D kernel (C_out, C_in, H, W): a kernel (C_out, C_in, T, H, W) summed over time, its response to a still."""
     return kernel.sum(2)
 
 
 def fit(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """The tensor in the shape wanted, or None where that takes more than inflation or dimensions of size one."""
+    """Tensor in the shape wanted, or None where that takes more than inflation or dimensions of size one."""
     if tensor.shape == tuple(shape):
         return tensor
     if tensor.dim() == 4 and len(shape) == 5 and tensor.shape == (*shape[:2], *shape[3:]):
@@ -42,7 +42,7 @@ def fit(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:
 
 
 def with_dims(tensor: Tensor, dims: int) -> Tensor:
-    """Append or remove trailing dimensions of size one until there are ``dims``."""
+    """Tensor with ``dims`` dimensions: trailing ones of size one are appended or removed."""
     while tensor.dim() > dims and tensor.shape[-1] == 1:
         tensor = tensor.squeeze(-1)
     return tensor.reshape(*tensor.shape, *[1] * (dims - tensor.dim()))

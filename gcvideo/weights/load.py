@@ -17,7 +17,7 @@ from gcvideo.console import say, warn
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.models.resnet3d import build_model
 from gcvideo.weights.convert import choose_naming, detect_format, fit_state
-from gcvideo.weights.formats import GCVIDEO
+from gcvideo.weights.naming import GCVIDEO
 from gcvideo.weights.reading import Weights, read_weights
 from gcvideo.weights.report import Report
 

@@ -1,14 +1,13 @@
-"""What each toolkit calls the tensors of the same network, as data.
+"""Names of tensors in gcvideo and in other toolkits: a key of one to its part of the network, a part to a key.
 
 Every 3D ResNet consists of the same few parts: the convolution of the stem, the norms of a residual branch, the
 projections of a non-local block. A ``Naming`` gives for each part a template of its keys, with named fields:
 
-    "conv": "res{stage}.{block}.branch2.conv_{conv}.weight"
+    conv: res{stage}.{block}.branch2.conv_{conv}.weight
 
 A field is a number, or one of the words listed for it. The words are common to all namings on the left and the
-toolkit's own on the right: ``{"conv": {"a": "1", "b": "2", "c": "3"}}``. So a toolkit is a table of a dozen lines, what
-can be read can be written, and a key goes from one toolkit to another by way of its part. The tables are in
-``formats.py``.
+toolkit's own on the right: ``conv: {a: "1", b: "2", c: "3"}``. So a toolkit is a table of a dozen lines, what can be
+read can be written, and a key goes from one toolkit to another by way of its part. The tables are in ``formats.yaml``.
 """
 
 from __future__ import annotations
@@ -17,108 +16,153 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-Words = Mapping[str, Mapping[str, str]]
+import yaml
+
+from gcvideo.config import ModelConfig
+
 _FIELD = re.compile(r"\{(\w+)\}")
+_MASK_BIAS = "the softmax over positions cancels a constant added to every logit"
+
+
+def _same(*words: str) -> dict[str, str]:
+    return {word: word for word in words}
+
+
+# gcvideo's words of each field, which are also the common ones.
+WORDS = {
+    "stage": _same("2", "3", "4", "5"),
+    "conv": _same("a", "b", "c"),
+    "projection": _same("theta", "phi", "g", "out"),
+    "fusion": _same("add", "scale"),
+    "leaf": _same("weight", "bias"),
+    "bn": _same("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
+}
 
 
 class Part(NamedTuple):
-    """What one tensor is: ``Part("conv", {"stage": "4", "block": "0", "conv": "a"})``."""
+    """Part of a network that one tensor is: ``Part("conv", {"stage": "4", "block": "0", "conv": "a"})``."""
 
     name: str
     fields: Mapping[str, str]
 
     @property
     def leaf(self) -> str:
-        """``weight``, ``bias``, ``running_mean`` ...; the last word of the key."""
+        """Last word of the key: ``weight`` or ``bias``."""
         return self.fields.get("leaf", "weight")
-
-
-class Limit(NamedTuple):
-    """Values that a field of ``ContextConfig`` can take in a toolkit; with ``instantiation`` for that one alone."""
-
-    field: str
-    allowed: tuple[str | bool, ...]
-    instantiation: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """One toolkit's keys.
+    """Names of one toolkit.
 
     Attributes:
         title: the toolkit's name, for messages.
         parts: part to template.
         words: for each field, the common words and the toolkit's own.
-        aliases: further (part, template) pairs, of older versions: read, never written.
+        aliases: part to the template of older versions: read, never written.
         ignored: pattern of keys that are no weights of the network, to the reason why they are left out.
         container: the key that holds the state dict in a file of this toolkit; empty: the file is the state dict.
-        dims: (part, leaf) to the number of dimensions of the tensor, where it is not gcvideo's.
-        zeros: part to the template of a bias that the toolkit has beside it and gcvideo does not; written as zero.
+        dims: part to the number of dimensions of its weight (of a layer norm's bias too), where it is not gcvideo's.
+        mask_bias: template of the bias of attention masks, which gcvideo does without; ignored, and written as zero.
         image: a network for single pictures: its kernels have no time.
+        frozen_norms: a file may hold scale and bias alone of a batch norm.
         layer_norm_eps: epsilon of the layer norm in context blocks.
-        limits: what its context or non-local blocks can be, beside what their weights show.
-        caveats: architecture to the way in which the toolkit's own network of that name differs beside the weights.
+        limits: values that fields of ``ContextConfig`` can have in the toolkit: ``field``, ``allowed``, and perhaps the
+            ``instantiation`` that it holds for.
+        when: values of ``model.arch`` or ``model.context.subsample`` that the toolkit uses this variant for.
+        caveats: architecture to the way in which the toolkit's own network of that name differs besides the weights.
     """
 
     title: str
     parts: Mapping[str, str]
-    words: Words = field(default_factory=dict)
-    aliases: tuple[tuple[str, str], ...] = ()
+    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
     container: str = ""
-    dims: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    zeros: Mapping[str, str] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
+    mask_bias: str = ""
     image: bool = False
+    frozen_norms: bool = False
     layer_norm_eps: float = 1e-5
-    limits: tuple[Limit, ...] = ()
+    limits: tuple[Mapping[str, Any], ...] = ()
+    when: Mapping[str, list[str]] = field(default_factory=dict)
     caveats: Mapping[str, str] = field(default_factory=dict)
 
     def parse(self, key: str) -> Part | None:
-        """The part that a key names, or None."""
+        """Part that a key names, or None."""
         for name, pattern in self._patterns:
-            match = pattern.fullmatch(key)
-            if match:
-                return Part(name, {field: self._common(field, word) for field, word in match.groupdict().items()})
+            if match := pattern.fullmatch(key):
+                words = {f: self._own_to_common[f][w] if f in WORDS else w for f, w in match.groupdict().items()}
+                return Part(name, words)
         return None
 
     def key(self, part: Part) -> str | None:
-        """The key of a part, or None where the toolkit has no such part."""
-        return self._render(self.parts.get(part.name), part)
+        """Key of a part, or None where the toolkit has no such part."""
+        return self._render(self.parts.get(part.name, ""), part)
 
     def zero_key(self, part: Part) -> str | None:
-        """The key of the bias that stands beside a part in this toolkit alone, or None."""
-        return self._render(self.zeros.get(part.name), part)
+        """Key of the mask's bias that stands beside a part in this toolkit alone, or None."""
+        return self._render(self.mask_bias, part) if part.name == "gc_mask" else None
 
     def reason_ignored(self, key: str) -> str | None:
-        """Why a key is no weight of the network, where that is known."""
+        """Reason why a key is no weight of the network, where that is known."""
+        if self.mask_bias and self._compile(self.mask_bias).fullmatch(key):
+            return _MASK_BIAS
         return next((reason for pattern, reason in self.ignored.items() if re.fullmatch(pattern, key)), None)
 
-    def _render(self, template: str | None, part: Part) -> str | None:
-        if template is None:
-            return None
+    def writes(self, config: ModelConfig) -> bool:
+        """Whether the toolkit uses this variant for a network."""
+        values = {"arch": config.arch, "subsample": config.context.subsample if config.context.kind == "nl" else "none"}
+        return all(values[name] in allowed for name, allowed in self.when.items())
+
+    def _render(self, template: str, part: Part) -> str | None:
         try:
-            return template.format(**{f: self.words[f][w] if f in self.words else w for f, w in part.fields.items()})
+            return (
+                template.format(**{f: self._words[f][w] if f in WORDS else w for f, w in part.fields.items()}) or None
+            )
         except KeyError:  # a word that the toolkit lacks, such as num_batches_tracked in Caffe2
             return None
 
-    def _common(self, field: str, word: str) -> str:
-        return self._inverse_words[field][word] if field in self.words else word
+    @cached_property
+    def _words(self) -> Mapping[str, Mapping[str, str]]:
+        return {**WORDS, **self.words}
 
     @cached_property
-    def _inverse_words(self) -> dict[str, dict[str, str]]:
-        return {field: {own: common for common, own in table.items()} for field, table in self.words.items()}
+    def _own_to_common(self) -> dict[str, dict[str, str]]:
+        return {name: {own: common for common, own in words.items()} for name, words in self._words.items()}
 
     @cached_property
     def _patterns(self) -> list[tuple[str, re.Pattern[str]]]:
-        return [(name, self._compile(template)) for name, template in (*self.parts.items(), *self.aliases)]
+        return [(name, self._compile(text)) for name, text in (*self.parts.items(), *self.aliases.items())]
 
     def _compile(self, template: str) -> re.Pattern[str]:
         pattern, position = "", 0
         for match in _FIELD.finditer(template):
-            own = sorted(self._inverse_words.get(match[1], ()), key=len, reverse=True)
+            own = sorted(self._own_to_common.get(match[1], ()), key=len, reverse=True)
             choice = "|".join(map(re.escape, own)) if own else r"\d+"
             pattern += re.escape(template[position : match.start()]) + f"(?P<{match[1]}>{choice})"
             position = match.end()
         return re.compile(pattern + re.escape(template[position:]))
+
+
+def _network(entry: dict[str, Any], blocks: Mapping[str, Naming]) -> Naming:
+    """Naming of a network; ``block`` names the context block inside it and the prefix where it stands."""
+    entry = dict(entry)
+    if place := entry.pop("block", None):
+        block, prefix = blocks[place["names"]], place["prefix"]
+        entry["parts"] = entry["parts"] | {part: prefix + template for part, template in block.parts.items()}
+        entry["words"] = {**entry.get("words", {}), **block.words}
+        entry["dims"] = {**entry.get("dims", {}), **block.dims}
+        entry["mask_bias"] = block.mask_bias and prefix + block.mask_bias
+        entry["layer_norm_eps"] = block.layer_norm_eps
+    return Naming(**entry)
+
+
+_TABLES = yaml.safe_load(Path(__file__).with_name("formats.yaml").read_text(encoding="utf-8"))
+BLOCK_FORMATS = {name: Naming(**entry) for name, entry in _TABLES["blocks"].items()}
+# Formats by the names of the command line, each with its variants; the first is the one to write by default.
+FORMATS = {name: [_network(e, BLOCK_FORMATS) for e in variants] for name, variants in _TABLES["networks"].items()}
+GCVIDEO = FORMATS["gcvideo"][0]

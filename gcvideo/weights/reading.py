@@ -1,4 +1,4 @@
-"""Read files of weights without running anything that may hide in them; write them whole or not at all.
+"""Reading of weight files without running code that they may hide; atomic writing.
 
 A pickle is a program. ``torch.load(weights_only=True)`` and safetensors read tensors and plain values alone; a file
 that needs more (Caffe2's ``.pkl``, checkpoints that hold a toolkit's own objects) is refused, unless the caller states
@@ -39,11 +39,11 @@ _WRAPPERS = ("module.", "_orig_mod.")
 
 @dataclass
 class Weights:
-    """The tensors of one file.
+    """Tensors of one file.
 
     Attributes:
         tensors: name to tensor, on the CPU, wrapper prefixes removed.
-        extra: whatever else the file holds beside them (config, epoch, ...), plain values.
+        extra: the other entries of the file (config, epoch, ...), plain values.
         path: the file.
     """
 
@@ -53,7 +53,7 @@ class Weights:
 
 
 def read_weights(path: str | Path, *, unsafe_pickle: bool = False) -> Weights:
-    """Read a state dict from a ``.pt``/``.pth``/``.pyth``, ``.safetensors`` or (if trusted) ``.pkl`` file.
+    """Weights from a ``.pt``/``.pth``/``.pyth``, ``.safetensors`` or (if trusted) ``.pkl`` file.
 
     Args:
         path: the file.
@@ -78,7 +78,7 @@ def read_weights(path: str | Path, *, unsafe_pickle: bool = False) -> Weights:
 
 
 def write_weights(path: str | Path, content: dict[str, Any]) -> None:
-    """Write nested dicts of tensors and plain values by the file's ending: ``.safetensors``, ``.pkl``, else torch's.
+    """Write nested dicts of tensors and plain values; the ending gives the format: .safetensors, .pkl, else PyTorch's.
 
     ``.safetensors`` holds tensors alone; the plain values go to its metadata, as JSON. ``.pkl`` is Caffe2's: a pickled
     dict of NumPy arrays.
@@ -151,7 +151,7 @@ def _read_pickled(path: Path, unsafe_pickle: bool) -> Any:
 
 
 def _check_sums(path: Path) -> None:
-    """torch itself does not look at the checksums of its archive."""
+    """Verify the checksums of the archive, which torch itself ignores."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()

@@ -1,4 +1,4 @@
-"""What became of every tensor of a file of weights."""
+"""Account of every tensor of a conversion or of loading."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 @dataclass
 class Report:
-    """An account of one conversion, inflation or loading: nothing is left out.
+    """Account of one conversion, inflation or loading: what was copied, dropped, unmatched and missing.
 
     Attributes:
         source: the file or network the tensors came from.
         copied: keys of the result whose values came from the source.
-        dropped: keys of the source that the result does without and is none the worse for, with the reason.
+        dropped: keys of the source that the result does not need, with the reason.
         unmatched: keys of the source that found no place in the result, with the reason.
         missing: keys of the result that the source has nothing for, with what became of them.
         notes: remarks that hold for the whole (assumptions, differences between the toolkits).
@@ -30,7 +30,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """The report for people: one line a reason, its keys gathered as ``res4.{0,1,2}.branch``."""
+        """Report as text: one line per reason, its keys gathered as ``res4.{0,1,2}.branch``."""
         result = [f"{self.source}: {len(self.copied)} tensors copied" if self.source else f"{len(self.copied)} copied"]
         for title, entries in (
             ("dropped", self.dropped),
@@ -45,7 +45,7 @@ class Report:
         return result + [f"note: {note}" for note in self.notes]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Report as plain values for JSON."""
         return {
             "source": self.source,
             "copied": list(self.copied),
@@ -57,7 +57,7 @@ class Report:
 
 
 def gather(keys: list[str]) -> list[str]:
-    """Shorten keys that differ in one place, their last word or the number of their block. No key is lost.
+    """Short list of keys: those that differ in one place, their last word or the number of their block, become one.
 
     >>> gather(["res4.0.a.weight", "res4.0.a.bias", "res4.2.a.weight", "res4.2.a.bias", "head.bias"])
     ['res4.{0,2}.a.{weight,bias}', 'head.bias']

@@ -15,18 +15,9 @@ from gcvideo.errors import CheckpointError
 from gcvideo.models import build_model
 from gcvideo.weights import Weights
 from gcvideo.weights.convert import check_limits, choose_naming, from_gcvideo, naming_to_write, to_gcvideo
-from gcvideo.weights.formats import (
-    CAFFE2,
-    GCVIDEO,
-    MMACTION2,
-    MMACTION2_SUBSAMPLED,
-    PYSLOWFAST,
-    PYTORCHVIDEO,
-    PYTORCHVIDEO_POOLED,
-    TORCHVISION,
-)
+from gcvideo.weights.infer import model_fields
+from gcvideo.weights.naming import FORMATS, GCVIDEO
 from gcvideo.weights.report import Report
-from gcvideo.weights.stated import model_fields
 from tests.parity import foreign
 from tests.parity.foreign import Spec, randomize_norms
 
@@ -35,6 +26,9 @@ with warnings.catch_warnings():
     from pytorchvideo.models.resnet import create_resnet
 
 FIVE = {3: [1, 3], 4: [1, 3, 5]}
+PYSLOWFAST, CAFFE2, TORCHVISION = (FORMATS[name][0] for name in ("pyslowfast", "caffe2", "torchvision"))
+PYTORCHVIDEO, PYTORCHVIDEO_POOLED = FORMATS["pytorchvideo"]
+MMACTION2, MMACTION2_SUBSAMPLED = FORMATS["mmaction2"]
 NAMINGS = {"pyslowfast": foreign.pyslowfast, "mmaction2": foreign.mmaction2, "caffe2": foreign.caffe2}
 
 

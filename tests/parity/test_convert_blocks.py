@@ -13,7 +13,7 @@ from gcvideo.layers import ContextBlock
 from gcvideo.models import build_model, create_model
 from gcvideo.weights import Weights, load_initial_weights
 from gcvideo.weights.convert import choose_naming, convert_block, from_gcvideo, naming_to_write, to_gcvideo
-from gcvideo.weights.stated import model_fields
+from gcvideo.weights.infer import model_fields
 from tests.parity.foreign import MmcvContextBlock, randomize_norms
 
 timm = pytest.importorskip("timm")
