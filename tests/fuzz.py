@@ -185,7 +185,7 @@ def _line_within(child: subprocess.Popen, seconds: float) -> str | None:
 def _child(backend: str) -> None:
     """Read a path a line from stdin; answer a line each."""
     from gcvideo.errors import VideoError
-    from gcvideo.video.reader import open_video
+    from gcvideo.video import open_video
 
     for line in sys.stdin:
         path = json.loads(line)
@@ -194,7 +194,7 @@ def _child(backend: str) -> None:
                 rng = np.random.default_rng(len(reader))
                 frames = reader.frames(rng.integers(0, len(reader), 8))
                 assert frames.shape == (8, reader.height, reader.width, 3)
-                assert len(reader.pts) == len(reader)
+                assert len(reader.times) == len(reader)
             answer = "frames"
         except VideoError as error:
             answer = f"VideoError {error.reason}" if error.path == path else f"names {error.path}"

@@ -33,7 +33,7 @@ from gcvideo.data.crops import crop_and_resize, random_short_side_box
 from gcvideo.data.dataset import VideoViews, ViewDataset, make_views
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, DataError, VideoError
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video
 
 FRAMES, STRIDE, CROP = 8, 8, 224
 TEST = TestConfig(clips=10, crops=3, short_side=256, crop=256)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gcvideo.eval.inputs import Source
     from gcvideo.eval.predictor import Predictor
     from gcvideo.eval.timeline import Timeline, Window
-    from gcvideo.video.stream import FrameStream
+    from gcvideo.video import FrameStream
 
 Entry = dict[str, Any]  # what --json writes about one video
 

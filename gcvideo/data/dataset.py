@@ -23,7 +23,7 @@ from gcvideo.data.records import RecordTable, VideoRecord
 from gcvideo.data.sampling import random_clip, sample_rng, uniform_clips
 from gcvideo.data.worker_pool import Hold
 from gcvideo.errors import ConfigError, DamagedVideoError, DataError, VideoError
-from gcvideo.video.reader import open_video, why_missing
+from gcvideo.video import open_video, why_missing
 
 # A sample's decoded frames may take this much memory; test frames beyond it are decoded and resized in portions.
 MAX_DECODED_BYTES = 1 << 30
@@ -91,7 +91,7 @@ def read_clips(
         VideoError: this decoder cannot read it.
     """
     with open_video(record.path, backend=backend) as video:
-        first, end = record.frame_range(video.pts)
+        first, end = record.frame_range(video.times)
         speed = video.fps / data.target_fps if data.target_fps else 1.0
         numbers = [
             first + random_clip(end - first, data.frames, data.stride, rng, convention=data.convention, speed=speed)
@@ -115,7 +115,7 @@ def read_views(
         VideoError: this decoder cannot read the video.
     """
     with open_video(record.path, backend=backend) as video:
-        first, end = record.frame_range(video.pts)
+        first, end = record.frame_range(video.times)
         speed = video.fps / data.target_fps if data.target_fps else 1.0
         clips = first + uniform_clips(
             end - first, data.frames, data.stride, test.clips, convention=test.convention, speed=speed

@@ -23,7 +23,7 @@ from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.eval.predictions import VideoScores
 from gcvideo.eval.timeline import SlidingWindows, Timeline, Window, make_timeline
 from gcvideo.eval.trained import load_trained
-from gcvideo.video.stream import FrameStream
+from gcvideo.video import FrameStream
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.crops import resize_short_side, view_boxes
 from gcvideo.data.dataset import VideoViews
 from gcvideo.data.sampling import uniform_clips
-from gcvideo.video.stream import StreamFrame
+from gcvideo.video import StreamFrame
 
 
 class Window(NamedTuple):

@@ -19,7 +19,7 @@ from gcvideo.errors import DataError
 from gcvideo.files import write_atomically
 from gcvideo.journal import Journal, Row
 from gcvideo.prepare.jobs import Limits, scan
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video
 from gcvideo.video.tar_members import local_path
 
 SCHEMA = pa.schema(
@@ -118,7 +118,7 @@ def describe_video(path: str) -> Row:
             row |= {
                 "frames": len(video),
                 "fps": video.fps,
-                "duration": float(video.pts[-1] - video.pts[0]) + 1 / video.fps,
+                "duration": float(video.times[-1] - video.times[0]) + 1 / video.fps,
                 "width": video.width,
                 "height": video.height,
                 "codec": video.codec,

@@ -20,7 +20,7 @@ from gcvideo.files import write_atomically
 from gcvideo.journal import Journal, Row
 from gcvideo.prepare.encode import PRESETS, Encoding, encode_video
 from gcvideo.prepare.jobs import Limits, run_jobs, scan
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video
 
 JOURNAL = "transcode.jsonl"
 LIMITS = Limits(seconds=3600, memory=8 << 30)

@@ -16,7 +16,7 @@ from gcvideo.errors import VideoError
 from gcvideo.files import write_atomically
 from gcvideo.journal import Journal, Row
 from gcvideo.prepare.jobs import Limits, scan
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video
 from gcvideo.video.tar_members import local_path
 
 LIMITS = Limits(seconds=600, memory=4 << 30)

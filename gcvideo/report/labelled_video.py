@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gcvideo.errors import GcvideoError
 from gcvideo.eval.timeline import Segment
-from gcvideo.video.stream import FrameStream
+from gcvideo.video import FrameStream
 
 CONTAINERS = (".mp4", ".mkv", ".mov")
 

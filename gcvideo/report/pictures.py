@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gcvideo.errors import GcvideoError, VideoError
 from gcvideo.files import write_atomically
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video
 
 BAND = 18  # pixels above a frame, for its name
 Row = list[tuple[str, np.ndarray]]  # name and uint8 (H, W, 3) of each frame
@@ -138,7 +138,7 @@ def thumbnails(path: str, count: int, *, height: int = 120) -> list[tuple[float,
         with open_video(path) as video:
             places = ((np.arange(count) + 0.5) * len(video) / count).astype(int)
             unique = np.unique(np.minimum(places, len(video) - 1))
-            times = video.pts[unique] - video.pts[0]
+            times = video.times[unique] - video.times[0]
             frames = [video.frames([index])[0] for index in unique]  # one at a time: 4K frames are large
         return [(float(time), data_uri(frame, height=height)) for time, frame in zip(times, frames, strict=True)]
     except VideoError:

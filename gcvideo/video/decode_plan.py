@@ -1,4 +1,4 @@
-"""Which coded pictures must be decoded to see the frames that are wanted.
+"""Decode plan: which coded pictures must be decoded to see the frames that are wanted.
 
 A container lists its samples (coded pictures) in decoding order with their presentation times. Decoding starts at key
 pictures only; between a key and a wanted frame lie pictures that the frame may refer to, and pictures to which nothing
@@ -8,12 +8,14 @@ refers. ``SampleTable.needed`` picks the fewest samples that are safe.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 
-from gcvideo.video.bitstream import Start
+from gcvideo.video.slice_headers import Start
+
+MAX_REORDER = 16  # frames of the largest decoded picture buffer
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +44,9 @@ class SampleTable:
         return self.pts[self.order] * self.time_base.numerator / self.time_base.denominator
 
     @property
-    def fps(self) -> float | None:
-        """Average frames per second; None for a single frame."""
-        span = int(self.pts[self.order[-1]] - self.pts[self.order[0]])
-        return float((len(self) - 1) / (span * self.time_base)) if span > 0 else None
+    def keyframes(self) -> np.ndarray:
+        """int64 (K,), the frames at which decoding may start."""
+        return np.flatnonzero(np.isin(self.order, list(self.starts)))
 
     @property
     def reorder(self) -> int:
@@ -54,9 +55,24 @@ class SampleTable:
         Counted over the 16 samples before each one, the size of the largest decoded picture buffer.
         """
         later = np.zeros(len(self.pts), np.int64)
-        for distance in range(1, min(17, len(self.pts))):
+        for distance in range(1, min(MAX_REORDER + 1, len(self.pts))):
             later[distance:] += self.pts[:-distance] > self.pts[distance:]
         return int(later.max(initial=0))
+
+    @property
+    def starts_in_order(self) -> bool:
+        """Whether each start is presented after all samples before it and, where it forgets these, before all others.
+
+        Then a wrong order of times in one group of pictures does not bear on the frame numbers of any other.
+        """
+        starts = np.array(list(self.starts))
+        forgets = starts[[kind is Start.ANYWHERE for kind in self.starts.values()]]
+        latest, earliest = np.maximum.accumulate(self.pts), np.minimum.accumulate(self.pts[::-1])[::-1]
+        return bool((latest[starts] == self.pts[starts]).all() and (earliest[forgets] == self.pts[forgets]).all())
+
+    def from_idr_only(self) -> SampleTable:
+        """The same without starts that do not make a decoder forget what came before."""
+        return replace(self, starts={sample: kind for sample, kind in self.starts.items() if kind is Start.ANYWHERE})
 
     def start_of(self, sample: int) -> int:
         """The last sample from which decoding shows ``sample`` rightly: neither decoded nor presented after it."""
@@ -65,7 +81,9 @@ class SampleTable:
                 return start
         return 0
 
-    def needed(self, frames: Iterable[int], disposable: Callable[[int], bool]) -> list[int]:
+    def needed(
+        self, frames: Iterable[int], disposable: Callable[[int], bool] = lambda sample: False, *, ahead: int = 0
+    ) -> list[int]:
         """Samples to decode, in decoding order, so that each of ``frames`` comes out right.
 
         From the right key picture to the last wanted one of each group of pictures; without groups in which nothing
@@ -74,12 +92,18 @@ class SampleTable:
         Args:
             frames: indices of presentable frames.
             disposable: whether no other sample refers to a sample.
+            ahead: samples to list after the last wanted one of each group, as far as the next group.
         """
         wanted = {int(self.order[frame]) for frame in frames}
         last: dict[int, int] = {}  # start -> its last wanted sample
         for sample in wanted:
             start = self.start_of(sample)
             last[start] = max(last.get(start, 0), sample)
+        if ahead:
+            ends = [sample for sample, kind in self.starts.items() if kind is Start.ANYWHERE] + [len(self.pts)]
+            for start, sample in last.items():
+                end = next(end for end in ends if end > sample)
+                last[start] = min(sample + ahead, end - 1)
         needed: list[int] = []
         position = 0
         floor = None  # the decoder was fresh at a key presented at this time

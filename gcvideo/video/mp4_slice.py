@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from gcvideo.video.mp4 import Mp4Track
+from gcvideo.video.mp4_tables import Mp4Track
 
 # One read for samples that lie no farther apart than this: a gap costs less than another system call.
 _READ_THROUGH = 64 << 10

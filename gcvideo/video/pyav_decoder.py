@@ -1,86 +1,163 @@
-"""Videos that only a demuxer can read: Matroska, WebM, AVI, MPEG-TS, fragmented MP4, and codecs other than H.264/HEVC.
+"""PyAV: decodes slices of MP4 files, and reads every other file through a demuxer.
 
-Where the container's times can be trusted the same plan is followed as for MP4: from the right key picture, only what
-is needed, each frame known by its time. Elsewhere (AVI stores no presentation times; MPEG-TS none of the whole) the
-frames are counted by decoding from the beginning. That is slow, and right.
+Others are Matroska, WebM, AVI, MPEG-TS, fragmented MP4, codecs other than H.264 and HEVC, and MP4 files whose own
+tables cannot be followed. Where times and slice headers agree, the same plan is followed as for MP4: from the right
+key picture, only what is needed, each frame known by its time. Elsewhere (AVI stores no presentation times, MPEG-TS
+none of the whole; streams were joined, or copied with wrong times) the frames are counted by decoding from the
+beginning. That is slow, and right.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from gcvideo.video.bitstream import (
-    BitstreamError,
-    Start,
-    StreamInfo,
-    is_disposable,
-    parse_avc_config,
-    parse_hevc_config,
-    start_kind,
-)
 from gcvideo.video.decode_plan import SampleTable
-from gcvideo.video.decord_decoder import MAX_PIXELS, DecodeError, collect
+from gcvideo.video.mp4_tables import Mp4Track, Orientation
+from gcvideo.video.parameter_sets import BitstreamError, StreamInfo, parse_config
+from gcvideo.video.slice_headers import Picture, Start, by_old_x264, read_picture, start_kind, why_not_in_order
 
-# Containers that store the presentation time of each picture.
+# The largest coded frame that is decoded: a little over 8K UHD. decord ends the process where memory runs out.
+MAX_PIXELS = 1 << 25
+# strict: wait for as many pictures as the standard says before showing one, where the stream does not tell.
+_OPTIONS = {"strict": "1", "max_pixels": str(MAX_PIXELS)}
+# Containers that store the presentation time of each picture, and those that store not even a rate to be relied on.
 _TIMED_CONTAINERS = {"mov", "mp4", "matroska", "webm"}
+_UNTIMED_CONTAINERS = {"avi", "h264", "hevc"}
 # Codecs with one frame a packet, whose key pictures (as the container marks them) owe nothing to earlier pictures.
 _TIMED_CODECS = {"vp9", "av1", "libdav1d", "libvpx-vp9"}
 
 
+class DecodeError(Exception):
+    """The decoder could not produce a wanted frame."""
+
+
+class DamageError(DecodeError):
+    """The decoder produced a frame, and says that it is damaged."""
+
+
+def decode_with_pyav(
+    track: Mp4Track, samples: Sequence[int], data: Sequence[memoryview], wanted: Sequence[int]
+) -> np.ndarray:
+    """Decode samples with libavcodec through PyAV; arguments and result as in ``decode_with_decord``."""
+    import av
+
+    codec: Any = av.CodecContext.create(track.info.codec, "r")
+    codec.extradata = track.config
+    codec.thread_count = 1
+    codec.options = _OPTIONS
+
+    def frames() -> Iterator[tuple[int, Any]]:
+        for sample, piece in zip(samples, data, strict=True):
+            packet = av.Packet(bytes(piece))
+            packet.pts = sample
+            yield from ((frame.pts, frame) for frame in codec.decode(packet))
+        yield from ((frame.pts, frame) for frame in codec.decode(None))
+
+    return collect(frames(), wanted, size=(track.info.height, track.info.width))
+
+
+def collect(frames: Iterable[tuple[int, Any]], wanted: Sequence[int], *, size: tuple[int, int]) -> np.ndarray:
+    """Convert the frames whose names are wanted.
+
+    Args:
+        frames: names and PyAV frames: those that the wanted ones need, and no more.
+        wanted: names.
+        size: height and width that every wanted frame must have.
+
+    Returns:
+        uint8 (len(wanted), H, W, 3) RGB.
+
+    Raises:
+        DecodeError: a wanted frame never came, or came in another size.
+        DamageError: a frame is damaged, wanted or not: others may refer to it.
+    """
+    from av.video.reformatter import VideoReformatter
+
+    height, width = size
+    place = {name: index for index, name in enumerate(wanted)}
+    images = np.empty((len(wanted), height, width, 3), np.uint8)
+    reformatter = VideoReformatter()  # keeps its tables from frame to frame
+    for name, frame in frames:
+        if frame.is_corrupt:
+            raise DamageError("a picture is damaged")
+        index = place.pop(name, None)
+        if index is None:
+            continue
+        if (frame.height, frame.width) != size:
+            raise DecodeError(f"the frame size changes from {size} to {(frame.height, frame.width)}")
+        plane = reformatter.reformat(frame, format="rgb24", interpolation="BILINEAR").planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+        images[index] = rows[:, : 3 * width].reshape(height, width, 3)
+    if place:
+        raise DecodeError(f"{len(place)} of {len(wanted)} pictures cannot be decoded")
+    return images
+
+
+def orientation_of(frame: Any) -> Orientation:
+    """How PyAV's frame is turned for display."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return Orientation() if matrix is None else Orientation.from_matrix(np.frombuffer(matrix, np.int32).tolist())
+
+
+def declared_fps(container: Any, stream: Any) -> float:
+    """Average frames per second as the container tells, or where it tells none (H.264 in AVI) the stream; else 25."""
+    untimed = set(container.format.name.split(",")) & _UNTIMED_CONTAINERS
+    rates = (stream.guessed_rate, stream.average_rate) if untimed else (stream.average_rate, stream.guessed_rate)
+    return float(rates[0] or rates[1] or 25)
+
+
 class LibavVideo:
     """A video track read through libavformat by PyAV.
+
+    Args:
+        path: the file.
+        count: count frames from the beginning, even where the container tells their times.
 
     Attributes:
         seconds: float64 (F,), presentation time of each frame.
         fps: average frames per second.
         height: of the decoded frames, before rotation.
         width: of the decoded frames, before rotation.
-        quarter_turns: rotation for display, counter-clockwise.
+        orientation: for display.
         keyframes: int64 (K,), frames at which decoding may start.
     """
 
     backend = "pyav"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, count: bool = False) -> None:
         self._path = path
         self._container: Any = None
         self._open()
-        self._table = self._read_table()
+        self._table = None if count else self._read_table()
         if self._table is not None:
             self._time_of = {int(pts): sample for sample, pts in enumerate(self._table.pts)}
             first = next(iter(self._decode_needed([0])), None)
             if first is None:
                 raise DecodeError("the first picture cannot be decoded")
             self._describe(first)
-            self.seconds = self._table.seconds
-            rate = self._table.fps
-            starts = self._table.starts
-            self.keyframes = np.flatnonzero(np.isin(self._table.order, list(starts)))
+            self.seconds, self.keyframes = self._table.seconds, self._table.keyframes
         else:
-            rate = self._count_frames()
-        self.fps = rate or float(self._stream.average_rate or self._stream.guessed_rate or 25)
+            self._count_frames()
+        self.fps = self._average_fps()
         self.codec = str(self._stream.codec_context.codec.canonical_name)
 
-    def __len__(self) -> int:
-        return len(self.seconds)
-
-    def decode(self, wanted: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    def decode(self, wanted: np.ndarray) -> np.ndarray:
         """Frames by index, rising; uint8 (len(wanted), H, W, 3)."""
         if self._table is None:
             start = self.keyframes[self.keyframes <= wanted[0]].max(initial=0)
             frames = itertools.islice(enumerate(self._decode_from_start()), int(start), int(wanted[-1]) + 1)
-            return collect(frames, wanted.tolist(), size, coded_size=(self.height, self.width))
+            return collect(frames, wanted.tolist(), size=(self.height, self.width))
         times = self._table.pts[self._table.order[wanted]].tolist()
         needed = ((frame.pts, frame) for frame in self._decode_needed(wanted.tolist()))
-        return collect(needed, times, size, coded_size=(self.height, self.width))
+        return collect(needed, times, size=(self.height, self.width))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._container is not None:
             self._container.close()
             self._container = None
@@ -101,12 +178,12 @@ class LibavVideo:
         if context is None:
             raise DecodeError("is in an unknown codec")
         context.thread_count = 1
-        context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.options = _OPTIONS if context.name == "h264" else {"max_pixels": str(MAX_PIXELS)}
         if context.width * context.height > MAX_PIXELS:
             raise DecodeError(f"frames of {context.width} x {context.height} are larger than {MAX_PIXELS} pixels")
 
     def _read_table(self) -> SampleTable | None:
-        """The samples, by reading through the file without decoding; None where times cannot be trusted."""
+        """The samples, by reading through the file without decoding; None where frames must be counted."""
         container_names = set(self._container.format.name.split(","))
         codec = self._stream.codec_context
         info = _stream_info(codec)
@@ -115,18 +192,21 @@ class LibavVideo:
         times: list[int] = []
         shown: list[bool] = []
         starts: dict[int, Start] = {}
-        self._disposable: list[bool] = []
+        pictures: list[Picture] = []
         for packet in self._container.demux(self._stream):
             if packet.size == 0:
                 continue
-            if packet.pts is None:
+            if packet.pts is None or packet.has_sidedata("new_extradata"):
                 return None
             sample = memoryview(packet)
             if packet.is_keyframe:
                 kind = start_kind(sample, info) if info else Start.ANYWHERE
                 if kind is not Start.NO:
                     starts[len(times)] = kind
-            self._disposable.append(info is not None and is_disposable(sample, info))
+            if info is not None:
+                if not times and by_old_x264(sample, info):
+                    return None
+                pictures.append(read_picture(sample, info))
             times.append(packet.pts)
             shown.append(not packet.is_discard)
         pts = np.array(times, np.int64)
@@ -135,14 +215,18 @@ class LibavVideo:
         if len(np.unique(pts)) < len(pts) or not len(order) or starts.get(0) is not Start.ANYWHERE:
             return None
         table = SampleTable(pts, order, starts, Fraction(self._stream.time_base))
-        return None if info is not None and table.reorder > (info.reorder or 0) else table
+        self._disposable = [picture.disposable for picture in pictures] if info else [False] * len(times)
+        if info is None:
+            return table if (np.diff(pts) > 0).all() else None
+        in_order = table.starts_in_order and table.reorder <= (info.reorder or 0)
+        return table if in_order and why_not_in_order(pictures, pts, info) is None else None
 
     def _decode_needed(self, frames: list[int]) -> Iterator[Any]:
         """Decode what these frames need; more frames than these come out."""
         assert self._table is not None
         needed = self._table.needed(frames, self._disposable.__getitem__)
         remaining = set(needed)
-        for sample, packet in self._packets_from(needed[0]):  # which may open the file anew
+        for sample, packet in self._packets_from(needed[0]):  # which may open the file again
             if sample in remaining:
                 yield from self._stream.codec_context.decode(packet)
                 remaining.remove(sample)
@@ -179,44 +263,70 @@ class LibavVideo:
         return packets
 
     def _decode_from_start(self) -> Iterator[Any]:
-        self._open()
-        yield from self._container.decode(self._stream)
+        """Every frame, in the order of output.
 
-    def _count_frames(self) -> float:
-        """Decode everything once to learn how many frames there are; returns the average frame rate."""
+        What cannot be decoded at the beginning (a recording begins between key pictures) or at the end (it was cut
+        short) is left out. In between it is an error: the frames behind it cannot be counted.
+        """
+        import av
+
+        self._open()
+        begun, failure = False, None
+        for packet in self._container.demux(self._stream):
+            if not packet.size:  # would end the decoder
+                continue
+            try:
+                frames = self._stream.codec_context.decode(packet)
+            except av.FFmpegError as error:
+                failure = error if begun else None
+                continue
+            if failure:
+                raise failure
+            begun = True
+            yield from frames
+        yield from self._stream.codec_context.decode(None)
+
+    def _count_frames(self) -> None:
+        """Decode everything once to learn how many frames there are and when they are shown."""
         times: list[int | None] = []
         keys = []
-        frame = None
+        sound = 0
         for frame in self._decode_from_start():
             if not times:
                 self._describe(frame)
             if frame.key_frame:
                 keys.append(len(times))
             times.append(frame.pts)
+            sound = sound if frame.is_corrupt else len(times)
+        times = times[:sound]  # the last picture of a file that was cut short is damaged
         if not times:
-            raise DecodeError("holds no picture that can be decoded")
-        self.keyframes = np.array(keys, np.int64)
-        rate = float(self._stream.average_rate or self._stream.guessed_rate or 25)
+            raise DecodeError("shows no picture that can be decoded")
+        self.keyframes = np.array([key for key in keys if key < sound], np.int64)
         known = [pts for pts in times if pts is not None]
         if len(known) == len(times) and len(set(known)) == len(known):
             # Times that do not rise (AVI gives them in decoding order) are still the right ones, in the wrong order.
             self.seconds = np.sort(np.array(known)) * float(self._stream.time_base)
         else:
-            self.seconds = np.arange(len(times)) / rate
-        return rate
+            self.seconds = np.arange(len(times)) / declared_fps(self._container, self._stream)
+
+    def _average_fps(self) -> float:
+        span = float(self.seconds[-1] - self.seconds[0])
+        if span <= 0 or set(self._container.format.name.split(",")) & _UNTIMED_CONTAINERS:
+            return declared_fps(self._container, self._stream)
+        return (len(self.seconds) - 1) / span
 
     def _describe(self, frame: Any) -> None:
         self.height, self.width = frame.height, frame.width
-        self.quarter_turns = round(frame.rotation / 90) % 4
+        try:
+            self.orientation = orientation_of(frame)
+        except ValueError as error:
+            raise DecodeError(str(error)) from None
 
 
 def _stream_info(codec: Any) -> StreamInfo | None:
     """What avcC or hvcC says; None for other codecs and for byte streams, which have no such record."""
-    parse = {"h264": parse_avc_config, "hevc": parse_hevc_config}.get(codec.name)
-    if parse is None or not codec.extradata:
-        return None
     try:
-        info = parse(codec.extradata)
-    except (BitstreamError, IndexError):
+        info = parse_config(codec.name, codec.extradata or b"")
+    except BitstreamError:
         return None
     return info if info.progressive and info.reorder is not None else None

@@ -1,59 +1,67 @@
-"""Exact frames of a video file, by index.
+"""Video reader: exact frames of a file, by index.
 
 ``open_video`` gives a ``VideoReader``: its length, the presentation time of every frame, and any frames by index as
-uint8 RGB. Whatever cannot be read raises one ``VideoError`` that says why. No wrong frame is ever returned knowingly:
+uint8 RGB. What cannot be read raises one ``VideoError`` that says why. Who reads a file is decided by
+``choose_decoder``:
 
 ====================================================  =======================================================
 file                                                  read by
 ====================================================  =======================================================
-MP4 and MOV, H.264 and HEVC, whole pictures,          its own tables say what to decode (``mp4``, ``samples``);
-at most one edit                                      decord or PyAV decodes just that (``decoders``)
-of these: order of output not told, more than 8 bits  the same, PyAV only
-anything else that libav knows                        PyAV through a demuxer (``libav``)
+MP4 and MOV, H.264 and HEVC of 8 bits, whose tables   decord, a slice of the file at a time; before each, the
+are sound: one sample description, whole pictures,    slice headers of the pictures in it must agree with
+at most one edit, known order of output               the times of the file
+of these: open groups of pictures in H.264, order of  the same, PyAV only
+output not told, more than 8 bits
+anything else that libav knows                        PyAV through a demuxer
 cut short, encrypted, without pictures, huge          refused, with the reason
 ====================================================  =======================================================
 
 torchcodec reads only where it is asked to, and of these files only those that it reads rightly.
 
-Damage inside a picture is another matter. libavcodec hides it, by showing part of a neighbouring picture, and marks the
-picture. PyAV tells of the mark, which is an error here, also where only another picture refers to the marked one;
-decord and torchcodec do not tell. ``gcvideo prepare verify`` finds such files.
+Frames are those that a decode of the whole file from its first picture gives, in the order in which the decoder
+outputs them. They are turned and mirrored as the display matrix says (by multiples of 90 degrees; other matrices are
+refused). They are not stretched to the pixel aspect ratio and not cut to the clean aperture: rows and columns are those
+of the decoded picture, cropped as the codec says. A frame of another size than the first one is refused.
+
+Damage inside a picture is another matter. libavcodec hides it, by showing part of a neighbouring picture, and marks
+some of these pictures. PyAV tells of the mark, which is an error here, also where only another picture refers to the
+marked one; decord and torchcodec do not tell. ``gcvideo prepare verify`` finds such files.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
 import os
 import re
+import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
 from gcvideo.errors import DamagedVideoError, VideoError
-from gcvideo.video.bitstream import Start, is_disposable
-from gcvideo.video.decord_decoder import MAX_BYTES, MAX_PIXELS, DamageError, decode_with_decord, decode_with_pyav
-from gcvideo.video.mp4 import Mp4DataError, Mp4Error, Mp4Track, looks_like_mp4, read_track
+from gcvideo.video.decode_plan import MAX_REORDER
+from gcvideo.video.decord_decoder import decode_with_decord, has_decord
 from gcvideo.video.mp4_slice import read_samples
-from gcvideo.video.pyav_decoder import LibavVideo
+from gcvideo.video.mp4_tables import Mp4DataError, Mp4Track, read_tables
+from gcvideo.video.pyav_decoder import MAX_PIXELS, DamageError, DecodeError, LibavVideo, decode_with_pyav
+from gcvideo.video.slice_headers import Start, read_picture, why_not_in_order
 from gcvideo.video.tar_members import local_path
 from gcvideo.video.torchcodec_decoder import TorchcodecVideo, decode_with_torchcodec, why_no_torchcodec
 
 BACKENDS = ("auto", "decord", "pyav", "torchcodec")
+# frames() gives at most so many bytes at a time.
+MAX_BYTES = 4 << 30
 
 
-def open_video(path: str | Path, *, backend: str = "auto", short_side: int | None = None) -> VideoReader:
+def open_video(path: str | Path, *, backend: str = "auto") -> VideoReader:
     """Open a video.
 
     Args:
         path: the file, or a video in a tar shard (see ``gcvideo.video.tar_members``), which is read into memory.
         backend: ``auto`` takes decord where it reads the file rightly, else PyAV. ``decord`` refuses the files that
             only PyAV reads rightly, and so does ``torchcodec``.
-        short_side: for training only; frames come scaled down, never up, so that their short side has this length.
-            The decoder interpolates bilinearly, averaging over the area that a pixel covers.
 
     Raises:
         VideoError: the file cannot be read, and why.
@@ -61,21 +69,21 @@ def open_video(path: str | Path, *, backend: str = "auto", short_side: int | Non
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
     path = os.fspath(path)
+    missing = why_missing(backend)
+    if missing:
+        raise VideoError(path, missing)
     with ExitStack() as opened:
         try:
             file = opened.enter_context(local_path(path))
-            if not os.path.isfile(file):
-                exists = os.path.exists(file)
-                raise VideoError(
-                    path, "is a folder" if os.path.isdir(file) else "is not a file" if exists else "does not exist"
-                )
-            video = VideoReader(path, _open_source(file, backend), short_side)
+            reader = VideoReader(path, *_open_source(file, backend))
         except VideoError as error:
             raise error if error.path == path else VideoError(path, error.reason) from error
-        except Exception as error:  # PyAV raises whatever it meets: InvalidDataError, UnicodeDecodeError ...
+        except (Mp4DataError, DecodeError) as error:
+            raise VideoError(path, str(error)) from error
+        except Exception as error:  # PyAV raises what it meets: InvalidDataError, UnicodeDecodeError ...
             raise VideoError(path, f"cannot be opened ({_one_line(error)})") from error
-        video._opened = opened.pop_all()
-    return video
+        reader._opened = opened.pop_all()
+    return reader
 
 
 class VideoReader:
@@ -83,25 +91,27 @@ class VideoReader:
 
     Attributes:
         path: the file.
-        height: of the frames that come out, after rotation and scaling.
-        width: of the frames that come out, after rotation and scaling.
+        height: of the frames that come out, after rotation.
+        width: of the frames that come out, after rotation.
         fps: average frames per second.
-        pts: float64 (len,), presentation time of each frame in seconds, rising.
+        times: float64 (len,), presentation time of each frame in seconds, rising.
         codec: libavcodec's name.
         keyframes: int64 (K,), frames at which decoding may start.
+        reason: why this decoder reads the file.
     """
 
-    def __init__(self, path: str, source: _Source, short_side: int | None) -> None:
+    def __init__(self, path: str, source: Mp4Video | LibavVideo, reason: str) -> None:
         self.path = path
+        self.reason = reason
         self._source = source
         self._opened = ExitStack()  # what must stay open as long as the source
+        self.height, self.width = source.height, source.width
         if source.height * source.width > MAX_PIXELS:
             raise VideoError(path, f"frames of {source.width} x {source.height} are larger than {MAX_PIXELS} pixels")
-        self._size = _scaled_down((source.height, source.width), short_side)  # before rotation
-        self._turns = source.quarter_turns
-        self.height, self.width = self._size if self._turns % 2 == 0 else self._size[::-1]
+        if source.orientation.transpose:
+            self.height, self.width = self.width, self.height
         self.fps = source.fps
-        self.pts = source.seconds
+        self.times = source.seconds
         self.codec = source.codec
         self.keyframes = source.keyframes
 
@@ -112,7 +122,7 @@ class VideoReader:
 
     def __len__(self) -> int:
         """Number of frames that a player would show."""
-        return len(self.pts)
+        return len(self.times)
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Frames by index; they may repeat and come in any order, and each is decoded once.
@@ -136,18 +146,18 @@ class VideoReader:
                 self.path, f"{len(indices)} frames of {self.width} x {self.height} exceed {MAX_BYTES} bytes"
             )
         try:
-            images = self._source.decode(wanted, self._size)
+            images = self._source.decode(wanted)
         except DamageError as error:
             raise DamagedVideoError(self.path, f"cannot be decoded ({error})") from error
         except Exception as error:  # as in open_video
             raise VideoError(self.path, f"cannot be decoded ({_one_line(error)})") from error
-        if images.shape != (len(wanted), *self._size, 3):
-            raise VideoError(self.path, f"gave frames of shape {images.shape[1:]} instead of {self._size}")
-        images = np.ascontiguousarray(np.rot90(images, self._turns, axes=(1, 2)))
+        images = np.ascontiguousarray(self._source.orientation.apply(images))
+        if images.shape != (len(wanted), self.height, self.width, 3):
+            raise VideoError(self.path, f"gave frames of shape {images.shape[1:]}, not {self.height, self.width, 3}")
         return images if np.array_equal(wanted, indices) else images[position]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._source.close()
         self._opened.close()
 
@@ -158,111 +168,128 @@ class VideoReader:
         self.close()
 
 
-class _Source(Protocol):
-    """What a ``VideoReader`` reads from; sizes are those before rotation."""
+class Mp4Video:
+    """A file whose own tables say what to decode; the slice headers of what is decoded must confirm them.
 
-    codec: str
-    height: int
-    width: int
-    quarter_turns: int
-    fps: float
-    seconds: np.ndarray
-    keyframes: np.ndarray
+    Args:
+        path: the file.
+        track: its tables.
+        backend: who decodes.
+        fallback: whether PyAV may read what ``backend`` must not or cannot read.
+    """
 
-    @property
-    def backend(self) -> str: ...
-
-    def decode(self, wanted: np.ndarray, size: tuple[int, int]) -> np.ndarray: ...
-
-    def close(self) -> None: ...
-
-
-class _Mp4Video:
-    """A file whose own tables say what to decode."""
-
-    def __init__(self, file: int, track: Mp4Track, backends: Sequence[str]) -> None:
-        decoders = {"decord": decode_with_decord, "pyav": decode_with_pyav, "torchcodec": decode_with_torchcodec}
-        self._file = file
+    def __init__(self, path: str, track: Mp4Track, backend: str, *, fallback: bool) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._close = weakref.finalize(self, os.close, self._file)
+        if backend != "pyav" and track.info.codec == "h264":
+            # Only IDR pictures: right after others, older versions of FFmpeg leave out pictures.
+            track = replace(track, table=track.table.from_idr_only())
         self._track = track
-        self._decoders: list[tuple[str, Any]] = [(backend, decoders[backend]) for backend in backends]
+        self._counted: LibavVideo | None = None  # where the slice headers contradict the tables
+        self._fallback = fallback
+        self.backend = backend
         self.codec = track.info.codec
         self.height, self.width = track.info.height, track.info.width
-        self.quarter_turns = track.quarter_turns
-        self.fps = track.table.fps or 25.0
+        self.orientation = track.orientation
+        self.fps = track.fps
         self.seconds = track.table.seconds
-        self.keyframes = np.flatnonzero(np.isin(track.table.order, list(track.table.starts)))
+        self.keyframes = track.table.keyframes
 
-    @property
-    def backend(self) -> str:
-        return self._decoders[0][0]
-
-    def decode(self, wanted: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        table = self._track.table
-        span = table.needed(wanted.tolist(), lambda sample: False)
-        bytes_of = dict(zip(span, read_samples(self._file, self._track, span), strict=True))
-        samples = table.needed(wanted.tolist(), lambda sample: is_disposable(bytes_of[sample], self._track.info))
-        data = [bytes_of[sample] for sample in samples]
+    def decode(self, wanted: np.ndarray) -> np.ndarray:
+        """Frames by index, rising; uint8 (len(wanted), H, W, 3)."""
+        if self._counted:
+            return self._counted.decode(wanted)
+        track, table = self._track, self._track.table
+        # A picture is output before as many later ones are decoded as the stream may reorder.
+        ahead = MAX_REORDER if track.info.reorder is None else max(2, track.info.reorder)
+        span = table.needed(wanted.tolist(), ahead=ahead)
+        data = dict(zip(span, read_samples(self._file, track, span), strict=True))
+        pictures = {sample: read_picture(data[sample], track.info) for sample in span}
+        held = [sample for sample in span if pictures[sample].pictures]
+        doubt = why_not_in_order([pictures[sample] for sample in held], table.pts[held], track.info)
+        if doubt:
+            return self._count(doubt).decode(wanted)
+        if len(held) < len(span):
+            self._leave_to_pyav("a sample holds no picture")
+        samples = table.needed(wanted.tolist(), lambda sample: pictures[sample].disposable)
+        slices = [data[sample] for sample in samples]
         targets = table.order[wanted].tolist()
-        while True:
-            _, decoder = self._decoders[0]
-            try:
-                return decoder(self._track, samples, data, targets, size)
-            except Exception:
-                # decord refuses a few files that are sound, such as very narrow ones.
-                if len(self._decoders) == 1:
-                    raise
-                self._decoders.pop(0)
+        try:
+            return _DECODERS[self.backend](track, samples, slices, targets)
+        except Exception as error:  # decord refuses a few files that are sound, such as very narrow ones
+            if self.backend == "pyav":
+                raise
+            self._leave_to_pyav(_one_line(error))
+            return decode_with_pyav(track, samples, slices, targets)
 
     def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        """Close the file."""
+        self._close()
+        if self._counted:
+            self._counted.close()
 
-    def __del__(self) -> None:
-        self.close()
+    def _count(self, doubt: str) -> LibavVideo:
+        self._leave_to_pyav(doubt)
+        self._counted = LibavVideo(self._path, count=True)
+        if len(self._counted.seconds) != len(self.seconds):
+            raise DecodeError(f"{doubt}, and {len(self._counted.seconds)} of {len(self.seconds)} can be decoded")
+        return self._counted
 
-
-def _open_source(path: str, backend: str) -> _Source:
-    """Decide from the file's tables who reads it rightly."""
-    missing = why_missing(backend)
-    if missing:
-        raise VideoError(path, missing)
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        head = os.pread(file, 16, 0)
-        if not head:
-            raise VideoError(path, "is empty")
-        if not looks_like_mp4(head):
-            raise Mp4Error("not an MP4 file")
-        track = read_track(file)
-        _check_trust(track)
-        refusal = _why_only_pyav(track)
-        if backend in ("decord", "torchcodec") and refusal:
-            raise Mp4Error(refusal)
-        if backend == "torchcodec":
-            track = _from_idr_only(track)
-        with_decord = backend == "auto" and not refusal and _has_decord()
-        source = _Mp4Video(file, track, [backend] if backend != "auto" else ["decord"] * with_decord + ["pyav"])
-        file = -1
-        return source
-    except Mp4DataError as error:
-        raise VideoError(path, str(error)) from error
-    except Mp4Error as error:
-        if backend == "decord":
-            raise VideoError(path, f"decord cannot be trusted with it ({error}); use backend pyav or auto") from error
-        return TorchcodecVideo(path) if backend == "torchcodec" else LibavVideo(path)
-    finally:
-        if file >= 0:
-            os.close(file)
+    def _leave_to_pyav(self, why: str) -> None:
+        if not self._fallback and self.backend != "pyav":
+            raise DecodeError(why)
+        self.backend = "pyav"
 
 
-def _check_trust(track: Mp4Track) -> None:
-    """Raise where samples and frames are not one to one, or come out in an order that cannot be foretold."""
-    info = track.info
-    if not info.progressive:
-        raise Mp4Error("interlaced")  # a frame may be two samples, one a field
-    if info.reorder is not None and track.table.reorder > info.reorder:
-        raise Mp4Error("pictures are reordered more than the stream allows")
+_DECODERS = {"decord": decode_with_decord, "pyav": decode_with_pyav, "torchcodec": decode_with_torchcodec}
+
+
+def _open_source(path: str, backend: str) -> tuple[Mp4Video | LibavVideo, str]:
+    """Open a file with the decoder that reads it rightly; and why with this one."""
+    if not os.path.isfile(path):
+        exists = os.path.exists(path)
+        raise DecodeError("is a folder" if os.path.isdir(path) else "is not a file" if exists else "does not exist")
+    tables = read_tables(path)
+    decoder, reason = choose_decoder(tables, backend)
+    if decoder is None:
+        raise DecodeError(f"{backend} cannot be trusted with it ({reason}); use backend pyav or auto")
+    if isinstance(tables, Mp4Track):
+        return Mp4Video(path, tables, decoder, fallback=backend == "auto"), reason
+    return TorchcodecVideo(path) if decoder == "torchcodec" else LibavVideo(path), reason
+
+
+def choose_decoder(tables: Mp4Track | str, backend: str) -> tuple[str | None, str]:
+    """Who decodes a file.
+
+    Args:
+        tables: the tables of an MP4 file, or why they cannot be followed.
+        backend: as asked for.
+
+    Returns:
+        ``decord``, ``pyav`` or ``torchcodec``, None where the one that was asked for may give wrong frames; and why.
+    """
+    refusal = tables if isinstance(tables, str) else _why_only_pyav(tables)
+    if backend == "pyav":
+        return "pyav", "asked for"
+    if backend == "torchcodec":  # which reads other containers too
+        return (None, refusal) if refusal and isinstance(tables, Mp4Track) else ("torchcodec", "asked for")
+    if backend == "decord":
+        return (None, refusal) if refusal else ("decord", "asked for")
+    if refusal or isinstance(tables, str):
+        return "pyav", str(refusal)
+    if not has_decord():
+        return "pyav", "decord is not installed"
+    if tables.info.codec == "h264" and Start.FRESH in tables.table.starts.values():
+        return "pyav", "open groups of pictures, within which only PyAV may start"
+    return "decord", "sound tables"
+
+
+def why_missing(backend: str) -> str | None:
+    """Why a backend cannot be used on this machine, and what to do; None where it can."""
+    if backend == "decord" and not has_decord():
+        return "decord is not installed; use backend pyav or auto"
+    return why_no_torchcodec() if backend == "torchcodec" else None
 
 
 def _why_only_pyav(track: Mp4Track) -> str | None:
@@ -272,37 +299,6 @@ def _why_only_pyav(track: Mp4Track) -> str | None:
     if track.info.bit_depth > 8:
         return "more than 8 bits a sample"  # other rounding than PyAV's
     return None
-
-
-def _from_idr_only(track: Mp4Track) -> Mp4Track:
-    """The track without those starts of decoding in H.264 that are no IDR pictures.
-
-    FFmpeg 5, which torchcodec may find, leaves out pictures that it decodes right after such a start.
-    """
-    if track.info.codec != "h264":
-        return track
-    starts: dict[int, Start] = {sample: kind for sample, kind in track.table.starts.items() if kind is Start.ANYWHERE}
-    table = dataclasses.replace(track.table, starts=starts)
-    return dataclasses.replace(track, table=table)
-
-
-def why_missing(backend: str) -> str | None:
-    """Why a backend cannot be used on this machine, and what to do; None where it can."""
-    if backend == "decord" and not _has_decord():
-        return "decord is not installed; use backend pyav or auto"
-    return why_no_torchcodec() if backend == "torchcodec" else None
-
-
-def _has_decord() -> bool:
-    return importlib.util.find_spec("decord") is not None
-
-
-def _scaled_down(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
-    """Height and width with the given short side and the same shape, to the nearest pixel; never larger than before."""
-    short = min(size)
-    if short_side is None or short_side >= short:
-        return size
-    return max(1, round(size[0] * short_side / short)), max(1, round(size[1] * short_side / short))
 
 
 def _one_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from gcvideo.errors import VideoError
+from gcvideo.video.pyav_decoder import declared_fps, orientation_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class StreamFrame:
 
     def rgb(self) -> np.ndarray:
         """uint8 (H, W, 3), as displayed: rotation metadata applied."""
-        return np.rot90(self.picture.to_ndarray(format="rgb24"), round(self.picture.rotation / 90) % 4)
+        return orientation_of(self.picture).apply(self.picture.to_ndarray(format="rgb24"))
 
 
 class FrameStream:
@@ -59,7 +60,7 @@ class FrameStream:
             raise VideoError(self.name, "has no video track")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
-        self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 25)
+        self.fps = declared_fps(self._container, self._stream)
         length = self._container.duration or 0  # in microseconds
         self.expected = self._stream.frames or round(length * 1e-6 * self.fps) or None
 

@@ -16,12 +16,18 @@ from typing import Any
 import numpy as np
 
 from gcvideo.errors import VideoError
-from gcvideo.video.decord_decoder import DecodeError
-from gcvideo.video.mp4 import Mp4Track
 from gcvideo.video.mp4_slice import RATE, in_memory, write_slice
-from gcvideo.video.pyav_decoder import LibavVideo
+from gcvideo.video.mp4_tables import Mp4Track, Orientation
+from gcvideo.video.pyav_decoder import DecodeError, LibavVideo
 
 _SAME_TIME = 1e-6  # seconds
+# What torchcodec does for display, counter-clockwise.
+_QUARTER_TURNS = {
+    Orientation(): 0,
+    Orientation(transpose=True, flip_rows=True): 1,
+    Orientation(flip_rows=True, flip_columns=True): 2,
+    Orientation(transpose=True, flip_columns=True): 3,
+}
 
 
 @functools.cache
@@ -40,15 +46,14 @@ def why_no_torchcodec() -> str | None:
 
 
 def decode_with_torchcodec(
-    track: Mp4Track, samples: Sequence[int], data: Sequence[memoryview], wanted: Sequence[int], size: tuple[int, int]
+    track: Mp4Track, samples: Sequence[int], data: Sequence[memoryview], wanted: Sequence[int]
 ) -> np.ndarray:
     """Decode samples with torchcodec; arguments and result as in ``decode_with_decord``."""
     pieces, rank = write_slice(track, samples, data)
     frame_of = dict(zip(samples, rank.tolist(), strict=True))
     frames = np.array([frame_of[sample] for sample in wanted])
-    resize = None if size == (track.info.height, track.info.width) else size
     with in_memory(pieces) as path:
-        return _exact_frames(path, frames, frames / RATE, count=len(samples), resize=resize)
+        return _exact_frames(path, frames, frames / RATE, count=len(samples))
 
 
 class TorchcodecVideo(LibavVideo):
@@ -60,24 +65,22 @@ class TorchcodecVideo(LibavVideo):
 
     backend = "torchcodec"
 
-    def decode(self, wanted: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    def decode(self, wanted: np.ndarray) -> np.ndarray:
         """As in ``LibavVideo``."""
-        resize = None if size == (self.height, self.width) else size
-        if resize and self.quarter_turns % 2:
-            resize = size[::-1]
         times = self.seconds[wanted] - self.seconds[0]
-        images = _exact_frames(
-            self._path, wanted, times, count=len(self), resize=resize, quarter_turns=self.quarter_turns
-        )
-        return np.rot90(images, -self.quarter_turns, axes=(1, 2))  # which torchcodec has turned for display
+        turns = _QUARTER_TURNS[self.orientation]
+        images = _exact_frames(self._path, wanted, times, count=len(self.seconds), quarter_turns=turns)
+        return np.rot90(images, -turns, axes=(1, 2))  # which torchcodec has turned for display
 
-    def _count_frames(self) -> float:
+    def _count_frames(self) -> None:
         raise self._refusal("its times do not tell its frames apart")
 
     def _describe(self, frame: Any) -> None:
         super()._describe(frame)
         if frame.format.components[0].bits > 8:
             raise self._refusal("more than 8 bits a sample")  # other rounding than PyAV's
+        if self.orientation not in _QUARTER_TURNS:
+            raise self._refusal("mirrored for display")
 
     def _refusal(self, reason: str) -> VideoError:
         return VideoError(self._path, f"torchcodec cannot be trusted with it ({reason}); use backend pyav or auto")
@@ -89,7 +92,6 @@ def _exact_frames(
     times: np.ndarray,
     *,
     count: int,
-    resize: tuple[int, int] | None,
     quarter_turns: int = 0,
 ) -> np.ndarray:
     """Frames of a file by index, as displayed.
@@ -99,14 +101,12 @@ def _exact_frames(
         frames: rising.
         times: presentation times that they must have, in seconds after the first frame.
         count: number of frames that the file must have.
-        resize: height and width, as displayed; None leaves frames as they are.
         quarter_turns: that the file must ask for.
 
     Returns:
         uint8 (T, H, W, 3) RGB.
     """
     from torchcodec.decoders import VideoDecoder
-    from torchcodec.transforms import Resize
 
     decoder = VideoDecoder(
         f"file:{path}",  # a name with a colon in it is no protocol
@@ -114,7 +114,6 @@ def _exact_frames(
         num_ffmpeg_threads=1,
         device="cpu",
         seek_mode="exact",
-        transforms=[Resize(resize)] if resize else None,  # bilinear, averaging over the area where it shrinks
     )
     facts = decoder.metadata
     if len(decoder) != count:

@@ -30,7 +30,7 @@ from gcvideo.eval.inputs import find_sources
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.predictor import Predictor
 from gcvideo.train.checkpoint import load_checkpoint, save_checkpoint
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video
 from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
 from tests.videos import moving_frames, write_video
 

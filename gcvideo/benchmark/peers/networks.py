@@ -11,7 +11,7 @@ from gcvideo.benchmark.peers.loaders import MEAN, STD, Views, per_view_video
 from gcvideo.benchmark.timing import Contender
 from gcvideo.benchmark.workloads import STEADY_LR, labels_for
 from gcvideo.config import TestConfig
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video
 
 
 def slow_r50(frames: int, crop: int) -> nn.Module:

@@ -13,7 +13,7 @@ from gcvideo.benchmark.loader import make_clips, our_clip, our_views, ratios_of
 from gcvideo.benchmark.peers import loaders as peers
 from gcvideo.benchmark.peers.loaders import Clip, Views
 from gcvideo.cli import main
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video
 from tests.videos import moving_frames, write_video
 
 

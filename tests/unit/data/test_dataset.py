@@ -18,7 +18,7 @@ from gcvideo.data.dataset import ClipDataset, ViewDataset, make_views
 from gcvideo.data.records import RecordTable
 from gcvideo.data.sampling import random_clip, sample_rng, uniform_clips
 from gcvideo.errors import ConfigError, DamagedVideoError, DataError, VideoError
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video
 from tests.videos import moving_frames, write_video
 
 DATA = DataConfig(frames=4, stride=2, crop=32, short_side=(32, 40))

@@ -13,7 +13,7 @@ from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.data.records import RecordTable, VideoRecord
 from gcvideo.data.sampling import random_clip, sample_rng, uniform_clips
 from gcvideo.errors import VideoError
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video
 from tests.videos import moving_frames, write_video
 
 RATE = 25.0

@@ -16,8 +16,7 @@ from gcvideo.data.dataset import make_views
 from gcvideo.data.sampling import uniform_clips
 from gcvideo.errors import VideoError
 from gcvideo.eval.timeline import Segment, SlidingWindows, Window, make_timeline
-from gcvideo.video.reader import open_video
-from gcvideo.video.stream import FrameStream, StreamFrame
+from gcvideo.video import FrameStream, StreamFrame, open_video
 from tests.videos import moving_frames, write_video
 
 DATA = DataConfig(frames=4, stride=3, crop=32, short_side=(32, 32))
@@ -69,7 +68,7 @@ def test_memory_does_not_grow_with_the_video() -> None:
     frame = np.zeros((48, 64, 3), np.uint8)
 
     class Picture:
-        rotation = 0
+        side_data = {}
 
         def to_ndarray(self, format: str) -> np.ndarray:
             return frame
@@ -87,7 +86,7 @@ def test_memory_does_not_grow_with_the_video() -> None:
 @pytest.mark.parametrize("count", [1, 2, 11])
 def test_a_video_shorter_than_a_window_gives_one(count: int) -> None:
     class Picture:
-        rotation = 0
+        side_data = {}
 
         def __init__(self, index: int) -> None:
             self.index = index

@@ -9,7 +9,7 @@ import pytest
 from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
 from gcvideo.prepare.shards import as_path, open_shards, read_shards, write_shards
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video
 from tests.videos import moving_frames, write_video
 
 COUNT = 11

@@ -11,7 +11,7 @@ import pytest
 from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
 from gcvideo.prepare.synthetic import CLASSES, FRAMES, HEIGHT, WIDTH, draw_clip, draw_motion, make_synthetic
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video
 
 CHANCE = 1 / len(CLASSES)
 

@@ -17,7 +17,7 @@ from gcvideo.errors import DataError
 from gcvideo.prepare import encode
 from gcvideo.prepare.encode import PRESETS, Encoding, encode_video, scaled_size
 from gcvideo.prepare.transcode import JOURNAL, copy_annotation, transcode
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video
 from tests.videos import decode_all, moving_frames, write_video
 
 SMALL = Encoding(short_side=32)
@@ -96,7 +96,7 @@ def test_variable_frame_times_stay(tmp_path):
     path = write_video(tmp_path / "vfr.mp4", moving_frames(8), pts=times, fps=30)
     encode_video(path, tmp_path / "copy.mp4", Encoding())
     with open_video(tmp_path / "copy.mp4") as video:
-        assert np.allclose(video.pts - video.pts[0], np.array(times) / 30, atol=1e-4)
+        assert np.allclose(video.times - video.times[0], np.array(times) / 30, atol=1e-4)
 
 
 @pytest.mark.parametrize(("audio", "tracks"), [(False, 0), (True, 1)])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gcvideo.video.reader import open_video, why_missing
+from gcvideo.video import open_video, why_missing
 from tests import fuzz
 from tests.videos import moving_frames, write_video
 

@@ -9,18 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gcvideo.video.bitstream import (
-    BitstreamError,
-    Start,
-    StreamInfo,
-    is_disposable,
-    nal_units,
-    parse_avc_config,
-    parse_hevc_config,
-    start_kind,
-)
-from gcvideo.video.mp4 import Mp4DataError, Mp4Error, Mp4Track, read_track
 from gcvideo.video.mp4_slice import in_memory, read_samples, write_slice
+from gcvideo.video.mp4_tables import Mp4DataError, Mp4Error, Mp4Track, read_track
+from gcvideo.video.parameter_sets import BitstreamError, StreamInfo, parse_avc_config, parse_hevc_config
+from gcvideo.video.slice_headers import Start, nal_units, read_picture, start_kind
 from tests.videos import decode_all, moving_frames, write_video
 
 COUNT = 30
@@ -92,7 +84,7 @@ def test_tables_agree_with_libavformat(name, request):
             track.table.pts * float(track.table.time_base), [float(p.pts * p.time_base) for p in packets], atol=1e-9
         )
         assert list(track.table.starts) == [i for i, packet in enumerate(packets) if packet.is_keyframe]
-        assert track.table.fps == pytest.approx(float(stream.average_rate))
+        assert track.fps == pytest.approx(float(stream.average_rate))
     file = os.open(path, os.O_RDONLY)
     chosen = [5, 0, 17]
     assert [bytes(data) for data in read_samples(file, track, chosen)] == [bytes(packets[i]) for i in chosen]
@@ -104,7 +96,9 @@ def test_disposable_pictures_are_those_that_libavcodec_skips(plain, plain_hevc):
         track = track_of(path)
         with av.open(str(path)) as container:
             packets = [packet for packet in container.demux(video=0) if packet.size]
-        ours = {int(track.table.pts[i]) for i, p in enumerate(packets) if is_disposable(memoryview(p), track.info)}
+        ours = {
+            int(track.table.pts[i]) for i, p in enumerate(packets) if read_picture(memoryview(p), track.info).disposable
+        }
         shown = {}
         for skip in ("DEFAULT", "NONREF"):
             with av.open(str(path)) as container:
@@ -207,13 +201,13 @@ def test_what_is_refused(plain):
         (broken(b"stss", 8, "I", 0), Mp4Error, "key pictures"),
         (broken(b"stss", 8, "I", 15), Mp4Error, "key pictures"),
         (broken(b"stss", 8, "I", 2), Mp4Error, "does not begin with a key picture"),
-        (broken(b"stsd", 4, "I", 2), Mp4Error, "several sample descriptions"),
+        (broken(b"stsd", 4, "I", 2), Mp4Error, "sample description"),
         (broken(b"mdhd", 12, "I", 0), Mp4Error, "time scale of 0"),
         (broken(b"hdlr", 8, "4s", b"soun"), Mp4Error, "no video track"),
         (data.replace(b"avc1", b"encv"), Mp4DataError, "encrypted"),
-        (data.replace(b"moov", b"free"), Mp4Error, "no movie box"),
+        (data.replace(b"moov", b"free"), Mp4DataError, "no movie box"),
         (data.replace(b"stbl", b"free"), Mp4Error, "no stbl box"),
-        (b"", Mp4Error, "no movie box"),
+        (b"", Mp4DataError, "no movie box"),
         (data[:-10], Mp4Error, "longer than the file"),
     ]
     for content, kind, text in cases:
@@ -256,7 +250,7 @@ def test_needed_samples(plain):
 def test_slices_decode_to_the_same_frames(wanted):
     """A slice, decoded by libav as a file of its own, holds exactly the wanted frames at the places it names."""
     for path, whole, track, samples in _slicing_cases():
-        chosen = track.table.needed(wanted, lambda i, s=samples, t=track: is_disposable(s[i], t.info))
+        chosen = track.table.needed(wanted, lambda i, s=samples, t=track: read_picture(s[i], t.info).disposable)
         pieces, rank = write_slice(track, chosen, [samples[i] for i in chosen])
         with in_memory(pieces) as sliced:
             frames, _ = decode_all(sliced)
@@ -347,7 +341,7 @@ def sample(*units: bytes) -> bytes:
         ([b"\x65rest"], Start.ANYWHERE),  # IDR
         ([b"\x09\xf0", b"\x67sps", b"\x68pps", b"\x65rest"], Start.ANYWHERE),
         ([b"\x41rest"], Start.NO),  # not IDR, no recovery point
-        ([b"\x06\x06\x01\xc4\x80", b"\x41rest"], Start.FRESH),  # recovery point, recovery_frame_cnt 0
+        ([b"\x06\x06\x01\xc4\x80", b"\x41rest"], Start.FRESH),  # recovery point, recovery_frame_cnt 0, exact
         ([b"\x06\x06\x02\x0c\x40\x80", b"\x41rest"], Start.NO),  # recovery_frame_cnt 23: intra refresh
         ([b"\x06\x05\x02ab\x06\x01\xc4\x80", b"\x41rest"], Start.FRESH),  # another message before it
         ([b"\x06\xff\xff\xff", b"\x41rest"], Start.NO),  # a message that ends too early
@@ -370,11 +364,11 @@ def test_where_hevc_may_start(unit_type, expected):
 
 def test_which_hevc_pictures_are_disposable():
     def picture(unit_type: int, layer: int) -> bytes:
-        return sample(bytes([unit_type << 1, layer + 1, 0]))
+        return sample(bytes([unit_type << 1, layer + 1, 0x80, 0xFF]))
 
     def disposable(unit_type: int, layer: int, layers: int) -> bool:
         info = StreamInfo("hevc", 4, 64, 48, 64 * 48, 8, True, 2, temporal_layers=layers)
-        return is_disposable(picture(unit_type, layer), info)
+        return read_picture(picture(unit_type, layer), info).disposable
 
     assert disposable(0, 0, 1)  # TRAIL_N of the only layer
     assert disposable(8, 0, 1)  # RASL_N

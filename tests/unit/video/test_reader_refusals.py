@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from gcvideo.errors import DamagedVideoError, VideoError
+from gcvideo.video import open_video
 from gcvideo.video import reader as reader_module
-from gcvideo.video.mp4 import read_track
-from gcvideo.video.reader import open_video
+from gcvideo.video.mp4_tables import read_track
 from tests.reading import COUNT, INSTALLED, WITH_TORCHCODEC, assert_right, x264
 from tests.videos import decode_all, moving_frames, remux, write_video
 
@@ -18,7 +18,7 @@ def test_fallback_when_decord_fails(closed, monkeypatch):
     def broken(*_):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(reader_module, "decode_with_decord", broken)
+    monkeypatch.setitem(reader_module._DECODERS, "decord", broken)
     with open_video(closed) as reader:
         assert reader.backend == "decord"
         assert (reader.frames([7]) == decode_all(closed)[0][7]).all()
@@ -28,7 +28,7 @@ def test_fallback_when_decord_fails(closed, monkeypatch):
 
 
 def test_without_decord(closed, monkeypatch):
-    monkeypatch.setattr(reader_module, "_has_decord", lambda: False)
+    monkeypatch.setattr(reader_module, "has_decord", lambda: False)
     assert assert_right(closed, "auto").backend == "pyav"
     with pytest.raises(VideoError, match="decord is not installed"):
         open_video(closed, backend="decord")
@@ -58,7 +58,7 @@ def test_memory_bound(closed, monkeypatch):
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
 def test_huge_frames_are_refused_before_decoding(suffix, folder, monkeypatch):
     path = write_video(folder / f"huge.{suffix}", moving_frames(2, 64, 128))
-    for module in ("decord_decoder", "reader", "pyav_decoder"):
+    for module in ("reader", "pyav_decoder"):
         monkeypatch.setattr(f"gcvideo.video.{module}.MAX_PIXELS", 64 * 64)
     for backend in ("auto", *INSTALLED):
         with pytest.raises(VideoError, match=r"larger than 4096 pixels|cannot be trusted"):
@@ -116,7 +116,7 @@ def test_truncated_files(closed, tmp_path):
         tmp_path / "first.mp4", moving_frames(COUNT, 64, 128), container_options={"movflags": "faststart"}
     ).read_bytes()
     for name, content, reason in [
-        ("a.mp4", data[: len(data) // 2], "cannot be opened"),  # the movie box was at the end
+        ("a.mp4", data[: len(data) // 2], "has no movie box"),  # it was at the end
         ("b.mp4", tables_first[: len(tables_first) * 3 // 4], "cut short: .* pictures lie beyond its end"),
     ]:
         (tmp_path / name).write_bytes(content)

@@ -19,7 +19,7 @@ from gcvideo.errors import DataError, VideoError
 from gcvideo.prepare.index import make_index
 from gcvideo.prepare.shards import write_shards
 from gcvideo.prepare.verify import verify
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video
 from gcvideo.video.tar_members import INDEX, MANIFEST, Member, parse_member
 from tests.videos import moving_frames, write_video
 
@@ -99,7 +99,7 @@ def test_frames_and_errors_are_those_of_the_files(videos, folder):
         with open_video(member.path) as one, open_video(file.path) as other:
             assert one.path == member.path
             assert (one.backend, one.codec, one.fps) == (other.backend, other.codec, other.fps)
-            assert np.array_equal(one.pts, other.pts)
+            assert np.array_equal(one.times, other.times)
             assert np.array_equal(one.frames([11, 0, 5]), other.frames([11, 0, 5]))
 
 

@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from gcvideo.errors import VideoError
-from gcvideo.video import torchcodec_decoder
-from gcvideo.video.reader import open_video
+from gcvideo.video import open_video, torchcodec_decoder
 from tests.reading import COUNT, FOR_TORCHCODEC, VIDEOS, assert_right, needs_torchcodec, x264
 from tests.videos import decode_all, moving_frames, write_video
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
-from gcvideo.video.bitstream import BitstreamError, Start, StreamInfo, parse_avc_config, parse_hevc_config, start_kind
 from gcvideo.video.decode_plan import SampleTable
+from gcvideo.video.parameter_sets import BitstreamError, StreamInfo, parse_config
+from gcvideo.video.slice_headers import Start, by_old_x264, same_sets, start_kind
 
 # A movie box of 64 MiB describes some days of video; more is damage.
 MAX_MOVIE_BOX = 64 << 20
@@ -26,14 +27,48 @@ MAX_MOVIE_BOX = 64 << 20
 _HEAD = 4096
 _FOREVER = 1 << 62
 _CONFIG_BOXES = {b"avc1": b"avcC", b"avc3": b"avcC", b"hvc1": b"hvcC", b"hev1": b"hvcC"}
+_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+_CODECS = {b"avcC": "h264", b"hvcC": "hevc"}
 
 
 class Mp4Error(ValueError):
-    """These tables are damaged, or of a kind that is not read here; a demuxer may know better."""
+    """These tables are damaged, or of a kind that is not followed here; a demuxer may read the file."""
 
 
 class Mp4DataError(ValueError):
-    """No reader can help: the file has lost part of its data, or is encrypted."""
+    """No reader can help: the file has lost part of its data, is encrypted, or shows no picture."""
+
+
+class Orientation(NamedTuple):
+    """How decoded frames are turned for display: transposed or not, then flipped."""
+
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+    @classmethod
+    def from_matrix(cls, matrix: Sequence[int]) -> Orientation:
+        """Read a display matrix (section 8.3.2) as FFmpeg's tools do: one that cannot be inverted turns nothing.
+
+        Args:
+            matrix: a, b, u, c, d, v, x, y, w. A pixel at (p, q) is shown at (ap + cq, bp + dq).
+
+        Raises:
+            ValueError: it turns by an angle that is no multiple of 90 degrees.
+        """
+        a, b, _, c, d = matrix[:5]
+        if a * d == b * c:
+            return cls()
+        angle = math.degrees(math.atan2(b, a))
+        transpose = abs(b) > abs(a)
+        if abs(angle - 90 * round(angle / 90)) > 1 or (abs(c) > abs(d)) != transpose:
+            raise ValueError(f"its display matrix turns frames by {angle:.0f} degrees; only multiples of 90 are read")
+        return cls(True, b < 0, c < 0) if transpose else cls(False, d < 0, a < 0)
+
+    def apply(self, images: np.ndarray) -> np.ndarray:
+        """Turn images (..., H, W, C); returns (..., H, W, C) or (..., W, H, C), without a copy."""
+        images = images.swapaxes(-3, -2) if self.transpose else images
+        return images[..., :: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1, :]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,23 +80,40 @@ class Mp4Track:
         sample_entry: body of the sample entry box, its type included, for writing another file with it.
         config: body of its avcC or hvcC box, a decoder's extradata.
         table: the samples.
+        fps: average frames per second, those counted that have no data; 25 for a single one.
         offset: int64 (S,), position of each sample in the file.
         size: int64 (S,), bytes of each sample.
-        quarter_turns: rotation for display, counter-clockwise, 0 to 3.
+        orientation: for display.
     """
 
     info: StreamInfo
     sample_entry: bytes
     config: bytes
     table: SampleTable
+    fps: float
     offset: np.ndarray
     size: np.ndarray
-    quarter_turns: int
+    orientation: Orientation
 
 
-def looks_like_mp4(head: bytes) -> bool:
-    """Whether a file that begins so may be an MP4 or MOV file."""
-    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+def read_tables(path: str) -> Mp4Track | str:
+    """The first video track of an MP4 or MOV file; or why the tables of the file cannot be followed.
+
+    Raises:
+        Mp4DataError: no decoder can help.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        head = os.pread(file, 16, 0)
+        if not head:
+            raise Mp4DataError("is empty")
+        if head[4:8] not in _FIRST_BOXES:
+            return "not an MP4 file"
+        return read_track(file)
+    except Mp4Error as error:
+        return str(error)
+    finally:
+        os.close(file)
 
 
 def read_track(file: int) -> Mp4Track:
@@ -156,19 +208,22 @@ def _movie_box(file: int, file_size: int) -> _Box:
             return _Box(memoryview(os.pread(file, size - header, position + header)))
         fragmented = fragmented or kind == b"moof"
         position += size
-    raise Mp4Error("no movie box before the first fragment" if fragmented else "no movie box")
+    if fragmented:
+        raise Mp4Error("no movie box before the first fragment")
+    raise Mp4DataError("has no movie box: a recording or download that was cut short")
 
 
 def _read_video_track(file: int, file_size: int, movie: _Box, track: _Box) -> Mp4Track:
-    if movie.get(b"mvex") is not None:
-        raise Mp4Error("fragmented")  # section 8.8: more samples follow outside the movie box
     media = track.find(b"mdia")
     stbl = media.find(b"minf", b"stbl")
     entry, config, info = _sample_entry(stbl.find(b"stsd"))
+    if movie.get(b"mvex") is not None:
+        raise Mp4Error("fragmented")  # section 8.8: more samples follow outside the movie box
     time_scale = _time_scale(media.find(b"mdhd"))
     size = _sample_sizes(stbl.find(b"stsz"), file_size)
     pts = _presentation_times(stbl, len(size))
     offset = _sample_offsets(stbl, size)
+    marked = _sync_samples(stbl, len(size))
     if (offset + size > file_size).any():
         missing = int((offset + size > file_size).sum())
         raise Mp4DataError(f"cut short: {missing} of {len(size)} pictures lie beyond its end")
@@ -181,18 +236,33 @@ def _read_video_track(file: int, file_size: int, movie: _Box, track: _Box) -> Mp
         if not len(order):
             raise Mp4Error("the edit list shows no picture")
         pts = pts - pts[order[0]] + edit.delay  # the first picture shown opens the presentation, as in libavformat
-    starts = _starts(file, stbl, offset, size, info)
-    table = SampleTable(pts, order, starts, Fraction(1, time_scale))
-    return Mp4Track(info, entry, config, table, offset, size, _quarter_turns(track.find(b"tkhd")))
+    span = int(pts[order[-1]] - pts[order[0]])
+    fps = (len(order) - 1) * time_scale / span if span else 25.0
+    if (size == 0).any():  # samples that hold nothing repeat the picture before them; they are left out
+        held = size > 0
+        number = np.cumsum(held) - 1
+        marked, order = number[marked[held[marked]]], number[order[held[order]]]
+        offset, pts, size = offset[held], pts[held], size[held]
+    if not len(order):
+        raise Mp4DataError("shows no picture: its samples are empty")
+    table = SampleTable(pts, order, _starts(file, marked, offset, size, info), Fraction(1, time_scale))
+    if not info.progressive:
+        raise Mp4Error("interlaced")  # a frame may be two samples, one a field
+    if info.reorder is not None and table.reorder > info.reorder:
+        raise Mp4Error("pictures are reordered more than the stream allows")
+    if not table.starts_in_order:
+        raise Mp4Error("pictures before a key picture are shown after it")
+    return Mp4Track(info, entry, config, table, fps, offset, size, _orientation(movie, track))
 
 
 def _sample_entry(stsd: _Box) -> tuple[bytes, bytes, StreamInfo]:
     """The only sample entry, its decoder configuration, and what that says (section 8.5.2)."""
-    if stsd.unpack("I", 4) != (1,):
-        raise Mp4Error("several sample descriptions")
-    kind, entry = next(stsd.children(8), (b"", _Box(memoryview(b""))))
-    if kind == b"encv":
+    entries = list(stsd.children(8))
+    if b"encv" in dict(entries):
         raise Mp4DataError("is encrypted")
+    if stsd.unpack("I", 4) != (1,) or len(entries) != 1:
+        raise Mp4Error("several sample descriptions" if len(entries) > 1 else "no sample description")
+    kind, entry = entries[0]
     if kind not in _CONFIG_BOXES:
         raise Mp4Error(f"codec {kind.decode('latin-1')}")
     # 78 bytes of VisualSampleEntry (section 12.1.3) come before the boxes inside.
@@ -200,8 +270,7 @@ def _sample_entry(stsd: _Box) -> tuple[bytes, bytes, StreamInfo]:
     if len(configs) != 1:
         raise Mp4Error("no decoder configuration")
     config = bytes(configs[0].data)
-    info = (parse_avc_config if kind.startswith(b"avc") else parse_hevc_config)(config)
-    return kind + bytes(entry.data), config, info
+    return kind + bytes(entry.data), config, parse_config(_CODECS[_CONFIG_BOXES[kind]], config)
 
 
 def _time_scale(header: _Box) -> int:
@@ -286,8 +355,10 @@ def _edit(track: _Box, movie: _Box, time_scale: int) -> _Edit | None:
     if rows and rows[0][1] == -1:  # an empty edit: the track starts late
         delay = _rescale(rows.pop(0)[0], time_scale, movie_scale)
         count -= 1
+        if count == 0:
+            raise Mp4DataError("shows no picture: its edit list has only an empty edit")
     if count == 0:
-        return _Edit(-_FOREVER, _FOREVER, delay)
+        return _Edit(-_FOREVER, _FOREVER, 0)
     duration, media_time, rate, _ = rows[0]
     if count != 1 or media_time < 0 or rate != 1:
         raise Mp4Error("an edit list of several parts")
@@ -299,25 +370,40 @@ def _rescale(value: int, to_scale: int, from_scale: int) -> int:
     return (value * to_scale + from_scale // 2) // from_scale
 
 
-def _starts(file: int, stbl: _Box, offset: np.ndarray, size: np.ndarray, info: StreamInfo) -> dict[int, Start]:
-    """Samples at which decoding may start: those marked as sync samples (section 8.6.2) whose pictures agree."""
+def _sync_samples(stbl: _Box, count: int) -> np.ndarray:
+    """int64, the samples marked as key pictures (section 8.6.2), rising; all where no table says which."""
     listed = stbl.get(b"stss")
-    marked = listed.table(">u4")[:, 0] - 1 if listed is not None else np.arange(len(size))
-    if len(marked) and (marked[0] < 0 or marked[-1] >= len(size) or (np.diff(marked) <= 0).any()):
+    marked = listed.table(">u4")[:, 0] - 1 if listed is not None else np.arange(count)
+    if len(marked) and (marked[0] < 0 or marked[-1] >= count or (np.diff(marked) <= 0).any()):
         raise Mp4Error("the table of key pictures makes no sense")
+    return marked
+
+
+def _starts(file: int, marked: np.ndarray, offset: np.ndarray, size: np.ndarray, info: StreamInfo) -> dict[int, Start]:
+    """Samples at which decoding may start: those marked as key pictures whose slices agree."""
     starts: dict[int, Start] = {}
     for sample in marked.tolist():
         head = os.pread(file, min(_HEAD, int(size[sample])), int(offset[sample]))
         kind = start_kind(head, info)
         if kind is not Start.NO:
             starts[sample] = kind
+        if sample == 0 and by_old_x264(head, info):
+            raise Mp4Error("4:4:4 by an old x264")
+        if not same_sets(head, info):
+            raise Mp4Error("the parameter sets of the stream change")
     if starts.get(0) is not Start.ANYWHERE:
         raise Mp4Error("does not begin with a key picture")
     return starts
 
 
-def _quarter_turns(tkhd: _Box) -> int:
-    """Rotation of the display matrix (section 8.3.2), counter-clockwise, to the nearest quarter."""
-    matrix = tkhd.unpack("9i", 52 if tkhd.data[0] == 1 else 40)
-    a, b = matrix[0], matrix[1]
-    return round(-math.degrees(math.atan2(b, a)) / 90) % 4
+def _orientation(movie: _Box, track: _Box) -> Orientation:
+    """Of the track's display matrix followed by the movie's (sections 8.3.2 and 8.2.2)."""
+    matrices = []
+    for header, place in ((track.find(b"tkhd"), 40), (movie.find(b"mvhd"), 36)):
+        a, b, _, c, d = header.unpack("5i", place + 12 * (header.data[0] == 1))
+        matrices.append(np.array([[a, b], [c, d]], float))
+    (a, b), (c, d) = matrices[0] @ matrices[1]
+    try:
+        return Orientation.from_matrix([a, b, 0, c, d])
+    except ValueError as error:
+        raise Mp4DataError(str(error)) from None
