@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_memory_does_not_grow_with_the_video() -> None:
     frame = np.zeros((48, 64, 3), np.uint8)
 
     class Picture:
-        side_data = {}
+        side_data: ClassVar = {}
 
         def to_ndarray(self, format: str) -> np.ndarray:
             return frame
@@ -86,7 +87,7 @@ def test_memory_does_not_grow_with_the_video() -> None:
 @pytest.mark.parametrize("count", [1, 2, 11])
 def test_a_video_shorter_than_a_window_gives_one(count: int) -> None:
     class Picture:
-        side_data = {}
+        side_data: ClassVar = {}
 
         def __init__(self, index: int) -> None:
             self.index = index
