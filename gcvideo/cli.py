@@ -1,7 +1,8 @@
 """The ``gcvideo`` command: ``gcvideo train CONFIG``, ``gcvideo test CHECKPOINT`` and so on.
 
-Each subcommand is a module of ``gcvideo.commands`` with ``add_arguments(parser)`` and ``run(args) -> int | None``; it
-is imported only when called. Errors a user can cause end as one line on stderr and exit code 2.
+Each command is a module with ``add_arguments(parser)`` and ``run(args) -> int | None``, or with ``SUBCOMMANDS``, a
+table like the one below. Modules are imported only when called. Errors that a user can cause end as one line on stderr
+and exit code 2.
 """
 
 from __future__ import annotations
@@ -9,24 +10,26 @@ from __future__ import annotations
 import argparse
 import errno
 import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from gcvideo import __version__, distributed
 from gcvideo.errors import ConfigError, DataError, GcvideoError
 from gcvideo.files import require_writable_outputs
 
+# Name -> module and a line of help.
 COMMANDS = {
-    "demo": "make a synthetic action set, train on it, test, and show where everything lies",
-    "train": "train a network on videos",
-    "test": "multi-view test of a checkpoint: top-1 and top-5",
-    "predict": "label videos with a checkpoint",
-    "prepare": "make, index, check and transcode data sets",
-    "benchmark": "measure cost: parameters, multiply-adds, time, memory",
-    "convert": "bring weights from and to other toolkits",
-    "export": "write a network as ONNX or as an exported program",
-    "analyze": "look inside the attention of a trained network",
+    "demo": ("gcvideo.commands.demo", "make a synthetic action set, train on it, test, and show the results"),
+    "train": ("gcvideo.commands.train", "train a network on videos"),
+    "test": ("gcvideo.commands.test", "multi-view test of a checkpoint: top-1 and top-5"),
+    "predict": ("gcvideo.commands.predict", "label videos with a checkpoint"),
+    "prepare": ("gcvideo.commands.prepare", "make, index, check and transcode data sets"),
+    "benchmark": ("gcvideo.commands.benchmark", "measure cost: parameters, multiply-adds, time, memory"),
+    "convert": ("gcvideo.commands.convert", "convert weights from and to other toolkits"),
+    "export": ("gcvideo.commands.export", "write a network as ONNX or as an exported program"),
+    "analyze": ("gcvideo.commands.analyze", "look inside the attention of a trained network"),
 }
 
 
@@ -34,18 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to stop
-    args = _parse(argv)
+        sys.stdout.reconfigure(errors="backslashreplace")  # so that a name the terminal cannot show stops nothing
+    run, args = _parse(argv)
+    name = f"gcvideo {argv[0]}"
     try:
         require_writable_outputs(args)
-        return import_module(f"gcvideo.commands.{args.command}").run(args) or 0
+        return run(args) or 0
     except GcvideoError as error:
         # Under torchrun every process meets the same mistake in a config or in the data; one line is enough.
         if distributed.is_main() or not isinstance(error, (ConfigError, DataError)):
-            print(f"gcvideo {args.command}: {error}", file=sys.stderr)
+            print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"gcvideo {args.command}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away, as in `| head`
         sys.stderr.close()
@@ -54,35 +58,50 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(f"gcvideo {args.command}: {place}{error.strerror}; files written before are whole", file=sys.stderr)
+        print(f"{name}: {place}{error.strerror}; files written before are complete", file=sys.stderr)
         return 2
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
-    if not argv or argv[0] not in COMMANDS:
-        width = max(map(len, COMMANDS))
-        parser = argparse.ArgumentParser(
-            prog="gcvideo",
-            description="3D global context networks for video recognition",
-            epilog="commands:\n" + "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items()),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.add_argument("--version", action="version", version=f"gcvideo {__version__}")
-        parser.add_argument(
-            "command", choices=COMMANDS, metavar="COMMAND", help="see below; COMMAND --help explains it"
-        )
-        return parser.parse_args(argv)
-    command = argv[0]
-    parser = argparse.ArgumentParser(prog=f"gcvideo {command}", description=COMMANDS[command])
-    parser.set_defaults(command=command)
-    import_module(f"gcvideo.commands.{command}").add_arguments(parser)  # only the command in hand pays for its imports
-    if "--" in argv:  # names that begin with a dash; an intermixed parse loses the mark
-        return parser.parse_args(argv[1:])
+def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | None], argparse.Namespace]:
+    """The function of the command (or of its subcommand) and its arguments."""
+    program, about, choices = "gcvideo", "3D global context networks for video recognition", COMMANDS
+    rest = list(argv)
+    while True:
+        if not rest or rest[0] not in choices:
+            _choice_parser(program, about, choices).parse_args(rest[:1])  # exits: with help, the version or an error
+        name = rest.pop(0)
+        program, about = f"{program} {name}", choices[name][1]
+        module = import_module(choices[name][0])
+        if not hasattr(module, "SUBCOMMANDS"):
+            break
+        choices = module.SUBCOMMANDS
+    parser = argparse.ArgumentParser(prog=program, description=about)
+    module.add_arguments(parser)
+    rest = [f"./{text}" if _is_dashed_file(text) else text for text in rest]
     try:
-        # key=value may stand before, between and after the options.
-        return parser.parse_intermixed_args(argv[1:])
-    except TypeError:  # the command has commands of its own
-        return parser.parse_args(argv[1:])
+        # key=value may stand before, between and after the options; an intermixed parse loses a "--", however.
+        parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
+        return module.run, parse(rest)
+    except TypeError:  # the command has argparse's own subcommands
+        return module.run, parser.parse_args(rest)
+
+
+def _is_dashed_file(text: str) -> bool:
+    """Whether a file has this name, although it looks like an option: "-rf.mp4"."""
+    return text.startswith("-") and not text.startswith("--") and os.path.lexists(text)
+
+
+def _choice_parser(program: str, about: str, choices: dict[str, tuple[str, str]]) -> argparse.ArgumentParser:
+    width = max(map(len, choices))
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=about,
+        epilog="commands:\n" + "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in choices.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"gcvideo {__version__}")
+    parser.add_argument("command", choices=choices, metavar="COMMAND", help="see below; COMMAND --help explains it")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What a user sees: lines, tables and progress, on a terminal and in a log file alike.
+"""Console output: lines, tables and progress bars, on a terminal and in a log file.
 
-Only rank 0 speaks. On a terminal progress is a live bar; elsewhere (a pipe, a batch job) it is a plain line every few
+Only rank 0 prints. On a terminal progress is a live bar; elsewhere (a pipe, a batch job) it is a plain line every few
 seconds. Between ``log_to(path)`` and its end everything is also written to that file, as plain lines.
 """
 
@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from gcvideo import distributed
@@ -41,12 +40,6 @@ def printable(text: str) -> str:
 
 def table(rows: Sequence[Sequence[object]], *, columns: Sequence[str], title: str | None = None) -> None:
     """Print an aligned table; numbers to the right, text to the left."""
-    for line in table_lines(rows, columns=columns, title=title):
-        say(line)
-
-
-def table_lines(rows: Sequence[Sequence[object]], *, columns: Sequence[str], title: str | None = None) -> list[str]:
-    """The lines that ``table`` prints."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     right = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
@@ -56,12 +49,13 @@ def table_lines(rows: Sequence[Sequence[object]], *, columns: Sequence[str], tit
         return "  ".join(fields).rstrip()
 
     rule = "  ".join("-" * width for width in widths)
-    return [*([title] if title else []), aligned(columns), rule, *(aligned(line) for line in cells)]
+    for line in [*([title] if title else []), aligned(columns), rule, *map(aligned, cells)]:
+        say(line)
 
 
 @contextmanager
 def log_to(path: str | Path) -> Iterator[None]:
-    """Write everything said inside the ``with`` block to the end of a file as well, and the error that ends it."""
+    """Write everything printed inside the ``with`` block to the end of a file as well, and the error that ends it."""
     global _log_file
     if not distributed.is_main():
         yield
@@ -78,17 +72,17 @@ def log_to(path: str | Path) -> Iterator[None]:
 
 
 class Progress:
-    """How far a long job is: count, rate, time left, and whatever else the job reports.
+    """Progress of a long job: count, rate, time left, and other values that the job reports.
 
     with Progress("test", total=80, unit="videos") as progress:
         ...
         progress.advance(1, top1="62.5 %")
 
     Args:
-        title: what is going on, in a word or two.
+        title: the job in a word or two.
         total: how many units the job has; None where that is not known.
         unit: what is counted, for the rate ("clips" gives "clips/s").
-        start: units done before, by a run that is being continued; they count for the share but not for the rate.
+        start: units done before, by a run that is being resumed; they count for the share but not for the rate.
         every: seconds between plain lines where there is no terminal, and in the log file.
     """
 
@@ -99,69 +93,51 @@ class Progress:
         self.done = self.start = start
         self.fields: dict[str, str] = {}
         self._began = self._last_line = time.monotonic()
-        self._speaks = distributed.is_main()
-        self._bar: Any = None
-        if self._speaks and sys.stderr.isatty():
-            self._bar = _live_bar()
-            self._bar.start()
-            self._task = self._bar.add_task(title, total=total, completed=start, fields="")
+        self._bar = _live_bar(total) if distributed.is_main() and sys.stderr.isatty() else None
 
     def advance(self, count: int = 1, **fields: object) -> None:
         """Report ``count`` more units done; keyword arguments are shown behind the rate until they are replaced."""
         self.done += count
         self.fields.update({name: _cell(value) for name, value in fields.items()})
-        if not self._speaks:
-            return
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, fields=f"{self._rate()} {self._shown_fields()}")
+            self._bar.update(self._bar.task_ids[0], completed=self.done, line=self._line())
         if time.monotonic() - self._last_line >= self.every:
-            self._plain_line()
+            self._plain_line(self._line())
 
     def show(self, **fields: object) -> None:
         """Replace what is shown behind the rate, without counting anything."""
         self.advance(0, **fields)
 
-    def close(self) -> None:
-        """End with one last line, so that the log says how it went; none where nothing was to do or could be done."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-        if self._speaks and (self.total or self.done > self.start):
-            self._plain_line(last=True)
-        self._speaks = False
-
     @property
     def rate(self) -> float:
-        """Units a second since the job began."""
+        """Units per second since the job began."""
         return (self.done - self.start) / max(time.monotonic() - self._began, 1e-9)
 
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *error: object) -> None:
+        """End with one last line, so that the log says how it went; none where nothing was to do or could be done."""
+        if self._bar is not None:
+            self._bar.stop()
+        if self.total or self.done > self.start:
+            self._plain_line(self._line(f"took {duration(time.monotonic() - self._began)}"))
 
-    def _plain_line(self, *, last: bool = False) -> None:
-        self._last_line = now = time.monotonic()
+    def _line(self, left: str = "") -> str:
+        total = f"/{self.total}" if self.total else ""
         share = f" ({100 * self.done / self.total:.0f} %)" if self.total else ""
-        of_total = f"/{self.total}" if self.total else ""
-        left = ""
-        if last:
-            left = f"  took {duration(now - self._began)}"
-        elif self.total and self.rate > 0:
-            left = f"  ETA {duration((self.total - self.done) / self.rate)}"
-        line = f"{self.title} {self.done}{of_total} {self.unit}{share}  {self._rate()}{left}  {self._shown_fields()}"
-        if self._bar is None and not sys.stderr.isatty():
-            print(line.rstrip(), file=sys.stderr, flush=True)
-        _log(line.rstrip())
+        if not left and self.total and self.rate > 0:
+            left = f"ETA {duration((self.total - self.done) / self.rate)}"
+        values = (f"{name} {value}" for name, value in self.fields.items())
+        parts = (f"{self.title} {self.done}{total} {self.unit}{share}", f"{self.rate:.3g} {self.unit}/s", left, *values)
+        return "  ".join(part for part in parts if part)
 
-    def _rate(self) -> str:
-        return f"{self.rate:.3g} {self.unit}/s"
-
-    def _shown_fields(self) -> str:
-        return "  ".join(f"{name} {value}" for name, value in self.fields.items())
+    def _plain_line(self, line: str) -> None:
+        self._last_line = time.monotonic()
+        if distributed.is_main():
+            if not sys.stderr.isatty():
+                print(line, file=sys.stderr, flush=True)
+            _log(line)
 
 
 def duration(seconds: float) -> str:
@@ -186,21 +162,16 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
-def _live_bar() -> Any:
+def _live_bar(total: int | None) -> Any:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
-    return RichProgress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[fields]}", markup=False),
-        console=Console(stderr=True),
-        refresh_per_second=4,
-    )
+    columns = (BarColumn(bar_width=24), TextColumn("{task.fields[line]}", markup=False))
+    bar = RichProgress(*columns, console=Console(stderr=True), refresh_per_second=4)
+    bar.add_task("", total=total, line="")
+    bar.start()
+    return bar
 
 
 def _cell(value: object) -> str:

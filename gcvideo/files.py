@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever reads half of one."""
+"""Atomic writing of files, and checks that outputs can be written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,15 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     """Write a temporary file beside ``path``, sync it, and rename it into place."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -47,7 +46,7 @@ def _finite(value: Any) -> Any:
 
 
 def require_writable_outputs(args: argparse.Namespace) -> None:
-    """Find out before long work whether the files and folders that the options name can be written; see below."""
+    """Check before long work that the files and folders named by the options can be written."""
     for name in (*FILE_OPTIONS, *FOLDER_OPTIONS):
         place = getattr(args, name, None)
         if isinstance(place, (str, Path)):
@@ -55,7 +54,7 @@ def require_writable_outputs(args: argparse.Namespace) -> None:
 
 
 def require_writable(path: str | Path, *, key: str, folder: bool = False) -> None:
-    """Find out before long work whether its result can be written; nothing is made.
+    """Check before long work that its result can be written; creates nothing.
 
     Args:
         path: file to write later, or with ``folder`` the folder of such files.
@@ -76,9 +75,3 @@ def require_writable(path: str | Path, *, key: str, folder: bool = False) -> Non
         reason = f"no permission to write in {existing}"
     if reason:
         raise ConfigError(f"{key}: {path} cannot be written ({reason}); give another place")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gcvideo import console, distributed
-from gcvideo.commands.accuracies import show
-from gcvideo.config import RunConfig
-from gcvideo.errors import ConfigError
+from gcvideo.console import percent, printable
+from gcvideo.errors import ConfigError, DataError
 from gcvideo.files import write_json
+
+if TYPE_CHECKING:
+    from gcvideo.eval.predictions import Predictions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.usage = "gcvideo test CHECKPOINT [CONFIG] [key=value ...] [options]"
-    parser.epilog = "Exit code: 0 with results; 2 a mistake in config or data, or not one video that could be read."
+    parser.epilog = "Exit code: 0 with results; 2 a mistake in config or data, or no video that could be read."
     parser.add_argument(
         "checkpoint", nargs="?", help="a checkpoint, or the folder of a run (its checkpoints/best.pt is taken)"
     )
@@ -28,21 +31,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="where the results go; by default the run's own folder")
     parser.add_argument("--json", metavar="FILE", help="write the results there as well")
     parser.add_argument("--html", metavar="FILE", help="write a report with accuracy per class, mistakes and failures")
-    parser.add_argument("--restart", action="store_true", help="forget the videos a killed test has finished")
+    parser.add_argument("--restart", action="store_true", help="discard the finished videos of an interrupted test")
     parser.add_argument("--compile", action="store_true", help="compile the network first (pays for many videos)")
     scoring = parser.add_argument_group("re-scoring, without model or videos")
-    scoring.add_argument("--from-predictions", metavar="FILE", help="a predictions.npz")
+    scoring.add_argument(
+        "--from-predictions",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="a predictions.npz; several on the same videos are averaged: an ensemble of networks",
+    )
     scoring.add_argument("--ensemble", choices=("softmax", "logits", "max"), help="another way to ensemble the views")
     scoring.add_argument("--subset", metavar="FILE", help="only the videos whose ids this text file lists, one a line")
     scoring.add_argument("--compare", metavar="FILE", help="a second predictions.npz: McNemar's test between the two")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Test, or re-score; prints a table and writes what was found."""
+    """Test, or re-score; prints tables and writes the results."""
     if args.from_predictions:
-        from gcvideo.commands.rescore import rescore
-
-        rescore(args)
+        if args.checkpoint or args.overrides:
+            raise ConfigError("--from-predictions needs neither a checkpoint nor a config: leave them out")
+        results, predictions = rescore(args)
+        _show(results)
+        _show_classes(results)
+        _write(args, results, predictions)
         return 0
     for option in ("ensemble", "subset", "compare"):
         if getattr(args, option):
@@ -53,47 +65,105 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _test(args: argparse.Namespace) -> int:
-    from gcvideo.device import describe, pick_precision
-    from gcvideo.eval.optimize import optimize_for_inference
-    from gcvideo.eval.test_run import hash_file, run_test
+    from gcvideo.eval.test_run import run_test
     from gcvideo.eval.trained import load_trained
 
     network = load_trained(args.checkpoint, overrides=args.overrides)
-    path, config, device = network.path, network.config, network.device
-    checkpoint = {**network.checkpoint, "path": str(path), "sha256": hash_file(path)}
-    output = Path(args.output).expanduser() if args.output else _run_folder(path, config)
-    precision = pick_precision(config.train.precision, device)
-    model = optimize_for_inference(network.model, precision=precision, compile=args.compile)
-    with distributed.init_from_env(device.type):
-        console.say(f"{path} on {describe(device, precision)}")
-        results, predictions = run_test(
-            model,
-            config,
-            output=output,
-            checkpoint=checkpoint,
-            precision=precision,
-            restart=args.restart,
+    output = Path(args.output).expanduser() if args.output else network.run_folder
+    with distributed.init_from_env(network.device.type):
+        results, predictions = run_test(network, output=output, compile=args.compile, restart=args.restart)
+    if distributed.is_main():
+        _show(results)
+        console.say(f"results and predictions: {output}")
+        if (output / "metrics.jsonl").exists() and not network.config.test.whole_frame:
+            from gcvideo.report.pages import write_run_report
+
+            console.say(f"report of the run: {write_run_report(output)}")
+        _write(args, results, predictions)
+    return 0 if results["answered"] else 2
+
+
+def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
+    """Accuracy by name, per class, confusions, calibration and, with --compare, McNemar's test."""
+    from gcvideo.analysis.scoring import mcnemar, score, summary
+    from gcvideo.eval.predictions import Predictions
+
+    predictions = Predictions.average([Predictions.load(path) for path in args.from_predictions])
+    predictions.ensemble = args.ensemble or predictions.ensemble
+    if args.subset:
+        predictions = predictions.subset(_read_ids(args.subset, predictions))
+    scoring = score(predictions)
+    results = {
+        **{name: predictions.info.get(name) for name in ("protocol", "annotation", "fingerprint", "checkpoint")},
+        **predictions.summary(),
+        **summary(scoring),
+    }
+    if args.compare:
+        other = Predictions.load(args.compare)
+        other.ensemble = args.ensemble or other.ensemble
+        results["mcnemar"] = {"second": str(args.compare), **mcnemar(scoring, score(other))}
+    return results, predictions
+
+
+def _read_ids(path: str, predictions: Predictions) -> set[str]:
+    """The ids that a text file lists; an id that was never tested is an error."""
+    try:
+        wanted = set(Path(path).read_text(encoding="utf-8").splitlines()) - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    unknown = sorted(wanted - {*predictions.ids, *(failure.id for failure in predictions.failures)})
+    if unknown:
+        raise DataError(f"{path}: {len(unknown)} ids are not among the predictions, for example {unknown[0]!r}")
+    if not wanted:
+        raise DataError(f"{path}: lists no id")
+    return wanted
+
+
+def _show(results: dict[str, Any]) -> None:
+    """Print the accuracies by name, and the videos that failed."""
+    names = {"clip": "clip (each view alone)", "video": "video (views ensembled)"}
+    if results["failed"]:
+        names["video_of_all"] = "video, the unreadable counted as wrong"
+    rows = [[names[kind], *(percent(results[kind][k]) for k in ("top1", "top5"))] for kind in names if kind in results]
+    counted = f"{results['answered']} of {results['videos']} videos, {results['protocol']}, {results['ensemble']}"
+    if rows:
+        console.table(rows, columns=["accuracy", "top-1", "top-5"], title=counted)
+    else:
+        console.say(f"{counted}: no accuracy, because no video has a label or could be read")
+    for failure in results["failures"][:10]:
+        console.warn(f"{printable(failure['path'] or failure['id'])}: {printable(failure['reason'])}")
+    if results["failed"] > 10:
+        console.warn(f"and {results['failed'] - 10} more videos failed; results.json names them all")
+
+
+def _show_classes(results: dict[str, Any]) -> None:
+    """Print what re-scoring adds: accuracy by class, calibration, the comparison."""
+    rows = [
+        [printable(row["class"]), row["videos"], percent(row["top1"]), printable(row["most_taken_for"] or "")]
+        for row in sorted(results["per_class"], key=lambda row: row["top1"])
+    ]
+    console.say()
+    console.table(rows, columns=["class", "videos", "top-1", "most often taken for"])
+    console.say()
+    console.say(f"mean of the classes' top-1: {percent(results['mean_class_top1'])}")
+    labelled = sum(row["videos"] for row in results["per_class"])
+    error = results["calibration"]["expected_calibration_error"]
+    console.say(f"expected calibration error: {error:.4f} ({labelled} videos)")
+    if "mcnemar" in results:
+        test = results["mcnemar"]
+        console.say(
+            f"against {printable(test['second'])}, {test['videos']} videos in common: "
+            f"{percent(test['top1_first'])} and {percent(test['top1_second'])}; only the first is right on "
+            f"{test['only_first_right']}, only the second on {test['only_second_right']}; "
+            f"McNemar's exact p = {test['p_value']:.4g}"
         )
-    code = 0 if results["answered"] else 2
-    if not distributed.is_main():
-        return code
-    show(results)
-    console.say(f"results and predictions: {output}")
+
+
+def _write(args: argparse.Namespace, results: dict[str, Any], predictions: Predictions) -> None:
     if args.json:
         write_json(args.json, results)
-    if (output / "metrics.jsonl").exists() and not config.test.whole_frame:
-        from gcvideo.report.pages import write_run_report
-
-        console.say(f"report of the run: {write_run_report(output)}")
     if args.html:
         from gcvideo.report.pages import write_test_report
 
         write_test_report(args.html, results, predictions)
         console.say(f"report: {args.html}")
-    return code
-
-
-def _run_folder(checkpoint: Path, config: RunConfig) -> Path:
-    """The run that the checkpoint lies in, else the folder that the config names."""
-    inside = checkpoint.parent.name == "checkpoints"
-    return checkpoint.parent.parent if inside else config.run_dir

@@ -23,7 +23,7 @@ import base64
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,11 @@ class Predictions:
             **counts,
         )
 
+    def subset(self, ids: Collection[str]) -> Predictions:
+        """The videos and failures with these ids."""
+        chosen = self.select([name in ids for name in self.ids])
+        return replace(chosen, failures=[failure for failure in self.failures if failure.id in ids])
+
     @classmethod
     def average(cls, several: Sequence[Predictions]) -> Predictions:
         """Ensemble several networks that were tested on the same videos: the mean of their scores, by each ensemble.
@@ -129,6 +134,8 @@ class Predictions:
             DataError: they have other videos, labels or numbers of classes.
         """
         first = several[0]
+        if len(several) == 1:
+            return first
         for other in several[1:]:
             if (other.ids, other.labels.tolist()) != (first.ids, first.labels.tolist()):
                 raise DataError("the prediction files cannot be averaged: they do not hold the same videos and labels")
@@ -138,8 +145,9 @@ class Predictions:
             name: np.sum([getattr(one, name) for one in several], axis=0)
             for name in ("views", "clip_top1", "clip_top5")
         }
+        info = {**first.info, "checkpoint": {"average_of": [one.info.get("checkpoint") for one in several]}}
         averages = {name: np.mean([one.averages[name] for one in several], axis=0) for name in ENSEMBLES}
-        return replace(first, averages=averages, **totals)
+        return replace(first, averages=averages, info=info, **totals)
 
     def count_non_finite(self) -> int:
         """How many videos have a score that is NaN or infinite, by any ensemble."""

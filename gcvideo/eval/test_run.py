@@ -1,4 +1,4 @@
-"""A whole test run: a checkpoint, the videos of a split, and what is written about them."""
+"""A whole test run: score the videos of a split and write ``results.json`` and ``predictions.npz``."""
 
 from __future__ import annotations
 
@@ -21,51 +21,89 @@ from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.loader import eval_loader
 from gcvideo.data.records import RecordTable
 from gcvideo.data.splits import load_split
-from gcvideo.device import versions
+from gcvideo.device import describe, pick_precision, versions
 from gcvideo.errors import CheckpointError, DataError
 from gcvideo.eval.evaluator import evaluate
+from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.eval.predictions import Predictions, VideoScores
+from gcvideo.eval.trained import TrainedNetwork
 from gcvideo.files import write_json
 from gcvideo.journal import Journal
 
 
 def run_test(
-    model: nn.Module,
-    config: RunConfig,
-    *,
-    output: Path,
-    checkpoint: dict[str, Any],
-    precision: str,
-    restart: bool = False,
+    network: TrainedNetwork, *, output: Path, compile: bool = False, restart: bool = False
 ) -> tuple[dict[str, Any], Predictions]:
     """Test on the config's test split and write ``results.json`` and ``predictions.npz`` into ``output``.
 
-    A run that was cut off is taken up again: the videos that it finished are kept in ``output/test_parts`` until the
-    results are there. The whole-frame protocol writes ``results_fast.json`` and ``predictions_fast.npz``, so that its
-    figures never take the place of the published protocol's.
+    An interrupted test resumes: the scores of finished videos are kept in ``output/test_parts`` until the results are
+    written. The whole-frame protocol writes ``results_fast.json`` and ``predictions_fast.npz``, so that its metrics
+    never replace those of the published protocol.
 
     Args:
-        model: on its device, as it is to run.
-        checkpoint: what the results say of it: ``path``, ``sha256``, ``classes``, ``epoch``, ``step``, ``fingerprint``.
+        compile: compile the network first.
+        restart: discard the finished videos of an interrupted test.
 
     Returns:
-        What is in ``results.json``, and the predictions, on every process.
+        The content of ``results.json``, and the predictions, on every process.
 
     Raises:
         CheckpointError: the network's scores of some video are not finite. Nothing is written.
     """
     began = time.monotonic()
-    records = test_records(config, checkpoint.get("classes"))
-    device = next(model.parameters()).device
-    journal = _journal(output, _journal_key(config, records, checkpoint["sha256"], precision))
+    config = network.config
+    precision = pick_precision(config.train.precision, network.device)
+    console.say(f"{network.path} on {describe(network.device, precision)}")
+    records = test_records(config, network.classes)
+    checkpoint = {"path": str(network.path), "sha256": hash_file(network.path)}
+    journal = _open_journal(output, _journal_key(config, records, checkpoint["sha256"], precision))
     if restart and distributed.is_main():
         _remove(journal)
+    model = optimize_for_inference(network.model, precision=precision, compile=compile)
+    predictions = _score_records(model, records, config, journal=journal, precision=precision)
+    non_finite = predictions.count_non_finite()
+    results: dict[str, Any] = {}
+    if not non_finite:
+        predictions.paths = [records[index].path for index in predictions.indices]
+        predictions.classes = list(records.classes or network.classes or ())
+        predictions.failures += [Failure(id_, "", "is listed but not among the files") for id_ in records.missing]
+        state = network.checkpoint
+        results = {
+            "protocol": protocol(config.test),
+            **predictions.summary(),
+            "views_per_video": int(predictions.views.max()) if len(predictions) else 0,
+            "annotation": records.source,
+            "fingerprint": records.fingerprint,
+            "train_fingerprint": state.get("fingerprint"),
+            "checkpoint": {**checkpoint, "epoch": state.get("epoch"), "step": state.get("step")},
+            "precision": precision,
+            "processes": distributed.world_size(),
+            "seconds": round(time.monotonic() - began, 2),
+            "versions": versions(),
+            "config": config_to_dict(config),
+        }
+        if distributed.is_main():
+            _write(results, predictions, output, suffix="_fast" if config.test.whole_frame else "")
+    distributed.barrier()  # the journals stay until all are written, and until the results are
+    if distributed.is_main():
+        _remove(journal)
+    if non_finite:
+        raise CheckpointError(
+            f"{network.path}: its scores of {non_finite} of {len(predictions)} videos are not finite, so its weights "
+            "are non-finite or too large; test another checkpoint of the run"
+        )
+    return results, predictions
+
+
+def _score_records(
+    model: nn.Module, records: RecordTable, config: RunConfig, *, journal: Journal, precision: str
+) -> Predictions:
+    """Score the videos that the journal does not have yet, and return the predictions of all."""
     dataset = ViewDataset(records, data=config.data, test=config.test)
     finished = [VideoScores.from_row(row) for row in distributed.broadcast_object(journal.rows())]
     finished = [video for video in finished if not dataset.quarantine.is_bad(video.index, 0)]
     if finished:
-        console.say(f"{len(finished)} of {len(records)} videos were finished by a run that was cut off and are kept")
-
+        console.say(f"resuming: {len(finished)} of {len(records)} videos were finished by an interrupted test")
     loader = eval_loader(
         dataset,
         rank=distributed.rank(),
@@ -73,58 +111,48 @@ def run_test(
         workers=config.data.workers,
         skip=[video.index for video in finished],
     )
+    failures: list[Failure] = []
     share = math.ceil((len(records) - len(finished)) / distributed.world_size())
-    failed = 0
-    with console.Progress("test", total=share, unit="videos") as progress:
+    with journal, console.Progress("test", total=share, unit="videos") as progress:
 
         def note(video: VideoScores | Failure) -> None:
-            nonlocal failed
             if isinstance(video, VideoScores):
                 journal.add(str(video.index), video.to_row())
+                progress.advance()
             else:
-                failed += 1
-            progress.advance(1, **({"failed": failed} if failed else {}))
+                failures.append(video)
+                progress.advance(failed=len(failures))
 
-        try:
-            predictions = evaluate(
-                model,
-                loader,
-                test=config.test,
-                data=config.data,
-                device=device,
-                precision=precision,
-                finished=finished if distributed.is_main() else (),
-                on_video=note,
-            )
-        finally:
-            journal.close()
-    spoilt = predictions.count_non_finite()
-    if spoilt:
-        distributed.barrier()  # nobody forgets the parts before all are written
-        if distributed.is_main():
-            _remove(journal)
-        raise CheckpointError(
-            f"{checkpoint.get('path')}: its scores of {spoilt} of {len(predictions)} videos are not finite, so its "
-            "weights are spoilt or too large; test another checkpoint of the run"
+        return evaluate(
+            model,
+            loader,
+            test=config.test,
+            data=config.data,
+            device=next(model.parameters()).device,
+            precision=precision,
+            finished=finished if distributed.is_main() else (),
+            on_video=note,
         )
-    results = _write(predictions, records, config, output, checkpoint, precision, time.monotonic() - began)
-    distributed.barrier()  # nobody forgets the parts before the results are written
-    if distributed.is_main():
-        _remove(journal)
-    return results, predictions
 
 
 def test_records(config: RunConfig, classes: Sequence[str] | None) -> RecordTable:
     """The records of the test split; by default those of the val split.
 
     Args:
-        classes: names in label order, as the checkpoint has them. They take the place of ``data.classes``, whose file
-            need not be here any more.
+        classes: names in label order, as the checkpoint has them. They replace ``data.classes``, whose file may no
+            longer exist.
+
+    Raises:
+        DataError: the config names no videos, or they cannot be found.
     """
     split, name = (config.data.test, "test") if config.data.test.annotation else (config.data.val, "val")
     if classes:
         config = replace(config, data=replace(config.data, classes=None))
-    records = load_split(config, split, name=name, classes=tuple(classes) if classes else None)
+    try:
+        records = load_split(config, split, name=name, classes=tuple(classes) if classes else None)
+    except DataError as error:
+        keys = f"data.{name}.annotation=FILE data.{name}.root=FOLDER"
+        raise DataError(f"{error}; if the data was moved, add {keys}") from None
     if records is None:
         raise DataError(
             "no videos to test on: set data.test.annotation (or data.val.annotation) to an annotation file or a "
@@ -149,7 +177,7 @@ def hash_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _journal(output: Path, key: dict[str, Any]) -> Journal:
+def _open_journal(output: Path, key: dict[str, Any]) -> Journal:
     """The journal of this test's finished videos; another test, with another key, has its own."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     return Journal(output / "test_parts" / f"{digest}.jsonl", key, rank=distributed.rank())
@@ -177,52 +205,13 @@ def _journal_key(config: RunConfig, records: RecordTable, checkpoint_hash: str, 
     }
 
 
-def _write(
-    predictions: Predictions,
-    records: RecordTable,
-    config: RunConfig,
-    output: Path,
-    checkpoint: dict[str, Any],
-    precision: str,
-    seconds: float,
-) -> dict[str, Any]:
-    predictions.paths = [records[index].path for index in predictions.indices]
-    predictions.classes = list(records.classes or checkpoint.get("classes") or ())
-    predictions.failures += [Failure(id_, "", "is listed but not among the files") for id_ in records.missing]
-    stamp = {name: checkpoint.get(name) for name in ("path", "sha256", "epoch", "step")}
-    results = {
-        "protocol": protocol(config.test),
-        **predictions.accuracy(),
-        "ensemble": config.test.ensemble,
-        "videos": len(records) + len(records.missing),
-        "answered": len(predictions),
-        "failed": len(predictions.failures),
-        "views_per_video": int(predictions.views.max()) if len(predictions) else 0,
-        "views": int(predictions.views.sum()),
-        "annotation": records.source,
-        "fingerprint": records.fingerprint,
-        "train_fingerprint": checkpoint.get("fingerprint"),
-        "checkpoint": stamp,
-        "precision": precision,
-        "processes": distributed.world_size(),
-        "seconds": round(seconds, 2),
-        "failures": [failure._asdict() for failure in predictions.failures],
-        "versions": versions(),
-        "config": config_to_dict(config),
-    }
+def _write(results: dict[str, Any], predictions: Predictions, output: Path, *, suffix: str) -> None:
     kept = ("protocol", "annotation", "fingerprint", "checkpoint", "precision")
     predictions.info = {name: results[name] for name in kept}
-    if distributed.is_main():
-        suffix = "_fast" if config.test.whole_frame else ""
-        predictions.save(output / f"predictions{suffix}.npz")
-        path = output / f"results{suffix}.json"
-        write_json(path, {**results, **_training_part(path)})
-    return results
-
-
-def _training_part(path: Path) -> dict[str, Any]:
-    """What the training has written into the run's ``results.json`` stays there."""
+    predictions.save(output / f"predictions{suffix}.npz")
+    path = output / f"results{suffix}.json"
     try:
-        return {"training": json.loads(path.read_text())["training"]}
+        training = {"training": json.loads(path.read_text())["training"]}  # the training's own part of the file stays
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        training = {}
+    write_json(path, {**results, **training})

@@ -40,6 +40,11 @@ class TrainedNetwork:
         """Class names in label order; None where the checkpoint has none."""
         return self.checkpoint.get("classes")
 
+    @property
+    def run_folder(self) -> Path:
+        """The run that the checkpoint lies in, else the folder that the config names."""
+        return self.path.parent.parent if self.path.parent.name == "checkpoints" else self.config.run_dir
+
 
 def load_trained(
     place: str | Path, *, overrides: Sequence[str] = (), device: torch.device | str | None = None

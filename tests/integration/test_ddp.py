@@ -210,7 +210,7 @@ def test_torchrun_starts_a_killed_job_anew_and_it_goes_on(place: Path) -> None:
     save_config(config, path)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     job = subprocess.Popen(
-        [*command, "-m", "gcvideo.cli", "train", str(path), "--overwrite"],  # once, not at every start
+        [*command, "-m", "gcvideo", "train", str(path), "--overwrite"],  # once, not at every start
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -403,7 +403,7 @@ def test_a_device_that_is_no_camera_is_refused_in_one_line(
 @pytest.mark.slow
 def test_standard_input_is_answered_as_it_comes(checkpoint: str, tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mkv", moving_frames(60), fps=20)
-    command = [sys.executable, "-m", "gcvideo.cli", "predict", "-", "--checkpoint", checkpoint]
+    command = [sys.executable, "-m", "gcvideo", "predict", "-", "--checkpoint", checkpoint]
     done = subprocess.run(
         [*command, "--json", str(tmp_path / "a.json")], input=video.read_bytes(), capture_output=True, timeout=120
     )

@@ -100,7 +100,7 @@ def test_processes_save_and_leave_when_torchrun_dies(place: Path) -> None:
     save_config(config, path)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     job = subprocess.Popen(
-        [*command, "-m", "gcvideo.cli", "train", str(path)],
+        [*command, "-m", "gcvideo", "train", str(path)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

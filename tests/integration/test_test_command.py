@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_answers_do_not_depend_on_workers_or_batch_size(
 def test_two_processes_count_every_video_once(
     place: Path, tmp_path: Path, reference: tuple[dict[str, Any], Predictions]
 ) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gcvideo.cli"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gcvideo"]
     checkpoint = place / "runs/tiny/checkpoints/best.pt"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -221,7 +222,7 @@ def test_another_test_does_not_take_up_the_finished_videos(tmp_path: Path) -> No
     ) -> Path:
         config = config_from_dict({"name": "a", **sections}, where="the test's config")
         records = RecordTable(ids=list(ids), paths=list(ids), labels=[label] * len(ids))
-        return testing._journal(tmp_path, testing._journal_key(config, records, checkpoint, precision)).path
+        return testing._open_journal(tmp_path, testing._journal_key(config, records, checkpoint, precision)).path
 
     others = [
         prefix(checkpoint="two"),
@@ -245,7 +246,7 @@ def test_a_restart_forgets_the_finished_videos(place: Path, tmp_path: Path) -> N
     nonsense = np.ones(4, np.float32)
     kept = []
     for arguments in ([], ["--restart"]):
-        with testing._journal(tmp_path, key) as journal:
+        with testing._open_journal(tmp_path, key) as journal:
             journal.add("0", VideoScores(0, "video_0.mp4", 0, 6, 0, 0, nonsense, nonsense, nonsense).to_row())
         _, predictions = run(place, tmp_path, "train.precision=fp32", *arguments)
         kept.append(bool((predictions.scores[0] == 1).all()))
@@ -357,3 +358,33 @@ def test_rescoring_needs_no_model(
     (tmp_path / "ids.txt").write_text("never seen\n")
     assert main([*command, "--subset", str(tmp_path / "ids.txt")]) == 2
     assert "'never seen'" in capsys.readouterr().err
+
+
+def test_several_prediction_files_are_an_ensemble_of_networks(
+    place: Path, tmp_path: Path, reference: tuple[dict[str, Any], Predictions], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, predictions = reference
+    predictions.save(tmp_path / "a.npz")
+    other = replace(predictions, averages={k: v[::-1] for k, v in predictions.averages.items()})
+    other.save(tmp_path / "b.npz")
+    files = [str(tmp_path / "a.npz"), str(tmp_path / "b.npz")]
+    arguments = ["--json", str(tmp_path / "out.json"), "--html", str(tmp_path / "out.html")]
+    assert main(["test", "--from-predictions", *files, *arguments]) == 0
+    results = json.loads((tmp_path / "out.json").read_text())
+    right = (predictions.scores + other.scores).argmax(axis=1) == predictions.labels
+    assert results["video"]["top1"] == pytest.approx(right.mean())
+    assert len(results["checkpoint"]["average_of"]) == 2
+    predictions.select([True, False] * 3).save(tmp_path / "b.npz")
+    assert main(["test", "--from-predictions", files[0], "--from-predictions", files[1]]) == 2
+    assert "do not hold the same videos" in capsys.readouterr().err
+
+
+def test_moved_data_are_given_by_the_keys_that_the_error_names(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = str(place / "runs/tiny/checkpoints/best.pt")
+    for gone in (f"data.val.annotation={tmp_path}/gone.csv", f"data.val.root={tmp_path}/gone"):
+        assert main(["test", checkpoint, gone, "--output", str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert "add data.val.annotation=FILE data.val.root=FOLDER" in error
+        assert error.count("\n") == 1

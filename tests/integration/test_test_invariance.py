@@ -41,7 +41,7 @@ class Killed(Journal):
 testing.Journal = Killed
 main(sys.argv[1:])
 """
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gcvideo.cli"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gcvideo"]
 
 
 class Reference(NamedTuple):

@@ -1,5 +1,6 @@
 """The command line: cheap to start, one-line errors, exit code 2."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -30,6 +31,28 @@ def test_every_command_explains_itself(command, capsys):
         main([command, "--help"])
     assert done.value.code == 0
     assert f"gcvideo {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["benchmark", "analyze"])
+def test_every_subcommand_explains_itself(command, capsys):
+    names = importlib.import_module(f"gcvideo.commands.{command}").SUBCOMMANDS
+    with pytest.raises(SystemExit) as done:
+        main([command, "--help"])
+    assert done.value.code == 0
+    assert all(f"  {name} " in capsys.readouterr().out for name in list(names)[:1])
+    for name in names:
+        with pytest.raises(SystemExit) as done:
+            main([command, name, "--help"])
+        assert done.value.code == 0
+        assert f"gcvideo {command} {name}" in capsys.readouterr().out
+    for wrong in ([command], [command, "nothing"]):
+        with pytest.raises(SystemExit) as done:
+            main(wrong)
+        assert done.value.code == 2
+
+
+def test_the_package_is_a_command():
+    assert python("-m", "gcvideo", "--version").stdout.startswith("gcvideo ")
 
 
 def test_every_tool_is_a_command_and_the_other_way_round():
@@ -69,6 +92,13 @@ def test_names_that_begin_with_a_dash_stand_behind_two(tmp_path, capsys):
     missing = tmp_path / "no.pt"
     assert main(["predict", "--checkpoint", str(missing), "--", "-rf.mp4", "a.mp4"]) == 2
     assert capsys.readouterr().err.startswith(f"gcvideo predict: {missing}: ")
+
+
+def test_a_file_whose_name_begins_with_a_dash_is_no_option(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-rf.yaml").write_text("name: x")
+    assert main(["train", "-rf.yaml", "optim.lrr=3"]) == 2
+    assert "unknown key optim.lrr" in capsys.readouterr().err
 
 
 def test_a_terminal_that_lacks_a_letter_gets_its_number():
