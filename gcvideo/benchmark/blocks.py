@@ -1,50 +1,35 @@
 """Benchmark of context and non-local blocks: against memory bandwidth, the original code, and each other.
 
 Measured: milliseconds of a forward pass and of forward and backward pass ("train") of one block. Ratios are medians of
-times of the same round (see ``timing.py``).
+times of the same round (see ``timing.py``). "port" is the 2D code of GCNet turned into 3D line by line, "peer" is
+pytorchvideo's non-local block, "compiled" (on a GPU) is gcvideo's block through ``torch.compile``.
 
-On a CPU the bound is the memory that a block must touch. A forward pass reads x twice and writes y; the backward pass
-reads dy, x and dy, and writes dx: seven passes. These floors are plain PyTorch passes over tensors of the same bytes,
-measured in the same rounds. On a CPU without matrix units for bf16 (``machine.bf16_speedup`` near or below 1) torch's
-fused attention takes longer in bf16 than plain products do; nl.forward.peer and gc.train.own_nl then say little about
-CPUs that have them.
+The bound is the memory that a block must touch. A forward pass reads x twice and writes y; the backward pass reads dy,
+x and dy, and writes dx: seven passes. These floors are plain PyTorch passes over tensors of the same bytes, measured in
+the same rounds.
 
-On a GPU the block is measured as a residual stage uses it, y = ReLU(GC(x) + shortcut), eager and through
-``torch.compile``, because fusing these is where compiling pays. The bound is the time on paper, passes x bytes of x /
-bandwidth, where a pass reads or writes one tensor of the size of x:
-
-============  =======  ==========================================================================================
-form          passes   what they are
-============  =======  ==========================================================================================
-forward
-  eager       9        x three times and y once in the block; sum with the shortcut 3; ReLU 2
-  compiled    5        x twice to pool; x and shortcut read and y written in one kernel
-backward
-  eager       10       ReLU 3; sum of its gradient 1; x twice; gradient read and written twice
-  compiled    8        ReLU 3; sum of its gradient 1; x twice; gradient read and dx written
-============  =======  ==========================================================================================
-
-The time on paper leaves out kernel launches, which weigh on small clips; the measured one has them.
+For ``gcvideo benchmark compare`` also how the cost of a block grows with the clip, see ``measure_scaling``.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gcvideo import console
+from gcvideo.analysis.complexity import count
 from gcvideo.benchmark import harness
-from gcvideo.benchmark.peers.blocks import PortedContextBlock, pytorchvideo_non_local
-from gcvideo.benchmark.timing import CPU, time_contenders
+from gcvideo.benchmark.peers.networks import PortedContextBlock, pytorchvideo_non_local
+from gcvideo.benchmark.timing import time_contenders
 from gcvideo.benchmark.workloads import block_forward, block_training, forward_pass, random_clips, without_zeros
 from gcvideo.config import RunConfig
 from gcvideo.layers import NonLocalBlock, gc_block
@@ -60,16 +45,25 @@ GC_RATIOS = {
     "train.floor": ("ours.train", "floor.train"),
     "forward.port": ("port.forward", "ours.forward"),
     "train.port": ("port.train", "ours.train"),
+    "forward.compiled": ("ours.forward", "compiled.forward"),
+    "train.compiled": ("ours.train", "compiled.train"),
 }
 NON_LOCAL_RATIOS = {
     "nl.forward.peer": ("peer.forward", "nl.forward"),
     "gc.train.own_nl": ("nl.train", "gc.train"),
     "gc.train.peer_nl": ("peer.train", "gc.train"),
 }
-GPU_RATIOS = {what: (f"{what}.eager", f"{what}.compiled") for what in ("forward", "train")}
-PASSES = {"forward": {"eager": 9, "compiled": 5}, "train": {"eager": 9 + 10, "compiled": 5 + 8}}
-PAPER_BANDWIDTH = 3.0e12  # bytes a second, of an H100 with HBM3: 90 % of its data sheet's 3.35 TB/s
 GPU_CALLS = 20  # in one timing, so that waiting for the device weighs little
+
+
+# Name -> builder from channels: the default non-local block of the configs, and one without sub-sampled keys, which
+# shows the quadratic law more clearly.
+SCALED: dict[str, Callable[[int], nn.Module]] = {
+    "GC": gc_block,
+    "NL": NonLocalBlock,
+    "NL, all keys": lambda channels: NonLocalBlock(channels, subsample="none"),
+}
+FITTED_SHARE = 1 / 8  # of the largest size
 
 
 @dataclass(frozen=True)
@@ -81,14 +75,13 @@ class Case:
     layout: str
     dtype: str
 
-    def tensor(self, seed: int) -> Tensor:
-        """Noise (N, C, T, H, W) of the case's layout and dtype."""
-        x = torch.randn(self.batch, *STAGES[self.stage], generator=torch.Generator().manual_seed(seed))
-        return x.to(DTYPES[self.dtype]).contiguous(memory_format=LAYOUTS[self.layout])
+    def __str__(self) -> str:
+        return " ".join(map(str, vars(self).values()))
 
-    def gc_block(self) -> Any:
-        """The block of the case, with weights that are not zero, in float32."""
-        return without_zeros(gc_block(STAGES[self.stage][0]))
+    def tensor(self, device: torch.device) -> Tensor:
+        """Noise (N, C, T, H, W) of the case's layout and dtype."""
+        x = torch.randn(self.batch, *STAGES[self.stage], device=device, dtype=DTYPES[self.dtype])
+        return x.contiguous(memory_format=LAYOUTS[self.layout])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-rounds", type=int, default=5, metavar="N", help="of whole networks (default 5); 0: leave them out"
     )
-    harness.add_options(parser, rounds=7, threads=1, device="cpu")
+    harness.add_options(parser, rounds=7, threads=1, precision=False)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -111,57 +104,41 @@ def run(args: argparse.Namespace) -> None:
     device, _, machine = harness.set_up(args)
     batches = args.batch or ([1, 8] if device.type == "cpu" else [8, 32])
     cases = [Case(*case) for case in product(args.stages, batches, args.layouts, args.dtypes)]
-    results: dict[str, Any] = {"machine": machine}
-    if device.type == "cuda":
-        results["gpu"] = measure_all(cases, partial(measure_gc_on_gpu, rounds=args.rounds, device=device))
-        title = f"ReLU(GC(x) + shortcut), us: measured / on paper at {PAPER_BANDWIDTH / 1e12:.1f} TB/s"
-        harness.finish(args, results, {title: [gpu_row(row) for row in results["gpu"]]})
-        return
-    results["gc"] = measure_all(cases, partial(measure_gc, rounds=args.rounds))
-    few = [Case(stage, 1, "contiguous", dtype) for stage in args.stages for dtype in args.dtypes if args.nl_rounds]
-    results["non_local"] = measure_all(few, partial(measure_non_local, rounds=args.nl_rounds))
-    results["figures"] = gc_ratios(results["gc"]) | non_local_ratios(results["non_local"])
-    results["figures"]["machine.bf16_speedup"] = bf16_speedup()
+    few = [Case(*case) for case in product(args.stages, [1], ["contiguous"], args.dtypes) if args.nl_rounds]
+    backend = "inductor" if device.type == "cuda" else None
+    gc = [measure_gc(case, rounds=args.rounds, device=device, backend=backend) for case in cases]
+    non_local = [measure_non_local(case, rounds=args.nl_rounds, device=device) for case in few]
+    ratios = gc_ratios(gc) | non_local_ratios(non_local)
     if args.model_rounds:
-        results["figures"]["gc.model.overhead"] = model_overhead(args.model_rounds)
-    tables = {"GC block": ("gc", GC_RATIOS), "Non-local blocks": ("non_local", NON_LOCAL_RATIOS)}
-    harness.finish(
-        args,
-        results,
-        {title: [ratio_row(row, named) for row in results[key]] for title, (key, named) in tables.items()},
-    )
-
-
-def measure_all(cases: Sequence[Case], measure: Callable[[Case], dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was measured of each case, behind its shape, layout and dtype."""
-    rows = []
-    with console.Progress("blocks", total=len(cases), unit="cases") as progress:
-        for case in cases:
-            rows.append({**vars(case), **measure(case)})
-            progress.advance()
-    return rows
+        ratios["gc.model.overhead"] = model_overhead(args.model_rounds, device)
+    results = {"figures": ratios, "gc": gc, "non_local": non_local, "machine": machine}
+    tables = {
+        "GC block": [ratio_row(row, GC_RATIOS) for row in gc],
+        "Non-local blocks": [ratio_row(row, NON_LOCAL_RATIOS) for row in non_local],
+    }
+    harness.finish(args, results, tables)
 
 
 def ratio_row(row: Mapping[str, Any], ratios: Mapping[str, tuple[str, str]]) -> dict[str, object]:
     """Columns of a table: the case, and which time is divided by which."""
-    shown = {" / ".join(pair): f"{row[name]:.2f}" for name, pair in ratios.items()}
+    shown = {" / ".join(pair): f"{row[name]:.2f}" for name, pair in ratios.items() if name in row}
     return {key: row[key] for key in Case.__annotations__} | shown
 
 
-def gpu_row(row: Mapping[str, Any]) -> dict[str, object]:
-    """Columns of a table: the case, and microseconds measured beside those on paper."""
-    shown: dict[str, object] = {key: row[key] for key in Case.__annotations__}
-    for what, forms in row["us"].items():
-        shown |= {f"{what}, {form}": f"{us:.0f} / {row['paper_us'][what][form]:.0f}" for form, us in forms.items()}
-    return {**shown, "copy, TB/s": f"{row['bandwidth'] / 1e12:.2f}"}
+def measure_gc(case: Case, *, rounds: int, device: torch.device, backend: str | None) -> dict[str, Any]:
+    """The GC block and the ported one, forward and training, as multiples of the floor.
 
-
-def measure_gc(case: Case, *, rounds: int) -> dict[str, Any]:
-    """The GC block and the ported one on a CPU, forward and training, as multiples of the floor."""
-    ours = case.gc_block()
-    port = PortedContextBlock(STAGES[case.stage][0]).copy_from(ours).to(DTYPES[case.dtype])
-    ours = ours.to(DTYPES[case.dtype])
-    x, dy = case.tensor(0), case.tensor(1)
+    Args:
+        backend: of ``torch.compile``, for one more contender; None: without it.
+    """
+    channels = STAGES[case.stage][0]
+    ours = without_zeros(gc_block(channels))
+    blocks: dict[str, Any] = {"ours": ours, "port": PortedContextBlock(channels).copy_from(ours)}
+    blocks = {name: block.to(device, DTYPES[case.dtype]) for name, block in blocks.items()}
+    if backend:
+        torch.compiler.reset()  # its limit of compilations counts those of other cases too
+        blocks["compiled"] = torch.compile(blocks["ours"], backend=backend, fullgraph=True)
+    x, dy = case.tensor(device), case.tensor(device)
     y, dx = torch.empty_like(x), torch.empty_like(x)
 
     def floor_forward() -> None:
@@ -173,98 +150,42 @@ def measure_gc(case: Case, *, rounds: int) -> dict[str, Any]:
         dy.sum()
         torch.add(x, dy, out=dx)
 
-    contenders = {"floor.forward": floor_forward, "floor.train": floor_train}
-    contenders |= both_ways({"ours": ours, "port": port}, x, dy=dy)
-    times = time_contenders(contenders, rounds=rounds)
-    return {"ms": times.milliseconds(), **times.ratios(GC_RATIOS)}
+    contenders = {"floor.forward": floor_forward, "floor.train": floor_train, **both_ways(blocks, x, dy)}
+    calls = GPU_CALLS if device.type == "cuda" else 1
+    times = time_contenders(contenders, rounds=rounds, device=device, calls=calls, title=str(case))
+    return {**vars(case), "ms": times.milliseconds(), **times.ratios(GC_RATIOS)}
 
 
-def both_ways(blocks: Mapping[str, nn.Module], *inputs: Tensor, dy: Tensor, form: str = "{}.{}") -> dict[str, Any]:
-    """Contenders of the forward pass and of training of each block."""
-    forward = {form.format(name, "forward"): block_forward(block, *inputs) for name, block in blocks.items()}
-    return forward | {
-        form.format(name, "train"): block_training(block, *inputs, dy=dy) for name, block in blocks.items()
-    }
-
-
-class ResidualBlock(nn.Module):
-    """y = ReLU(GC(x) + shortcut)."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
-        """(N, C, T, H, W) twice -> the same shape."""
-        return torch.relu(self.block(x) + shortcut)
-
-
-def measure_gc_on_gpu(
-    case: Case, *, rounds: int, device: torch.device, backend: str = "inductor", calls: int = GPU_CALLS
-) -> dict[str, Any]:
-    """The GC block in a residual stage, eager and compiled, measured and on paper.
-
-    Args:
-        backend: of ``torch.compile``.
-        calls: in each timing.
-
-    Returns:
-        "us" and "paper_us": "forward" and "train" -> "eager" and "compiled" -> microseconds; "compiled_speedup":
-        "forward" and "train" -> eager over compiled, of the same round; "bandwidth": bytes a second of ``x.clone()``.
-    """
-    torch.compiler.reset()  # its limit of compilations counts those of other cases too
-    eager = ResidualBlock(case.gc_block().to(device, DTYPES[case.dtype]))
-    compiled: Any = torch.compile(eager, backend=backend, fullgraph=True)
-    x, dy, shortcut = (case.tensor(seed).to(device) for seed in range(3))
-    contenders = both_ways({"eager": eager, "compiled": compiled}, x, shortcut, dy=dy, form="{1}.{0}")
-    contenders["clone"] = x.clone
-    times = time_contenders(contenders, rounds=rounds, device=device, warmup=2, calls=calls)
-    ms, size = times.milliseconds(), x.numel() * x.element_size()
-    return {
-        "us": {what: {form: 1000 * ms[f"{what}.{form}"] for form in forms} for what, forms in PASSES.items()},
-        "paper_us": {
-            what: {form: 1e6 * count * size / PAPER_BANDWIDTH for form, count in forms.items()}
-            for what, forms in PASSES.items()
-        },
-        "compiled_speedup": times.ratios(GPU_RATIOS),
-        "bandwidth": 2 * size / (ms["clone"] / 1000),
-    }
-
-
-def measure_non_local(case: Case, *, rounds: int) -> dict[str, Any]:
-    """gcvideo's non-local block and pytorchvideo's, neither sub-sampling, beside the GC block; and their difference."""
-    ours = NonLocalBlock(STAGES[case.stage][0], subsample="none")
+def measure_non_local(case: Case, *, rounds: int, device: torch.device) -> dict[str, Any]:
+    """gcvideo's non-local block and pytorchvideo's, neither sub-sampling, beside the GC block."""
+    channels = STAGES[case.stage][0]
+    ours = NonLocalBlock(channels, subsample="none")
     # Weights under which attention is neither uniform nor a single peak, and the block adds as much as its input.
     for layer in (ours.theta, ours.phi, ours.g, ours.out):
         assert layer is not None
         nn.init.kaiming_normal_(layer.weight)
     assert ours.norm is not None
     nn.init.ones_(ours.norm.weight)
-    blocks = {"gc": case.gc_block(), "nl": ours, "peer": pytorchvideo_non_local(ours)}
-    blocks = {name: block.to(DTYPES[case.dtype]).eval() for name, block in blocks.items()}
-    x, dy = case.tensor(0), case.tensor(1)
-    with torch.no_grad():
-        expected, actual = blocks["peer"](x).float(), blocks["nl"](x).float()
-    contenders = both_ways({name: block.train() for name, block in blocks.items()}, x, dy=dy)
-    times = time_contenders(contenders, rounds=rounds)
-    difference = ((actual - expected).norm() / expected.norm()).item()
-    return {"ms": times.milliseconds(), **times.ratios(NON_LOCAL_RATIOS), "difference": difference}
+    blocks: dict[str, Any] = {"gc": without_zeros(gc_block(channels)), "nl": ours, "peer": pytorchvideo_non_local(ours)}
+    blocks = {name: block.to(device, DTYPES[case.dtype]) for name, block in blocks.items()}
+    contenders = both_ways(blocks, case.tensor(device), case.tensor(device))
+    times = time_contenders(contenders, rounds=rounds, device=device, title=str(case))
+    return {**vars(case), "ms": times.milliseconds(), **times.ratios(NON_LOCAL_RATIOS)}
 
 
-def model_overhead(rounds: int) -> float:
+def both_ways(blocks: Mapping[str, nn.Module], x: Tensor, dy: Tensor) -> dict[str, Any]:
+    """Contenders of the forward pass and of training of each block."""
+    forward = {f"{name}.forward": block_forward(block, x) for name, block in blocks.items()}
+    return forward | {f"{name}.train": block_training(block, x, dy) for name, block in blocks.items()}
+
+
+def model_overhead(rounds: int, device: torch.device) -> float:
     """Time of slow_r50 with 13 GC blocks over plain slow_r50: one clip of 8 x 224 x 224, bf16, compiled."""
     clips = random_clips((1, 3, 8, 224, 224))
     names = ("slow_r50_gc_c345", "slow_r50")
-    how: dict[str, Any] = {"device": CPU, "precision": "bf16", "compile": True}
+    how: dict[str, Any] = {"device": device, "precision": "bf16", "compile": True}
     networks = {name: forward_pass(RunConfig(model=model_config(name)), clips, **how) for name in names}
-    return time_contenders(networks, rounds=rounds).ratio(*names)
-
-
-def bf16_speedup(rounds: int = 5, size: int = 2048) -> float:
-    """Time of a matrix product in fp32 over that in bf16, which bounds what bf16 can bring to a non-local block."""
-    factors = {name: torch.randn(size, size).to(dtype) for name, dtype in DTYPES.items()}
-    products = {name: partial(torch.mm, factor, factor) for name, factor in factors.items()}
-    return time_contenders(products, rounds=rounds).ratio("fp32", "bf16")
+    return time_contenders(networks, rounds=rounds, device=device, title="networks").ratio(*names)
 
 
 def gc_ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -304,7 +225,62 @@ def non_local_ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     if not rows:
         return {}
     ratios = {name: min(row[name] for row in rows) for name in ("gc.train.peer_nl", "gc.train.own_nl")}
-    ratios["nl.forward.peer.difference"] = max(row["difference"] for row in rows)
     for row in rows:
         ratios["nl.forward.peer" if row["dtype"] == "bf16" else "nl.forward.peer.fp32"] = row["nl.forward.peer"]
     return ratios
+
+
+def measure_scaling(
+    *, channels: int, shapes: Sequence[tuple[int, int, int]], rounds: int, device: torch.device
+) -> dict[str, dict[str, Any]]:
+    """Forward time and multiply-adds of single blocks over clips of growing size: GC is linear, NL quadratic.
+
+    Blocks have equal channels and see the same clips, alternating; on a CPU one thread computes. The exponent b of cost
+    ~ P^b, with P = T x H x W positions, is the slope of the least-squares line through the logarithms of the larger
+    clips, those with at least an eighth of the most positions: small clips mostly cost the same few calls. Bound: 1 for
+    GC and 2 for NL, from their multiply-adds.
+
+    Args:
+        channels: C of the blocks.
+        shapes: (T, H, W) of the features.
+        rounds: that count, for each shape.
+        device: to compute on.
+
+    Returns:
+        block -> ``points``: a list of {"shape", "positions", "ms" (median and quartiles), "macs"}; ``time_exponent``
+        and ``macs_exponent``, None where fewer than two sizes can be fitted.
+    """
+    blocks = {name: make(channels).to(device).eval() for name, make in SCALED.items()}
+    points: dict[str, list[dict[str, Any]]] = {name: [] for name in blocks}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for shape in shapes:
+        x = torch.randn(1, channels, *shape, device=device).relu()
+        contenders = {name: block_forward(block, x) for name, block in blocks.items()}
+        times = time_contenders(contenders, rounds=rounds, device=device, title=f"blocks on {shape}").per_clip(1)
+        for name, block in blocks.items():
+            macs = count(block, x.shape).macs
+            point = {
+                "shape": list(shape),
+                "positions": math.prod(shape),
+                "ms": times[name]["ms_per_clip"],
+                "macs": macs,
+            }
+            points[name].append(point)
+    torch.set_num_threads(threads)
+    found: dict[str, dict[str, Any]] = {}
+    for name, line in points.items():
+        sizes = [point["positions"] for point in line]
+        time = fit_exponent(sizes, [point["ms"]["median"] for point in line])
+        macs_exponent = fit_exponent(sizes, [point["macs"] for point in line])
+        found[name] = {"points": line, "time_exponent": time, "macs_exponent": macs_exponent}
+    return found
+
+
+def fit_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float | None:
+    """b of cost ~ size^b, over the sizes of at least ``FITTED_SHARE`` of the largest; None for fewer than two sizes."""
+    size, cost = np.asarray(sizes, float), np.asarray(costs, float)
+    kept = size >= FITTED_SHARE * size.max()
+    if len(set(size[kept])) < 2:
+        return None
+    return float(np.polyfit(np.log(size[kept]), np.log(cost[kept]), 1)[0])

@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from gcvideo import console, distributed
 from gcvideo.analysis.compare_accuracy import compare_accuracy, load_predictions, predict_checkpoint
 from gcvideo.analysis.complexity import count_config, read_configs
 from gcvideo.benchmark import harness
-from gcvideo.benchmark.memory import peak_memory
-from gcvideo.benchmark.scaling import measure_scaling
+from gcvideo.benchmark.blocks import measure_scaling
 from gcvideo.benchmark.timing import Contender, pick_clock, time_contenders
-from gcvideo.benchmark.workloads import forward_pass, random_clips, training_step
+from gcvideo.benchmark.workloads import forward_pass, peak_memory, random_clips, training_step
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
 from gcvideo.errors import ConfigError
 from gcvideo.report.comparison import plots_of, show, write_comparison
@@ -35,11 +33,11 @@ PARTS = ("forward", "train", "memory", "throughput", "scaling")
 
 
 class Candidate(NamedTuple):
-    """A network to measure, and the clips it is measured on: uint8 (N, 3, T, H, W)."""
+    """A network to measure, and the shape (3, T, H, W) of the clips that it is measured on."""
 
     name: str
     config: RunConfig
-    clips: Tensor
+    shape: tuple[int, ...]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batches", type=int, nargs="+", default=[1, 4], metavar="N", help="for throughput (default 1 4)")
     add("--skip", nargs="+", choices=PARTS, default=[], metavar="PART", help=", ".join(PARTS))
     harness.add_options(parser, rounds=7)
-    harness.add_precision_option(parser)
     add = parser.add_argument_group("cost of one block against the size of its features").add_argument
     add("--block-channels", type=int, default=512, metavar="C", help="(default 512)")
     add("--block-frames", type=int, nargs="+", default=[4, 8, 16, 32, 64], metavar="T")
@@ -133,9 +130,9 @@ def read_candidates(args: argparse.Namespace) -> list[Candidate]:
     candidates: list[Candidate] = []
     for place, config in found:
         config = config_from_dict(config_to_dict(config), where=place, overrides=[*overrides, f"device={args.device}"])
-        size = args.size or config.data.crop
-        clips = random_clips((args.batch, 3, args.frames or config.data.frames, size, size))
-        candidates.append(Candidate(short_name(place, [c.name for c in candidates]), config, clips))
+        frames, size = args.frames or config.data.frames, args.size or config.data.crop
+        name = short_name(place, [candidate.name for candidate in candidates])
+        candidates.append(Candidate(name, config, (3, frames, size, size)))
     return candidates
 
 
@@ -150,34 +147,27 @@ def measure_networks(
     candidates: Sequence[Candidate], args: argparse.Namespace, *, device: torch.device
 ) -> list[dict[str, Any]]:
     """A row for each network; parts that were skipped are None."""
+    how: dict[str, Any] = {"device": device, "precision": args.precision}
+    parts = ("forward", "train", "memory", "throughput", "accuracy")
     rows: list[dict[str, Any]] = []
-    for name, config, clips in candidates:
-        cost = count_config(config.model, (1, *clips.shape[1:]))
-        known = {"config": name, "params": cost.params, "macs": cost.macs, "input": list(clips.shape)}
-        rows.append({**known, **dict.fromkeys(("forward", "train", "memory", "throughput", "accuracy"))})
+    for name, config, shape in candidates:
+        known = count_config(config.model, (1, *shape))._asdict()
+        rows.append({"config": name, **known, "input": [args.batch, *shape], **dict.fromkeys(parts)})
 
-    def times_of(title: str, make: Callable[..., Contender], *, batch: int, rounds: int) -> dict[str, Any]:
-        contenders = {}
-        for name, config, clips in candidates:
-            batch_of_clips = random_clips((batch, *clips.shape[1:]))
-            contenders[name] = make(config, batch_of_clips, device=device, precision=args.precision)
-        return time_contenders(contenders, rounds=rounds, device=device, title=title).per_clip(batch)
+    def times_of(title: str, make: Callable[..., Contender], batch: int, rounds: int) -> list[dict[str, Any]]:
+        contenders = {c.name: make(c.config, random_clips((batch, *c.shape)), **how) for c in candidates}
+        return list(time_contenders(contenders, rounds=rounds, device=device, title=title).per_clip(batch).values())
 
     for kind, make in (("forward", forward_pass), ("train", training_step)):
         if kind not in args.skip:
-            times = times_of(kind, make, batch=args.batch, rounds=args.rounds)
-            for row in rows:
-                row[kind] = times[row["config"]]
+            for row, times in zip(rows, times_of(kind, make, args.batch, args.rounds), strict=True):
+                row[kind] = times
     for size in args.batches if "throughput" not in args.skip else ():
-        times = times_of(f"batch {size}", forward_pass, batch=size, rounds=min(args.rounds, 3))
-        for row in rows:
-            rate = 1000 / times[row["config"]]["ms_per_clip"]["median"]
-            row["throughput"] = {**(row["throughput"] or {}), str(size): rate}
-    if "memory" not in args.skip:
-        configs, shapes = [c.config for c in candidates], [c.clips.shape for c in candidates]
-        peaks = peak_memory(configs, shapes, device=device, precision=args.precision)
-        for row, peak in zip(rows, peaks, strict=True):
-            row["memory"] = peak
+        for row, times in zip(rows, times_of(f"batch {size}", forward_pass, size, min(args.rounds, 3)), strict=True):
+            row["throughput"] = {**(row["throughput"] or {}), str(size): 1000 / times["ms_per_clip"]["median"]}
+    for row, candidate in zip(rows, candidates, strict=True) if "memory" not in args.skip else ():
+        console.say(f"memory of {candidate.name}")
+        row["memory"] = peak_memory(candidate.config, row["input"], **how)
     return rows
 
 

@@ -3,8 +3,8 @@
 Measured: milliseconds from a video file to its mean softmax, decoding included. Theirs is pytorchvideo's slow_r50 in
 plain float32, with one decode and one forward pass a view, as PySlowFast's loaders do it. gcvideo decodes the video
 once and runs the optimized network (batch norms folded, bfloat16 where the device is faster in it), eager and compiled.
-Ratios are medians of times of the same round (see ``timing.py``). One clip warms each contender up; the compiled ones
-compile in it.
+Matrix units for bf16 bring most of the advantage. Ratios are medians of times of the same round (see ``timing.py``).
+One clip warms each contender up; the compiled ones compile in it.
 """
 
 from __future__ import annotations
@@ -15,25 +15,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from gcvideo import console
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers import networks as peers
 from gcvideo.benchmark.timing import time_contenders
-from gcvideo.config import DataConfig, TestConfig
-from gcvideo.data.dataset import ViewDataset
-from gcvideo.data.records import RecordTable
-from gcvideo.device import has_bf16_units
-from gcvideo.errors import VideoError
-from gcvideo.eval.evaluator import score_videos
+from gcvideo.config import DataConfig, RunConfig, TestConfig
 from gcvideo.eval.optimize import optimize_for_inference
-from gcvideo.eval.predictions import VideoScores
-from gcvideo.models import create_model
+from gcvideo.eval.predictor import Predictor
+from gcvideo.models import create_model, model_config
 from gcvideo.report.pictures import save_animation
 
 THEIRS = "pytorchvideo"
@@ -63,29 +55,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--crop", type=int, default=256, metavar="S", help="height and width of a view (default 256)")
     parser.add_argument("--views-per-batch", type=int, metavar="N", help="of gcvideo; by default as in gcvideo test")
     harness.add_options(parser, rounds=3, threads=1)
-    harness.add_precision_option(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
     device, precision, machine = harness.set_up(args)
-    views = {"clips": args.clips, "crops": args.crops, "short_side": args.crop, "crop": args.crop}
-    test = TestConfig(**views, views_per_batch=args.views_per_batch)
+    test = TestConfig(clips=args.clips, crops=args.crops, short_side=args.crop, crop=args.crop)
+    test.views_per_batch = args.views_per_batch
     with tempfile.TemporaryDirectory() as folder:
         video = args.video or make_video(Path(folder) / "video.mp4")
         testers = {name: tester(name, video, args.crop, device, precision) for name in args.contenders}
-        warm_up = {name: partial(scores_of, replace(test, clips=1)) for name, scores_of in testers.items()}
-        time_contenders(warm_up, rounds=1, device=device, warmup=0, title="warm up")
-        contenders = {name: partial(scores_of, test) for name, scores_of in testers.items()}
+        for predict in testers.values():
+            predict(replace(test, clips=1))
+        contenders = {name: partial(predict, test) for name, predict in testers.items()}
         times = time_contenders(contenders, rounds=args.rounds, device=device, warmup=0, title="infer")
     took = times.milliseconds()
-    has_units = has_bf16_units(device)
-    results = {"figures": times.ratios(RATIOS), "milliseconds": took, "machine": machine, "bf16_units": has_units}
+    results = {"figures": times.ratios(RATIOS), "milliseconds": took, "machine": machine}
     count = test.clips * test.crops
     rows = [{"contender": k, "ms a video": f"{ms:.0f}", "ms a view": f"{ms / count:.1f}"} for k, ms in took.items()]
     harness.finish(args, results, {f"{test.clips} x {test.crops} views of {test.crop}, {machine}": rows})
-    if not has_units:
-        console.say("This device has no bf16 matrix units, from which most of the advantage comes.")
 
 
 def make_video(path: Path) -> str:
@@ -96,24 +84,13 @@ def make_video(path: Path) -> str:
     return str(path)
 
 
-def tester(
-    name: str, video: str, crop: int, device: torch.device, precision: str
-) -> Callable[[TestConfig], np.ndarray]:
-    """A function from views to the mean softmax (K,) of the video, which it reads from its file."""
+def tester(name: str, video: str, crop: int, device: torch.device, precision: str) -> Callable[[TestConfig], object]:
+    """A function from views to the predictions for the video, which it reads from its file."""
     torch.manual_seed(0)
     if name == THEIRS:
         network = peers.slow_r50(DataConfig().frames, crop).to(device).eval()
         return partial(peers.classify_video, network, video, device)
     model, compiled = OURS[name]
     optimized = optimize_for_inference(create_model(model).to(device), precision=precision, compile=compiled)
-    return partial(classify_video, optimized, video, device)
-
-
-def classify_video(model: nn.Module, video: str, device: torch.device, test: TestConfig) -> np.ndarray:
-    """Mean softmax (K,) of a video, as ``gcvideo test`` computes it, without worker processes."""
-    records = RecordTable.of_files([video])
-    how: dict[str, Any] = {"test": test, "data": DataConfig()}
-    (found,) = score_videos(model, [ViewDataset(records, **how)[0]], **how, device=device)
-    if not isinstance(found, VideoScores):
-        raise VideoError(video, found.reason)
-    return found.softmax
+    predictor = Predictor(optimized, config=RunConfig(model=model_config(model)))
+    return lambda test: predictor.predict(video, test=test)

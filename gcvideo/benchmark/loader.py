@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -30,7 +30,7 @@ from gcvideo.benchmark.timing import time_contenders
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.annotations import videos_under
 from gcvideo.data.crops import crop_and_resize, random_short_side_box
-from gcvideo.data.dataset import VideoViews, ViewDataset, make_views
+from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, DataError, VideoError
 from gcvideo.video import open_video
@@ -50,64 +50,60 @@ CLIP_PEERS = {
     "decord": peers.decord_clip,
 }
 VIEW_PEERS = {"mmaction2": peers.mmaction2_views, "per_view": peers.per_view_video}
+# Names of ratios: contender of gcvideo -> the name, where {} stands for what is read and by which other way.
+RATIO_NAMES = {
+    "ours": "{}",
+    "ours, pyav": "{}.with_pyav",
+    "ours, prepared": "prepared.{}",
+    "ours, prepared, pyav": "prepared.{}.with_pyav",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark loader``."""
     parser.add_argument("directory", metavar="DIR", help="folder of videos, searched with its subfolders")
     parser.add_argument("--prepared", metavar="DIR2", help="the same videos, from gcvideo prepare transcode")
-    parser.add_argument(
-        "--make-from",
-        metavar="FOLDER",
-        help=f"first fill DIR with {MADE_SECONDS} s of each video of FOLDER at {MADE_SIZE}, x264 (needs ffmpeg)",
-    )
+    made = f"first fill DIR with {MADE_SECONDS} s of each video of FOLDER at {MADE_SIZE}, x264 (needs ffmpeg)"
+    parser.add_argument("--make-from", metavar="FOLDER", help=made)
     parser.add_argument("--videos", type=int, default=12, metavar="N", help="measure at most N (default 12)")
     parser.add_argument("--clips", type=int, default=3, metavar="N", help="training clips a video (default 3)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="measurements of each clip (default 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the clips (default 0)")
-    harness.add_json_option(parser)
+    parser.add_argument("--json", metavar="FILE", help="write all results with settings and versions")
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
     harness.check_counts(args)
-    folder, prepared = Path(args.directory), args.prepared and Path(args.prepared)
+    folder = Path(args.directory)
     if args.make_from:
         make_clips(Path(args.make_from), folder)
     names = list_videos(folder)
-    names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(args.videos, len(names))).astype(int))]
-    originals = [folder / name for name in names]
-    copies = [prepared / Path(name).with_suffix(".mp4") for name in names] if prepared else [None for _ in names]
-    for copy in copies:
-        if copy and not copy.exists():
-            raise DataError(f"{copy}: no such file; gcvideo prepare transcode makes it")
-    rng = np.random.default_rng(args.seed)
-    pairs = list(zip(originals, copies, strict=True))
-    drawn = [(pair, int(rng.integers(2**32))) for pair in pairs for _ in range(args.clips)]
-    clips = [(draw_clip(one, seed), copy and draw_clip(copy, seed)) for (one, copy), seed in drawn]
-    videos = [(all_views(one), copy and all_views(copy)) for one, copy in pairs]
+    names = [names[i] for i in np.linspace(0, len(names) - 1, min(args.videos, len(names))).astype(int)]
+    sides = [[folder / name for name in names]]
+    if args.prepared:
+        sides.append([Path(args.prepared, name).with_suffix(".mp4") for name in names])
+    pairs, rng = list(zip(*sides, strict=True)), np.random.default_rng(args.seed)
+    seeds = [(pair, seed) for pair in pairs for seed in rng.integers(2**32, size=args.clips).tolist()]
+    clips = [[draw_clip(path, seed) for path in pair] for pair, seed in seeds]
+    videos = [[all_views(path) for path in pair] for pair in pairs]
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):  # the threads that decoders start stay on one core too
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     milliseconds = {
-        "train_clip": measure("training clips", clips, our_clip, CLIP_PEERS, repeats=args.repeats),
-        "test_video": measure(
-            "test videos", videos, our_views, {**VIEW_PEERS, "ours, frames only": our_video}, repeats=args.repeats
-        ),
+        "train_clip": measure(clips, our_clip, CLIP_PEERS, args.repeats),
+        "test_video": measure(videos, our_views, VIEW_PEERS, args.repeats),
     }
-    ratios = ratios_of("train_clip", milliseconds["train_clip"], CLIP_PEERS)
-    ratios |= ratios_of("test_video", milliseconds["test_video"], VIEW_PEERS)
-    if prepared:
-        old, new = (sum(path.stat().st_size for path in side if path) for side in (originals, copies))
+    ratios: dict[str, float] = {}
+    tables = {}
+    for kind, costs in milliseconds.items():
+        ratios |= ratios_of(kind, costs)
+        rows = [{"contender": name, "CPU ms": f"{ms:.1f}"} for name, ms in costs.items()]
+        tables[f"{kind}, mean of {len(names)} videos"] = rows
+    if args.prepared:
+        old, new = (sum(map(os.path.getsize, side)) for side in sides)
         ratios["prepared.bytes"] = new / old
-    results = {"figures": ratios, "milliseconds": milliseconds, "measured": [str(path) for path in originals]}
-    tables = {
-        f"{kind}, mean of {len(names)} videos": [
-            {"contender": name, "CPU ms": f"{ms:.1f}", "over ours": f"{ms / costs['ours']:.2f}"}
-            for name, ms in costs.items()
-        ]
-        for kind, costs in milliseconds.items()
-    }
+    results = {"figures": ratios, "milliseconds": milliseconds, "measured": [str(path) for path in sides[0]]}
     harness.finish(args, results, tables)
 
 
@@ -121,32 +117,37 @@ def list_videos(folder: Path) -> list[str]:
     return names
 
 
-def measure(
-    title: str,
-    cases: Sequence[tuple[Any, Any]],
-    ours: Callable[..., object],
-    peers: Mapping[str, Callable[[Any], object]],
-    *,
-    repeats: int,
-) -> dict[str, float]:
+def measure(cases: Sequence[Any], ours: Callable[..., Any], peers: Mapping[str, Any], repeats: int) -> dict[str, float]:
     """Mean over the cases of each contender's CPU milliseconds, medians over ``repeats``.
 
     Args:
-        cases: what to read, and the same of the transcoded copy or None.
+        cases: what to read: (clip or views,) or (clip or views, the same of the transcoded copy).
         ours: gcvideo's way to read it, with a keyword ``backend``.
         peers: other ways by name.
+        repeats: measurements of each.
     """
     costs: dict[str, list[float]] = defaultdict(list)
-    with console.Progress(title, total=len(cases), unit="cases") as progress:
-        for case, copied in cases:
+    with console.Progress("reading", total=len(cases), unit="cases") as progress:
+        for case, *copies in cases:
             contenders = {name: partial(ours, case, backend=backend) for name, backend in OURS.items()}
             contenders |= {name: partial(peer, case) for name, peer in peers.items()}
-            if copied:
-                contenders |= {name: partial(ours, copied, backend=backend) for name, backend in PREPARED.items()}
+            for copy in copies:
+                contenders |= {name: partial(ours, copy, backend=backend) for name, backend in PREPARED.items()}
             for name, ms in time_contenders(contenders, rounds=repeats).milliseconds().items():
                 costs[name].append(ms)
             progress.advance()
     return {name: fmean(values) for name, values in costs.items()}
+
+
+def ratios_of(kind: str, costs: Mapping[str, float]) -> dict[str, float]:
+    """Cost of each other way divided by that of gcvideo's, under the names of ``RATIO_NAMES``."""
+    return {
+        pattern.format(f"{kind}.{name}"): cost / costs[ours]
+        for ours, pattern in RATIO_NAMES.items()
+        if ours in costs
+        for name, cost in costs.items()
+        if not name.startswith("ours")
+    }
 
 
 def draw_clip(path: Path, seed: int) -> Clip:
@@ -174,39 +175,13 @@ def all_views(path: Path) -> Views:
         return Views(str(path), len(video), video.fps, TEST.clips, TEST.crops, TEST.crop)
 
 
-def our_video(video: Views, *, backend: str = "auto") -> VideoViews:
-    """Read a video as ``ViewDataset`` does: all frames of its views, decoded once and resized.
-
-    This is all that gcvideo's workers do; the views are then slices made on the device.
-    """
-    records = RecordTable(ids=[video.path], paths=[os.path.abspath(video.path)], labels=[0])
+def our_views(video: Views, *, backend: str = "auto") -> torch.Tensor:
+    """Read a video as ``ViewDataset`` does, and make its views on the CPU; uint8 (30, 3, T, 256, 256)."""
     data = DataConfig(frames=FRAMES, stride=STRIDE, backend=backend)  # type: ignore[arg-type]
-    views = ViewDataset(records, data=data, test=TEST)[0]
+    views = ViewDataset(RecordTable.of_files([video.path]), data=data, test=TEST)[0]
     if views.failure:
         raise VideoError(views.failure.path, views.failure.reason)
-    return views
-
-
-def our_views(video: Views, *, backend: str = "auto") -> torch.Tensor:
-    """The views themselves, made on the CPU as the others make them; uint8 (30, 3, T, 256, 256)."""
-    return make_views(our_video(video, backend=backend))
-
-
-def ratios_of(kind: str, costs: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
-    """Cost of the other ways divided by gcvideo's, under names that end in ``.with_pyav`` by that with PyAV."""
-    forms = {
-        "ours": "{}",
-        "ours, pyav": "{}.with_pyav",
-        "ours, frames only": "{}.views_on_device",
-        "ours, prepared": "prepared.{}",
-        "ours, prepared, pyav": "prepared.{}.with_pyav",
-    }
-    return {
-        form.format(f"{kind}.{name}"): costs[name] / costs[ours]
-        for ours, form in forms.items()
-        if ours in costs
-        for name in names
-    }
+    return make_views(views)
 
 
 def make_clips(source: Path, target: Path) -> None:
@@ -218,16 +193,15 @@ def make_clips(source: Path, target: Path) -> None:
     if shutil.which("ffmpeg") is None:
         raise ConfigError("--make-from: there is no ffmpeg program on PATH; install ffmpeg")
     target.mkdir(parents=True, exist_ok=True)
-    sound = ["-f", "lavfi", "-i", "anoisesrc=amplitude=0.05:sample_rate=44100"]
-    output = f"-map 0:v:0 -map 1:a -t {MADE_SECONDS} -vf scale={MADE_SIZE} -c:v libx264 -pix_fmt yuv420p -c:a aac -ac 2"
+    sound = "-f lavfi -i anoisesrc=amplitude=0.05:sample_rate=44100 -map 0:v:0 -map 1:a -c:a aac -ac 2"
+    pictures = f"-t {MADE_SECONDS} -vf scale={MADE_SIZE} -c:v libx264 -pix_fmt yuv420p -f mp4"
     for name in list_videos(source):
         made = target / Path(name.replace(os.sep, "_")).with_suffix(".mp4")
-        part = made.with_suffix(".part")
-        command = ["ffmpeg", "-v", "error", "-y", "-stream_loop", "-1", "-i", str(source / name), *sound]
-        command += [*output.split(), "-f", "mp4", str(part)]
+        command = ["ffmpeg", "-v", "error", "-y", "-stream_loop", "-1", "-i", str(source / name)]
+        command += [*sound.split(), *pictures.split(), str(made.with_suffix(".part"))]
         if not made.exists():
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-            if done.returncode == 0:
-                os.replace(part, made)
-            else:
-                console.warn(f"{source / name}: left out: {done.stderr.strip() or done.returncode}")
+            try:
+                subprocess.run(command, check=True)
+                made.with_suffix(".part").replace(made)
+            except subprocess.CalledProcessError:  # ffmpeg says why
+                console.warn(f"{source / name}: left out")

@@ -10,7 +10,6 @@ is given; on a GPU also for the largest batch that fits into memory (--up-to).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,10 +17,9 @@ import torch
 from gcvideo import device as runtime
 from gcvideo.analysis.complexity import count_config
 from gcvideo.benchmark import harness
-from gcvideo.benchmark.memory import cuda_peak
 from gcvideo.benchmark.peers import networks as peers
 from gcvideo.benchmark.timing import time_contenders
-from gcvideo.benchmark.workloads import random_clips, training_step
+from gcvideo.benchmark.workloads import cuda_peak, random_clips, training_step
 from gcvideo.config import RunConfig, load_config
 
 # Contender -> shipped config.
@@ -54,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--up-to", type=int, metavar="N", help="also find the largest batch of up to N clips that fits, and its speed"
     )
     harness.add_options(parser, rounds=7)
-    harness.add_precision_option(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -70,46 +67,34 @@ def run(args: argparse.Namespace) -> None:
     }
     times = time_contenders(steps, rounds=args.rounds, device=device, warmup=WARM_UP, title="train")
     took, peak = times.milliseconds(), matmul_peak(device, precision)
-    memory = {name: cuda_peak(step) for name, step in steps.items()} if device.type == "cuda" else {}
-    rates = {name: 1000 * args.batch / ms for name, ms in took.items()}
-    fastest = {name: 1000 * min(values) for name, values in times.seconds.items()}
-    shares = {name: matmul_share(config, shape, rates[name], peak) for name, config in configs.items()}
+    memory = {name: cuda_peak(step) if device.type == "cuda" else None for name, step in steps.items()}
+    networks = {name: {"batch": args.batch, "ms": took[name], "memory_bytes": memory[name]} for name in steps}
     limits = {}
     if args.up_to:
         steps.clear()  # so that their networks leave room
         for name, config in configs.items():
-            limits[name] = at_the_limit(config, shape, most=args.up_to, rounds=args.rounds, peak=peak, **how)
-    results = {
-        "figures": times.ratios(RATIOS),
-        "milliseconds": took,
-        "fastest_milliseconds": fastest,
-        "memory_bytes": memory,
-        "matmul_per_second": peak,
-        "share_of_matmul": shares,
-        "limit": limits,
-        "machine": machine,
+            limits[name] = at_the_limit(config, shape, most=args.up_to, rounds=args.rounds, **how)
+    for name, row in [*networks.items(), *limits.items()]:
+        row["clips_per_second"] = 1000 * row["batch"] / row["ms"]
+        if name in configs:
+            row["share_of_matmul"] = matmul_share(configs[name], shape, row["clips_per_second"], peak)
+    results = {"figures": times.ratios(RATIOS), "milliseconds": took, "networks": networks, "limit": limits}
+    tables = {
+        machine: [table_row(name, row) for name, row in networks.items()],
+        f"largest batches that fit, up to {args.up_to}": [table_row(name, row) for name, row in limits.items()],
     }
-    rows = []
-    for name in args.contenders:
-        row = {"network": name, "ms a step": f"{took[name]:.1f}", "fastest": f"{fastest[name]:.1f}"}
-        rows.append(row | _speed(rates[name], shares.get(name), memory.get(name)))
-    largest = [
-        {"network": name, "clips a step": row["batch"]}
-        | _speed(row["clips_per_second"], row["share_of_matmul"], row["memory_bytes"])
-        for name, row in limits.items()
-    ]
-    title = f"{machine}, {args.batch} clips a step"
-    harness.finish(args, results, {title: rows, f"largest batches that fit, up to {args.up_to}": largest})
+    harness.finish(args, {**results, "matmul_per_second": peak, "machine": machine}, tables)
 
 
-def _speed(clips_per_second: float, share: float | None, memory: int | None) -> dict[str, str]:
+def table_row(name: str, row: dict[str, Any]) -> dict[str, object]:
     """Columns of a table."""
-    row = {"clips/s": f"{clips_per_second:.2f}"}
-    if share is not None:
-        row["% of a matrix product"] = f"{100 * share:.1f}"
-    if memory is not None:
-        row["GiB"] = f"{memory / 2**30:.2f}"
-    return row
+    cells = {"network": name, "clips a step": row["batch"], "ms a step": f"{row['ms']:.1f}"}
+    cells["clips/s"] = f"{row['clips_per_second']:.2f}"
+    if "share_of_matmul" in row:
+        cells["% of a matrix product"] = f"{100 * row['share_of_matmul']:.1f}"
+    if row["memory_bytes"]:
+        cells["GiB"] = f"{row['memory_bytes'] / 2**30:.2f}"
+    return cells
 
 
 def matmul_peak(device: torch.device, precision: str) -> float:
@@ -133,42 +118,26 @@ def matmul_share(config: RunConfig, shape: tuple[int, ...], clips_per_second: fl
 
 
 def at_the_limit(
-    config: RunConfig, shape: tuple[int, ...], *, most: int, rounds: int, peak: float, device: torch.device, **how: Any
+    config: RunConfig, shape: tuple[int, ...], *, most: int, rounds: int, device: torch.device, **how: Any
 ) -> dict[str, Any]:
-    """The largest batch that fits into memory, up to ``most`` clips, with its speed and peak memory.
+    """The largest batch of 1, 2, 4, 8 and so on clips that fits into memory, with its speed and peak memory in bytes.
 
     Args:
         shape: (3, T, H, W) of a clip.
-        peak: of ``matmul_peak``.
+        most: clips to try.
+        rounds: of the timing.
+        device: to compute on.
         how: precision and compile, as for ``training_step``.
     """
-
-    def fits(clips: int) -> bool:
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        try:
-            step = training_step(config, random_clips((clips, *shape)), device=device, **how)
-            step()
-            step()  # optimizer state and activations are there at once only now
-        except torch.OutOfMemoryError:
-            return False
-        return True
-
-    size = largest_batch(fits, most=most)
-    step = training_step(config, random_clips((size, *shape)), device=device, **how)
-    rate = 1000 * size / time_contenders({"step": step}, rounds=rounds, device=device).milliseconds()["step"]
-    share = matmul_share(config, shape, rate, peak)
-    memory = runtime.memory_peak(device)
-    return {"batch": size, "clips_per_second": rate, "share_of_matmul": share, "memory_bytes": memory}
-
-
-def largest_batch(fits: Callable[[int], bool], *, most: int) -> int:
-    """The largest batch that ``fits``, to within an eighth of it and no larger than ``most``; 1 is taken to fit."""
+    found: dict[str, Any] = {}
     size = 1
-    while 2 * size <= most and fits(2 * size):
+    while size <= most:
+        step = None  # frees the memory of the smaller batch
+        try:
+            step = training_step(config, random_clips((size, *shape)), device=device, **how)
+            ms = time_contenders({"step": step}, rounds=rounds, device=device).milliseconds()["step"]
+        except torch.OutOfMemoryError:
+            break
+        found = {"batch": size, "ms": ms, "memory_bytes": runtime.memory_peak(device)}
         size *= 2
-    part, end = max(size // 8, 1), min(2 * size - 1, most)
-    while size + part <= end and fits(size + part):
-        size += part
-    return size
+    return found

@@ -1,19 +1,32 @@
-"""Workloads to time: random clips, forward passes and training steps of networks and of single blocks."""
+"""Workloads: random clips, forward passes and training steps of networks and of single blocks, and their peak memory.
+
+Peak memory is in bytes. On a GPU it is what torch's allocator counts; on a CPU the growth of the resident set, each in
+a new process. Weights, gradients, optimizer state, activations and scratch space are all in it; interpreter and
+libraries are not.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from gcvideo.benchmark.timing import Contender
+from gcvideo.benchmark.timing import CPU, Contender
 from gcvideo.config import RunConfig
 from gcvideo.data.crops import normalize
 from gcvideo.data.loader import ClipBatch
 from gcvideo.device import pick_precision
+from gcvideo.errors import GcvideoError
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.models import build_model
 from gcvideo.train.step import Learner
@@ -24,10 +37,10 @@ STEADY_LR = 1e-6
 M = TypeVar("M", bound=nn.Module)
 
 
-def random_clips(shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
+def random_clips(shape: Sequence[int]) -> Tensor:
     """Noise: uint8 of ``shape`` (N, 3, T, H, W), the same at every call."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, tuple(shape), dtype=torch.uint8, generator=generator).to(device)
+    return torch.randint(0, 256, tuple(shape), dtype=torch.uint8, generator=generator)
 
 
 def forward_pass(
@@ -69,14 +82,9 @@ def training_step(
     model = replace(config.model, weights=None)
     learner = Learner(replace(config, data=data, train=replace(config.train, **changes), model=model), device)
     learner.train()
-    labels = labels_for(clips, classes=model.num_classes).to(device)
-    batch = ClipBatch(clips.to(device), labels, torch.arange(len(clips)), [])
+    indices = torch.arange(len(clips))
+    batch = ClipBatch(clips.to(device), indices.to(device) % model.num_classes, indices, [])
     return lambda: learner.step(iter([batch]), number=0, lr=STEADY_LR)
-
-
-def labels_for(clips: Tensor, *, classes: int) -> Tensor:
-    """int64 (N,): the classes in turn."""
-    return torch.arange(len(clips)) % classes
 
 
 def without_zeros(module: M, *, std: float = 0.1) -> M:
@@ -89,28 +97,96 @@ def without_zeros(module: M, *, std: float = 0.1) -> M:
     return module
 
 
-def block_forward(block: nn.Module, *inputs: Tensor) -> Contender:
+def block_forward(block: nn.Module, x: Tensor) -> Contender:
     """One forward pass of a block without gradients."""
 
     @torch.no_grad()
     def forward() -> Tensor:
-        return block(*inputs)
+        return block(x)
 
     return forward
 
 
-def block_training(block: nn.Module, x: Tensor, *others: Tensor, dy: Tensor) -> Contender:
-    """Forward and backward pass of a block.
-
-    Args:
-        x: first input, with a gradient; ``others`` have none.
-        dy: gradient of the output.
-    """
+def block_training(block: nn.Module, x: Tensor, dy: Tensor) -> Contender:
+    """Forward and backward pass of a block for its input x and the gradient dy of its output, both (N, C, T, H, W)."""
     leaf = x.detach().requires_grad_()
 
     def train() -> None:
         leaf.grad = None
         block.zero_grad(set_to_none=True)
-        block(leaf, *others).backward(dy)
+        block(leaf).backward(dy)
 
     return train
+
+
+def peak_memory(
+    config: RunConfig, shape: Sequence[int], *, device: torch.device, precision: str
+) -> dict[str, int | None]:
+    """Bytes at the peak of a forward pass ("inference") and of two training steps ("train") of a network.
+
+    On a CPU torch's present number of threads computes.
+
+    Args:
+        config: of the network.
+        shape: (N, 3, T, H, W) of the clips.
+        device: to compute on.
+        precision: "fp32", "bf16" or "auto".
+
+    Returns:
+        None for both where the system does not tell (a CPU without /proc).
+
+    Raises:
+        GcvideoError: a measuring process died, as it does where memory runs out.
+    """
+    found: dict[str, int | None] = {"inference": None, "train": None}
+    for kind in found:
+        if device.type == "cuda":
+            gc.collect()
+            before = torch.cuda.memory_allocated(device)
+            found[kind] = cuda_peak(partial(run, config, shape, kind, device, precision)) - before
+        elif Path("/proc/self/clear_refs").exists():
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])  # so that the libraries are loaded once
+            with ProcessPoolExecutor(1, mp_context=context) as fresh:
+                job = fresh.submit(resident_growth, config, shape, kind, precision, torch.get_num_threads())
+                try:
+                    found[kind] = job.result()
+                except BrokenProcessPool:
+                    raise GcvideoError(f"{config.name}: the process that measures its memory ({kind}) died") from None
+    return found
+
+
+def cuda_peak(contender: Contender) -> int:
+    """Largest number of bytes that torch has allocated on the GPU during a call."""
+    torch.cuda.reset_peak_memory_stats()
+    contender()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
+
+
+def resident_growth(config: RunConfig, shape: Sequence[int], kind: str, precision: str, threads: int) -> int:
+    """How many bytes the resident set of this process grows at its peak; to be called in a new process."""
+    torch.set_num_threads(threads)
+    # The libraries set up their pools on first use, which is not the network's memory.
+    run(replace(config, model=replace(config.model, width=16)), (1, 3, 2, 96, 96), kind, CPU, precision)
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc: return what was freed
+    if trim is not None:
+        trim(0)
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak (man 5 proc)
+    run(config, shape, kind, CPU, precision)
+    return _status("VmHWM") - before
+
+
+def run(config: RunConfig, shape: Sequence[int], kind: str, device: torch.device, precision: str) -> None:
+    """Build a network and run one forward pass, or two steps: from the second on there is an optimizer state."""
+    make, calls = (forward_pass, 1) if kind == "inference" else (training_step, 2)
+    contender = make(config, random_clips(shape), device=device, precision=precision)
+    for _ in range(calls):
+        contender()
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

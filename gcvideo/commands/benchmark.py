@@ -6,24 +6,12 @@ SUBCOMMANDS = {
         "gcvideo.benchmark.compare",
         "networks in one table: size, time, memory, throughput, accuracy, and how their blocks scale",
     ),
-    "complexity": (
-        "gcvideo.analysis.complexity",
-        "parameters and multiply-adds of configs, without running them",
-    ),
+    "complexity": ("gcvideo.analysis.complexity", "parameters and multiply-adds of configs, without running them"),
     "blocks": (
         "gcvideo.benchmark.blocks",
         "context and non-local blocks against memory bandwidth, the original code and each other",
     ),
-    "infer": (
-        "gcvideo.benchmark.infer",
-        "time to test a video, decoding included, beside pytorchvideo's network",
-    ),
-    "loader": (
-        "gcvideo.benchmark.loader",
-        "time to read a training clip and a test video, beside other toolkits",
-    ),
-    "train": (
-        "gcvideo.benchmark.train",
-        "time of a training step, beside pytorchvideo's network, and with context blocks",
-    ),
+    "infer": ("gcvideo.benchmark.infer", "time to test a video, decoding included, beside pytorchvideo's network"),
+    "loader": ("gcvideo.benchmark.loader", "time to read a training clip and a test video, beside other toolkits"),
+    "train": ("gcvideo.benchmark.train", "time of a training step, beside pytorchvideo's, and with context blocks"),
 }

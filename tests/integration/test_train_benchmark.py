@@ -12,7 +12,7 @@ import torch
 from gcvideo.analysis.complexity import count_config
 from gcvideo.benchmark import train as train_benchmark
 from gcvideo.benchmark.timing import CPU, Times
-from gcvideo.benchmark.train import RATIOS, at_the_limit, largest_batch, matmul_peak, matmul_share
+from gcvideo.benchmark.train import RATIOS, at_the_limit, matmul_peak, matmul_share
 from gcvideo.benchmark.workloads import random_clips
 from gcvideo.cli import main
 from tests.training import train_config
@@ -30,21 +30,6 @@ def test_clips_are_bytes_as_the_loader_gives_them() -> None:
     assert torch.equal(clips, random_clips((2, 3, 4, 32, 32)))
 
 
-def test_the_largest_batch_is_found_to_an_eighth() -> None:
-    for capacity in (1, 2, 3, 7, 13, 100, 1000):
-        tried: list[int] = []
-
-        def fits(clips: int, capacity: int = capacity, tried: list[int] = tried) -> bool:
-            tried.append(clips)
-            return clips <= capacity
-
-        found = largest_batch(fits, most=512)
-        limit = min(capacity, 512)
-        assert found <= limit < found + max(found // 8, 1)
-        assert max(tried, default=1) <= 512
-        assert len(tried) <= 20
-
-
 def test_a_batch_that_does_not_fit_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def step_above_five_fails(config: Any, clips: torch.Tensor, **_: Any) -> Any:
         def step() -> None:
@@ -55,9 +40,9 @@ def test_a_batch_that_does_not_fit_is_noticed(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(train_benchmark, "training_step", step_above_five_fails)
     config = train_config(tmp_path)
-    found = at_the_limit(config, (3, 4, 32, 32), most=64, rounds=2, peak=1e9, device=CPU, precision="fp32")
-    assert found["batch"] == 5
-    assert found["clips_per_second"] > 0
+    found = at_the_limit(config, (3, 4, 32, 32), most=64, rounds=2, device=CPU, precision="fp32")
+    assert found["batch"] == 4
+    assert found["ms"] >= 0
     assert found["memory_bytes"] > 2**20
 
 
@@ -82,6 +67,8 @@ def test_a_tiny_run_writes_all_that_a_gpu_would(tmp_path: Path, capsys: pytest.C
     assert set(results["figures"]) == {"train_step.pytorchvideo", "train_step.gc_overhead"}
     assert all(value > 0 for value in results["figures"].values())
     assert results["settings"]["crop"] == 64
-    assert set(results["share_of_matmul"]) == set(results["limit"]) == {"plain", "gc"}
+    assert set(results["limit"]) == {"plain", "gc"}
+    assert results["networks"]["gc"]["share_of_matmul"] > 0
+    assert results["networks"]["gc"]["clips_per_second"] == pytest.approx(1000 / results["milliseconds"]["gc"])
     assert {row["batch"] for row in results["limit"].values()} == {2}
     assert "largest batches that fit, up to 2" in capsys.readouterr().out

@@ -71,13 +71,12 @@ def mmaction2_clip(clip: Clip) -> np.ndarray:
     Returns:
         uint8 (1, 3, T, H, W).
     """
-    frames = list(_decord_frames(clip.path, clip.indices))
-    frames = [_resize(frame, _short_side(frame, 256)) for frame in frames]
+    source = io.BytesIO(Path(clip.path).read_bytes())
+    frames = [_resize(frame, _short_side(frame, 256)) for frame in _decord_frames(source, clip.indices)]
     ratio = frames[0].shape[0] / clip.height
     top, left, box_height, box_width = (round(value * ratio) for value in clip.box)
     frames = [frame[top : top + box_height, left : left + box_width] for frame in frames]
-    frames = [_resize(frame, (clip.size, clip.size)) for frame in frames]
-    frames = [np.ascontiguousarray(frame[:, ::-1]) for frame in frames]
+    frames = [np.ascontiguousarray(_resize(frame, (clip.size, clip.size))[:, ::-1]) for frame in frames]
     return np.ascontiguousarray(np.stack(frames)[None].transpose(0, 4, 1, 2, 3))
 
 
@@ -88,8 +87,9 @@ def mmaction2_views(video: Views) -> np.ndarray:
         uint8 (clips * crops, 3, T, size, size).
     """
     clips, crops, size = video.clips, video.crops, video.size
-    indices = uniform_clips(video.num_frames, 8, 8, clips, convention="mmaction2")
-    frames = [_resize(frame, _short_side(frame, size)) for frame in _decord_frames(video.path, indices.ravel())]
+    indices = uniform_clips(video.num_frames, 8, 8, clips, convention="mmaction2").ravel()
+    source = io.BytesIO(Path(video.path).read_bytes())
+    frames = [_resize(frame, _short_side(frame, size)) for frame in _decord_frames(source, indices)]
     boxes = crop_boxes(frames[0].shape[0], frames[0].shape[1], size, crops, "mmaction2").tolist()
     cut = [frame[top : top + size, left : left + size] for top, left, _, _ in boxes for frame in frames]
     views = np.stack(cut).reshape(crops, clips, 8, size, size, 3)
@@ -188,9 +188,7 @@ def decord_clip(clip: Clip) -> Tensor:
     Returns:
         uint8 (3, T, H, W).
     """
-    import decord
-
-    frames = _array(decord.VideoReader(clip.path, num_threads=1).get_batch(clip.indices))
+    frames = _decord_frames(clip.path, clip.indices)
     return crop_and_resize(frames, clip.box, (clip.size, clip.size), flip=True)
 
 
@@ -219,16 +217,12 @@ def per_view_video(video: Views) -> list[Tensor]:
     return views
 
 
-def _decord_frames(path: str, indices: np.ndarray) -> np.ndarray:
-    """DecordInit hands decord the bytes of the file; DecordDecode takes all frames in one call, in sampling order."""
+def _decord_frames(source: str | io.BytesIO, indices: np.ndarray) -> np.ndarray:
+    """All frames in one call, in sampling order, with one thread."""
     import decord
 
-    reader = decord.VideoReader(io.BytesIO(Path(path).read_bytes()), num_threads=1)
-    return _array(reader.get_batch(indices))
-
-
-def _array(batch: Any) -> np.ndarray:
-    # A torch tensor where somebody has set decord's bridge.
+    batch = decord.VideoReader(source, num_threads=1).get_batch(indices)
+    # A torch tensor where another package has set decord's bridge.
     return batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from gcvideo.analysis.compare_accuracy import compare_accuracy
+from gcvideo.benchmark.blocks import fit_exponent, measure_scaling
 from gcvideo.benchmark.compare import short_name
-from gcvideo.benchmark.memory import peak_memory
-from gcvideo.benchmark.scaling import fit_exponent, measure_scaling
 from gcvideo.benchmark.timing import Times
+from gcvideo.benchmark.workloads import peak_memory
 from gcvideo.config import RunConfig
 from gcvideo.errors import DataError
 from gcvideo.eval.predictions import Predictions, VideoScores
@@ -199,7 +199,7 @@ def test_accuracy_stands_against_cost_with_its_interval_and_its_runs() -> None:
 def test_peak_memory_grows_with_the_clips_and_is_more_in_training() -> None:
     config = RunConfig(name="tiny", model=model_config("slow_r18", width=16, num_classes=4))
     shapes = [(1, 3, 4, 64, 64), (8, 3, 8, 160, 160)]
-    small, large = peak_memory([config, config], shapes, device=CPU, precision="fp32")
+    small, large = (peak_memory(config, shape, device=CPU, precision="fp32") for shape in shapes)
     weights = 4 * 2e6
     for kind in ("inference", "train"):
         assert small[kind] is not None

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from gcvideo.benchmark import infer as infer_benchmark
-from gcvideo.benchmark.infer import classify_video, make_video
+from gcvideo.benchmark.infer import make_video
 from gcvideo.benchmark.peers import networks as peers
 from gcvideo.benchmark.timing import CPU
 from gcvideo.cli import main
-from gcvideo.config import TestConfig
+from gcvideo.config import RunConfig, TestConfig
+from gcvideo.eval.predictor import Predictor
 
 
 class Brightness(nn.Module):
@@ -32,7 +33,8 @@ class Brightness(nn.Module):
 def test_both_classify_the_same_views(tmp_path: Path) -> None:
     video = make_video(tmp_path / "a.mp4")
     test = TestConfig(clips=2, crops=3, short_side=64, crop=64)
-    ours = classify_video(Brightness(), video, CPU, test)
+    ours = next(Predictor(Brightness(), config=RunConfig()).score_files([video], test=test))
+    assert isinstance(ours, np.ndarray)
     theirs = peers.classify_video(Brightness(), video, CPU, test)
     np.testing.assert_allclose(ours, theirs, atol=0.02)  # they resize without antialiasing
     assert abs(ours[0] - 0.5) > 1e-4

@@ -84,11 +84,10 @@ def test_a_copy_gives_the_same_clip(folder):
 
 
 def test_names_of_ratios():
-    costs = {"ours": 2.0, "ours, pyav": 4.0, "ours, frames only": 1.0, "ours, prepared": 0.5, "libav": 8.0}
-    assert ratios_of("test_video", costs, ["libav"]) == {
+    costs = {"ours": 2.0, "ours, pyav": 4.0, "ours, prepared": 0.5, "libav": 8.0}
+    assert ratios_of("test_video", costs) == {
         "test_video.libav": 4.0,
         "test_video.libav.with_pyav": 2.0,
-        "test_video.libav.views_on_device": 8.0,
         "prepared.test_video.libav": 16.0,
     }
 
@@ -103,7 +102,7 @@ def test_command(folder, tmp_path, monkeypatch, capsys, all_cores):
     names = ["train_clip.mmaction2", "train_clip.pytorchvideo", "train_clip.pytorchvideo_main", "train_clip.libav"]
     names += ["test_video.mmaction2", "test_video.per_view"]
     expected = {*names, *(f"prepared.{name}" for name in names), "prepared.bytes"}
-    assert expected | {"test_video.mmaction2.views_on_device"} <= set(written["figures"])
+    assert expected <= set(written["figures"])
     assert all(value > 0 for value in written["figures"].values())
     sizes = [sum(f.stat().st_size for f in (folder / kind).rglob("*.mp4")) for kind in ("new", "old")]
     assert written["figures"]["prepared.bytes"] == pytest.approx(sizes[0] / sizes[1])
@@ -117,7 +116,7 @@ def test_mistakes_are_named(folder, tmp_path, capsys):
     for arguments, text in [
         ([str(tmp_path / "none")], "no such folder"),
         ([str(tmp_path)], "holds no videos"),
-        ([str(folder / "old"), "--prepared", str(tmp_path)], "a.mp4: no such file"),
+        ([str(folder / "old"), "--prepared", str(tmp_path)], "a.mp4: "),
         ([str(folder / "old"), "--videos", "0"], "--videos: must be 1 or more"),
     ]:
         assert main(["benchmark", "loader", *arguments]) == 2
