@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from gcvideo import __version__, distributed
+from gcvideo.arguments import require_writable_outputs
 from gcvideo.errors import ConfigError, DataError, GcvideoError
-from gcvideo.files import require_writable_outputs
 
 # Name -> module and a line of help.
 COMMANDS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -11,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from gcvideo.errors import ConfigError
-
-FILE_OPTIONS = ("json", "html", "csv", "markdown")  # of the commands: files that are written after all the work
-FOLDER_OPTIONS = ("png", "pictures", "maps")
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -43,14 +39,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def require_writable_outputs(args: argparse.Namespace) -> None:
-    """Check before long work that the files and folders named by the options can be written."""
-    for name in (*FILE_OPTIONS, *FOLDER_OPTIONS):
-        place = getattr(args, name, None)
-        if isinstance(place, (str, Path)):
-            require_writable(place, key=f"--{name}", folder=name in FOLDER_OPTIONS)
 
 
 def require_writable(path: str | Path, *, key: str, folder: bool = False) -> None:

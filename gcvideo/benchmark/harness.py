@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from gcvideo import console
+from gcvideo.arguments import FILE_OPTIONS, FOLDER_OPTIONS
 from gcvideo.device import describe, pick_device, pick_precision, tune, versions
 from gcvideo.errors import ConfigError
-from gcvideo.files import FILE_OPTIONS, FOLDER_OPTIONS, write_json
+from gcvideo.files import write_json
 
 MAY_BE_ZERO = ("seed", "nl_rounds", "model_rounds")
 Row = Mapping[str, object]  # column -> value

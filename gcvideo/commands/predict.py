@@ -8,17 +8,14 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import math
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcvideo import console
+from gcvideo.arguments import require_numbers
 from gcvideo.console import printable
 from gcvideo.errors import ConfigError, VideoError
 from gcvideo.files import write_atomically, write_json
@@ -26,8 +23,8 @@ from gcvideo.files import write_atomically, write_json
 if TYPE_CHECKING:
     from gcvideo.config import TestConfig
     from gcvideo.eval.inputs import Source
-    from gcvideo.eval.predictor import Predictor
-    from gcvideo.eval.timeline import Timeline, Window
+    from gcvideo.eval.predictor import Prediction, Predictor
+    from gcvideo.eval.timeline import Segment, Timeline, Window
     from gcvideo.video import FrameStream
 
 Entry = dict[str, Any]  # what --json writes about one video
@@ -81,7 +78,10 @@ def run(args: argparse.Namespace) -> int:
     from gcvideo.eval.inputs import find_sources
     from gcvideo.eval.predictor import load
 
-    _check_ranges(args)
+    require_numbers(args, top=1, workers=0, clips=1, smooth=0, min_length=0)
+    require_numbers(args, step=0, seconds=0, exclusive=True)
+    if not all(0 <= fraction <= 1 for fraction in args.query):
+        raise ConfigError(f"--query: a position in the clip is three fractions from 0 to 1, not {args.query}")
     sources = find_sources(args.videos)
     _check_save(args, sources)
     predictor = load(args.checkpoint, device=args.device, compile=args.compile)
@@ -101,52 +101,21 @@ def label_sources(predictor: Predictor, sources: list[Source], args: argparse.Na
     test = replace(predictor.config.test, **{key: value for key, value in chosen.items() if value is not None})
     scores = predictor.score_files(whole, test=test, workers=args.workers)  # decodes ahead, in the order of the files
     for source in sources:
-        if source.reason is not None:
-            yield _entry(source.name, error=source.reason)
-        elif source.is_file and whole:
+        entry: Entry = {"video": source.name, "error": source.reason, "predictions": []}
+        if source.is_file and whole:
             found = next(scores)
             if isinstance(found, tuple):
-                yield _entry(source.name, error=found.reason)
+                entry["error"] = found.reason
             else:
-                yield _entry(source.name, predictions=_plain(predictor.best(found, args.top)))
-        else:
-            yield _timeline_entry(predictor, source, replace(test, crops=args.crops or 1), args)
-
-
-def _entry(video: str, **values: Any) -> Entry:
-    return {"video": video, "error": None, "predictions": [], **values}
-
-
-def _plain(items: list[Any]) -> list[dict[str, Any]]:
-    return [asdict(item) for item in items]
-
-
-def _timeline_entry(predictor: Predictor, source: Source, test: TestConfig, args: argparse.Namespace) -> Entry:
-    try:
-        timeline = _run_timeline(predictor, source, test, args)
-    except VideoError as error:
-        return _entry(source.name, error=error.reason)
-    if args.save:
-        from gcvideo.report.labelled_video import annotate_video
-
-        annotate_video(source.name, args.save, timeline.segments)
-        console.say(f"annotated video: {printable(args.save)}")
-    return timeline_entry(predictor, source.name, timeline, args.top)
-
-
-def timeline_entry(predictor: Predictor, video: str, timeline: Timeline, top: int) -> Entry:
-    """A timeline as plain values; ``predictions`` are those of the mean over the windows."""
-    return _entry(
-        video,
-        warning=timeline.problem,
-        duration=timeline.duration,
-        predictions=_plain(predictor.best(timeline.mean_scores, top)),
-        timeline=_plain(timeline.segments),
-        windows=[
-            {"start": w.start, "end": w.end, "predictions": _plain(predictor.best(w.scores, top))}
-            for w in timeline.windows
-        ],
-    )
+                entry["predictions"] = _plain(predictor.best(found, args.top))
+        elif source.reason is None:
+            try:
+                timeline = _run_timeline(predictor, source, replace(test, crops=args.crops or 1), args)
+            except VideoError as error:
+                entry["error"] = error.reason
+            else:
+                entry = timeline_entry(predictor, source.name, timeline, args.top)
+        yield entry
 
 
 def _run_timeline(predictor: Predictor, source: Source, test: TestConfig, args: argparse.Namespace) -> Timeline:
@@ -155,55 +124,46 @@ def _run_timeline(predictor: Predictor, source: Source, test: TestConfig, args: 
     place: Any = {"file": source.name, "camera": f"camera:{source.name}", "stdin": sys.stdin.buffer}[source.kind]
     if source.kind == "camera":
         test = replace(test, views_per_batch=test.crops)  # score each window at once
-    shown = ""
-    with console.Progress("windows", unit="windows") as progress, _stop_on_interrupt(live) as stop:
+    labels = [""]
+    with console.Progress("windows", unit="windows") as progress:
 
         def note(window: Window, stream: FrameStream) -> bool:
-            nonlocal shown
             total = "" if stream.expected is None or live else f" of {console.duration(stream.expected / stream.fps)}"
             progress.advance(1, at=f"{console.duration(window.end)}{total}")
             best = predictor.best(window.scores, 1)[0]
-            if live and shown != best.label:
-                shown = best.label
+            if live and labels[-1] != best.label:
+                labels.append(best.label)
                 console.say(f"{console.clock(window.start)}  {100 * best.score:6.2f} %  {printable(best.label)}")
-            return stop.is_set() or (args.seconds is not None and window.end >= args.seconds)
+            return args.seconds is not None and window.end >= args.seconds
 
-        return predictor.timeline(
-            place, step=args.step, smooth=args.smooth, min_length=args.min_length, test=test, on_window=note
-        )
+        options = {"step": args.step, "smooth": args.smooth, "min_length": args.min_length}
+        timeline = predictor.timeline(place, **options, test=test, live=live, on_window=note)
+    if args.save:
+        from gcvideo.report.labelled_video import annotate_video
 
-
-@contextmanager
-def _stop_on_interrupt(live: bool) -> Iterator[threading.Event]:
-    """For a live source, the first Ctrl-C ends the stream, the second one the command."""
-    stop = threading.Event()
-
-    def interrupted(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    if not live or threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = signal.signal(signal.SIGINT, interrupted)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
+        annotate_video(source.name, args.save, timeline.segments)
+        console.say(f"annotated video: {printable(args.save)}")
+    return timeline
 
 
-def _check_ranges(args: argparse.Namespace) -> None:
-    for name, least in (("top", 1), ("workers", 0), ("clips", 1), ("smooth", 0), ("min_length", 0)):
-        value = getattr(args, name)
-        if value is not None and not least <= value < math.inf:
-            raise ConfigError(f"--{name.replace('_', '-')}: must be at least {least}, not {value:g}")
-    for name in ("step", "seconds"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"--{name}: must be positive, not {value:g}")
-    if not all(0 <= fraction <= 1 for fraction in args.query):
-        raise ConfigError(f"--query: a position in the clip is three fractions from 0 to 1, not {args.query}")
+def timeline_entry(predictor: Predictor, video: str, timeline: Timeline, top: int) -> Entry:
+    """A timeline as plain values; ``predictions`` are those of the mean over the windows."""
+    return {
+        "video": video,
+        "error": None,
+        "warning": timeline.problem,
+        "duration": timeline.duration,
+        "predictions": _plain(predictor.best(timeline.mean_scores, top)),
+        "timeline": _plain(timeline.segments),
+        "windows": [
+            {"start": w.start, "end": w.end, "predictions": _plain(predictor.best(w.scores, top))}
+            for w in timeline.windows
+        ],
+    }
+
+
+def _plain(items: Sequence[Prediction] | Sequence[Segment]) -> list[dict[str, Any]]:
+    return [asdict(item) for item in items]
 
 
 def _check_save(args: argparse.Namespace, sources: list[Source]) -> None:

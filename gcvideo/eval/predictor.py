@@ -98,6 +98,7 @@ class Predictor:
         smooth: float = 2.0,
         min_length: float = 1.0,
         test: TestConfig | None = None,
+        live: bool = False,
         on_window: Callable[[Window, FrameStream], bool | None] | None = None,
     ) -> Timeline:
         """What happens when, in a video of any length: a window slides over it, in bounded memory.
@@ -108,6 +109,7 @@ class Predictor:
             smooth: seconds over which scores are averaged.
             min_length: seconds; shorter segments join a neighbour.
             test: size and crops of the windows; by default those of the run's test, but the centre crop alone.
+            live: Ctrl-C ends the stream, as its end would.
             on_window: called with each window as soon as it is scored, and the stream; True ends the stream.
 
         Raises:
@@ -118,11 +120,15 @@ class Predictor:
         windows: list[Window] = []
         with FrameStream(str(source) if isinstance(source, str | Path) else source) as stream:
             views = SlidingWindows(stream, fps=stream.fps, step=step, data=self.config.data, test=test)
-            for found in score_videos(self.model, views, test=test, data=self.config.data, device=self.device):
-                assert isinstance(found, VideoScores), "a window always holds frames"
-                windows.append(Window(*views.spans[found.index], self._scores(found, test)))
-                if on_window is not None and on_window(windows[-1], stream):
-                    break
+            try:
+                for found in score_videos(self.model, views, test=test, data=self.config.data, device=self.device):
+                    assert isinstance(found, VideoScores), "a window always holds frames"
+                    windows.append(Window(*views.spans[found.index], self._scores(found, test)))
+                    if on_window is not None and on_window(windows[-1], stream):
+                        break
+            except KeyboardInterrupt:
+                if not live or not windows:
+                    raise
         segments = make_timeline(windows, self.classes, duration=views.duration, smooth=smooth, min_length=min_length)
         return Timeline(segments, windows, views.duration, stream.problem)
 

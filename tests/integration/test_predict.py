@@ -29,8 +29,10 @@ from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.inputs import find_sources
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.predictor import Predictor
+from gcvideo.eval.timeline import Window
 from gcvideo.train.checkpoint import load_checkpoint, save_checkpoint
 from gcvideo.video import open_video
+from gcvideo.video.stream import FrameStream
 from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
 from tests.videos import moving_frames, write_video
 
@@ -306,8 +308,9 @@ def test_an_annotated_video_keeps_its_frames_and_its_sound(checkpoint: str, tmp_
         assert sound[0] == sound[1]
     with open_video(tmp_path / "out.mp4") as out:
         assert len(out) == 30
-        np.testing.assert_allclose(out.pts - out.pts[0], np.arange(30) / 20, atol=1e-3)
         picture = out.frames([0])[0].astype(int)
+    with FrameStream(str(tmp_path / "out.mp4")) as stream:
+        np.testing.assert_allclose([frame.time for frame in stream], np.arange(30) / 20, atol=1e-3)
     assert np.abs(picture[:80] - 128).max() < 8, "the picture above the band is untouched"
     assert picture[-6:].min() < 60, "the band is dark"
     assert picture[-8:].max() > 150, "and has bright text"
@@ -387,6 +390,20 @@ def test_a_camera_is_answered_until_told_to_stop(
     page = (tmp_path / "a.html").read_text()
     assert "<h2><bdi>camera 3</bdi></h2>" in page
     assert "What happens when" in page
+
+
+def test_an_interrupt_ends_a_live_source_like_its_end(predictor: Predictor, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", moving_frames(60), fps=20)
+
+    def interrupt(window: Window, stream: Any) -> None:
+        if window.start > 0.5:
+            raise KeyboardInterrupt
+
+    timeline = predictor.timeline(video, step=0.25, live=True, on_window=interrupt)
+    assert len(timeline.windows) == 4
+    assert timeline.segments[-1].end == timeline.duration < 3
+    with pytest.raises(KeyboardInterrupt):
+        predictor.timeline(video, step=0.25, on_window=interrupt)
 
 
 def test_a_device_that_is_no_camera_is_refused_in_one_line(

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from gcvideo.arguments import require_numbers, require_writable_outputs
 from gcvideo.errors import ConfigError
-from gcvideo.files import require_writable_outputs, write_json
+from gcvideo.files import write_json
 
 
 def test_json_holds_no_number_that_json_does_not_know(tmp_path: Path) -> None:
@@ -46,3 +47,13 @@ def test_a_folder_without_permission_is_refused_first(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ConfigError, match="no permission"):
         require_writable_outputs(argparse.Namespace(json=str(tmp_path / "a.json")))
+
+
+def test_numbers_out_of_range_are_refused_by_the_name_of_their_option() -> None:
+    args = argparse.Namespace(top=0, min_length=float("nan"), step=0.0, clips=None, smooth=0.0)
+    require_numbers(args, clips=1, smooth=0)
+    for bounds, message in (({"top": 1}, "--top: must be at least 1, not 0"), ({"min_length": 0}, "--min-length: ")):
+        with pytest.raises(ConfigError, match=message):
+            require_numbers(args, **bounds)
+    with pytest.raises(ConfigError, match="--step: must be more than 0"):
+        require_numbers(args, exclusive=True, step=0)

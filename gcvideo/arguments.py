@@ -1,0 +1,34 @@
+"""Checks of command-line arguments, made before long work."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from gcvideo.errors import ConfigError
+from gcvideo.files import require_writable
+
+FILE_OPTIONS = ("json", "html", "csv", "markdown")  # files that are written after all the work
+FOLDER_OPTIONS = ("png", "pictures", "maps")
+
+
+def require_numbers(args: argparse.Namespace, *, exclusive: bool = False, **least: float) -> None:
+    """Check that options are finite and at least as large as given, or with ``exclusive`` larger.
+
+    Raises:
+        ConfigError: an option is not; one that is None was not given.
+    """
+    for name, bound in least.items():
+        value = getattr(args, name)
+        if value is not None and not (bound < value < math.inf if exclusive else bound <= value < math.inf):
+            wanted = f"{'more than' if exclusive else 'at least'} {bound:g}"
+            raise ConfigError(f"--{name.replace('_', '-')}: must be {wanted}, not {value:g}")
+
+
+def require_writable_outputs(args: argparse.Namespace) -> None:
+    """Check before long work that the files and folders named by the options can be written."""
+    for name in (*FILE_OPTIONS, *FOLDER_OPTIONS):
+        place = getattr(args, name, None)
+        if isinstance(place, (str, Path)):
+            require_writable(place, key=f"--{name}", folder=name in FOLDER_OPTIONS)
