@@ -1,4 +1,4 @@
-"""The global context block in three steps: pool a context, transform it, fuse it with every position.
+"""Global context block in three steps: pool a context, transform it, fuse it with every position.
 
 Source: Cao et al., "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond" (ICCV workshops 2019,
 arXiv 1904.11492), section 3.3, and its published 2D code (xvjiarui/GCNet, ``ContextBlock``)::
@@ -15,11 +15,15 @@ fusion        ``add``: x + t; ``scale``: x * sigmoid(t); ``scale_add``: both, ea
 ============  =========================================================================================
 
 GC is attention + bottleneck + add, SNL attention + linear + add, SE average + squeeze + scale.
+
+``reference_context_block`` states the block in a few lines of plain PyTorch; ``ContextBlock`` computes the same, faster
+and in less memory. Names of tensors end in their shape: N clips, C channels, T frames, H x W pixels, P = T * H * W
+positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +31,25 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gcvideo.layers.trace import BlockTrace, TracedBlock
+
+# The transformed terms of each fusion, in the order in which they are fused.
+FUSED_TERMS: dict[str, tuple[str, ...]] = {"add": ("add",), "scale": ("scale",), "scale_add": ("scale", "add")}
+
+
+def reference_context_block(block: ContextBlock, x_NCTHW: Tensor) -> Tensor:
+    """Context block in plain PyTorch: the definition of what ``block(x_NCTHW)`` computes, for reading and for tests."""
+    x_NCP = x_NCTHW.flatten(2)
+    if isinstance(block.pool, AttentionPool):
+        attention_NP = torch.einsum("ncp,c->np", x_NCP, block.pool.weight[0]).softmax(1)
+        context_NC = torch.einsum("ncp,np->nc", x_NCP, attention_NP)
+    else:
+        context_NC = x_NCP.mean(2)
+    y_NCP = x_NCP
+    if "scale" in block.transform:
+        y_NCP = y_NCP * block.transform["scale"](context_NC).sigmoid().unsqueeze(2)
+    if "add" in block.transform:
+        y_NCP = y_NCP + block.transform["add"](context_NC).unsqueeze(2)
+    return y_NCP.view_as(x_NCTHW)
 
 
 class ContextBlock(TracedBlock):
@@ -44,13 +67,16 @@ class ContextBlock(TracedBlock):
         transform: "bottleneck", "squeeze" or "linear".
         fusion: "add", "scale" or "scale_add".
         reduction: r; the bottleneck has max(C // r, 1) channels.
-        layer_norm: whether the bottleneck is normalised.
-        relu: whether there is a ReLU between the two layers of the bottleneck or squeeze.
+        layer_norm: layer norm in the bottleneck.
+        relu: ReLU between the two layers of the bottleneck or squeeze.
         eps: of the layer norm; 1e-5 in the original code, 1e-6 in timm's blocks.
-        bias: whether the transform's linear layers have biases.
+        bias: biases in the transform's linear layers.
         transform_first: transform every position before pooling instead of the pooled vector after it. A linear
             transform commutes with pooling, so the result is the same at T * H * W times the cost: the form of
             equation 2 of the paper, kept to show what equation 3 saves. Needs transform "linear" and fusion "add".
+
+    Raises:
+        ValueError: an unknown choice.
     """
 
     def __init__(
@@ -68,79 +94,99 @@ class ContextBlock(TracedBlock):
         transform_first: bool = False,
     ) -> None:
         super().__init__()
-        _check_choice("pool", pool, POOLS)
-        _check_choice("transform", transform, ("bottleneck", "squeeze", "linear"))
-        _check_choice("fusion", fusion, FUSED_TERMS)
+        choices = {"pool": POOLS, "transform": ("bottleneck", "squeeze", "linear"), "fusion": FUSED_TERMS}
+        for (step, known), choice in zip(choices.items(), (pool, transform, fusion), strict=True):
+            if choice not in known:
+                raise ValueError(f"{step} must be one of {', '.join(known)}, not {choice!r}")
         if transform_first and (pool, transform, fusion) != ("attention", "linear", "add"):
             raise ValueError(
                 "transform_first needs attention pooling, a linear transform and add fusion, "
                 f"not {pool!r}, {transform!r}, {fusion!r}"
             )
-        hidden = max(channels // reduction, 1)
         self.pool = POOLS[pool](channels)
         self.transform = nn.ModuleDict()
-        for term in FUSED_TERMS[fusion]:
-            if transform == "linear":
-                self.transform[term] = LinearTransform(channels, bias=bias)
-            else:
-                normalised = layer_norm and transform == "bottleneck"
-                self.transform[term] = Bottleneck(
-                    channels, hidden, layer_norm=normalised, relu=relu, eps=eps, bias=bias
-                )
-        self.fuse = Fusion()
         self.transform_first = transform_first
+        hidden = max(channels // reduction, 1)
+        for term in FUSED_TERMS[fusion]:
+            layers: OrderedDict[str, nn.Module] = OrderedDict()
+            if transform == "linear":
+                layers["fc"] = nn.Linear(channels, channels, bias=bias)
+            else:
+                layers["fc1"] = nn.Linear(channels, hidden, bias=bias)
+                if layer_norm and transform == "bottleneck":
+                    layers["norm"] = nn.LayerNorm(hidden, eps=eps)
+                if relu:
+                    layers["relu"] = nn.ReLU()
+                layers["fc2"] = nn.Linear(hidden, channels, bias=bias)
+            self.transform[term] = nn.Sequential(layers)
+            _reset_transform(self.transform[term])
 
     def reset_parameters(self) -> None:
-        """Initialise afresh, the last layer of each transform at zero. To be called after any global initialisation."""
-        for module in self.modules():
-            if isinstance(module, AttentionPool | LinearTransform | Bottleneck):
-                module.reset_parameters()
+        """Initialise again, the last layer of each transform at zero. Call it after any global initialisation."""
+        if isinstance(self.pool, AttentionPool):
+            self.pool.reset_parameters()
+        for transform in self.transform.values():
+            _reset_transform(transform)
 
-    def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, BlockTrace]:
+    def forward(self, x_NCTHW: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, BlockTrace]:
         """Fuse the context of each clip with its positions.
 
         Args:
-            x: (N, C, T, H, W), contiguous or channels_last_3d.
+            x_NCTHW: (N, C, T, H, W), contiguous or channels_last_3d.
             return_attention: also return what the block attended to and gathered.
 
         Returns:
             y (N, C, T, H, W) in the memory format of x, and with ``return_attention`` a ``BlockTrace``.
         """
         if self.transform_first:
-            values = self.transform["add"](x.flatten(2).transpose(1, 2))  # (N, THW, C)
-            context, attention, x = self.pool(x, values)  # (N, C), (N, THW), x
-            terms = {"add": context}
+            values_NPC = self.transform["add"](x_NCTHW.flatten(2).transpose(1, 2))
+            context_NC, attention_NP, x_NCTHW = self.pool(x_NCTHW, values_NPC)
+            terms = {"add": context_NC}
         else:
-            context, attention, x = self.pool(x)  # (N, C), (N, THW), x
-            terms = {name: transform(context) for name, transform in self.transform.items()}  # each (N, C)
-        y = self.fuse(x, **terms)
+            context_NC, attention_NP, x_NCTHW = self.pool(x_NCTHW)
+            terms = {name: transform(context_NC) for name, transform in self.transform.items()}  # each (N, C)
+        y_NCTHW = fuse(x_NCTHW, **terms)
         if not return_attention:
-            return y
-        output = terms["add"] if "add" in terms else terms["scale"].sigmoid()
-        grid = None if attention is None else attention.unflatten(1, (1, *x.shape[2:]))  # (N, 1, T, H, W)
-        return y, BlockTrace(input=x, attention=grid, context=context, output=output)
+            return y_NCTHW
+        output_NC = terms["add"] if "add" in terms else terms["scale"].sigmoid()
+        attention = None if attention_NP is None else attention_NP.unflatten(1, (1, *x_NCTHW.shape[2:]))
+        return y_NCTHW, BlockTrace(input=x_NCTHW, attention=attention, context=context_NC, output=output_NC)
 
 
 def gc_block(channels: int, *, reduction: int = 4) -> ContextBlock:
-    """The GC block (GCNet, figure 4d); ratio 4 is the paper's on Kinetics, 16 on images."""
+    """GC block (GCNet, figure 4d); ratio 4 is the paper's on Kinetics, 16 on images."""
     return ContextBlock(channels, pool="attention", transform="bottleneck", fusion="add", reduction=reduction)
 
 
 def snl_block(channels: int) -> ContextBlock:
-    """The simplified non-local block (GCNet, figure 4b, equation 3)."""
+    """Simplified non-local block (GCNet, figure 4b, equation 3)."""
     return ContextBlock(channels, pool="attention", transform="linear", fusion="add")
 
 
 def se_block(channels: int, *, reduction: int = 16) -> ContextBlock:
-    """The squeeze-and-excitation block (Hu et al. 2018, as in GCNet, figure 4c)."""
+    """Squeeze-and-excitation block (Hu et al. 2018, as in GCNet, figure 4c)."""
     return ContextBlock(channels, pool="average", transform="squeeze", fusion="scale", reduction=reduction)
 
 
-# ---------------------------------------------------------------- step 1: pool
+def fuse(x_NCTHW: Tensor, scale: Tensor | None = None, add: Tensor | None = None) -> Tensor:
+    """Fusion of terms (N, C) with every position: x * sigmoid(scale) + add; the original code scales before it adds."""
+    if scale is not None:
+        x_NCTHW = x_NCTHW * _per_channel(scale.sigmoid())
+    return x_NCTHW if add is None else x_NCTHW + _per_channel(add)
+
+
+def _reset_transform(transform: nn.Module) -> None:
+    """PyTorch's default initialisation, then the last layer to zero."""
+    *inner, last = transform.children()
+    for layer in inner:
+        if isinstance(layer, nn.Linear | nn.LayerNorm):
+            layer.reset_parameters()
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
 
 
 class AttentionPool(nn.Module):
-    """Global attention pooling: p = sum_j a_j x_j with a = softmax_j(w . x_j) over all T * H * W positions."""
+    """Global attention pooling: p = sum_j a_j x_j with a = softmax_j(w . x_j) over all P = T * H * W positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -151,26 +197,25 @@ class AttentionPool(nn.Module):
         """He initialisation by fan-in, as in the original code."""
         nn.init.kaiming_normal_(self.weight, mode="fan_in", nonlinearity="relu")
 
-    def forward(self, x: Tensor, values: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x_NCTHW: Tensor, values_NPD: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Pool a clip.
 
         Args:
-            x: (N, C, T, H, W).
-            values: (N, THW, D) to be pooled in place of x, with the weights that x gives.
+            x_NCTHW: (N, C, T, H, W).
+            values_NPD: (N, P, D) to be pooled in place of x, with the weights that x gives.
 
         Returns:
-            the pooled vectors (N, C), or (N, D) with values; the weights (N, THW), which carry no gradient; and x
-            itself. What goes on from this x rather than from the input sends its gradient back through the pool, which
-            adds its own to it without another pass over memory.
+            the pooled vectors (N, C), or (N, D) with values; the weights (N, P), which carry no gradient; and x. Use
+            this x downstream: the pooling gradient is fused into its own, without another pass over memory.
         """
-        dtype = _autocast_dtype(x)
-        weight = self.weight.to(dtype)
-        if values is None:
-            pooled, attention, x = _AttentionPool.apply(x, weight)
-            return pooled, attention, x
-        logits = F.linear(x.to(dtype).flatten(2).transpose(1, 2), weight).squeeze(2)  # (N, THW)
-        attention = logits.softmax(1, dtype=torch.promote_types(dtype, torch.float32)).to(values.dtype)
-        return torch.bmm(attention.unsqueeze(1), values).squeeze(1), attention.detach(), x
+        dtype = _autocast_dtype(x_NCTHW)
+        weight_1C = self.weight.to(dtype)
+        if values_NPD is None:
+            pooled_NC, attention_NP, x_NCTHW = _AttentionPool.apply(x_NCTHW, weight_1C)
+            return pooled_NC, attention_NP, x_NCTHW
+        logits_NP = F.linear(x_NCTHW.to(dtype).flatten(2).transpose(1, 2), weight_1C).squeeze(2)
+        attention_NP = logits_NP.softmax(1, dtype=torch.promote_types(dtype, torch.float32)).to(values_NPD.dtype)
+        return torch.bmm(attention_NP.unsqueeze(1), values_NPD).squeeze(1), attention_NP.detach(), x_NCTHW
 
 
 class AveragePool(nn.Module):
@@ -179,162 +224,91 @@ class AveragePool(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, None, Tensor]:
-        """Mean over all positions of x (N, C, T, H, W): (N, C); no attention weights; and x itself."""
-        return x.mean((2, 3, 4)), None, x
+    def forward(self, x_NCTHW: Tensor) -> tuple[Tensor, None, Tensor]:
+        """Mean over all positions (N, C); no attention weights; and x itself."""
+        return x_NCTHW.mean((2, 3, 4)), None, x_NCTHW
+
+
+POOLS: dict[str, type[AttentionPool | AveragePool]] = {"attention": AttentionPool, "average": AveragePool}
 
 
 class _AttentionPool(torch.autograd.Function):
     """Attention pooling with its gradient in closed form.
 
-    Left to autograd, this costs several more passes over x, and each rank-one product of the backward pass is written
-    out and added up. Here the gradient of all that follows x comes back through the pool too, and both rank-one terms
-    are added to it where it lies. Beside x only the N x THW weights are kept. With g = dL/dp::
+    Autograd would need several more passes over x, and would write out each rank-one product of the backward pass and
+    add it up. Here the gradient of all that follows x passes through the pool too, and both rank-one terms are added to
+    it in place. Besides x only the N x P weights are kept. With g = dL/dp::
 
         s_j = x_j . g       d_j = a_j (s_j - sum_k a_k s_k)       dL/dx_j += a_j g + d_j w       dL/dw = sum_j d_j x_j
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        z = x.to(weight.dtype)
-        logits = _dot(z, weight[0])  # (N, P) with P = T * H * W
-        attention = logits.softmax(1, dtype=torch.promote_types(z.dtype, torch.float32)).to(z.dtype)
-        ctx.save_for_backward(z, weight, attention)
-        ctx.mark_non_differentiable(attention)
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, x_NCTHW: Tensor, weight_1C: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        z_NCTHW = x_NCTHW.to(weight_1C.dtype)
+        logits_NP = _dot(z_NCTHW, weight_1C[0])
+        attention_NP = logits_NP.softmax(1, dtype=torch.promote_types(z_NCTHW.dtype, torch.float32)).to(z_NCTHW.dtype)
+        ctx.save_for_backward(z_NCTHW, weight_1C, attention_NP)
+        ctx.mark_non_differentiable(attention_NP)
         # Autograd would make a view of x, and for a single clip that view no longer looks like channels_last_3d.
-        return _weighted_sum(z, attention), attention, x.detach()
+        return _weighted_sum(z_NCTHW, attention_NP), attention_NP, x_NCTHW.detach()
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: None, grad_x: Tensor
+        ctx: torch.autograd.function.FunctionCtx, grad_NC: Tensor, _: None, grad_x_NCTHW: Tensor
     ) -> tuple[Tensor, Tensor]:
-        z, weight, a = ctx.saved_tensors  # type: ignore[attr-defined]
-        s = _dot(z, grad.to(z.dtype))  # (N, P)
-        d = a * (s - (a * s).sum(1, keepdim=True))  # (N, P), the gradient of the softmax
-        grad_weight = _weighted_sum(z, d).sum(0, keepdim=True)
-        dtype, grid = grad_x.dtype, (1, *grad_x.shape[2:])
-        a, d = a.to(dtype).unflatten(1, grid), d.to(dtype).unflatten(1, grid)  # (N, 1, T, H, W)
-        grad_x = torch.addcmul(grad_x, a, _per_channel(grad.to(dtype)))
-        return grad_x.addcmul_(d, _per_channel(weight.to(dtype))), grad_weight
+        z_NCTHW, weight_1C, a_NP = ctx.saved_tensors  # type: ignore[attr-defined]
+        s_NP = _dot(z_NCTHW, grad_NC.to(z_NCTHW.dtype))
+        d_NP = a_NP * (s_NP - (a_NP * s_NP).sum(1, keepdim=True))  # the gradient of the softmax
+        grad_weight_1C = _weighted_sum(z_NCTHW, d_NP).sum(0, keepdim=True)
+        dtype, grid = grad_x_NCTHW.dtype, (1, *grad_x_NCTHW.shape[2:])
+        a_N1THW, d_N1THW = a_NP.to(dtype).unflatten(1, grid), d_NP.to(dtype).unflatten(1, grid)
+        grad_x_NCTHW = torch.addcmul(grad_x_NCTHW, a_N1THW, _per_channel(grad_NC.to(dtype)))
+        return grad_x_NCTHW.addcmul_(d_N1THW, _per_channel(weight_1C.to(dtype))), grad_weight_1C
 
 
 # Each product below is written for both memory formats, so that none copies x, and as the kind of matrix product that
-# was fast on every processor measured: others of the same value cost up to 90 times as much for one batch size, number
-# format or make of processor.
+# was fast on every processor measured: others of the same value take up to 90 times as long for one batch size, dtype
+# or make of processor.
 
 
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last_3d)
+def _dot(x_NCTHW: Tensor, vector: Tensor) -> Tensor:
+    """Dot product (N, P) of each position with vector (C,) or (N, C)."""
+    x_NCP = x_NCTHW.flatten(2)
+    if not _is_channels_last(x_NCTHW):
+        return torch.bmm(vector.expand(x_NCP.shape[0], -1).unsqueeze(1), x_NCP).squeeze(1)
+    x_NPC = x_NCP.transpose(1, 2)
+    return x_NPC @ vector if vector.dim() == 1 else _dot_rows(x_NPC, vector)
 
 
-def _dot(x: Tensor, vector: Tensor) -> Tensor:
-    """Dot product of each position of x (N, C, T, H, W) with vector (C,) or (N, C): (N, P)."""
-    tokens = x.flatten(2)  # (N, C, P)
-    if not _is_channels_last(x):
-        return torch.bmm(vector.expand(x.shape[0], -1).unsqueeze(1), tokens).squeeze(1)
-    tokens = tokens.transpose(1, 2)  # (N, P, C)
-    return tokens @ vector if vector.dim() == 1 else _dot_rows(tokens, vector)
+def _weighted_sum(x_NCTHW: Tensor, weights_NP: Tensor) -> Tensor:
+    """Sum (N, C) over the positions, each times its weight."""
+    x_NCP = x_NCTHW.flatten(2)
+    if not _is_channels_last(x_NCTHW):
+        return _dot_rows(x_NCP, weights_NP)
+    return torch.bmm(weights_NP.unsqueeze(1), x_NCP.transpose(1, 2)).squeeze(1)
 
 
-def _weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
-    """Sum over the positions of x (N, C, T, H, W), each times its weight (N, P): (N, C)."""
-    tokens = x.flatten(2)  # (N, C, P)
-    if not _is_channels_last(x):
-        return _dot_rows(tokens, weights)
-    return torch.bmm(weights.unsqueeze(1), tokens.transpose(1, 2)).squeeze(1)
+def _dot_rows(matrix_NAB: Tensor, vector_NB: Tensor) -> Tensor:
+    """Dot product (N, A) of each row of a matrix, whose rows are contiguous, with a vector."""
+    if matrix_NAB.shape[0] == 1:
+        return (matrix_NAB[0] @ vector_NB[0]).unsqueeze(0)
+    return torch.bmm(vector_NB.unsqueeze(1), matrix_NAB.transpose(1, 2)).squeeze(1)
 
 
-def _dot_rows(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Dot product of each row of matrix (N, A, B), whose rows lie in one piece, with vector (N, B): (N, A)."""
-    if matrix.shape[0] == 1:
-        return (matrix[0] @ vector[0]).unsqueeze(0)
-    return torch.bmm(vector.unsqueeze(1), matrix.transpose(1, 2)).squeeze(1)
+def _is_channels_last(x_NCTHW: Tensor) -> bool:
+    return x_NCTHW.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def _per_channel(vector_NC: Tensor) -> Tensor:
+    return vector_NC[:, :, None, None, None]  # (N, C, 1, 1, 1)
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:
-    """What autocast makes of the input of a convolution, for products inside a Function, which it would not reach."""
+    """Dtype that autocast gives the input of a convolution; it does not reach products inside a ``Function``."""
     device = x.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):  # the meta device has no autocast
         return x.dtype
     return x.dtype if x.dtype == torch.float64 else torch.get_autocast_dtype(device)
-
-
-# ---------------------------------------------------------------- step 2: transform
-
-
-class Bottleneck(nn.Sequential):
-    """C -> C/r, layer norm, ReLU, C/r -> C on pooled vectors (N, C), the last layer starting at zero."""
-
-    def __init__(
-        self,
-        channels: int,
-        hidden: int,
-        *,
-        layer_norm: bool = True,
-        relu: bool = True,
-        eps: float = 1e-5,
-        bias: bool = True,
-    ) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden, bias=bias)
-        if layer_norm:
-            self.norm = nn.LayerNorm(hidden, eps=eps)
-        if relu:
-            self.relu = nn.ReLU()
-        self.fc2 = nn.Linear(hidden, channels, bias=bias)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """PyTorch's defaults, then the last layer to zero."""
-        self.fc1.reset_parameters()
-        if hasattr(self, "norm"):
-            self.norm.reset_parameters()
-        _zero(self.fc2)
-
-
-class LinearTransform(nn.Sequential):
-    """C -> C on vectors (..., C), starting at zero."""
-
-    def __init__(self, channels: int, *, bias: bool = True) -> None:
-        super().__init__()
-        self.fc = nn.Linear(channels, channels, bias=bias)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """All zero."""
-        _zero(self.fc)
-
-
-def _zero(layer: nn.Linear) -> None:
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-
-
-# ---------------------------------------------------------------- step 3: fuse
-
-
-class Fusion(nn.Module):
-    """Give every position the transformed context: x * sigmoid(scale) + add, each term optional."""
-
-    def forward(self, x: Tensor, scale: Tensor | None = None, add: Tensor | None = None) -> Tensor:
-        """Fuse (N, C) terms with x (N, C, T, H, W); the original code scales before it adds."""
-        if scale is not None:
-            x = x * _per_channel(scale.sigmoid())
-        return x if add is None else x + _per_channel(add)
-
-
-def _per_channel(vector: Tensor) -> Tensor:
-    return vector[:, :, None, None, None]  # (N, C) -> (N, C, 1, 1, 1)
-
-
-# ---------------------------------------------------------------- choices
-
-POOLS: dict[str, type[AttentionPool | AveragePool]] = {"attention": AttentionPool, "average": AveragePool}
-FUSED_TERMS: dict[str, tuple[str, ...]] = {"add": ("add",), "scale": ("scale",), "scale_add": ("scale", "add")}
-
-
-def _check_choice(step: str, choice: str, choices: Iterable[str]) -> None:
-    if choice not in choices:
-        raise ValueError(f"{step} must be one of {', '.join(choices)}, not {choice!r}")

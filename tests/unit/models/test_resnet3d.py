@@ -11,7 +11,7 @@ import gcvideo
 from gcvideo.config import ContextConfig, ModelConfig
 from gcvideo.errors import ConfigError, GcvideoError, InputShapeError
 from gcvideo.layers import ContextBlock, NonLocalBlock, record_attention
-from gcvideo.layers.context import AveragePool, LinearTransform
+from gcvideo.layers.context import AveragePool
 from gcvideo.models import MODELS, build_model, create_model, model_config
 from gcvideo.models import resnet3d as module
 
@@ -342,4 +342,4 @@ def test_options_of_the_config_reach_a_context_block() -> None:
         ]
         assert (transform.fc1.out_features, transform.fc1.bias) == (8, None)  # half of 16
     linear = tiny(context={"kind": "gc", "stages": {"res3": [1]}, "transform": "linear"}).res3[1].context
-    assert isinstance(linear.transform["add"], LinearTransform)
+    assert list(linear.transform["add"].state_dict()) == ["fc.weight", "fc.bias"]
