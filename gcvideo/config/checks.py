@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gcvideo.config.objects import is_path
 from gcvideo.errors import ConfigError
 
 
@@ -33,14 +32,6 @@ def check_fraction(section: str, config: Any, *names: str, closed: bool = False)
         value = getattr(config, name)
         if not (0 <= value < 1 or (closed and value == 1)):
             raise ConfigError(f"{section}.{name}: must lie in [0, 1{']' if closed else ')'}, is {value}")
-
-
-def check_kind(key: str, value: str, kinds: Sequence[str]) -> None:
-    """Refuse a value that is neither one of ``kinds`` nor a dotted path ``module:name``."""
-    if value not in kinds and not is_path(value):
-        raise ConfigError(
-            f"{key}: {value!r} is not one of {', '.join(kinds)}, nor a dotted path module:name{nearest(value, kinds)}"
-        )
 
 
 def check_finite(key: str, value: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,12 +41,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     merged = _override(merged, overrides)
     if OmegaConf.is_missing(merged, "name"):
         merged.name = path.stem
-    try:
-        config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, ConfigError) as error:
-        raise ConfigError(f"{path}: {_first_line(error)}") from None
-    assert isinstance(config, RunConfig)
-    return config
+    return _to_config(merged, where=str(path))
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
@@ -55,16 +51,13 @@ def save_config(config: RunConfig, path: str | Path) -> None:
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
     """Config as plain dicts, lists and scalars: safe inside a checkpoint, JSON or YAML."""
-    return typing.cast(dict[str, Any], _plain(dataclasses.asdict(config)))
+    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))  # tuples become lists
 
 
 def config_from_dict(values: dict[str, Any], *, where: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Config from ``config_to_dict``'s values and ``key=value`` overrides; ``where`` names the source in errors."""
-    merged = _override(_merge(OmegaConf.structured(RunConfig), values, where=where), overrides)
-    try:
-        return typing.cast(RunConfig, OmegaConf.to_object(merged))
-    except (OmegaConfBaseException, ConfigError) as error:
-        raise ConfigError(f"{where}: {_first_line(error)}") from None
+    merged = _merge(OmegaConf.structured(RunConfig), values, where=where)
+    return _to_config(_override(merged, overrides), where=where)
 
 
 def find_config(path: str | Path) -> Path:
@@ -103,6 +96,13 @@ def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[Path,
             raise ConfigError(f"{path}: _base_ file {name!r} does not exist in {path.parent}")
         yield from _with_bases(path.parent / str(name), (*seen, path))
     yield path, typing.cast(dict[str, Any], values)
+
+
+def _to_config(merged: Any, *, where: str) -> RunConfig:
+    try:
+        return typing.cast(RunConfig, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, ConfigError) as error:
+        raise ConfigError(f"{where}: {_first_line(error)}") from None
 
 
 def _override(config: Any, overrides: Sequence[str]) -> Any:
@@ -164,11 +164,3 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, yaml.YAMLError):
         return " ".join(text.split())  # the line number comes last
     return text.splitlines()[0] if text else type(error).__name__
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

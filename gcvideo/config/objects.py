@@ -6,18 +6,27 @@ checkpoints whose modules you know.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
+from gcvideo.config.checks import nearest
 from gcvideo.errors import ConfigError
 
 
 def is_path(text: str) -> bool:
     """Whether a config value is a dotted path ``module:name`` instead of a built-in kind."""
     return ":" in text
+
+
+def check_kind(key: str, value: str, kinds: Sequence[str]) -> None:
+    """Refuse a value that is neither one of ``kinds`` nor a dotted path ``module:name``."""
+    if value not in kinds and not is_path(value):
+        raise ConfigError(
+            f"{key}: {value!r} is not one of {', '.join(kinds)}, nor a dotted path module:name{nearest(value, kinds)}"
+        )
 
 
 def import_object(text: str, *, key: str) -> Any:
@@ -53,8 +62,7 @@ def import_object(text: str, *, key: str) -> Any:
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):
-            near = difflib.get_close_matches(part, dir(found), n=1)
-            fix = f"did you mean {near[0]!r}?" if near else "correct the name after the colon"
-            raise ConfigError(f"{key}: {text!r}: {module_name!r} has no {part!r}; {fix}")
+            fix = nearest(part, dir(found)) or "; correct the name after the colon"
+            raise ConfigError(f"{key}: {text!r}: {module_name!r} has no {part!r}{fix}")
         found = getattr(found, part)
     return found

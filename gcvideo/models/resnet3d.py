@@ -1,4 +1,4 @@
-"""3D ResNets for clips, with context or non-local blocks where the config puts them.
+"""3D ResNets for clips (Slow, C2D, I3D), with context or non-local blocks where the config puts them.
 
 ======  =======================================  ================================================================
 arch    source                                   temporal kernels (stem; res2 to res5) and temporal stride
@@ -8,7 +8,7 @@ c2d     Wang et al. 2018, table 1                1; 1, 1, 1, 1; 2 x 1 x 1 max-po
 i3d     Wang et al. 2018, section 4.1            5; 3, every other, every other, every other; the same pooling
 ======  =======================================  ================================================================
 
-The details the papers leave open follow PySlowFast and pytorchvideo: stride in the 3 x 3 convolution, zero padding
+Details that the papers leave open follow PySlowFast and pytorchvideo: stride in the 3 x 3 convolution, zero padding
 everywhere, stem stride (1, 2, 2). Stem and head are pytorchvideo's.
 
 Keys of the state dict, where i is the block within its stage. Convolutions have no bias; each norm has ``weight``,
@@ -99,7 +99,7 @@ def last_feature_layer(model: nn.Module) -> nn.Module:
 
 
 class ResNet3d(nn.Module):
-    """Stem, four stages of residual blocks, head.
+    """3D ResNet: stem, four stages of residual blocks, head.
 
     Weights are drawn for the plain network first and for its context blocks last, so that one seed gives one backbone
     whatever blocks are added, and no global initialisation touches the zeros that make a fresh block harmless.
@@ -133,7 +133,7 @@ class ResNet3d(nn.Module):
             output_size=1,
             dropout_rate=config.dropout,
         )
-        self.reset_parameters()
+        self._draw_weights()
         self._place_blocks(config.context)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class ResNet3d(nn.Module):
         return self.head(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head pools: (N, C, T', H / 32, W / 32), T' = T for Slow and T / 2 for C2D and I3D."""
+        """Feature map that the head pools: (N, C, T', H / 32, W / 32), T' = T for Slow and T / 2 for C2D and I3D."""
         self.check_input(x)
         if self.config.frame_difference:
             x = frame_difference(x)
@@ -159,7 +159,7 @@ class ResNet3d(nn.Module):
         return self.res5(self.res4(self.res3(x)))
 
     def check_input(self, x: Tensor) -> None:
-        """Refuse clips that the strides do not allow, naming the reason."""
+        """Check the shape of clips against the strides; raises ``InputShapeError`` with the reason."""
         shape = tuple(x.shape)
         if len(shape) != 5 or shape[1] != 3:
             raise InputShapeError(f"clips must have shape (N, 3, T, H, W), not {shape}")
@@ -188,27 +188,22 @@ class ResNet3d(nn.Module):
                 f"2 x 2 sub-sampling: give more than {stride}, or set model.context.subsample to none"
             )
 
-    def reset_parameters(self) -> None:
-        """He initialisation by fan-out for convolutions and N(0, 0.01) for the head, as in SlowFast; then the blocks.
+    def _draw_weights(self) -> None:
+        """He initialisation by fan-out for convolutions and N(0, 0.01) for the head, as in SlowFast.
 
         The last batch norm of each residual branch starts at zero if the config says so (Goyal et al. 2017, 5.1).
         """
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.BatchNorm3d):
-                module.reset_parameters()
         nn.init.normal_(self.head.proj.weight, std=0.01)
         nn.init.zeros_(self.head.proj.bias)
-        for _, block in self.blocks():
-            if self.config.zero_init_last_norm:
-                nn.init.zeros_(block.branch2.last_norm.weight)
-        for _, block in self.blocks():
-            if isinstance(block.context, ContextBlock | NonLocalBlock):
-                block.context.reset_parameters()
+        for _, block in self.blocks() if self.config.zero_init_last_norm else ():
+            *_, last_norm = (layer for layer in block.branch2.children() if isinstance(layer, nn.BatchNorm3d))
+            nn.init.zeros_(last_norm.weight)
 
     def blocks(self) -> Iterator[tuple[str, ResBlock]]:
-        """The residual blocks from first to last, by name ("res2.0", ...)."""
+        """Residual blocks from first to last, by name ("res2.0", ...)."""
         for stage in STAGES:
             for i, block in enumerate(self.get_submodule(stage).children()):
                 assert isinstance(block, ResBlock)
@@ -225,7 +220,7 @@ class ResNet3d(nn.Module):
 
 
 def _make_stage(config: ModelConfig, stage: str, in_channels: int) -> nn.Sequential:
-    """The residual blocks of a stage; all stages but the first halve height and width."""
+    """Stage of residual blocks; all stages but the first halve height and width."""
     index = STAGES.index(stage)
     depths = BLOCKS_PER_STAGE[config.depth]
     planes = config.width * 2**index
@@ -252,7 +247,7 @@ def _temporal_kernels(config: ModelConfig, stage: str) -> list[int]:
 
 
 def _expansion(depth: int) -> int:
-    """Output channels of a residual block over its planes."""
+    """Ratio of a residual block's output channels to its planes."""
     return 4 if depth >= 50 else 1
 
 
@@ -305,8 +300,9 @@ class ResBlock(nn.Module):
 
 
 class BottleneckBranch(nn.Module):
-    """T x 1 x 1, 1 x 3 x 3 and 1 x 1 x 1 convolutions, each with batch norm; the 3 x 3 has the stride and the groups.
+    """Bottleneck branch: T x 1 x 1, 1 x 3 x 3 and 1 x 1 x 1 convolutions, each with batch norm.
 
+    The 3 x 3 has the stride and the groups.
     With inflation "3x3x3" an I3D inflates the 3 x 3 convolution in time instead of the first one.
     """
 
@@ -326,13 +322,8 @@ class BottleneckBranch(nn.Module):
         self.conv_c = _conv(hidden, self.channels, (1, 1, 1))
         self.norm_c = nn.BatchNorm3d(self.channels)
 
-    @property
-    def last_norm(self) -> nn.BatchNorm3d:
-        """The norm before the sum."""
-        return self.norm_c
-
     def forward(self, x: Tensor, inner: nn.Module | None = None) -> Tensor:
-        """The branch, with ``inner`` applied to the (N, hidden, T, H, W) features after the 3 x 3 convolution."""
+        """Apply the branch, with ``inner`` on the (N, hidden, T, H, W) features after the 3 x 3 convolution."""
         x = self.act_a(self.norm_a(self.conv_a(x)))
         x = self.act_b(self.norm_b(self.conv_b(x)))
         if inner is not None:
@@ -341,7 +332,7 @@ class BottleneckBranch(nn.Module):
 
 
 class BasicBranch(nn.Module):
-    """T x 3 x 3 and 1 x 3 x 3 convolutions, the block of ResNet-18 and 34; the first has the stride.
+    """Basic branch of ResNet-18 and 34: T x 3 x 3 and 1 x 3 x 3 convolutions; the first has the stride.
 
     Having no 1 x 1, it takes ``after_3x3`` as after its first convolution and ``after_1x1`` as after its last.
     """
@@ -355,13 +346,8 @@ class BasicBranch(nn.Module):
         self.conv_b = _conv(planes, planes, (1, 3, 3))
         self.norm_b = nn.BatchNorm3d(planes)
 
-    @property
-    def last_norm(self) -> nn.BatchNorm3d:
-        """The norm before the sum."""
-        return self.norm_b
-
     def forward(self, x: Tensor, inner: nn.Module | None = None) -> Tensor:
-        """The branch, with ``inner`` applied between its two convolutions."""
+        """Apply the branch, with ``inner`` between its two convolutions."""
         x = self.act_a(self.norm_a(self.conv_a(x)))
         if inner is not None:
             x = inner(x)
@@ -369,9 +355,9 @@ class BasicBranch(nn.Module):
 
 
 def frame_difference(x: Tensor) -> Tensor:
-    """(N, C, T, H, W) of frames -> the same of each frame minus the one before it; zeros for the first, which has none.
+    """RGB difference (N, C, T, H, W): each frame minus the one before it; zeros for the first, which has none.
 
-    The RGB difference of TSN (Wang et al. 2016, section 3.2), with as many frames as before.
+    That of TSN (Wang et al. 2016, section 3.2), with as many frames as before.
     """
     return F.pad(x[:, :, 1:] - x[:, :, :-1], (0, 0, 0, 0, 1, 0))
 
@@ -408,7 +394,7 @@ def _conv(
 
 
 def _is_placed(where: list[int] | str, index: int) -> bool:
-    """Whether the block of this index is meant: by a list of indices, "all", or "every_other" (1, 3, 5 ...)."""
+    """Whether a block stands at this index, by a list of indices, "all", or "every_other" (1, 3, 5 ...)."""
     if isinstance(where, list):
         return index in where
     return where == "all" or index % 2 == 1
