@@ -1,4 +1,4 @@
-"""How much the attention of a trained network depends on the query: the measurement that GC rests on.
+"""Attention statistics: how much the attention of a trained network depends on the query, on which GC is based.
 
 Cao et al. 2019 (GCNet, arXiv 1904.11492), section 3.2: over all N^2 ordered pairs (i, j) of the N query positions of a
 block, the pairs i = j included, they average a distance of what the block sees and makes at i and at j::
@@ -11,7 +11,7 @@ map of query i); the divergence is of the maps that a softmax normalises. Their 
 maps hardly do, so one map for all queries is enough. ``gathered`` is measured here as well: what the map gathers,
 before W_z and its batch norm. The shift of that norm is common to all positions and makes outputs look more alike.
 
-Maps also agree where they tell nothing apart: a block that has learnt no attention averages all positions alike. So the
+Maps also agree where they tell nothing apart: a block that has learnt no attention averages all positions. So the
 ``evenness`` of the maps of a softmax is measured as well, exp(H(p)) / K of a map p over K keys, H its entropy: 1 where
 all keys weigh the same, 1 / K where one has all the weight; the mean over the queries.
 
@@ -21,24 +21,19 @@ The mean cosine over all pairs needs no pair: it is |sum_i u_i|^2 / N^2, with u_
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gcvideo.config import DataConfig
-from gcvideo.data.bad_videos import Failure
-from gcvideo.data.crops import normalize
-from gcvideo.data.dataset import VideoViews, make_views
-from gcvideo.layers import BlockTrace, ContextBlock, NonLocalBlock, record_attention
+from gcvideo.layers import BlockTrace, ContextBlock, NonLocalBlock
 from gcvideo.layers.context import AttentionPool
 
 MEASURES = ("input", "gathered", "output", "attention", "jsd", "evenness")
 SOFTMAX_KINDS = ("gaussian", "embedded_gaussian")
 
-# Kinetics-400 figures of the GCNet paper, from memory and not verified against it.
+# Kinetics-400 values of the GCNet paper, from memory and not verified against it.
 PAPER: dict[str, dict[str, float | None]] = {
     "gaussian": {"input": 0.345, "output": 0.056, "attention": 0.056, "jsd": 0.021},
     "embedded_gaussian": {"input": 0.358, "output": 0.003, "attention": 0.004, "jsd": 0.015},
@@ -134,43 +129,34 @@ def mean_evenness(maps: Tensor) -> float:
 def block_statistics(block: nn.Module, trace: BlockTrace, *, max_pairs: int = 20_000, seed: int = 0) -> dict[str, Any]:
     """The measures of one block for one clip.
 
-    A context block has one map, one context and one term for all queries, so that all distances but that of its input
-    are 0 by construction (None where it has no such thing, as SE has no attention).
+    A context block has one map, one context and one term for all queries, so all distances except that of its input
+    are 0 by construction (None for what it does not have, as SE has no attention).
 
     Args:
         block: a ``ContextBlock`` or ``NonLocalBlock``.
         trace: of a single clip (N = 1).
         max_pairs: see ``mean_js_divergence``.
+        seed: of the draw of pairs.
 
     Returns:
         a value for each of ``MEASURES`` (None: does not apply); ``jsd_error``, ``jsd_pairs``, ``jsd_sampled``; and
         ``empty_maps``: the share of queries that attend to nothing (through a ReLU), which have no cosine.
     """
-    found: dict[str, Any] = {"input": mean_cosine_distance(_tokens(trace.input))}
-    none: dict[str, Any] = dict.fromkeys(("jsd", "jsd_error", "jsd_pairs", "jsd_sampled", "evenness"))
-    none["empty_maps"] = 0.0
+    found: dict[str, Any] = dict.fromkeys((*MEASURES, "jsd_error", "jsd_pairs", "jsd_sampled"))
+    found |= {"input": mean_cosine_distance(_tokens(trace.input)), "empty_maps": 0.0}
+    maps = None if trace.attention is None else trace.attention[0].flatten(1)  # (Q, K); Q is 1 for a shared map
     if not isinstance(block, NonLocalBlock):
-        found |= {"gathered": 0.0, "output": 0.0, "attention": None, **none}
-        if trace.attention is not None:
-            found |= {"attention": 0.0, "jsd": 0.0, "evenness": mean_evenness(trace.attention[0].flatten(1))}
-        return found
-    assert trace.attention is not None
-    maps = trace.attention[0].flatten(1)  # (THW, T, H', W') -> (Q, K)
+        found |= {"gathered": 0.0, "output": 0.0}
+        return found if maps is None else {**found, "attention": 0.0, "jsd": 0.0, "evenness": mean_evenness(maps)}
+    assert maps is not None
     found["gathered"] = mean_cosine_distance(_tokens(trace.context))
     found["output"] = mean_cosine_distance(_tokens(trace.output))
     found["attention"] = mean_cosine_distance(maps)
     if block.instantiation not in SOFTMAX_KINDS:
-        return {**found, **none, "empty_maps": float((maps == 0).all(1).double().mean())}
-    divergence = mean_js_divergence(maps, max_pairs=max_pairs, seed=seed)
-    return {
-        **found,
-        "jsd": divergence.mean,
-        "jsd_error": divergence.error,
-        "jsd_pairs": divergence.pairs,
-        "jsd_sampled": divergence.sampled,
-        "evenness": mean_evenness(maps),
-        "empty_maps": 0.0,
-    }
+        return {**found, "empty_maps": float((maps == 0).all(1).double().mean())}
+    mean, error, pairs, sampled = mean_js_divergence(maps, max_pairs=max_pairs, seed=seed)
+    found |= {"jsd": mean, "jsd_error": error, "jsd_pairs": pairs, "jsd_sampled": sampled}
+    return {**found, "evenness": mean_evenness(maps)}
 
 
 def _tokens(grid: Tensor) -> Tensor:
@@ -178,78 +164,43 @@ def _tokens(grid: Tensor) -> Tensor:
     return grid[0].flatten(1).T
 
 
-def measure_videos(
-    model: nn.Module,
-    loader: Iterable[VideoViews],
-    *,
-    data: DataConfig,
-    device: torch.device | str = "cpu",
-    max_pairs: int = 20_000,
-    seed: int = 0,
-    on_clip: Callable[[VideoViews, Tensor, dict[str, BlockTrace]], None] | None = None,
-) -> tuple[list[dict[str, Any]], list[Failure]]:
-    """Run the views of every video through the network, one at a time, and measure each block.
-
-    The maps of all blocks are held at once: 4 bytes x queries x keys a block, 39 MB for 8 x 28 x 28 positions with
-    sub-sampled keys.
-
-    Args:
-        model: on its device, in float32; it is run in evaluation mode.
-        loader: gives the videos, decoded.
-        on_clip: called with each video, its clip (1, 3, T, H, W) and the traces, while they are in memory.
-
-    Returns:
-        a list of {"video", "blocks": {block name: statistics}}, one for each view; and the videos that failed.
-    """
-    was_training = model.training
-    model.eval()
-    measured: list[dict[str, Any]] = []
-    failures: list[Failure] = []
-    blocks = dict(model.named_modules())
-    try:
-        for video in loader:
-            if video.failure is not None:
-                failures.append(video.failure)
-                continue
-            for clip in make_views(video).split(1):  # uint8 (1, C, T, h, w)
-                batch = normalize(clip.to(device), mean=data.mean, std=data.std)
-                with torch.no_grad(), record_attention(model) as traces:
-                    model(batch)
-                statistics = {
-                    name: block_statistics(blocks[name], trace, max_pairs=max_pairs, seed=seed + len(measured))
-                    for name, trace in traces.items()
-                }
-                measured.append({"video": video.id, "blocks": statistics})
-                if on_clip is not None:
-                    on_clip(video, clip, traces)
-    finally:
-        model.train(was_training)
-    return measured, failures
-
-
 def summarize(model: nn.Module, measured: list[dict[str, Any]]) -> dict[str, Any]:
     """Average over the clips, block by block, and over the non-local blocks.
+
+    Args:
+        model: whose blocks were measured.
+        measured: of each clip, "blocks": block name -> ``block_statistics``.
 
     Returns:
         ``blocks``: a list of {"block", "kind", "clips", the mean of each of ``MEASURES``, "std" of each over the clips,
         "jsd_pairs", "jsd_sampled", "jsd_error", "empty_maps"}; ``average``: the mean of each measure over the
         non-local blocks, None without any.
     """
-    modules = dict(model.named_modules())
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in measured[0]["blocks"] if measured else ():
-        values = [clip["blocks"][name] for clip in measured]
-        row: dict[str, Any] = {"block": name, "kind": block_kind(modules[name]), "clips": len(values)}
-        row.update({measure: _mean([value[measure] for value in values]) for measure in MEASURES})
-        row["std"] = {measure: _std([value[measure] for value in values]) for measure in MEASURES}
-        row["jsd_pairs"], row["jsd_sampled"] = values[0]["jsd_pairs"], values[0]["jsd_sampled"]
-        row["empty_maps"] = _mean([value["empty_maps"] for value in values])
-        errors = [value["jsd_error"] for value in values if value["jsd_error"] is not None]
-        row["jsd_error"] = math.hypot(*errors) / len(errors) if errors else None  # of the mean of independent draws
-        rows.append(row)
+        clips = [clip["blocks"][name] for clip in measured]
+        values = {key: [clip[key] for clip in clips if clip[key] is not None] for key in clips[0]}
+        values = {key: [value for value in of if not math.isnan(value)] for key, of in values.items()}
+        errors = values["jsd_error"]
+        rows.append(
+            {
+                "block": name,
+                "kind": block_kind(model.get_submodule(name)),
+                "clips": len(clips),
+                **{key: _mean(values[key]) for key in (*MEASURES, "empty_maps")},
+                "std": {key: float(np.std(values[key], ddof=1)) if len(values[key]) > 1 else None for key in MEASURES},
+                "jsd_pairs": clips[0]["jsd_pairs"],
+                "jsd_sampled": clips[0]["jsd_sampled"],
+                "jsd_error": math.hypot(*errors) / len(errors) if errors else None,  # of a mean of independent draws
+            }
+        )
     pairwise = [row for row in rows if row["kind"] in PAPER]
-    average = {measure: _mean([row[measure] for row in pairwise]) for measure in MEASURES} if pairwise else None
-    return {"blocks": rows, "average": average}
+    average = {key: _mean([row[key] for row in pairwise if row[key] is not None]) for key in MEASURES}
+    return {"blocks": rows, "average": average if pairwise else None}
+
+
+def _mean(values: list[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
 
 
 def block_kind(block: nn.Module) -> str:
@@ -258,14 +209,3 @@ def block_kind(block: nn.Module) -> str:
         return block.instantiation
     assert isinstance(block, ContextBlock)
     return "shared attention" if isinstance(block.pool, AttentionPool) else "average pooling"
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else None
-
-
-def _std(values: list[float | None]) -> float | None:
-    """Sample standard deviation, None for fewer than two values."""
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    return float(np.std(known, ddof=1)) if len(known) > 1 else None

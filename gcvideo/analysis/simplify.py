@@ -1,4 +1,4 @@
-"""Give all queries of a trained non-local block one map, without retraining: does the network notice?
+"""``gcvideo analyze simplify CHECKPOINT``: the accuracy lost when all queries of a non-local block share one map.
 
 GCNet (Cao et al. 2019, arXiv 1904.11492) concludes from its statistics that one map for all queries is enough
 (section 3.3, the simplified block SNL). Here the conclusion is put to the test on the trained weights themselves: each
@@ -7,6 +7,7 @@ query's map is replaced by the mean of all maps, a_j = mean_i a_ij, and nothing 
 
 from __future__ import annotations
 
+import argparse
 import copy
 from collections.abc import Collection
 from typing import Any
@@ -14,9 +15,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from gcvideo.analysis.scoring import mcnemar, score
-from gcvideo.errors import ConfigError
+from gcvideo import console
+from gcvideo.analysis import networks
+from gcvideo.analysis.statistics import mcnemar
+from gcvideo.config import config_to_dict
+from gcvideo.console import percent
+from gcvideo.data.records import RecordTable
+from gcvideo.device import versions
+from gcvideo.errors import ConfigError, DataError
 from gcvideo.eval.predictions import Predictions
+from gcvideo.eval.test_run import protocol
+from gcvideo.eval.trained import TrainedNetwork
+from gcvideo.files import write_json
 from gcvideo.layers import NonLocalBlock
 
 
@@ -72,12 +82,12 @@ def non_local_blocks(model: nn.Module) -> dict[str, NonLocalBlock]:
 
 
 def accuracy_lost(original: Predictions, simplified: Predictions) -> dict[str, Any]:
-    """What the simplification cost on the same videos.
+    """What the simplification costs on the same videos.
 
     Returns:
-        ``accuracy`` of both by name; ``top1_lost`` (video accuracy, a fraction; negative where the simplified network
-        is better); ``agreement``: the share of videos, labelled or not, to which both give the same best class;
-        ``mcnemar``: the original is the first. Without labels only the agreement.
+        "videos"; "agreement": the share of videos, labelled or not, for which both predict the same best class; and
+        for labelled videos "accuracy" of the simplified network by name, "top1_lost" (video accuracy, a fraction;
+        negative if the simplified network is better) and "mcnemar", in which the original is the first.
     """
     same = original.scores.argmax(axis=1) == simplified.scores.argmax(axis=1)
     found: dict[str, Any] = {"videos": len(same), "agreement": float(np.mean(same))}
@@ -85,5 +95,77 @@ def accuracy_lost(original: Predictions, simplified: Predictions) -> dict[str, A
     if before:
         found["accuracy"] = after
         found["top1_lost"] = before["video"]["top1"] - after["video"]["top1"]
-        found["mcnemar"] = mcnemar(score(original), score(simplified))
+        found["mcnemar"] = mcnemar(original, simplified)
     return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``gcvideo analyze simplify``."""
+    parser.usage = "gcvideo analyze simplify CHECKPOINT [key=value ...] [options]"
+    networks.add_arguments(parser, videos=None)
+    parser.add_argument("--each", action="store_true", help="also simplify each block alone (a test for each block)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Test the network with and without a map for each query; print and write what the difference costs."""
+    network, records = networks.load(args)
+    results = simplify(network, records, each=args.each)
+    show(results)
+    if args.json:
+        write_json(args.json, results)
+
+
+def simplify(network: TrainedNetwork, records: RecordTable, *, each: bool = False) -> dict[str, Any]:
+    """What ``--json`` writes: the original's accuracy, and what sharing the maps of each set of blocks costs.
+
+    Args:
+        network: with non-local blocks.
+        records: the videos to test on.
+        each: also simplify each block alone.
+    """
+    names = list(non_local_blocks(network.model))
+    if not names:
+        raise ConfigError(f"{network.path}: this network has no non-local block to simplify")
+
+    def test(model: nn.Module, title: str) -> Predictions:
+        return networks.predict(model, network.config, records, device=network.device, title=title)
+
+    original = test(network.model, "original")
+    if not len(original):
+        first = original.failures[0]
+        raise DataError(f"{records.source}: no video can be read; {first.path}: {first.reason}")
+    simplified = []
+    for blocks in [names, *([name] for name in names if each and len(names) > 1)]:
+        title = "all blocks share" if blocks == names else f"{blocks[0]} shares"
+        predictions = test(share_maps(network.model, blocks), title)
+        simplified.append({"blocks": blocks, **accuracy_lost(original, predictions)})
+    return {
+        "checkpoint": str(network.path),
+        "annotation": records.source,
+        "protocol": protocol(network.config.test),
+        "original": original.accuracy(),
+        "simplified": simplified,
+        "failures": [failure._asdict() for failure in original.failures],
+        "versions": versions(),
+        "config": config_to_dict(network.config),
+    }
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print a line for the original, and one for each simplification."""
+    console.say(f"{results['simplified'][0]['videos']} videos, {results['protocol']}; mean map for all queries of:")
+    rows = [["no block (original)", *_accuracies(results["original"]), "–", "–", "–"]]
+    for row in results["simplified"]:
+        name = row["blocks"][0] if len(row["blocks"]) == 1 else f"all {len(row['blocks'])} blocks"
+        cost = ["–", "–"]
+        if results["original"]:
+            cost = [f"{0 - 100 * row['top1_lost']:+.2f}", f"{row['mcnemar']['p_value']:.3g}"]
+        rows.append([name, *_accuracies(row.get("accuracy", {})), *cost, percent(row["agreement"])])
+    columns = ["blocks", "video top-1", "video top-5", "clip top-1", "points", "McNemar p", "same prediction"]
+    console.table(rows, columns=columns)
+    networks.warn_of(results["failures"])
+
+
+def _accuracies(accuracy: dict[str, Any]) -> list[str]:
+    shown = (("video", "top1"), ("video", "top5"), ("clip", "top1"))
+    return [percent(accuracy[kind][k]) if accuracy else "–" for kind, k in shown]

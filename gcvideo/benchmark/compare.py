@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import torch
 
 from gcvideo import console, distributed
-from gcvideo.analysis.compare_accuracy import compare_accuracy, load_predictions, predict_checkpoint
 from gcvideo.analysis.complexity import count_config, read_configs
+from gcvideo.analysis.networks import load_predictions, predict_checkpoint
+from gcvideo.analysis.statistics import compare_accuracy
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.blocks import measure_scaling
 from gcvideo.benchmark.timing import Contender, pick_clock, time_contenders

@@ -2,6 +2,6 @@
 
 # Name -> module with `add_arguments(parser)` and `run(args) -> int | None`, and a line of help.
 SUBCOMMANDS = {
-    "attention": ("gcvideo.commands.analyze_attention", "does attention depend on the query? distances over positions"),
-    "simplify": ("gcvideo.commands.analyze_simplify", "give all queries of a trained non-local network one map"),
+    "attention": ("gcvideo.analysis.attention", "does attention depend on the query? distances over positions"),
+    "simplify": ("gcvideo.analysis.simplify", "give all queries of a trained non-local network one map"),
 }

@@ -85,23 +85,23 @@ def _test(args: argparse.Namespace) -> int:
 
 def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
     """Accuracy by name, per class, confusions, calibration and, with --compare, McNemar's test."""
-    from gcvideo.analysis.scoring import mcnemar, score, summary
+    from gcvideo.analysis.statistics import mcnemar, score, summary
     from gcvideo.eval.predictions import Predictions
 
     predictions = Predictions.average([Predictions.load(path) for path in args.from_predictions])
     predictions.ensemble = args.ensemble or predictions.ensemble
     if args.subset:
         predictions = predictions.subset(_read_ids(args.subset, predictions))
-    scoring = score(predictions)
     results = {
         **{name: predictions.info.get(name) for name in ("protocol", "annotation", "fingerprint", "checkpoint")},
         **predictions.summary(),
-        **summary(scoring),
+        **summary(score(predictions)),
     }
     if args.compare:
         other = Predictions.load(args.compare)
         other.ensemble = args.ensemble or other.ensemble
-        results["mcnemar"] = {"second": str(args.compare), **mcnemar(scoring, score(other))}
+        names = (" and ".join(args.from_predictions), args.compare)
+        results["mcnemar"] = {"second": args.compare, **mcnemar(predictions, other, names=names)}
     return results, predictions
 
 

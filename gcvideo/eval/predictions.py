@@ -110,8 +110,9 @@ class Predictions:
         return self.averages[self.ensemble]
 
     def select(self, keep: np.ndarray | Sequence[bool]) -> Predictions:
-        """The videos where ``keep`` (V,) bool is true, with all failures."""
-        kept = np.flatnonzero(np.asarray(keep, dtype=bool))
+        """The videos where ``keep`` (V,) bool is true, or those at the indices in it, with all failures."""
+        kept = np.asarray(keep)
+        kept = np.flatnonzero(kept) if kept.dtype == bool else kept
         counts: dict[str, Any] = {name: getattr(self, name)[kept] for name in COUNTS}
         return replace(
             self,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gcvideo.analysis.scoring import Scoring, calibration, confusion_matrix, per_class, score, worst_pairs
+from gcvideo.analysis.statistics import Scoring, calibration, confusion_matrix, per_class, score, worst_pairs
 from gcvideo.config import config_to_dict, load_config
 from gcvideo.console import clock, duration, printable
 from gcvideo.eval.predictions import Predictions

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from gcvideo.analysis.compare_accuracy import compare_accuracy
+from gcvideo.analysis.statistics import compare_accuracy
 from gcvideo.benchmark.blocks import fit_exponent, measure_scaling
 from gcvideo.benchmark.compare import short_name
 from gcvideo.benchmark.timing import Times
 from gcvideo.benchmark.workloads import peak_memory
 from gcvideo.config import RunConfig
-from gcvideo.errors import DataError
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.models import model_config
 from gcvideo.report.comparison import accuracy_rows, cost_table, plots_of, write_comparison
@@ -50,80 +49,12 @@ def predictions(right: list[bool], *, views: list[int] | None = None, prefix: st
     return Predictions.collect(videos)
 
 
-def test_intervals_by_bootstrap_have_the_width_that_theory_gives() -> None:
-    right = [i % 10 < 7 for i in range(400)]
-    (row,) = compare_accuracy(["a"], [[predictions(right)]])
-    top1 = row["video_top1"]
-    assert top1["value"] == pytest.approx(0.7)
-    half_width = 1.96 * (0.7 * 0.3 / 400) ** 0.5  # of the mean of 400 independent trials
-    assert top1["high"] - top1["low"] == pytest.approx(2 * half_width, rel=0.08)
-    # The two views of a video agree, so twice as many trials make the interval no narrower.
-    assert row["clip_top1"] == top1
-
-
-def test_clip_accuracy_weighs_videos_by_their_views() -> None:
-    (row,) = compare_accuracy(["a"], [[predictions([True, False], views=[3, 1])]])
-    assert row["clip_top1"]["value"] == pytest.approx(3 / 4)
-    assert row["video_top1"]["value"] == pytest.approx(1 / 2)
-
-
-def test_networks_are_compared_on_the_same_videos_in_pairs() -> None:
-    first = [i % 2 == 0 for i in range(200)]
-    second = [is_right or i < 20 for i, is_right in enumerate(first)]  # right on ten more videos, wrong on none
-    rows = compare_accuracy(["a", "b"], [[predictions(first)], [predictions(second)]])
-    minus = rows[1]["minus_first"]
-    assert minus["value"] == pytest.approx(0.05)
-    assert 0 < minus["low"] < minus["high"] < 0.1
-    assert rows[1]["video_top1"]["low"] < rows[0]["video_top1"]["high"], "intervals overlap, and yet they differ:"
-    assert [test["p_value"] for test in rows[1]["mcnemar"]] == [pytest.approx(2 * 0.5**10)]
-    assert "minus_first" not in rows[0]
-
-
-def test_only_videos_that_all_answered_count() -> None:
-    long, short = predictions([True] * 6 + [False] * 4), predictions([True] * 6)
-    rows = compare_accuracy(["a", "b"], [[long], [short]])
-    assert [row["videos"] for row in rows] == [6, 6]
-    assert rows[0]["video_top1"]["value"] == 1
-    assert [row["left_out"] for row in rows] == [4, 0]
-    with pytest.raises(DataError, match="a and b: have no labelled video in common"):
-        compare_accuracy(["a", "b"], [[long], [predictions([True], prefix="w")]])
-
-
-def test_runs_with_other_seeds_are_one_row() -> None:
-    # 10 videos: the first network is right on 6 and 8 of them, the second on 5, 6 and 7.
-    first, second = (
-        [predictions([i < right for i in range(10)]) for right in counts] for counts in ((6, 8), (5, 6, 7))
-    )
-    one, other = compare_accuracy(["a", "b"], [first, second])
-    assert (one["runs"], other["runs"]) == (2, 3)
-    assert one["video_top1"]["by_run"] == pytest.approx([0.6, 0.8])
-    assert other["video_top1"]["value"] == pytest.approx(0.6)
-    assert other["video_top1"]["sd"] == pytest.approx(0.1)
-    assert other["minus_first"]["value"] == pytest.approx(-0.1)
-    assert [test["only_first_right"] for test in other["mcnemar"]] == [1, 2], "run by run, as far as both have them"
-    # Video i is right in as many of its runs; the mean over videos of that share is what is drawn anew.
-    shares = np.array([1.0] * 6 + [0.5] * 2 + [0.0] * 2)
-    width = one["video_top1"]["high"] - one["video_top1"]["low"]
-    assert width == pytest.approx(2 * 1.96 * shares.std() / 10**0.5, rel=0.12)
-
-
 def test_runs_of_one_network_read_as_mean_and_deviation() -> None:
     rows = compare_accuracy(["a"], [[predictions([i < right for i in range(10)]) for right in (5, 6, 7)]])
     (line,) = accuracy_rows([{"config": "a", "accuracy": rows[0]}])
     assert line[:4] == ["a", 3, 10, "2"]
     assert str(line[6]).startswith("60.0 ± 10.0 (")
     assert line[-1] == "–"
-
-
-def test_predictions_of_different_tests_are_not_compared() -> None:
-    other = predictions([True, False])
-    other.labels[1] = 2
-    with pytest.raises(DataError, match="b: labels differ from those of a"):
-        compare_accuracy(["a", "b"], [[predictions([True, True])], [other]])
-    fewer = predictions([True, True])
-    fewer.averages = {name: scores[:, :2] for name, scores in fewer.averages.items()}
-    with pytest.raises(DataError, match="b: its classes are not those of a"):
-        compare_accuracy(["a", "b"], [[predictions([True, True])], [fewer]])
 
 
 def measured(**parts: object) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Scores behind the report, and the pages themselves: escaped, self-contained, and working in a browser."""
+"""Pages of tests and predictions: escaped, self-contained, and working in a browser."""
 
 from __future__ import annotations
 
@@ -11,21 +11,9 @@ from typing import Any
 import jinja2
 import numpy as np
 import pytest
-import torch
-from torchmetrics.functional.classification import multiclass_calibration_error
 
-from gcvideo.analysis.scoring import (
-    binomial_p_value,
-    calibration,
-    confusion_matrix,
-    mcnemar,
-    per_class,
-    score,
-    summary,
-)
 from gcvideo.commands.predict import timeline_entry
 from gcvideo.data.bad_videos import Failure
-from gcvideo.errors import DataError
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.eval.predictor import load
 from gcvideo.report import page
@@ -64,102 +52,6 @@ def results(found: Predictions) -> dict[str, Any]:
         "fingerprint": "abc",
         "config": {"name": EVIL[0], "data": {"crop": 224}},
     }
-
-
-# ---------------------------------------------------------------- scores
-
-
-def test_confusions_and_classes_add_up() -> None:
-    scoring = score(predictions())
-    confusion = confusion_matrix(scoring)
-    assert confusion.sum() == 60
-    assert np.trace(confusion) == scoring.right.sum()
-    rows = per_class(scoring)
-    assert [row["videos"] for row in rows] == [10] * 6
-    assert rows[2]["top1"] == confusion[2, 2] / 10
-    others = [confusion[2, k] if k != 2 else -1 for k in range(6)]
-    assert rows[2]["most_taken_for"] == CLASSES[int(np.argmax(others))]
-
-
-def test_calibration_is_torchmetrics() -> None:
-    scoring = score(predictions(200))
-    expected = multiclass_calibration_error(
-        torch.tensor(scoring.probabilities), torch.tensor(scoring.labels), num_classes=6, n_bins=15, norm="l1"
-    )
-    assert calibration(scoring)["expected_calibration_error"] == pytest.approx(float(expected), abs=1e-6)
-    assert sum(row["videos"] for row in calibration(scoring)["bins"]) == 200
-
-
-def test_a_confidence_on_an_edge_belongs_to_the_bin_below_it() -> None:
-    """Bin m is ((m - 1) / M, m / M] in Guo et al. 2017."""
-    scores = [np.array(row, np.float32) for row in ([0.5, 0.25, 0.25], [0.4375, 0.375, 0.1875])]
-    videos = [VideoScores(i, str(i), i, 1, 0, 1, row, row, row) for i, row in enumerate(scores)]
-    (row,) = calibration(score(Predictions.collect(videos)), bins=4)["bins"]
-    assert (row["from"], row["to"], row["videos"]) == (0.25, 0.5, 2)
-
-
-def test_mcnemar_by_hand() -> None:
-    # 1 against 7 wins: 2 x (1 + 8) / 2^8; the table of the binomial distribution.
-    assert binomial_p_value(1, 7) == pytest.approx(2 * 9 / 256)
-    assert binomial_p_value(5, 5) == 1
-    assert binomial_p_value(0, 0) == 1
-    assert 0 < binomial_p_value(4000, 4600) < 1e-9
-    first, second = score(predictions()), score(predictions(skill=4))
-    found = mcnemar(first, second)
-    assert found["only_second_right"] - found["only_first_right"] == second.right.sum() - first.right.sum()
-    assert found["p_value"] < 0.01
-
-
-def answers(labels: list[int], predicted: list[int], names: str = "abcdefgh") -> Predictions:
-    """Sure answers among three classes."""
-    videos = []
-    for i, (label, best) in enumerate(zip(labels, predicted, strict=True)):
-        scores = np.full(3, 0.1, np.float32)
-        scores[best] = 0.8
-        videos.append(VideoScores(i, names[i], label, 1, 0, 1, scores, np.log(scores), scores / 2))
-    return Predictions.collect(videos)
-
-
-def test_classes_count_alike_and_pairs_are_out_of_the_right_class() -> None:
-    found = summary(score(answers([0, 0, 0, 0, 1], [0, 1, 1, 2, 1])))
-    assert found["mean_class_top1"] == (1 / 4 + 1) / 2
-    assert found["worst_pairs"] == [
-        {"class": "0", "taken_for": "1", "videos": 2, "of": 4},
-        {"class": "0", "taken_for": "2", "videos": 1, "of": 4},
-    ]
-
-
-@pytest.mark.parametrize("ensemble", ["softmax", "logits", "max"])
-def test_probabilities_sum_to_one_whatever_the_ensemble(ensemble: str) -> None:
-    found = answers([0, 1], [0, 2])
-    found.ensemble = ensemble
-    expected = [[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]]
-    np.testing.assert_allclose(score(found).probabilities, expected, rtol=1e-6)
-
-
-def test_mcnemar_pairs_videos_by_their_ids() -> None:
-    first = score(answers([0, 1, 2, 0, 1], [0, 1, 0, 1, 1], "abcde"))
-    # c and e right, b wrong, and x, which the first has not.
-    second = score(answers([2, 1, 0, 1], [2, 0, 0, 1], "cbxe"))
-    found = mcnemar(first, second)
-    assert (found["videos"], found["only_first_right"], found["only_second_right"]) == (3, 1, 1)
-    assert (found["top1_first"], found["top1_second"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
-
-
-def test_files_of_different_tests_are_not_compared() -> None:
-    other = predictions()
-    other.labels = (other.labels + 1) % 6
-    with pytest.raises(DataError, match="different labels"):
-        mcnemar(score(predictions()), score(other))
-    other.ids = [f"other {name}" for name in other.ids]
-    with pytest.raises(DataError, match="no labelled video in common"):
-        mcnemar(score(predictions()), score(other))
-    other.labels[:] = -1
-    with pytest.raises(DataError, match="nothing to score"):
-        score(other)
-
-
-# ---------------------------------------------------------------- pages
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,161 @@
+"""``gcvideo analyze attention CHECKPOINT``: do attention and output of each block depend on the query position?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gcvideo import console
+from gcvideo.analysis import networks
+from gcvideo.analysis.attention_stats import MEASURES, PAPER, block_statistics, summarize
+from gcvideo.config import config_to_dict
+from gcvideo.console import percent, printable
+from gcvideo.data.bad_videos import Failure
+from gcvideo.data.crops import normalize
+from gcvideo.data.dataset import make_views
+from gcvideo.data.records import RecordTable
+from gcvideo.device import versions
+from gcvideo.errors import ConfigError, DataError
+from gcvideo.eval.test_run import protocol
+from gcvideo.eval.trained import TrainedNetwork
+from gcvideo.files import write_json
+from gcvideo.layers import TracedBlock, record_attention
+from gcvideo.report.maps import far_apart_maps
+from gcvideo.report.pictures import save_picture
+
+# One clip from the middle of each video, its centre crop: many videos tell more than many views of a few.
+ONE_VIEW = ("test.clips=1", "test.crops=1", "test.whole_frame=false")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the analysis."""
+    parser.usage = "gcvideo analyze attention CHECKPOINT [key=value ...] [options]"
+    networks.add_arguments(parser, videos=20)
+    add = parser.add_argument
+    add("--pairs", type=int, default=20_000, metavar="N", help="compare at most N pairs of maps for the divergence")
+    add("--pictures", metavar="DIR", help="draw the maps of far-apart queries there, as PNG")
+    add("--max-pictures", type=int, default=4, metavar="N", help="of how many videos (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, print, and write what was asked for."""
+    if args.pairs < 2:
+        raise ConfigError(f"--pairs: {args.pairs} must be 2 or more")
+    if args.max_pictures < 0:
+        raise ConfigError(f"--max-pictures: {args.max_pictures} must be 0 or more")
+    network, records = networks.load(args, defaults=ONE_VIEW)
+    if not any(isinstance(module, TracedBlock) for module in network.model.modules()):
+        raise ConfigError(f"{network.path}: this network has neither non-local nor context blocks to look into")
+    results = analyze(network, records, max_pairs=args.pairs, pictures=args.pictures, max_pictures=args.max_pictures)
+    show(results)
+    if args.json:
+        write_json(args.json, results)
+
+
+def analyze(
+    network: TrainedNetwork,
+    records: RecordTable,
+    *,
+    max_pairs: int = 20_000,
+    pictures: str | None = None,
+    max_pictures: int = 4,
+) -> dict[str, Any]:
+    """Measure each block on every view of every video, one at a time.
+
+    The maps of all blocks are held at once: 4 bytes x queries x keys a block, 39 MB for 8 x 28 x 28 positions with
+    sub-sampled keys.
+
+    Args:
+        network: in float32.
+        records: the videos; their views are those of ``network.config.test``.
+        max_pairs: see ``mean_js_divergence``.
+        pictures: folder for the maps of far-apart queries.
+        max_pictures: of how many videos.
+
+    Returns:
+        what ``--json`` writes: the summary, the statistics of every clip, the paper's, and what was run on what.
+    """
+    config, blocks = network.config, dict(network.model.named_modules())
+    measured: list[dict[str, Any]] = []
+    failures: list[Failure] = []
+    drawn: dict[int, list[str]] = {}  # index of a video -> its pictures
+    total = len(records) * config.test.clips * config.test.crops
+    with console.Progress("attention", total=total, unit="clips") as progress:
+        for video in networks.view_loader(config, records):
+            if video.failure is not None:
+                failures.append(video.failure)
+                continue
+            for clip in make_views(video).split(1):  # uint8 (1, C, T, h, w)
+                batch = normalize(clip.to(network.device), mean=config.data.mean, std=config.data.std)
+                with torch.no_grad(), record_attention(network.model) as traces:
+                    network.model(batch)
+                seed = config.seed + len(measured)
+                statistics = {
+                    name: block_statistics(blocks[name], trace, max_pairs=max_pairs, seed=seed)
+                    for name, trace in traces.items()
+                }
+                measured.append({"video": video.id, "blocks": statistics})
+                progress.advance()
+                if pictures is None or video.index in drawn or len(drawn) == max_pictures:
+                    continue
+                drawn[video.index] = []
+                for name, trace in traces.items():
+                    if trace.attention is not None:
+                        path = Path(pictures) / f"video{video.index:04d}_{name.replace('.', '_')}.png"
+                        save_picture(path, far_apart_maps(clip, trace))
+                        drawn[video.index].append(str(path))
+    if not measured:
+        reason = f"; {failures[0].path}: {failures[0].reason}" if failures else ""
+        raise DataError(f"{records.source}: no video can be read{reason}")
+    return {
+        "checkpoint": str(network.path),
+        "annotation": records.source,
+        "videos": len(records),
+        "view": protocol(config.test),
+        **summarize(network.model, measured),
+        "paper_from_memory_unverified": PAPER,
+        "clips": measured,
+        "failures": [failure._asdict() for failure in failures],
+        "pictures": [path for paths in drawn.values() for path in paths],
+        "versions": versions(),
+        "config": config_to_dict(config),
+    }
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print the table of blocks, with the paper's values below."""
+    blocks = results["blocks"]
+    kinds = list(dict.fromkeys(row["kind"] for row in blocks))
+    console.say(f"{results['videos'] - len(results['failures'])} of {results['videos']} videos, {results['view']}")
+    console.say("Cosine distance (1 - cos) / 2 and Jensen-Shannon divergence in nats, mean over all ordered pairs of")
+    console.say("query positions, a position with itself included. Evenness: 1 if a map weighs all positions equally.")
+    rows = [[row["block"], row["kind"], *_cells(row)] for row in blocks]
+    if results["average"] is not None:
+        rows.append(["average", "non-local", *_cells(results["average"])])
+    rows += [["paper *", kind, *_cells(PAPER[kind])] for kind in kinds if kind in PAPER]
+    console.table(rows, columns=["block", "kind", *(measure.replace("jsd", "JSD") for measure in MEASURES)])
+    if any(kind in PAPER for kind in kinds):
+        console.say("* Kinetics-400 values of the GCNet paper, from memory and not verified")
+    if any(kind not in PAPER for kind in kinds):
+        console.say("A context block has one map and one term for all positions: its other distances are 0 by design.")
+    sampled = [row for row in blocks if row["jsd_sampled"]]
+    if sampled:
+        console.say(
+            f"JSD of {', '.join(row['block'] for row in sampled)}: from {sampled[0]['jsd_pairs']:,} pairs drawn for "
+            f"each clip; standard error of the draw at most {max(row['jsd_error'] for row in sampled):.1g}"
+        )
+    for row in blocks:
+        if row["empty_maps"]:
+            empty = percent(row["empty_maps"])
+            console.say(f"{row['block']}: {empty} of the queries attend to nothing; they are left out")
+    networks.warn_of(results["failures"])
+    if results["pictures"]:
+        console.say(f"{len(results['pictures'])} pictures: {printable(str(Path(results['pictures'][0]).parent))}")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    values = [row.get(measure) for measure in MEASURES]
+    return ["–" if v is None else f"{v:.1e}" if 0 < v < 0.001 else f"{v:.4f}" for v in values]

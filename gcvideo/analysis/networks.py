@@ -1,0 +1,125 @@
+"""Trained networks for an analysis: loaded together with the videos to run them on, and tested on these."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gcvideo import console
+from gcvideo.config import ModelConfig, RunConfig, SplitConfig
+from gcvideo.data.dataset import ViewDataset
+from gcvideo.data.loader import EvalLoader, eval_loader
+from gcvideo.data.records import RecordTable
+from gcvideo.errors import ConfigError
+from gcvideo.eval.evaluator import evaluate
+from gcvideo.eval.optimize import optimize_for_inference
+from gcvideo.eval.predictions import Predictions
+from gcvideo.eval.test_run import test_records
+from gcvideo.eval.trained import TrainedNetwork, load_trained
+
+# Keys of a network's config that hardly change its cost.
+NOT_COMPARED = ("num_classes", "dropout", "drop_path", "zero_init_last_norm", "weights")
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, videos: int | None) -> None:
+    """Declare the arguments that ``load`` reads; ``videos`` is the default of ``--videos`` (None: all)."""
+    default = "all" if videos is None else videos
+    add = parser.add_argument
+    add("checkpoint", help="a checkpoint, or the folder of a run (its checkpoints/best.pt is taken)")
+    add("overrides", nargs="*", metavar="key=value", help="changes to the config in the checkpoint")
+    add("--data", metavar="ANNOTATION", help="videos: an annotation or a folder of class folders (default: the run's)")
+    add("--videos", type=int, default=videos, metavar="N", help=f"how many, drawn by the run's seed ({default})")
+    add("--json", metavar="FILE", help="write the results there as well")
+
+
+def load(args: argparse.Namespace, *, defaults: tuple[str, ...] = ()) -> tuple[TrainedNetwork, RecordTable]:
+    """Load the network in float32, and choose the videos.
+
+    Args:
+        args: with what ``add_arguments`` declares.
+        defaults: ``key=value`` changes that the user's own come after.
+    """
+    if args.videos is not None and args.videos < 1:
+        raise ConfigError(f"--videos: {args.videos} must be 1 or more")
+    if args.overrides and "=" not in args.overrides[0]:
+        raise ConfigError(f"{args.overrides[0]!r}: write key=value; the videos are given with --data")
+    network = load_trained(args.checkpoint, overrides=[*defaults, *args.overrides])
+    config = network.config
+    if args.data:
+        given = any(override.startswith("data.test.root=") for override in args.overrides)
+        config.data.test = SplitConfig(annotation=args.data, root=config.data.test.root if given else None)
+    records = test_records(config, network.classes)
+    if args.videos is not None and args.videos < len(records):
+        chosen = np.random.default_rng(config.seed).choice(len(records), args.videos, replace=False)
+        records = records.select(np.sort(chosen))
+    return network, records
+
+
+def view_loader(config: RunConfig, records: RecordTable) -> EvalLoader:
+    """All views of each video, decoded by the config's workers."""
+    dataset = ViewDataset(records, data=config.data, test=config.test)
+    return eval_loader(dataset, rank=0, world_size=1, workers=min(config.data.workers, len(records)))
+
+
+def predict(
+    model: nn.Module, config: RunConfig, records: RecordTable, *, device: torch.device, title: str
+) -> Predictions:
+    """Test a network on videos, with the views of ``config.test``; ``title`` is shown with the progress."""
+    with console.Progress(title, total=len(records), unit="videos") as progress:
+        return evaluate(
+            model,
+            view_loader(config, records),
+            test=config.test,
+            data=config.data,
+            device=device,
+            on_video=lambda _: progress.advance(),
+        )
+
+
+def predict_checkpoint(
+    place: str, name: str, expected: ModelConfig, *, data: str | None, device: torch.device, precision: str
+) -> Predictions:
+    """Test a checkpoint.
+
+    Args:
+        place: a checkpoint or the folder of a run.
+        name: what the network is called in messages.
+        expected: the network that it must hold, except for the keys in ``NOT_COMPARED``.
+        data: an annotation or a folder of class folders; by default the run's test (or val) split.
+        precision: fp32 or bf16.
+
+    Raises:
+        ConfigError: the checkpoint is of another network, so its accuracy would be listed with the wrong cost.
+    """
+    network = load_trained(place, device=device)
+    config = network.config
+    for key, ours in vars(expected).items():
+        theirs = getattr(config.model, key)
+        if key not in NOT_COMPARED and theirs != ours:
+            raise ConfigError(
+                f"{name}: {network.path} holds another network: model.{key} is {theirs} there and {ours} here; "
+                "give the config of that run, its config.yaml"
+            )
+    if data is not None:
+        config.data.test = SplitConfig(annotation=data)
+    model = optimize_for_inference(network.model, precision=precision)
+    records = test_records(config, network.classes)
+    return predict(model, config, records, device=device, title=f"test {Path(place).name}")
+
+
+def load_predictions(place: str) -> Predictions:
+    """The predictions of an earlier test: the file, or the folder of its run."""
+    path = Path(place).expanduser()
+    return Predictions.load(path / "predictions.npz" if path.is_dir() else path)
+
+
+def warn_of(failures: Sequence[dict[str, Any]]) -> None:
+    """Print the first ten videos that could not be read: ``path`` and ``reason`` of each."""
+    for failure in failures[:10]:
+        console.warn(f"{console.printable(failure['path'])}: {console.printable(failure['reason'])}")

@@ -1,0 +1,293 @@
+"""Statistics of predictions: accuracy per class, confusions, calibration, bootstrap intervals, McNemar's test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gcvideo.errors import DataError
+from gcvideo.eval.metrics import label_ranks, softmax
+from gcvideo.eval.predictions import Predictions
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+MEASURES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The labelled videos of a test, scored.
+
+    Attributes:
+        predictions: only the V videos with a label.
+        probabilities: (V, K), rows sum to 1.
+        predicted: (V,) the best class of each video.
+        ranks: (V,) how many classes come before the true one.
+        classes: (K,) names; numbers where the names are unknown.
+    """
+
+    predictions: Predictions
+    probabilities: np.ndarray
+    predicted: np.ndarray
+    ranks: np.ndarray
+    classes: list[str]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(V,) the true class of each video."""
+        return self.predictions.labels
+
+    @property
+    def right(self) -> np.ndarray:
+        """(V,) bool: whether top-1 is correct."""
+        return self.ranks < 1
+
+
+def score(predictions: Predictions) -> Scoring:
+    """Rank the labels of all labelled videos.
+
+    Raises:
+        DataError: no video has a label.
+    """
+    labelled = predictions.select(predictions.labels >= 0)
+    if not len(labelled):
+        raise DataError("none of these videos has a label, so there is nothing to score")
+    scores = labelled.scores.astype(np.float64)
+    # Scores are probabilities, except that the mean of logits is not and the largest softmax of any view does not sum
+    # to 1.
+    probabilities = softmax(scores) if labelled.ensemble == "logits" else scores / scores.sum(axis=1, keepdims=True)
+    return Scoring(
+        predictions=labelled,
+        probabilities=probabilities,
+        predicted=np.argsort(-labelled.scores, axis=1, kind="stable")[:, 0],
+        ranks=label_ranks(labelled.scores, labelled.labels),
+        classes=labelled.classes or [str(k) for k in range(scores.shape[1])],
+    )
+
+
+def confusion_matrix(scoring: Scoring) -> np.ndarray:
+    """(K, K) counts: row the true class, column the predicted one."""
+    size = len(scoring.classes)
+    pairs = scoring.labels * size + scoring.predicted
+    return np.bincount(pairs, minlength=size * size).reshape(size, size)
+
+
+def per_class(scoring: Scoring) -> list[dict[str, Any]]:
+    """Videos, top-1 and top-5 of each class that occurs, and the class it is most often taken for."""
+    wrong = confusion_matrix(scoring)
+    np.fill_diagonal(wrong, 0)
+    rows = []
+    for k in np.unique(scoring.labels):
+        ranks = scoring.ranks[scoring.labels == k]
+        rows.append(
+            {
+                "class": scoring.classes[k],
+                "videos": len(ranks),
+                "top1": float((ranks < 1).mean()),
+                "top5": float((ranks < 5).mean()),
+                "most_taken_for": scoring.classes[int(wrong[k].argmax())] if wrong[k].any() else None,
+            }
+        )
+    return rows
+
+
+def worst_pairs(scoring: Scoring, count: int = 10) -> list[dict[str, Any]]:
+    """The most frequent mistakes: which class was taken for which, in how many of its videos."""
+    wrong = confusion_matrix(scoring)
+    totals = wrong.sum(axis=1)
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    names = scoring.classes
+    return [
+        {"class": names[k], "taken_for": names[other], "videos": int(wrong[k, other]), "of": int(totals[k])}
+        for k, other in zip(*np.unravel_index(order, wrong.shape), strict=True)
+        if wrong[k, other]
+    ]
+
+
+def calibration(scoring: Scoring, bins: int = 15) -> dict[str, Any]:
+    """Expected calibration error and its bins: whether a confidence of 0.8 is correct 8 times in 10.
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", equations 2 to 5: videos are put into ``bins`` equally
+    wide bins by the probability of their best class; the error is the mean over all videos of the gap between a
+    bin's accuracy and its mean confidence.
+    """
+    confidence = scoring.probabilities.max(axis=1)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # bin m is ((m - 1) / M, m / M]
+    rows = [
+        {
+            "from": m / bins,
+            "to": (m + 1) / bins,
+            "videos": int((place == m).sum()),
+            "confidence": float(confidence[place == m].mean()),
+            "accuracy": float(scoring.right[place == m].mean()),
+        }
+        for m in np.unique(place).tolist()
+    ]
+    error = sum(row["videos"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / len(confidence)
+    return {"expected_calibration_error": error, "bins": rows}
+
+
+def summary(scoring: Scoring) -> dict[str, Any]:
+    """All statistics of one test as plain values for JSON."""
+    rows = per_class(scoring)
+    return {
+        "mean_class_top1": sum(row["top1"] for row in rows) / len(rows),
+        "per_class": rows,
+        "worst_pairs": worst_pairs(scoring),
+        "calibration": calibration(scoring),
+        "confusion": confusion_matrix(scoring).tolist(),
+    }
+
+
+def common_videos(names: Sequence[str], tests: Sequence[Predictions]) -> list[Predictions]:
+    """Of each test, the labelled videos that all tests have, in the order of their ids.
+
+    Args:
+        names: of the tests, for the errors.
+
+    Raises:
+        DataError: the tests have no labelled video in common, or disagree on labels or classes.
+    """
+    labelled = [test.select(test.labels >= 0) for test in tests]
+    shared = set.intersection(*(set(test.ids) for test in labelled))
+    if not shared:
+        failures = [failure for test in tests for failure in test.failures]
+        reason = f"; {failures[0].path}: {failures[0].reason}" if failures else ""
+        raise DataError(f"{' and '.join(dict.fromkeys(names))}: have no labelled video in common{reason}")
+    common: list[Predictions] = []
+    for name, test in zip(names, labelled, strict=True):
+        kept = test.select([id_ in shared for id_ in test.ids])
+        kept = kept.select(np.argsort(np.array(kept.ids, dtype=np.str_), kind="stable"))
+        first = common[0] if common else kept
+        known = kept.classes and first.classes
+        if kept.scores.shape[1] != first.scores.shape[1] or (known and kept.classes != first.classes):
+            raise DataError(f"{name}: its classes are not those of {names[0]}, so they belong to different tests")
+        differing = np.flatnonzero(kept.labels != first.labels)
+        if len(differing):
+            id_ = kept.ids[differing[0]]
+            raise DataError(f"{name}: labels {id_!r} differently from {names[0]}, so they belong to different tests")
+        common.append(kept)
+    return common
+
+
+def mcnemar(
+    first: Predictions, second: Predictions, *, names: Sequence[str] = ("the first test", "the second test")
+) -> dict[str, Any]:
+    """McNemar's test, exact and two-sided: whether two networks differ on the videos that both have.
+
+    Only the videos that one predicts correctly and the other does not tell; if the networks were equally good, each
+    would win half of them (McNemar 1947; the exact binomial form).
+
+    Raises:
+        DataError: see ``common_videos``.
+    """
+    first, second = common_videos(names, [first, second])
+    a, b = (label_ranks(test.scores, test.labels) < 1 for test in (first, second))
+    only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
+    return {
+        "videos": len(first),
+        "top1_first": float(a.mean()),
+        "top1_second": float(b.mean()),
+        "only_first_right": only_first,
+        "only_second_right": only_second,
+        "p_value": binomial_p_value(only_first, only_second),
+    }
+
+
+def binomial_p_value(first: int, second: int) -> float:
+    """Two-sided exact p-value of ``first`` against ``second`` wins, if each win is a toss of a fair coin."""
+    total = first + second
+    log_terms = [
+        math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) - total * math.log(2)
+        for k in range(min(first, second) + 1)
+    ]
+    return min(1.0, 2 * math.fsum(math.exp(term) for term in log_terms))
+
+
+def compare_accuracy(
+    names: Sequence[str], predictions: Sequence[Sequence[Predictions]], *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Accuracy of each network on the labelled videos that all of them have, with 95 % intervals.
+
+    Intervals are percentiles of a bootstrap over videos (Efron 1979), so the views of a video count as one trial. The
+    same resamples serve all networks, which makes the interval of a difference a paired one. For a network that was
+    trained several times, accuracies are means over its runs and intervals those of the mean for these runs: they say
+    how far other videos could move it, and the standard deviation says how far other seeds do.
+
+    Args:
+        names: of the networks.
+        predictions: of each network, one or more runs that differ in nothing but the seed.
+
+    Returns:
+        for each network: "videos"; "views", the fewest and the most of a video; "left_out", how many of its labelled
+        videos not all others have; "failures", the videos that it could not read; "runs", their number; each of
+        ``MEASURES`` as {"value", "low", "high", "by_run", "sd"}, fractions in [0, 1], where "sd" is the standard
+        deviation over runs (n - 1), or None for one run; for all but the first also "minus_first" (video top-1:
+        "value", "low", "high") and "mcnemar", a list that compares the first network's k-th run with this one's k-th.
+
+    Raises:
+        DataError: see ``common_videos``.
+    """
+    counts = [len(runs) for runs in predictions]
+    everyone = common_videos(np.repeat(names, counts).tolist(), [run for runs in predictions for run in runs])
+    common = [everyone[end - count : end] for count, end in zip(counts, np.cumsum(counts).tolist(), strict=True)]
+    correct = [[_correct(run) for run in runs] for runs in common]
+    values = [np.stack([right.sum(0) / total.sum(0) for right, total in runs]) for runs in correct]  # (runs, measures)
+    drawn = _resample(correct, resamples=resamples, seed=seed)
+    video = MEASURES.index("video_top1")
+    rows: list[dict[str, Any]] = []
+    for number, (original, own) in enumerate(zip(predictions, common, strict=True)):
+        views = np.concatenate([run.views for run in own])
+        failures = {(f.path, f.id): f._asdict() for run in original for f in run.failures}
+        row: dict[str, Any] = {
+            "videos": len(own[0]),
+            "runs": len(own),
+            "left_out": max(int((run.labels >= 0).sum()) for run in original) - len(own[0]),
+            "failures": list(failures.values()),
+            "views": [int(views.min()), int(views.max())],
+        }
+        for column, measure in enumerate(MEASURES):
+            by_run = values[number][:, column]
+            deviation = float(by_run.std(ddof=1)) if len(own) > 1 else None
+            interval = _interval(by_run.mean(), drawn[number][:, column])
+            row[measure] = {**interval, "sd": deviation, "by_run": by_run.tolist()}
+        if number:
+            difference = values[number][:, video].mean() - values[0][:, video].mean()
+            row["minus_first"] = _interval(difference, drawn[number][:, video] - drawn[0][:, video])
+            row["mcnemar"] = [mcnemar(*pair) for pair in zip(common[0], own, strict=False)]  # as many as both have
+        rows.append(row)
+    return rows
+
+
+def _correct(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """Correct predictions of each video, and out of how many: (V, 4) each, in the order of ``MEASURES``."""
+    ranks = label_ranks(predictions.scores, predictions.labels)
+    right = np.stack([predictions.clip_top1, predictions.clip_top5, ranks < 1, ranks < 5], axis=1)
+    one = np.ones_like(predictions.views)
+    return right.astype(np.float64), np.stack([predictions.views, predictions.views, one, one], axis=1)
+
+
+def _resample(
+    correct: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], *, resamples: int, seed: int
+) -> list[np.ndarray]:
+    """Accuracies (resamples, 4) of each network, means over its runs; all see the same draws of videos."""
+    rng = np.random.default_rng(seed)
+    videos = len(correct[0][0][0])
+    portion = max(1, 10_000_000 // videos)  # draws held in memory at a time
+    parts: list[list[np.ndarray]] = [[] for _ in correct]
+    for start in range(0, resamples, portion):
+        count = min(portion, resamples - start)
+        times = rng.multinomial(videos, np.full(videos, 1 / videos), count)  # (draws, V): how often each is drawn
+        for part, runs in zip(parts, correct, strict=True):
+            part.append(np.mean([(times @ right) / (times @ total) for right, total in runs], axis=0))
+    return [np.concatenate(part) for part in parts]
+
+
+def _interval(value: float, drawn: np.ndarray) -> dict[str, float]:
+    low, high = np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return {"value": float(value), "low": float(low), "high": float(high)}

@@ -1,0 +1,207 @@
+"""Statistics of predictions: classes, confusions, calibration, intervals, and whether two networks differ."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from gcvideo.analysis.statistics import (
+    binomial_p_value,
+    calibration,
+    compare_accuracy,
+    confusion_matrix,
+    mcnemar,
+    per_class,
+    score,
+    summary,
+)
+from gcvideo.errors import DataError
+from gcvideo.eval.predictions import Predictions, VideoScores
+
+CLASSES = list("abcdef")
+
+
+def network_scores(count: int = 60, *, skill: float = 1.5) -> Predictions:
+    """Random scores of six classes, in which the label is ``skill`` higher on average."""
+    rng = np.random.default_rng(0)
+    videos = []
+    for i in range(count):
+        logits = rng.normal(size=6) * 2
+        logits[i % 6] += skill
+        shares = (np.exp(logits) / np.exp(logits).sum()).astype(np.float32)
+        videos.append(VideoScores(i, f"video {i}", i % 6, 6, 2, 5, shares, logits.astype(np.float32), shares))
+    found = Predictions.collect(videos)
+    found.classes = list(CLASSES)
+    return found
+
+
+def test_confusions_and_classes_add_up() -> None:
+    scoring = score(network_scores())
+    confusion = confusion_matrix(scoring)
+    assert confusion.sum() == 60
+    assert np.trace(confusion) == scoring.right.sum()
+    rows = per_class(scoring)
+    assert [row["videos"] for row in rows] == [10] * 6
+    assert rows[2]["top1"] == confusion[2, 2] / 10
+    others = [confusion[2, k] if k != 2 else -1 for k in range(6)]
+    assert rows[2]["most_taken_for"] == CLASSES[int(np.argmax(others))]
+
+
+def test_calibration_is_torchmetrics() -> None:
+    scoring = score(network_scores(200))
+    expected = multiclass_calibration_error(
+        torch.tensor(scoring.probabilities), torch.tensor(scoring.labels), num_classes=6, n_bins=15, norm="l1"
+    )
+    assert calibration(scoring)["expected_calibration_error"] == pytest.approx(float(expected), abs=1e-6)
+    assert sum(row["videos"] for row in calibration(scoring)["bins"]) == 200
+
+
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below_it() -> None:
+    """Bin m is ((m - 1) / M, m / M] in Guo et al. 2017."""
+    scores = [np.array(row, np.float32) for row in ([0.5, 0.25, 0.25], [0.4375, 0.375, 0.1875])]
+    videos = [VideoScores(i, str(i), i, 1, 0, 1, row, row, row) for i, row in enumerate(scores)]
+    (row,) = calibration(score(Predictions.collect(videos)), bins=4)["bins"]
+    assert (row["from"], row["to"], row["videos"]) == (0.25, 0.5, 2)
+
+
+def test_mcnemar_by_hand() -> None:
+    # 1 against 7 wins: 2 x (1 + 8) / 2^8; the table of the binomial distribution.
+    assert binomial_p_value(1, 7) == pytest.approx(2 * 9 / 256)
+    assert binomial_p_value(5, 5) == 1
+    assert binomial_p_value(0, 0) == 1
+    assert 0 < binomial_p_value(4000, 4600) < 1e-9
+    first, second = network_scores(), network_scores(skill=4)
+    found = mcnemar(first, second)
+    assert (
+        found["only_second_right"] - found["only_first_right"] == score(second).right.sum() - score(first).right.sum()
+    )
+    assert found["p_value"] < 0.01
+
+
+def three_classes(labels: list[int], predicted: list[int], names: str = "abcdefgh") -> Predictions:
+    """Confident predictions of three classes."""
+    videos = []
+    for i, (label, best) in enumerate(zip(labels, predicted, strict=True)):
+        scores = np.full(3, 0.1, np.float32)
+        scores[best] = 0.8
+        videos.append(VideoScores(i, names[i], label, 1, 0, 1, scores, np.log(scores), scores / 2))
+    return Predictions.collect(videos)
+
+
+def test_classes_count_alike_and_pairs_are_out_of_the_true_class() -> None:
+    found = summary(score(three_classes([0, 0, 0, 0, 1], [0, 1, 1, 2, 1])))
+    assert found["mean_class_top1"] == (1 / 4 + 1) / 2
+    assert found["worst_pairs"] == [
+        {"class": "0", "taken_for": "1", "videos": 2, "of": 4},
+        {"class": "0", "taken_for": "2", "videos": 1, "of": 4},
+    ]
+
+
+@pytest.mark.parametrize("ensemble", ["softmax", "logits", "max"])
+def test_probabilities_sum_to_one_for_every_ensemble(ensemble: str) -> None:
+    found = three_classes([0, 1], [0, 2])
+    found.ensemble = ensemble
+    expected = [[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]]
+    np.testing.assert_allclose(score(found).probabilities, expected, rtol=1e-6)
+
+
+def test_mcnemar_pairs_videos_by_their_ids() -> None:
+    first = three_classes([0, 1, 2, 0, 1], [0, 1, 0, 1, 1], "abcde")
+    # c and e right, b wrong, and x, which the first has not.
+    second = three_classes([2, 1, 0, 1], [2, 0, 0, 1], "cbxe")
+    found = mcnemar(first, second)
+    assert (found["videos"], found["only_first_right"], found["only_second_right"]) == (3, 1, 1)
+    assert (found["top1_first"], found["top1_second"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+
+
+def test_files_of_different_tests_are_not_compared() -> None:
+    other = network_scores()
+    other.labels = (other.labels + 1) % 6
+    with pytest.raises(DataError, match="the second test: labels 'video 0' differently from the first test"):
+        mcnemar(network_scores(), other)
+    other.ids = [f"other {name}" for name in other.ids]
+    with pytest.raises(DataError, match="no labelled video in common"):
+        mcnemar(network_scores(), other)
+    other.labels[:] = -1
+    with pytest.raises(DataError, match="nothing to score"):
+        score(other)
+
+
+def predictions(right: list[bool], *, views: list[int] | None = None, prefix: str = "v") -> Predictions:
+    videos = []
+    for i, is_right in enumerate(right):
+        scores = np.array([0.6, 0.3, 0.1] if is_right else [0.3, 0.6, 0.1], np.float32)
+        count = views[i] if views else 2
+        top1 = count if is_right else 0
+        videos.append(VideoScores(i, f"{prefix}{i}", 0, count, top1, count, scores, scores, scores))
+    return Predictions.collect(videos)
+
+
+def test_intervals_by_bootstrap_have_the_width_that_theory_gives() -> None:
+    right = [i % 10 < 7 for i in range(400)]
+    (row,) = compare_accuracy(["a"], [[predictions(right)]])
+    top1 = row["video_top1"]
+    assert top1["value"] == pytest.approx(0.7)
+    half_width = 1.96 * (0.7 * 0.3 / 400) ** 0.5  # of the mean of 400 independent trials
+    assert top1["high"] - top1["low"] == pytest.approx(2 * half_width, rel=0.08)
+    # The two views of a video agree, so twice as many trials make the interval no narrower.
+    assert row["clip_top1"] == top1
+
+
+def test_clip_accuracy_weighs_videos_by_their_views() -> None:
+    (row,) = compare_accuracy(["a"], [[predictions([True, False], views=[3, 1])]])
+    assert row["clip_top1"]["value"] == pytest.approx(3 / 4)
+    assert row["video_top1"]["value"] == pytest.approx(1 / 2)
+
+
+def test_networks_are_compared_on_the_same_videos_in_pairs() -> None:
+    first = [i % 2 == 0 for i in range(200)]
+    second = [is_right or i < 20 for i, is_right in enumerate(first)]  # right on ten more videos, wrong on none
+    rows = compare_accuracy(["a", "b"], [[predictions(first)], [predictions(second)]])
+    minus = rows[1]["minus_first"]
+    assert minus["value"] == pytest.approx(0.05)
+    assert 0 < minus["low"] < minus["high"] < 0.1
+    assert rows[1]["video_top1"]["low"] < rows[0]["video_top1"]["high"], "intervals overlap, and yet they differ:"
+    assert [test["p_value"] for test in rows[1]["mcnemar"]] == [pytest.approx(2 * 0.5**10)]
+    assert "minus_first" not in rows[0]
+
+
+def test_only_videos_that_all_networks_have_count() -> None:
+    long, short = predictions([True] * 6 + [False] * 4), predictions([True] * 6)
+    rows = compare_accuracy(["a", "b"], [[long], [short]])
+    assert [row["videos"] for row in rows] == [6, 6]
+    assert rows[0]["video_top1"]["value"] == 1
+    assert [row["left_out"] for row in rows] == [4, 0]
+    with pytest.raises(DataError, match="a and b: have no labelled video in common"):
+        compare_accuracy(["a", "b"], [[long], [predictions([True], prefix="w")]])
+
+
+def test_runs_with_other_seeds_are_one_row() -> None:
+    # 10 videos: the first network is right on 6 and 8 of them, the second on 5, 6 and 7.
+    first, second = (
+        [predictions([i < right for i in range(10)]) for right in counts] for counts in ((6, 8), (5, 6, 7))
+    )
+    one, other = compare_accuracy(["a", "b"], [first, second])
+    assert (one["runs"], other["runs"]) == (2, 3)
+    assert one["video_top1"]["by_run"] == pytest.approx([0.6, 0.8])
+    assert other["video_top1"]["value"] == pytest.approx(0.6)
+    assert other["video_top1"]["sd"] == pytest.approx(0.1)
+    assert other["minus_first"]["value"] == pytest.approx(-0.1)
+    assert [test["only_first_right"] for test in other["mcnemar"]] == [1, 2], "run by run, as far as both have them"
+    # Video i is right in as many of its runs; the mean over videos of that share is what is resampled.
+    shares = np.array([1.0] * 6 + [0.5] * 2 + [0.0] * 2)
+    width = one["video_top1"]["high"] - one["video_top1"]["low"]
+    assert width == pytest.approx(2 * 1.96 * shares.std() / 10**0.5, rel=0.12)
+
+
+def test_predictions_of_different_tests_are_not_compared() -> None:
+    other = predictions([True, False])
+    other.labels[1] = 2
+    with pytest.raises(DataError, match="b: labels 'v1' differently from a"):
+        compare_accuracy(["a", "b"], [[predictions([True, True])], [other]])
+    fewer = predictions([True, True])
+    fewer.averages = {name: scores[:, :2] for name, scores in fewer.averages.items()}
+    with pytest.raises(DataError, match="b: its classes are not those of a"):
+        compare_accuracy(["a", "b"], [[predictions([True, True])], [fewer]])
