@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -31,6 +32,15 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON: complete or not at all. NaN and infinity, which JSON has not, become null."""
     write_atomically(path, (json.dumps(_finite(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file, in hex, as ``sha256sum`` prints it."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _finite(value: Any) -> Any:

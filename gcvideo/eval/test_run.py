@@ -27,7 +27,7 @@ from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.eval.trained import TrainedNetwork
-from gcvideo.files import write_json
+from gcvideo.files import hash_file, write_json
 from gcvideo.journal import Journal
 
 
@@ -166,15 +166,6 @@ def protocol(test: TestConfig) -> str:
     if test.whole_frame:
         return f"fast: {test.clips} clips x the whole frame, short side {test.short_side}"
     return f"{test.clips} clips x {test.crops} crops of {test.crop}"
-
-
-def hash_file(path: str | Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _open_journal(output: Path, key: dict[str, Any]) -> Journal:

@@ -1,28 +1,26 @@
-"""Write one video anew, as H.264 in MP4 laid out for reading clips."""
+"""Encode one video as H.264 in MP4 with a layout that is fast to read clips from."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 
 from gcvideo.errors import VideoError
 
 
-@dataclass(frozen=True)
-class Preset:
+class Preset(NamedTuple):
     """Settings of libx264 and what they are good for."""
 
     about: str
     options: dict[str, str]
 
 
-# A clip of 8 frames with a stride of 8 wants one picture in eight. Pictures that no other refers to need not be decoded
+# A clip of 8 frames with a stride of 8 needs one frame in eight. Frames that no other refers to need not be decoded
 # unless they are wanted; so presets differ in how many there are, and in how far the next key frame is.
 PRESETS = {
     "clip": Preset(
@@ -32,7 +30,7 @@ PRESETS = {
     "fast": Preset(
         "longer runs, more key frames, no loop filter and no arithmetic coding: least to decode, more bytes",
         {
-            "preset": "slower",  # pays for a part of the bytes
+            "preset": "slower",  # saves a part of the bytes
             "g": "48",
             "bf": "11",
             "tune": "fastdecode",
@@ -40,29 +38,32 @@ PRESETS = {
         },
     ),
     "gop16": Preset(
-        "a key frame every 16 pictures, no B-frames, fast to decode", {"g": "16", "bf": "0", "tune": "fastdecode"}
+        "a key frame every 16 frames, no B-frames, fast to decode", {"g": "16", "bf": "0", "tune": "fastdecode"}
     ),
     "intra": Preset("key frames only: any frame at the cost of one, many bytes", {"g": "1", "tune": "fastdecode"}),
-    "default": Preset("libx264 as it comes: a key frame every 250 pictures", {"g": "250"}),
+    "default": Preset("libx264's defaults: a key frame every 250 frames", {"g": "250"}),
 }
 CRF = "23"  # libx264's default quality
-# Codecs of sound that go into MP4 untouched; others become AAC.
-_MP4_SOUND = frozenset(("aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Encoding:
-    """How to write videos."""
+class Encoding(NamedTuple):
+    """How to write videos.
+
+    Attributes:
+        preset: one of ``PRESETS``.
+        short_side: in pixels; smaller videos keep their size.
+        audio: keep the sound, as AAC.
+    """
 
     preset: str = "clip"
-    short_side: int = 256  # pixels; smaller videos keep their size
+    short_side: int = 256
     audio: bool = False
 
 
 def encode_video(source: str | Path, target: str | Path, encoding: Encoding) -> int:
-    """Write ``source`` anew as ``target``; returns the number of frames.
+    """Encode ``source`` as ``target``; returns the number of frames.
 
-    Frames keep their times, counted from the first one; they are turned as the metadata says. ``target`` appears when
+    Frames keep their times, counted from the first one; they are rotated as the metadata says. ``target`` appears when
     it is complete.
 
     Raises:
@@ -93,37 +94,39 @@ def _encode(source: str, target: str, encoding: Encoding) -> int:
         if not old.streams.video:
             raise VideoError(source, "has no video track")
         pictures = _Pictures(new, old.streams.video[0], encoding)
-        sound = _Sound(new, old.streams.audio[0]) if encoding.audio and old.streams.audio else None
-        waiting: deque[Any] = deque()
-        for packet in old.demux([pictures.source, *([sound.source] if sound else [])]):
-            if sound and packet.stream is sound.source:
-                waiting.append(packet)
-            else:
-                for frame in packet.decode():
+        tracks: list[Any] = [old.streams.video[0]]
+        sound: Any = None
+        if encoding.audio and old.streams.audio:
+            tracks.append(old.streams.audio[0])
+            sound = new.add_stream("aac", rate=tracks[1].codec_context.sample_rate or 44_100)
+        waiting: deque[Any] = deque()  # audio frames before the first picture: its size must be known first
+        for packet in old.demux(tracks):
+            for frame in packet.decode():
+                if packet.stream is tracks[0]:
                     pictures.take(frame)
-            while sound and waiting and pictures.count:  # the file begins once the size of its pictures is known
-                sound.take(waiting.popleft())
-        pictures.finish()
-        if sound:
-            sound.finish()
-    if not pictures.count:
-        raise VideoError(source, "has no frame that can be decoded")
+                else:
+                    frame.pts = None  # counted again from the samples
+                    waiting.append(frame)
+            while waiting and pictures.count:
+                new.mux(sound.encode(waiting.popleft()))
+        if not pictures.count:
+            raise VideoError(source, "has no frame that can be decoded")
+        for stream in [pictures.stream, *([sound] if sound else [])]:
+            new.mux(stream.encode(None))
     return pictures.count
 
 
 class _Pictures:
-    """The video track: turned, scaled and encoded frame by frame."""
+    """The video track: rotated, scaled and encoded frame by frame."""
 
     def __init__(self, container: Any, source: Any, encoding: Encoding) -> None:
-        self.source = source
         self.count = 0
-        self._container = container
-        self._short_side = encoding.short_side
+        self._container, self._source, self._short_side = container, source, encoding.short_side
         source.codec_context.thread_count = 1  # one worker process a core already
         options = {"crf": CRF, "threads": "1", **PRESETS[encoding.preset].options}
-        self._stream = container.add_stream("libx264", rate=source.average_rate or 25, options=options)
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.time_base = source.time_base
+        self.stream = container.add_stream("libx264", rate=source.average_rate or 25, options=options)
+        self.stream.pix_fmt = "yuv420p"
+        self.stream.codec_context.time_base = source.time_base
         self._graph: Any = None
         self._last = -1
 
@@ -137,16 +140,12 @@ class _Pictures:
             time = self._last + 1 if filtered.pts is None else filtered.pts - self._first
             filtered.pts = self._last = max(time, self._last + 1)
             filtered.pict_type = 0  # the encoder chooses key frames, not the source
-            self._container.mux(self._stream.encode(filtered))
+            self._container.mux(self.stream.encode(filtered))
             self.count += 1
-
-    def finish(self) -> None:
-        if self._graph is not None:
-            self._container.mux(self._stream.encode(None))
 
     def _filters(self, frame: Any) -> Any:
         graph = av.filter.Graph()
-        chain = [graph.add_buffer(template=self.source)]
+        chain = [graph.add_buffer(template=self._source)]
         turns = round(frame.rotation / 90) % 4  # counter-clockwise
         if turns == 2:
             chain += [graph.add("hflip"), graph.add("vflip")]
@@ -154,11 +153,9 @@ class _Pictures:
             chain.append(graph.add("transpose", "cclock" if turns == 1 else "clock"))
         height, width = (frame.height, frame.width) if turns % 2 == 0 else (frame.width, frame.height)
         height, width = scaled_size(height, width, self._short_side)
-        chain.append(graph.add("scale", f"{width}:{height}:flags=bicubic"))
-        chain.append(graph.add("format", "yuv420p"))
-        chain.append(graph.add("buffersink"))
-        graph.link_nodes(*chain).configure()
-        self._stream.width, self._stream.height = width, height
+        scale, pixels = graph.add("scale", f"{width}:{height}:flags=bicubic"), graph.add("format", "yuv420p")
+        graph.link_nodes(*chain, scale, pixels, graph.add("buffersink")).configure()
+        self.stream.width, self.stream.height = width, height
         return graph
 
     def _filtered(self) -> Iterator[Any]:
@@ -167,34 +164,6 @@ class _Pictures:
                 yield self._graph.pull()
             except (av.BlockingIOError, av.EOFError):
                 return
-
-
-class _Sound:
-    """The sound track: copied where MP4 can hold it, else encoded as AAC."""
-
-    def __init__(self, container: Any, source: Any) -> None:
-        self.source = source
-        self._container = container
-        self._copied = source.codec_context.name in _MP4_SOUND
-        if self._copied:
-            self._stream = container.add_stream_from_template(source)
-        else:
-            self._stream = container.add_stream("aac", rate=source.codec_context.sample_rate or 44_100)
-
-    def take(self, packet: Any) -> None:
-        if packet.dts is None:  # the packet that flushes a decoder
-            return
-        if self._copied:
-            packet.stream = self._stream
-            self._container.mux(packet)
-            return
-        for frame in packet.decode():
-            frame.pts = None  # counted anew from the samples
-            self._container.mux(self._stream.encode(frame))
-
-    def finish(self) -> None:
-        if not self._copied:
-            self._container.mux(self._stream.encode(None))
 
 
 def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""An index of a data set: one Parquet file that says what each video is, and a fingerprint of them all."""
+"""Index of a data set: one Parquet file that describes each video, and a fingerprint of them all."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gcvideo.data.annotations import clip_name, load_records, videos_under
-from gcvideo.data.records import RecordTable
+from gcvideo.data.records import RecordTable, VideoRecord
 from gcvideo.errors import DataError
-from gcvideo.files import write_atomically
+from gcvideo.files import hash_file, write_atomically
 from gcvideo.journal import Journal, Row
-from gcvideo.prepare.jobs import Limits, scan
+from gcvideo.prepare.jobs import Limits, reason_of, scan
 from gcvideo.video import open_video
 from gcvideo.video.tar_members import local_path
 
@@ -27,6 +28,8 @@ SCHEMA = pa.schema(
         ("id", pa.string()),
         ("path", pa.string()),  # relative to the root, which the metadata names relative to the index
         ("label", pa.int32()),  # -1 where unknown
+        ("start", pa.float64()),  # seconds, of a segment
+        ("end", pa.float64()),
         ("frames", pa.int32()),
         ("fps", pa.float64()),  # average
         ("duration", pa.float64()),  # seconds
@@ -34,7 +37,7 @@ SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("codec", pa.string()),
         ("gop", pa.int32()),  # largest distance between key frames, in frames
-        ("backend", pa.string()),  # which decoder reads it rightly
+        ("backend", pa.string()),  # the decoder that reads it correctly
         ("bytes", pa.int64()),
         ("hash", pa.string()),  # SHA-256 of the file, as sha256sum prints it
         ("error", pa.string()),  # why it cannot be read; then the columns from frames to backend are null
@@ -82,7 +85,7 @@ def make_index(
 ) -> Index:
     """Open every video of an annotation and write what it is; ``load_records`` reads the result.
 
-    A run that was cut off goes on where it stood, from a journal beside ``out``.
+    An interrupted run is resumed from a journal beside ``out``.
 
     Args:
         annotation: anything that ``load_records`` reads.
@@ -101,17 +104,34 @@ def make_index(
     records.require_text()
     paths = [record.path for record in records]
     with Journal(f"{out}.partial", {"format": 1}) as journal:
-        rows = scan(describe_video, paths, journal=journal, title="index", limits=LIMITS, workers=workers)
-        index = _collect(records, rows, out)
-        write_atomically(out, _parquet(index.table))
+        found = scan(describe_video, paths, journal=journal, title="index", limits=LIMITS, workers=workers)
+        folder = Path(records.root)
+        rows: list[Row] = [
+            {**describe_record(record), **found[record.path], "path": os.path.relpath(record.path, folder)}
+            for record in records
+        ]
+        lines = sorted(f"{row['id']}\t{row['label']}\t{row.get('hash')}\n" for row in rows)
+        content = hashlib.sha256("".join(lines).encode()).hexdigest()
+        fingerprints = {"fingerprint": records.fingerprint, "content": content}
+        table = write_index(out, records, rows, root=os.path.relpath(folder, out.parent), **fingerprints)
         journal.remove()
-    return index
+    used = {row["path"] for row in rows}
+    ids = {clip_name(row["path"]) for row in rows} | {row["id"] for row in rows}
+    unused = [path for path in videos_under(folder) if path not in used]
+    extra = [path for path in unused if clip_name(path) not in ids]
+    replaced = [path for path in unused if clip_name(path) in ids]
+    return Index(out, table, missing=records.missing, extra=extra, replaced=replaced, **fingerprints)
+
+
+def describe_record(record: VideoRecord) -> Row:
+    """The row of an index for one record, without its path."""
+    return {"id": record.id, "label": record.label, "start": record.start, "end": record.end}
 
 
 def describe_video(path: str) -> Row:
     """What the index says about one video, from its container's tables; also where it cannot be opened."""
     with local_path(path) as file:
-        row: Row = {"bytes": os.path.getsize(file), "hash": _sha256(file)}
+        row: Row = {"bytes": os.path.getsize(file), "hash": hash_file(file)}
     try:
         with open_video(path) as video:
             ends = [*video.keyframes.tolist()[1:], len(video)]
@@ -126,56 +146,27 @@ def describe_video(path: str) -> Row:
                 "backend": video.backend,
             }
     except Exception as error:
-        row["error"] = getattr(error, "reason", str(error))
+        row["error"] = reason_of(error)
     return row
 
 
-def _collect(records: RecordTable, rows: dict[str, Row], out: Path) -> Index:
-    root = Path(records.root)
-    listed = [
-        {"id": record.id, "path": os.path.relpath(record.path, root), "label": record.label, **rows[record.path]}
-        for record in records
-    ]
-    content = hashlib.sha256()
-    for line in sorted(f"{row['id']}\t{row['label']}\t{row.get('hash')}\n" for row in listed):
-        content.update(line.encode())
-    extra, replaced = _unused(root, listed)
-    metadata = {
-        "classes": list(records.classes) if records.classes else None,
-        "root": os.path.relpath(root, out.parent),
-        "fingerprint": records.fingerprint,
-        "content": content.hexdigest(),
-        "missing": list(records.missing),
-    }
-    schema = SCHEMA.with_metadata({name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()})
-    return Index(
-        path=out,
-        table=pa.Table.from_pylist(listed, schema=schema),
-        fingerprint=records.fingerprint,
-        content=content.hexdigest(),
-        missing=records.missing,
-        extra=extra,
-        replaced=replaced,
-    )
+def write_index(
+    path: Path, records: RecordTable, rows: Sequence[Row], *, columns: Sequence[str] | None = None, **metadata: Any
+) -> pa.Table:
+    """Write the Parquet file that ``load_records`` reads.
 
-
-def _unused(root: Path, listed: Sequence[Row]) -> tuple[list[str], list[str]]:
-    """Videos under ``root`` that no record names: (of other ids, of ids that another file stands for)."""
-    used = {row["path"] for row in listed}
-    ids = {clip_name(row["path"]) for row in listed} | {row["id"] for row in listed}
-    unused = [path for path in videos_under(root) if path not in used]
-    return [path for path in unused if clip_name(path) not in ids], [p for p in unused if clip_name(p) in ids]
-
-
-def _parquet(table: pa.Table) -> bytes:
+    Args:
+        path: of the file.
+        records: the data set, for its classes and missing videos.
+        rows: of the records, in their order; see ``SCHEMA``.
+        columns: some of ``SCHEMA``; by default all.
+        metadata: JSON values for the metadata of the file.
+    """
+    metadata |= {"classes": list(records.classes) if records.classes else None, "missing": list(records.missing)}
+    schema = pa.schema([SCHEMA.field(name) for name in columns or SCHEMA.names])
+    schema = schema.with_metadata({name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()})
+    table = pa.Table.from_pylist(rows, schema=schema)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    write_atomically(path, sink.getvalue().to_pybytes())
+    return table

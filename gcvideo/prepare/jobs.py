@@ -64,7 +64,7 @@ def run_jobs(
         try:
             return number, function(items[number]), None
         except Exception as error:
-            return number, None, _reason(error)
+            return number, None, reason_of(error)
 
     if not items:
         return
@@ -108,7 +108,7 @@ def scan(
         path -> row, in the order of ``paths``; ``{"error": reason}`` for a video on which the function failed.
     """
     rows = {path: row for path in paths if (row := journal.find(path, _stamp(path))) is not None}
-    waiting = [path for path in paths if path not in rows]
+    waiting = list(dict.fromkeys(path for path in paths if path not in rows))
     for path, row, error in run_jobs(function, waiting, title=title, done=len(rows), workers=workers, limits=limits):
         rows[path] = {"error": error} if row is None else row
         journal.add(path, rows[path], _stamp(path))
@@ -119,7 +119,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a job failed, in one line."""
     if isinstance(error, MemoryError):
         return "needs more memory than a worker process may use"
     if isinstance(error, GcvideoError):

@@ -1,7 +1,7 @@
-"""A small synthetic action set whose classes differ only by motion and its order over the whole clip.
+"""Synthetic action set: short videos whose classes differ only by motion and its order over the whole clip.
 
 Each video, a real H.264 MP4 file, shows a handful of discs on a textured background. All discs do the same: they go
-left then right, or right then left; grow or shrink (and burst or vanish, to begin anew); circle clockwise or
+left then right, or right then left; grow or shrink (and burst or vanish, to begin again); circle clockwise or
 counterclockwise; or bounce twice or thrice. Sizes, colours, shades, background, speeds and the moments of turning are
 random.
 
@@ -15,7 +15,6 @@ Horizontal flips would swap classes: train with ``data.flip: 0``.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -42,7 +41,11 @@ CLASSES = (
 )
 WIDTH, HEIGHT = 72, 60  # pixels
 FRAMES, FPS = 48, 20
+SECONDS = math.ceil(FRAMES / FPS)
+COLUMNS, ROWS = 3, 2  # of discs
+SMALLEST, LARGEST = 4.5, 13.5  # radius of a disc, pixels
 RECIPE = 1  # raised whenever the same arguments would give other pixels
+ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,10 @@ def make_synthetic(
     seed: int = 0,
     workers: int | None = None,
 ) -> SyntheticSet:
-    """Make the set, or finish one that was cut off. A complete one is left as it is.
+    """Make the set, or finish one that was interrupted. A complete one is left as it is.
 
     Args:
-        folder: made if need be.
+        folder: created if it does not exist.
         train, val: videos of each split; the classes are balanced as far as the number divides.
         seed: the same seed gives the same videos.
         workers: processes that draw and encode; by default one a core.
@@ -87,14 +90,17 @@ def make_synthetic(
     """
     made = SyntheticSet(Path(folder).expanduser())
     _claim(made.folder, {"recipe": RECIPE, "train": train, "val": val, "seed": seed})
-    plans = [*_plan(made, "train", train, seed), *_plan(made, "val", val, seed)]
-    missing = [plan for plan in plans if not Path(plan.path).is_file()]
-    done = len(plans) - len(missing)
-    for plan, _, error in run_jobs(_make_video, missing, title="synthetic set", done=done, workers=workers):
+    splits = {"train": _plan(made, "train", train, (seed, 0)), "val": _plan(made, "val", val, (seed, 1))}
+    videos = [video for split in splits.values() for video in split]
+    missing = [video for video in videos if not video.path.is_file()]
+    done = len(videos) - len(missing)
+    for video, _, error in run_jobs(_make_video, missing, title="synthetic set", done=done, workers=workers):
         if error:
-            raise DataError(f"{plan.path}: {error}")
-    for split, annotation in (("train", made.train), ("val", made.val)):
-        _write_annotation(annotation, [plan for plan in plans if plan.split == split])
+            raise DataError(f"{video.path}: {error}")
+    for split, listed in splits.items():
+        lines = ["label,youtube_id,time_start,time_end,split\n"]
+        lines += [f"{CLASSES[v.label]},{v.id},{v.start},{v.start + SECONDS},{split}\n" for v in listed]
+        write_atomically(made.folder / f"{split}.csv", "".join(lines).encode())
     return made
 
 
@@ -149,10 +155,6 @@ def draw_clip(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> 
     return np.clip(images, 0, 255).astype(np.uint8)
 
 
-COLUMNS, ROWS = 3, 2  # of discs
-SMALLEST, LARGEST = 4.5, 13.5  # radius of a disc, pixels
-
-
 def _draw_places(rng: np.random.Generator) -> list[tuple[np.float32, np.float32]]:
     """Centres (x, y) of the discs: a grid at a random place, each disc a little off its point."""
     left, top = rng.uniform(0, WIDTH), rng.uniform(0, HEIGHT)
@@ -180,39 +182,30 @@ def _wrap(distance: np.ndarray, length: int) -> np.ndarray:
     return (distance + length / 2) % length - length / 2
 
 
-@dataclass(frozen=True)
-class _Plan:
+class _Video(NamedTuple):
     """One video to be made."""
 
-    path: str
-    split: str
+    path: Path
     label: int
     id: str
     start: int  # seconds, as if cut out of a longer video
     seed: tuple[int, int, int]
 
 
-_ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_SECONDS = math.ceil(FRAMES / FPS)
-
-
-def _plan(made: SyntheticSet, split: str, count: int, seed: int) -> list[_Plan]:
-    number = ("train", "val").index(split)
-    rng = np.random.default_rng([seed, number])
+def _plan(made: SyntheticSet, split: str, count: int, seed: tuple[int, int]) -> list[_Video]:
+    rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(CLASSES))
-    plans = []
+    videos = []
     for index, label in enumerate(labels.tolist()):
-        name = "".join(rng.choice(list(_ID_LETTERS), 11))
+        name = "".join(rng.choice(list(ID_LETTERS), 11))
         start = int(rng.integers(0, 290))
-        path = made.videos(split) / f"{name}_{start:06d}_{start + _SECONDS:06d}.mp4"
-        plans.append(_Plan(str(path), split, label, name, start, (seed, number, index)))
-    return plans
+        path = made.videos(split) / f"{name}_{start:06d}_{start + SECONDS:06d}.mp4"
+        videos.append(_Video(path, label, name, start, (*seed, index)))
+    return videos
 
 
-def _make_video(plan: _Plan) -> None:
-    rng = np.random.default_rng(plan.seed)
-    content = _encode(draw_clip(plan.label, rng))
-    write_atomically(plan.path, content)
+def _make_video(video: _Video) -> None:
+    write_atomically(video.path, _encode(draw_clip(video.label, np.random.default_rng(video.seed))))
 
 
 def _encode(frames: np.ndarray) -> bytes:
@@ -247,14 +240,3 @@ def _claim(folder: Path, wanted: dict[str, int]) -> None:
         raise DataError(f"{folder}: exists and is not a synthetic set; choose another folder")
     else:
         write_json(note, wanted)
-
-
-def _write_annotation(path: Path, plans: list[_Plan]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["label", "youtube_id", "time_start", "time_end", "split"])
-    for plan in plans:
-        writer.writerow([CLASSES[plan.label], plan.id, plan.start, plan.start + _SECONDS, plan.split])
-    content = text.getvalue().encode()
-    if not path.is_file() or path.read_bytes() != content:
-        write_atomically(path, content)

@@ -1,13 +1,14 @@
-"""Transcode a folder of videos to a layout made for reading clips, and measure what that brings."""
+"""Transcode a folder of videos to a layout that is fast to read clips from, and measure the gain."""
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import math
 import os
 import random
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -29,7 +30,7 @@ CLIP_FRAMES, CLIP_STRIDE = 8, 8  # the clip whose cost is measured: "8x8"
 
 @dataclass(frozen=True)
 class Cost:
-    """What a set of videos costs: bytes, and the median CPU milliseconds of opening one and decoding a random clip."""
+    """Cost of a set of videos: bytes, and the median CPU milliseconds of opening one and decoding a random clip."""
 
     bytes: int
     clip_ms: float
@@ -37,10 +38,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Transcoding:
-    """What became of a transcode.
+    """Result of a transcode.
 
     Attributes:
-        videos: how many there are now, with those that were there before.
+        videos: how many have a copy now, with those of earlier runs.
         old: cost of the originals.
         new: cost of the copies.
         failures: path -> reason, of the videos that have no copy.
@@ -52,15 +53,8 @@ class Transcoding:
     failures: dict[str, str]
 
 
-def transcode(
-    source: str | Path,
-    target: str | Path,
-    encoding: Encoding,
-    *,
-    workers: int | None = None,
-    limits: Limits = LIMITS,
-) -> Transcoding:
-    """Write every video under ``source`` anew under ``target``, at the same place with the suffix ``.mp4``.
+def transcode(source: str | Path, target: str | Path, encoding: Encoding, *, workers: int | None = None) -> Transcoding:
+    """Transcode every video under ``source``; its copy has the same place under ``target`` and the suffix ``.mp4``.
 
     Videos that an earlier run has written are kept; those that failed are tried again. Originals are only read.
 
@@ -72,19 +66,10 @@ def transcode(
     if encoding.preset not in PRESETS:
         raise DataError(f"no preset {encoding.preset!r}; the presets are {', '.join(PRESETS)}")
     copies = _copies(source, target)
-    journal_path = target / JOURNAL
-    key = dataclasses.asdict(encoding)
-    with Journal(journal_path, key) as journal:
-        if journal_path.exists() and not journal.fits:
+    with Journal(target / JOURNAL, encoding._asdict()) as journal:
+        if journal.path.exists() and not journal.fits:
             raise DataError(f"{target}: holds videos transcoded with other settings; choose another folder")
-        for path, copy in copies.items():
-            if not Path(copy).is_file():
-                journal.forget(path)
-        function = _Transcode(str(source), str(target), encoding)
-        rows = scan(function, list(copies), journal=journal, title="transcode", limits=limits, workers=workers)
-    failures = {path: row["error"] for path, row in rows.items() if "error" in row}
-    old, new = _costs({path: copy for path, copy in copies.items() if path not in failures})
-    return Transcoding(videos=len(copies) - len(failures), old=old, new=new, failures=failures)
+        return _transcode(copies, encoding, journal, workers)
 
 
 def compare_presets(
@@ -97,18 +82,19 @@ def compare_presets(
     chosen = random.Random(0).sample(paths, min(videos, len(paths)))
     results = {}
     with tempfile.TemporaryDirectory(prefix="gcvideo-presets-") as folder:
-        sample = Path(folder) / "sample"
-        sample.mkdir()
-        for number, path in enumerate(chosen):
-            (sample / f"{number}{Path(path).suffix}").symlink_to(Path(path).resolve())
         for preset in PRESETS:
-            encoding = Encoding(preset=preset, short_side=short_side)
-            results[preset] = transcode(sample, Path(folder) / preset, encoding, workers=workers)
+            copies = {path: os.path.join(folder, preset, f"{number}.mp4") for number, path in enumerate(chosen)}
+            with Journal(os.path.join(folder, f"{preset}.jsonl"), {}) as journal:
+                encoding = Encoding(preset=preset, short_side=short_side)
+                results[preset] = _transcode(copies, encoding, journal, workers)
     return results
 
 
 def copy_annotation(annotation: str | Path, source: str | Path, target: str | Path) -> Path:
-    """Write a ``path label`` list of the copies of an annotation's videos into ``target``; returns its path."""
+    """Write a list of the copies of an annotation's videos into ``target``; returns its path.
+
+    Its lines are ``path label``, or ``path start end label`` for segments.
+    """
     records = load_records(annotation, root=None)
     records.require_text()
     lines = []
@@ -116,73 +102,63 @@ def copy_annotation(annotation: str | Path, source: str | Path, target: str | Pa
         relative = os.path.relpath(record.path, source)
         if relative.startswith(os.pardir):
             raise DataError(f"{annotation}: {record.path} does not lie in {source}")
-        lines.append(f"{os.path.splitext(relative)[0]}.mp4 {record.label}\n")
+        segment = "" if record.start is None else f"{record.start} {record.end} "
+        lines.append(f"{os.path.splitext(relative)[0]}.mp4 {segment}{record.label}\n")
     copy = Path(target) / f"{Path(annotation).stem}.txt"
     write_atomically(copy, "".join(lines).encode())
     return copy
 
 
-@dataclass(frozen=True)
-class _Transcode:
-    """The job of one video."""
+def _transcode(copies: dict[str, str], encoding: Encoding, journal: Journal, workers: int | None) -> Transcoding:
+    for path, copy in copies.items():
+        if not os.path.isfile(copy):
+            journal.forget(path)
+    function = functools.partial(_copy_video, copies=copies, encoding=encoding)
+    rows = scan(function, list(copies), journal=journal, title="transcode", limits=LIMITS, workers=workers)
+    failures = {path: row["error"] for path, row in rows.items() if "error" in row}
+    old, new = _costs([(path, copy) for path, copy in copies.items() if path not in failures])
+    return Transcoding(len(copies) - len(failures), old, new, failures)
 
-    source: str
-    target: str
-    encoding: Encoding
 
-    def __call__(self, path: str) -> Row:
-        copy = _copy_of(path, self.source, self.target)
-        Path(copy).unlink(missing_ok=True)  # of the video as it was before it changed
-        with open_video(path) as video:
-            expected = len(video)
-        frames = encode_video(path, copy, self.encoding)
-        if frames != expected:
-            os.unlink(copy)
-            raise DataError(f"only {frames} of {expected} frames can be decoded")
-        return {"frames": frames, "bytes": os.path.getsize(copy)}
+def _copy_video(path: str, *, copies: Mapping[str, str], encoding: Encoding) -> Row:
+    copy = copies[path]
+    Path(copy).unlink(missing_ok=True)  # of the video as it was before it changed
+    with open_video(path) as video:
+        expected = len(video)
+    frames = encode_video(path, copy, encoding)
+    if frames != expected:
+        os.unlink(copy)
+        raise DataError(f"only {frames} of {expected} frames can be decoded")
+    return {"frames": frames, "bytes": os.path.getsize(copy)}
 
 
 def _copies(source: Path, target: Path) -> dict[str, str]:
     """Original -> copy, of every video."""
     if not source.is_dir():
         raise DataError(f"{source}: no such folder of videos")
-    inside = Path(os.path.realpath(target))
-    outside = Path(os.path.realpath(source))
-    if inside == outside or outside in inside.parents or inside in outside.parents:
+    inside, outside = target.resolve(), source.resolve()
+    if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise DataError(f"{target}: must lie outside of {source}, and not around it")
-    copies: dict[str, str] = {}
-    owners: dict[str, str] = {}
+    owners: dict[str, str] = {}  # copy -> original
     for relative in videos_under(source):
-        path = os.path.join(source, relative)
-        copy = _copy_of(path, str(source), str(target))
+        path, copy = str(source / relative), str(target / os.path.splitext(relative)[0]) + ".mp4"
         if copy in owners:
             raise DataError(f"{path} and {owners[copy]} would both become {copy}; rename one of them")
         owners[copy] = path
-        copies[path] = copy
-    if not copies:
+    if not owners:
         raise DataError(f"{source}: holds no videos")
-    return copies
+    return {path: copy for copy, path in owners.items()}
 
 
-def _copy_of(path: str, source: str, target: str) -> str:
-    return os.path.join(target, os.path.splitext(os.path.relpath(path, source))[0] + ".mp4")
-
-
-def _costs(copies: dict[str, str], *, sample: int = 24) -> tuple[Cost, Cost]:
-    """Cost of originals and of copies, measured in turn, in one process that nothing else of ours disturbs."""
-    chosen = random.Random(0).sample(list(copies.items()), min(sample, len(copies)))
-    measured = run_jobs(_pair_seconds, chosen, title="measure", workers=1, limits=LIMITS)
-    pairs = [seconds for _, seconds, _ in measured if seconds is not None]
-    old, new = [1000 * median(side) for side in zip(*pairs, strict=True)] if pairs else (math.nan, math.nan)
-    return Cost(_bytes(list(copies)), old), Cost(_bytes(list(copies.values())), new)
-
-
-def _bytes(paths: list[str]) -> int:
-    return sum(os.path.getsize(path) for path in paths)
-
-
-def _pair_seconds(pair: tuple[str, str]) -> tuple[float, float]:
-    return clip_seconds(pair[0]), clip_seconds(pair[1])
+def _costs(pairs: list[tuple[str, str]], *, sample: int = 24) -> list[Cost]:
+    """Cost of originals and of copies, measured alternately in one process."""
+    chosen = random.Random(0).sample(pairs, min(sample, len(pairs)))
+    measured = run_jobs(lambda pair: [*map(clip_seconds, pair)], chosen, title="measure", workers=1, limits=LIMITS)
+    seconds = [both for _, both, _ in measured if both is not None] or [[math.nan, math.nan]]
+    return [
+        Cost(sum(os.path.getsize(pair[side]) for pair in pairs), 1000 * median(both[side] for both in seconds))
+        for side in (0, 1)
+    ]
 
 
 def clip_seconds(path: str, *, clips: int = 5) -> float:

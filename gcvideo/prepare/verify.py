@@ -1,11 +1,11 @@
-"""Decode whole videos and say which ones are not sound."""
+"""Decode whole videos and list those that are damaged."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -22,9 +22,8 @@ from gcvideo.video.tar_members import local_path
 LIMITS = Limits(seconds=600, memory=4 << 30)
 
 
-@dataclass(frozen=True)
-class Verification:
-    """What became of a check.
+class Verification(NamedTuple):
+    """Result of a verification.
 
     Attributes:
         videos: how many were decoded.
@@ -45,16 +44,16 @@ def verify(
     workers: int | None = None,
     limits: Limits = LIMITS,
 ) -> Verification:
-    """Decode every frame of every video, in processes that may die; write the list of those that are not sound.
+    """Decode every frame of every video, in processes that may die; write the list of those that are damaged.
 
-    A run that was cut off goes on where it stood, from a journal beside the list.
+    An interrupted run is resumed from a journal beside the list.
 
     Args:
         annotation: anything that ``load_records`` reads.
         quarantine: the list to write: a JSON object (id, path, reason) a line, as training reads it.
         root: folder of the videos; by default the annotation's own folder.
         workers: processes at a time; by default one a core.
-        limits: what one video may use; by default 10 minutes and 4 GiB.
+        limits: of one video; by default 10 minutes and 4 GiB.
 
     Raises:
         DataError: the annotation cannot be used.
@@ -73,10 +72,10 @@ def verify(
 def verify_video(path: str) -> Row:
     """Decode a video from beginning to end, then read a clip of it as training does.
 
-    Damage that decoders paper over, by showing part of another picture, counts: decoding is strict.
+    Damage that decoders hide, by showing part of another picture, counts: decoding is strict.
 
     Raises:
-        VideoError: the video is not sound, and why.
+        VideoError: the video is damaged, and how.
     """
     with open_video(path) as video:
         expected = len(video)
@@ -88,10 +87,10 @@ def verify_video(path: str) -> Row:
 
 
 def _count_frames(path: str) -> int:
-    """Frames of a strict decode."""
+    """Number of frames of a strict decode."""
     count = 0
     try:
-        # Whatever a file's name or content looks like, it must not be taken for a URL or reach out to one.
+        # A file must not be taken for a URL or open one, for any name or content that it may have.
         options = {"protocol_whitelist": "file"}
         with local_path(path) as file, av.open(f"file:{file}", metadata_errors="replace", options=options) as container:
             stream = container.streams.video[0]

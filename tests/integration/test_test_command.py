@@ -21,6 +21,7 @@ from gcvideo.config import config_from_dict
 from gcvideo.data.records import RecordTable
 from gcvideo.eval import test_run as testing
 from gcvideo.eval.predictions import Predictions, VideoScores
+from gcvideo.files import hash_file
 from gcvideo.journal import Journal
 from gcvideo.train.checkpoint import load_checkpoint, save_checkpoint
 from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
@@ -242,7 +243,7 @@ def test_a_restart_forgets_the_finished_videos(place: Path, tmp_path: Path) -> N
     checkpoint = load_checkpoint(path)
     config = config_from_dict(checkpoint["config"], where="the test's checkpoint")
     records = testing.test_records(config, checkpoint["classes"])
-    key = testing._journal_key(config, records, testing.hash_file(path), "fp32")
+    key = testing._journal_key(config, records, hash_file(path), "fp32")
     nonsense = np.ones(4, np.float32)
     kept = []
     for arguments in ([], ["--restart"]):

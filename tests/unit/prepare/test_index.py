@@ -48,6 +48,8 @@ def test_index_says_what_each_video_is(kinetics, clip):
         "id": f"{IDS[0]}_000003_000013",
         "path": f"train/{IDS[0]}_000003_000013.mp4",
         "label": 0,
+        "start": None,
+        "end": None,
         "frames": 20,
         "fps": 10.0,
         "duration": 2.0,

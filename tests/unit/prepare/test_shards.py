@@ -1,6 +1,6 @@
-"""Tar shards: written once, read as streams."""
+"""Tar shards."""
 
-import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 
 from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
-from gcvideo.prepare.shards import as_path, open_shards, read_shards, write_shards
+from gcvideo.prepare.shards import ShardSet, write_shards
 from gcvideo.video import open_video
 from tests.videos import moving_frames, write_video
 
@@ -27,99 +27,57 @@ def videos(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(videos, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("shards")
+def shards(videos, tmp_path_factory) -> ShardSet:
     size = (videos / "clip.mp4").stat().st_size
-    write_shards(videos / "list.txt", folder, shard_bytes=3 * size + 200, workers=1)
-    return folder
+    folder = tmp_path_factory.mktemp("shards")
+    return write_shards(videos / "list.txt", folder, shard_bytes=3 * size + 200, workers=1)
 
 
-class Pipe(io.RawIOBase):
-    """A file that can only be read forwards, as a download is."""
-
-    def __init__(self, path: str) -> None:
-        self.file = open(path, "rb")  # noqa: SIM115
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return False
-
-    def read(self, size: int = -1) -> bytes:
-        return self.file.read(size)
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
+@pytest.fixture(scope="module")
+def folder(shards) -> Path:
+    return shards.folder
 
 
-def ids(samples) -> list[str]:
-    return [sample.id for sample in samples]
+def contents(shards: ShardSet) -> dict[str, tuple[bytes, int, str]]:
+    """Video, label and suffix of every sample by its id, read with tarfile alone."""
+    samples = {}
+    for name, count in zip(shards.names, shards.counts, strict=True):
+        with tarfile.open(shards.folder / name) as tar:
+            parts = [tar.extractfile(member).read() for member in tar]  # type: ignore[union-attr]
+            names = tar.getnames()
+        assert len(parts) == 3 * count
+        for place in range(0, len(parts), 3):
+            note = json.loads(parts[place + 2])
+            assert note["label"] == int(parts[place + 1])
+            stems, suffixes = zip(*(name.split(".", 1) for name in names[place : place + 3]), strict=True)
+            assert len(set(stems)) == 1
+            assert suffixes[1:] == ("cls", "json")
+            samples[note["id"]] = (parts[place], note["label"], suffixes[0])
+    return samples
 
 
-def test_every_video_is_in_exactly_one_shard_untouched(videos, folder):
-    shards = open_shards(folder)
-    assert shards.counts == (3, 3, 3, 2)
+def test_every_video_is_in_exactly_one_shard_untouched(videos, shards):
+    assert shards.counts == [3, 3, 3, 2]
+    assert json.loads((shards.folder / "shards.json").read_text())["fingerprint"] == shards.fingerprint
     assert shards.fingerprint == load_records(videos / "list.txt").fingerprint
-    samples = {sample.id: sample for sample in read_shards(shards)}
+    samples = contents(shards)
     for record in load_records(videos / "list.txt"):
-        sample = samples.pop(record.id)
-        assert (sample.video, sample.label, sample.suffix) == (Path(record.path).read_bytes(), record.label, ".mp4")
+        assert samples.pop(record.id) == (Path(record.path).read_bytes(), record.label, "mp4")
     assert not samples
 
 
-def test_videos_are_decoded_from_memory(folder):
-    sample = next(read_shards(open_shards(folder)))
-    with as_path(sample.video) as path, open_video(path) as video:
+def test_records_of_the_shards_are_those_of_the_annotation(videos, shards):
+    packed, listed = load_records(shards.folder), load_records(videos / "list.txt")
+    assert [(record.id, record.label) for record in packed] == [(record.id, record.label) for record in listed]
+    with open_video(packed[0].path) as video:
         assert video.frames(range(5)).shape == (5, 48, 64, 3)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_ranks_get_equal_shares_without_overlap(folder, world_size):
-    shards = open_shards(folder)
-    shares = [ids(read_shards(shards, epoch=1, rank=rank, world_size=world_size)) for rank in range(world_size)]
-    assert {len(share) for share in shares} == {COUNT // world_size}
-    together = [id_ for share in shares for id_ in share]
-    assert len(set(together)) == len(together)
-    assert together == ids(read_shards(shards, epoch=1))[: len(together)]
-
-
-def test_epochs_differ_and_repeat(folder):
-    shards = open_shards(folder)
-    orders = [tuple(ids(read_shards(shards, seed=1, epoch=epoch))) for epoch in range(4)]
-    assert len(set(orders)) > 1
-    assert all(sorted(order) == sorted(orders[0]) for order in orders)
-    assert tuple(ids(read_shards(shards, seed=1, epoch=2))) == orders[2]
-
-
-@pytest.mark.parametrize("opener", [None, Pipe], ids=["local", "stream"])
-def test_reading_resumes_at_any_sample(folder, opener):
-    shards = open_shards(folder)
-    whole = ids(read_shards(shards, epoch=3, rank=1, world_size=2, open_file=opener))
-    for start in range(len(whole) + 1):
-        rest = ids(read_shards(shards, epoch=3, rank=1, world_size=2, start=start, open_file=opener))
-        assert rest == whole[start:]
-
-
-def test_only_the_shards_of_the_share_are_opened(folder):
-    opened = []
-
-    def open_file(path):
-        opened.append(path)
-        return open(path, "rb")
-
-    shards = open_shards(folder)
-    list(read_shards(shards, rank=3, world_size=4, open_file=open_file))
-    assert len(opened) <= 2
-
-
-def test_webdataset_reads_the_shards(videos, folder):
+def test_webdataset_reads_the_shards(shards):
     wds = pytest.importorskip("webdataset")
-    shards = open_shards(folder)
-    dataset = wds.WebDataset([str(folder / name) for name in shards.names], shardshuffle=False).decode()
-    theirs = {sample["json"]["id"]: (sample["cls"], sample["mp4"]) for sample in dataset}
-    assert theirs == {sample.id: (sample.label, sample.video) for sample in read_shards(shards)}
+    dataset = wds.WebDataset([str(shards.folder / name) for name in shards.names], shardshuffle=False).decode()
+    theirs = {sample["json"]["id"]: (sample["mp4"], sample["cls"], "mp4") for sample in dataset}
+    assert theirs == contents(shards)
 
 
 def test_the_same_videos_give_the_same_bytes_and_finished_shards_are_kept(videos, folder, tmp_path):
@@ -139,13 +97,9 @@ def test_a_set_is_not_mixed_with_another(videos, folder):
         write_shards(videos / "list.txt", folder, seed=1)
 
 
-def test_an_unfinished_set_is_not_read(folder, tmp_path):
-    with pytest.raises(DataError, match="no complete set of shards"):
-        open_shards(tmp_path)
-
-
 @pytest.mark.parametrize("damage", ["cut", "short", "garbage"])
-def test_damaged_shards_are_reported(folder, tmp_path, damage):
+def test_damaged_shards_are_reported(videos, folder, tmp_path, damage):
+    size = (videos / "clip.mp4").stat().st_size
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     shard = tmp_path / "shard-000001.tar"
@@ -157,5 +111,5 @@ def test_damaged_shards_are_reported(folder, tmp_path, damage):
     else:
         with tarfile.open(shard, "w"):
             pass
-    with pytest.raises(DataError, match=r"shard-000001\.tar"):
-        list(read_shards(open_shards(tmp_path)))
+    with pytest.raises(DataError, match=r"shard-000001\.tar: .*remove it"):
+        write_shards(videos / "list.txt", tmp_path, shard_bytes=3 * size + 200, workers=1)
