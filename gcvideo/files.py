@@ -13,7 +13,7 @@ from typing import Any
 from gcvideo.errors import ConfigError
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
+def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
     """Write a temporary file beside ``path``, sync it, and rename it into place."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

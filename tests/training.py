@@ -18,8 +18,8 @@ from gcvideo import distributed
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
 from gcvideo.errors import GcvideoError
 from gcvideo.train.checkpoint import load_checkpoint
-from gcvideo.train.signals import EXIT_CODE, Stopped
-from gcvideo.train.trainer import Trainer
+from gcvideo.train.signals import EXIT_CODE, Stopped, StopSignals
+from gcvideo.train.trainer import Parts, Trainer
 from tests.tiny import tiny_config, tiny_videos
 
 # Every switch of the recipe but those that need several processes; a crop that multigrid can halve.
@@ -80,7 +80,7 @@ def train_config(folder: Path, name: str = "run", **sections: dict[str, Any]) ->
     config["model"]["dropout"] = 0.0
     config["data"]["train"] = config["data"]["val"] = {"annotation": str(folder / "val.txt")}
     config["optim"].update(lr=0.05, warmup_epochs=0.5)
-    # In float32 whatever the processor: tests hold these runs to arithmetic done by hand.
+    # In float32 on any processor: tests hold these runs to arithmetic done by hand.
     config["train"].update(epochs=3, batch_size=4, log_every=1, val_every=0, checkpoint_minutes=0, precision="fp32")
     for section, values in sections.items():
         if isinstance(values, dict):
@@ -116,11 +116,11 @@ def same_tensors(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def start(config: RunConfig, *, processes: int = 1, slow_after: int | None = None, **options: Any) -> list[BaseProcess]:
+def start(config: RunConfig, *, processes: int = 1, hold_after: int | None = None, **options: Any) -> list[BaseProcess]:
     """Train in processes of their own, which share one warm parent, so that starting them costs little.
 
-    From step ``slow_after`` on each step takes a second longer, so that a kill or a signal that the test sends after it
-    comes before the end, however busy the machine is.
+    From step ``hold_after`` on they wait after each step until ``release`` is called, so that a kill or a signal that
+    the test sends comes before the end, however busy the machine is.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
@@ -133,10 +133,19 @@ def start(config: RunConfig, *, processes: int = 1, slow_after: int | None = Non
         if processes > 1:
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        process = context.Process(target=_train, args=(config_to_dict(config), environment, slow_after, options))
+        process = context.Process(target=_train, args=(config_to_dict(config), environment, hold_after, options))
         process.start()
         started.append(process)
     return started
+
+
+def release_file(config: RunConfig) -> Path:
+    return Path(config.output) / f"{config.name}.release"
+
+
+def release(config: RunConfig) -> None:
+    """Let the processes that ``start(hold_after=...)`` holds go."""
+    release_file(config).touch()
 
 
 def train_in_processes(config: RunConfig, *, processes: int = 1, **options: Any) -> list[int | None]:
@@ -166,26 +175,29 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class _SlowTrainer(Trainer):
-    slow_after: int
+def _hold_after(step: int, release: Path) -> None:
+    """Let this process wait after each step from ``step`` on, until the file ``release`` exists."""
+    save_or_stop = Trainer._save_or_stop
 
-    def _save_or_stop(self, *, due: bool) -> None:
-        super()._save_or_stop(due=due)
-        if self.position.step >= self.slow_after:
-            time.sleep(1)
+    def hold(self: Trainer, parts: Parts, stop: StopSignals, *, due: bool = False) -> None:
+        save_or_stop(self, parts, stop, due=due)
+        while parts.state.position.step >= step and not release.exists():
+            time.sleep(0.002)
+
+    Trainer._save_or_stop = hold  # type: ignore[method-assign]
 
 
 def _train(
-    values: dict[str, Any], environment: dict[str, str], slow_after: int | None, options: dict[str, Any]
+    values: dict[str, Any], environment: dict[str, str], hold_after: int | None, options: dict[str, Any]
 ) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
     try:
         with distributed.init_from_env(timeout_minutes=2):
             config = config_from_dict(values, where="the test's config")
-            trainer = Trainer(config) if slow_after is None else _SlowTrainer(config)
-            trainer.slow_after = slow_after
-            trainer.fit(**options)
+            if hold_after is not None:
+                _hold_after(hold_after, release_file(config))
+            Trainer(config).fit(**options)
     except Stopped:
         os._exit(EXIT_CODE)
     except GcvideoError:  # it is in the log

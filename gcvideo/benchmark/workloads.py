@@ -29,7 +29,7 @@ from gcvideo.device import pick_precision
 from gcvideo.errors import GcvideoError
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.models import build_model
-from gcvideo.train.step import Learner
+from gcvideo.train.step import TrainStep
 
 # Learning rate of steps that are timed: so low that no network overfits the one batch, and the gradients of the last
 # step have the size of those of the first.
@@ -80,8 +80,8 @@ def training_step(
     changes: dict[str, Any] = {"batch_size": len(clips), "accumulate": 1, "precision": precision, "compile": compile}
     data = replace(config.data, frames=clips.shape[2], crop=clips.shape[-1])
     model = replace(config.model, weights=None)
-    learner = Learner(replace(config, data=data, train=replace(config.train, **changes), model=model), device)
-    learner.train()
+    learner = TrainStep(replace(config, data=data, train=replace(config.train, **changes), model=model), device)
+    learner.train_mode()
     indices = torch.arange(len(clips))
     batch = ClipBatch(clips.to(device), indices.to(device) % model.num_classes, indices, [])
     return lambda: learner.step(iter([batch]), number=0, lr=STEADY_LR)

@@ -14,20 +14,22 @@ from gcvideo.files import write_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.epilog = (
-        "Exit codes: 0 trained to the end; 2 a mistake in config or data, in one line; 75 SIGTERM or SIGUSR1 came and "
-        "a checkpoint was saved: the same command with --resume goes on."
+        "Exit codes: 0 trained to the end; 2 a mistake in config or data, in one line; 75 stopped by SIGTERM, SIGUSR1 "
+        "or Ctrl-C after saving a checkpoint: continue with the same command and --resume."
     )
     parser.add_argument("config", help="a YAML file, or the name of a shipped one (demo/synthetic_gc.yaml)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config (optim.lr=0.02)")
     parser.add_argument(
         "--help-config", nargs="?", action=_HelpConfig, metavar="KEY", help="explain a config key or section, or all"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
-    parser.add_argument("--overwrite", action="store_true", help="remove the run that the folder holds and start anew")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
+    parser.add_argument("--overwrite", action="store_true", help="remove the run in the folder and start again")
     trial = parser.add_argument_group("before a long training").add_mutually_exclusive_group()
     trial.add_argument("--dry-run", action="store_true", help="a few steps, then memory, speed and time to finish")
     trial.add_argument("--profile", action="store_true", help="a few steps under torch's profiler, and a trace")
-    trial.add_argument("--overfit", type=int, metavar="N", help="learn N videos by heart, to see that it can learn")
+    trial.add_argument(
+        "--overfit", type=int, metavar="N", help="overfit N videos until all are learned, at most train.epochs epochs"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the results there as well")
 
 
@@ -48,12 +50,12 @@ def run(args: argparse.Namespace) -> int:
             results = {"trace": str(trials.profile(config))}
         else:
             # torchrun restarts a failed job with the same arguments: it resumes from the last checkpoint.
-            trainer = Trainer(config, videos=args.overfit)
+            trainer = Trainer(config, overfit=args.overfit)
             overwrite = args.overwrite and (not restarted or trainer.folder.overwrite_is_pending())
             try:
                 results = trainer.fit(resume=args.resume or (restarted and not overwrite), overwrite=overwrite)
             except Stopped as signal:
-                console.warn(f"stopped by {signal}; a checkpoint is saved, go on with --resume")
+                console.warn(f"stopped by {signal}; a checkpoint is saved, continue with --resume")
                 return EXIT_CODE
             if distributed.is_main():
                 from gcvideo.report.pages import write_run_report

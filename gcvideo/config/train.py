@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gcvideo.config.checks import check_fraction, check_not_negative, check_positive
+from gcvideo.config.objects import check_kind
 from gcvideo.errors import ConfigError
 
 
@@ -14,7 +15,7 @@ class OptimConfig:
     """Optimizer and learning-rate schedule.
 
     Attributes:
-        optimizer: sgd or adamw.
+        optimizer: sgd, adamw, or a dotted path to a ``torch.optim.Optimizer`` class of your own ("my_optim:Lion").
         lr: highest learning rate, for ``train.batch_size`` clips per step over all processes.
         lr_for_batch: batch size that ``lr`` was chosen for: the rate used is lr x train.batch_size / lr_for_batch (the
             linear scaling rule of Goyal et al. 2017). Default: ``lr`` is used as it is.
@@ -31,7 +32,7 @@ class OptimConfig:
         fused: update all parameters in one kernel: measured 3.5 times faster than a loop over the parameters.
     """
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: str = "sgd"
     lr: float = 0.1
     lr_for_batch: int | None = None
     momentum: float = 0.9
@@ -47,6 +48,7 @@ class OptimConfig:
     fused: bool = True
 
     def __post_init__(self) -> None:
+        check_kind("optim.optimizer", self.optimizer, ("sgd", "adamw"))
         check_positive("optim", self, "lr", "lr_for_batch")
         check_not_negative("optim", self, "weight_decay", "warmup_epochs", "warmup_start_lr", "clip_grad_norm")
         if self.schedule == "step" and not self.milestones:
@@ -68,7 +70,9 @@ class TrainConfig:
         channels_last: memory layout: channels_last_3d (true) or contiguous (false). Default: channels_last_3d for bf16
             and on CPUs, the faster layout where it was measured. See gcvideo.device.
         compile: compile the network with torch.compile.
-        label_smoothing: label smoothing, in [0, 1).
+        loss: dotted path to a loss of your own ("my_loss:Focal"): called with logits (N, K) and labels (N,), or (N, K)
+            where clips are mixed, it returns a scalar; a class is instantiated first. Default: cross entropy.
+        label_smoothing: label smoothing of cross entropy, in [0, 1).
         freeze: parts of the network that are not trained: stem, res2 ... head, or backbone for all but the head.
         ema: decay of the exponential moving average of the weights, which is validated and tested, for example 0.9999
             (Polyak averaging as in Tan and Le 2019); 0: none.
@@ -95,6 +99,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool | None = None
     compile: bool = False
+    loss: str | None = None
     label_smoothing: float = 0.0
     freeze: list[str] = field(default_factory=list)
     ema: float = 0.0
@@ -123,5 +128,9 @@ class TrainConfig:
             )
         if self.multigrid != "none" and self.sync_batch_norm != 1:
             raise ConfigError("train.multigrid: splits batch norms, so train.sync_batch_norm must stay 1")
+        if self.loss is not None:
+            check_kind("train.loss", self.loss, ())
+            if self.label_smoothing:
+                raise ConfigError("train.label_smoothing: belongs to cross entropy; set it to 0 with train.loss")
         if self.static_graph and self.accumulate > 1:
             raise ConfigError("train.static_graph: does not work with train.accumulate above 1")

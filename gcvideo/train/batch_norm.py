@@ -1,28 +1,29 @@
-"""Batch norms in training: shared between processes, measured precisely, split into sub-batches."""
+"""Batch norms in training: synchronized between processes, measured precisely, or split into sub-batches."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gcvideo import distributed
+from gcvideo.device import input_sizes
 from gcvideo.errors import ConfigError
-from gcvideo.train.multigrid import SubBatchNorm3d
 
 
-def share_batch_norms(network: nn.Module, processes: int, device: torch.device) -> nn.Module:
-    """Let the batch norms of a number of processes measure their batches together (SyncBN).
+def synchronize_batch_norms(network: nn.Module, processes: int, device: torch.device) -> nn.Module:
+    """Let groups of processes compute batch norm statistics over all their clips (``nn.SyncBatchNorm``).
 
     Args:
         network: whose batch norms are replaced; parameters and buffers stay the same tensors.
-        processes: in each group that shares its statistics; 1 leaves every process its own, 0 joins all of them.
+        processes: in each group that shares its statistics; 1: each process its own, 0: all processes together.
         device: of the network.
 
     Raises:
-        ConfigError: the processes do not divide into such groups.
+        ConfigError: the processes do not divide into such groups, or they compute on CPUs, for which torch has no
+            synchronized batch norm.
     """
     world = distributed.world_size()
     size = processes or world
@@ -30,75 +31,69 @@ def share_batch_norms(network: nn.Module, processes: int, device: torch.device) 
         return network
     if world % size:
         raise ConfigError(f"train.sync_batch_norm: {world} processes do not divide into groups of {size}")
+    if device.type == "cpu":
+        raise ConfigError("train.sync_batch_norm: needs GPUs, as nn.SyncBatchNorm does; set it to 1 on CPUs")
     group, _ = torch.distributed.new_subgroups(group_size=size)
-    if device.type != "cpu":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network, process_group=group)
-    for module in network.modules():
-        if type(module) is nn.BatchNorm3d:
-            module.__class__ = SharedBatchNorm3d  # same parameters and buffers, another forward
-            vars(module)["group"] = group
-    return network
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network, process_group=group)
 
 
-class SharedBatchNorm3d(nn.BatchNorm3d):
-    """What ``nn.SyncBatchNorm`` does, on a CPU, where torch has no kernels for it.
+class SubBatchNorm3d(nn.BatchNorm3d):
+    """Batch norm over equal parts of a batch, each normalised as if it were a batch of its own.
 
-    Every process of ``group`` brings as many clips of the same shape. Parameters, buffers and evaluation are those of
-    ``nn.BatchNorm3d``.
+    Parameters, buffers and evaluation are those of ``nn.BatchNorm3d``. ``splits`` is the number of parts.
     """
 
-    group: Any = None
+    splits = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (N, C, T, H, W)."""
-        if not self.training:
+        """Normalise (N, C, T, H, W); in training N must be a multiple of ``splits``."""
+        if not self.training or self.splits == 1:
             return super().forward(x)
-        assert self.momentum is not None
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        size = torch.distributed.get_world_size(self.group)
-        wide = x.float()
-        mean = _Sum.apply(wide.mean((0, 2, 3, 4)), self.group) / size  # (C,)
-        centred = wide - mean.view(1, -1, 1, 1, 1)
-        var = _Sum.apply(centred.square().mean((0, 2, 3, 4)), self.group) / size
-        with torch.no_grad():
-            count = size * x.numel() / x.shape[1]
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * count / (count - 1), self.momentum)
-            self.num_batches_tracked.add_(1)
-        scale = (var + self.eps).rsqrt() * self.weight
-        return (centred * scale.view(1, -1, 1, 1, 1) + self.bias.view(1, -1, 1, 1, 1)).to(x.dtype)
+        return torch.cat([super(SubBatchNorm3d, self).forward(part) for part in x.chunk(self.splits)])
 
 
-class _Sum(torch.autograd.Function):
-    """The sum of a tensor over the processes of a group; what depends on it in any of them counts in its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        total = tensor.clone()
-        torch.distributed.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total = gradients[0].contiguous().clone()
-        torch.distributed.all_reduce(total, group=ctx.group)
-        return total, None
+def split_batch_norms(network: nn.Module, splits: int) -> None:
+    """Make every batch norm normalise so many parts of each batch separately."""
+    for module in network.modules():
+        if splits > 1 and type(module) is nn.BatchNorm3d:
+            module.__class__ = SubBatchNorm3d  # same parameters and buffers, another forward
+        if isinstance(module, SubBatchNorm3d):
+            module.splits = splits
 
 
-def make_precise(network: nn.Module, batches: Iterable[Tensor], count: int) -> None:
-    """Measure the statistics of all batch norms anew, over ``count`` batches and with the weights held still.
-
-    The running averages of training lag behind weights that change (Wu and Johnson 2021, "Rethinking 'Batch' in
-    BatchNorm", section 3). Every process measures its own batches; the results are pooled, so all end with the same.
+def require_batch_statistics(network: nn.Module, *, clips: int, frames: int, crop: int) -> None:
+    """Check that every batch norm sees more than one value per channel, without which it has no variance.
 
     Args:
-        network: in any mode, which is restored. Only batch norms measure: dropout and drop-path are off meanwhile, and
-            frozen batch norms keep what they have.
+        network: takes clips (N, 3, T, H, W); it is not changed.
+        clips: N of the smallest batch.
+        frames: T of the smallest clip.
+        crop: H and W of the smallest clip.
+
+    Raises:
+        ConfigError: a batch norm would see a single value.
+    """
+    for name, module, (_, _, *size) in input_sizes(network, (1, 3, frames, crop, crop)):
+        if isinstance(module, nn.BatchNorm3d) and clips * math.prod(size) == 1:
+            raise ConfigError(
+                f"train.batch_size: batch norm {name} would see one value per channel of {clips} clip of {frames} x "
+                f"{crop} x {crop} and cannot be trained; give more clips per process and micro-batch, or larger clips "
+                "(data.frames, data.crop)"
+            )
+
+
+def measure_batch_norms(network: nn.Module, batches: Iterable[Tensor], count: int) -> None:
+    """Precise batch norm: compute the statistics of all batch norms again, with fixed weights.
+
+    The running averages of training lag behind weights that change (Wu and Johnson 2021, "Rethinking 'Batch' in
+    BatchNorm", section 3). Every process measures its own batches; the results are pooled, so all processes end with
+    the same statistics.
+
+    Args:
+        network: in any mode, which is restored. Dropout and drop-path are off meanwhile, and frozen batch norms keep
+            their statistics.
         batches: clips (N, C, T, H, W) as the network takes them.
-        count: of batches, at least 1.
+        count: number of batches to use, at least 1.
     """
     from fvcore.nn.precise_bn import update_bn_stats
 
@@ -112,7 +107,7 @@ def make_precise(network: nn.Module, batches: Iterable[Tensor], count: int) -> N
     for norm in norms:
         norm.train()
     for norm in splits:
-        norm.splits = 1  # of several parts each would overwrite what the one before has measured
+        norm.splits = 1  # with several parts, each would overwrite the statistics of the one before
     try:
         update_bn_stats(network, batches, count)
     finally:
@@ -128,7 +123,7 @@ def make_precise(network: nn.Module, batches: Iterable[Tensor], count: int) -> N
         squares = distributed.all_reduce(norm.running_var + norm.running_mean.square(), "mean")
         assert mean is not None
         assert var is not None
-        # fvcore put new tensors in place; others hold on to the old ones.
+        # fvcore put new tensors in place; the original ones are referenced elsewhere.
         norm.running_mean, norm.running_var = mean.copy_(pooled), var.copy_(squares - pooled.square())
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: written so that no half of one is ever read, read so that no code in one is ever run.
+"""Checkpoint files: written atomically, checked for damage when read, and free of code.
 
 A checkpoint is a file of ``torch.save`` that holds tensors and plain values only:
 
@@ -15,6 +15,9 @@ A checkpoint is a file of ``torch.save`` that holds tensors and plain values onl
 ``epoch_step``      steps taken in the present epoch: with the seed, the place in the order of samples
 ``best``            {"top1": ..., "epoch": ...} of the best validation so far, or None
 ``failures``        [[id, path, reason], ...] of videos that could not be read
+``validation``      metrics of the last validation; ``details`` has them by class
+``seconds``         of the run; ``data_seconds`` and ``compute_seconds`` of its training steps
+``precision``       "fp32" or "bf16"
 ``world_size``      processes that wrote it
 ``versions``        of gcvideo, torch and so on
 =================== ================================================================================================
@@ -25,49 +28,44 @@ so neither a scheduler nor random states have to be saved; bf16 needs no gradien
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shutil
+import time
 import zipfile
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 
+from gcvideo import distributed
 from gcvideo.console import warn
-from gcvideo.errors import CheckpointError
+from gcvideo.errors import CheckpointError, GcvideoError
+from gcvideo.files import write_atomically
 
 FORMAT = 1
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a temporary file beside ``path``, sync it, rename it into place and sync the folder.
+    """Write a checkpoint atomically: a temporary file is synced and renamed, then the folder is synced.
 
     Raises:
-        CheckpointError: the disk is full or refuses; what was at ``path`` before is still there.
+        CheckpointError: the file cannot be written, for example because the disk is full; an older file at ``path``
+            is unchanged.
         TypeError: the state holds something that ``load_checkpoint`` would refuse.
     """
     _check_plain(state)
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    noted = None
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, content)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            noted = _ErrorNotingFile(file)
-            torch.save({"format": FORMAT, **state}, cast(IO[bytes], noted))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_atomically(path, content.getbuffer())
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        cause = noted.error if noted and noted.error else error
-        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).splitlines()[0]
+    except OSError as error:
         raise CheckpointError(
-            f"{path}: cannot write the checkpoint: {reason}; the ones written before are untouched"
+            f"{path}: cannot write the checkpoint: {error.strerror}; older checkpoints are unchanged"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_plain(value: Any, where: str = "state") -> None:
@@ -81,26 +79,8 @@ def _check_plain(value: Any, where: str = "state") -> None:
         raise TypeError(f"{where} is a {type(value).__name__}: a checkpoint holds tensors and plain values only")
 
 
-class _ErrorNotingFile:
-    """Passes bytes on, and remembers the error that torch's zip writer answers with one of its own."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; every byte is checked against the file's checksums.
+    """Read a checkpoint onto the CPU and check every byte against the file's checksums.
 
     Raises:
         CheckpointError: no such file, a damaged one, one that holds more than tensors and plain values, or one of
@@ -110,7 +90,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+        with zipfile.ZipFile(path) as archive:  # torch itself does not check the checksums
             damaged = archive.testzip()
     except (OSError, zipfile.BadZipFile, EOFError) as error:
         raise CheckpointError(f"{path}: not a checkpoint, or cut short ({str(error).splitlines()[0]})") from None
@@ -133,13 +113,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 class CheckpointFolder:
-    """The checkpoints of one run: the latest ones as ``step_00001200.pt``, and ``last.pt`` and ``best.pt``.
+    """Checkpoints of one run: the latest as ``step_00001200.pt``, and ``last.pt`` and ``best.pt``.
 
-    The last two are further names of numbered files (hard links), so they cost no space of their own.
+    ``last.pt`` and ``best.pt`` are hard links to numbered files, so they need no space of their own.
 
     Args:
-        folder: where they lie.
-        keep: how many of the latest to keep, the last one included.
+        folder: of the checkpoints.
+        keep: number of latest checkpoints to keep, the last one included.
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2) -> None:
@@ -147,67 +127,88 @@ class CheckpointFolder:
         self.keep = keep
         self.last = self.folder / "last.pt"
         self.best = self.folder / "best.pt"
+        self._saved = time.monotonic()
+
+    def minutes_since_save(self) -> float:
+        """Minutes since the last ``save`` of this process, or since the start."""
+        return (time.monotonic() - self._saved) / 60
 
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
-        """Write a checkpoint and point ``last.pt`` to it, and ``best.pt`` too where ``best`` says so.
+        """Write a checkpoint and link ``last.pt`` to it; with ``best`` also ``best.pt``.
 
         Raises:
-            CheckpointError: the disk is full or refuses; the checkpoints before it are still there.
+            CheckpointError: it cannot be written; older checkpoints are unchanged.
         """
         numbered = self.folder / f"step_{state['step']:08d}.pt"
         save_checkpoint(numbered, state)
-        _name_also(numbered, self.last)
-        if best:
-            _name_also(numbered, self.best)
+        for name in (self.last, self.best) if best else (self.last,):
+            _link(numbered, name)
         older = [path for path in self._numbered() if path != numbered]
         for old in older[max(self.keep - 1, 0) :]:
             old.unlink(missing_ok=True)
-        for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed while writing
+        for leftover in self.folder.glob(".*.pt*"):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
+        self._saved = time.monotonic()
 
     def load_latest(self) -> dict[str, Any] | None:
-        """The newest checkpoint that can be read, or None where there is none at all.
+        """The newest checkpoint that can be read, with its ``path``; None if there is no checkpoint.
 
-        Damaged ones are passed over with a warning and set aside under the ending ``.damaged``. ``best.pt`` comes last:
-        it holds as much as the others, but may be from long before.
+        Rank 0 chooses and every process reads. Damaged checkpoints are skipped with a warning and renamed to
+        ``*.damaged``. ``best.pt`` comes last, because it may be much older than the others.
 
         Raises:
-            CheckpointError: there are some, but none can be read.
+            CheckpointError: there are checkpoints, but none can be read. Raised on every process.
         """
-        bad: list[Path] = []
-        candidates = [path for path in (self.last, *self._numbered(), self.best) if path.exists()]
-        for path in candidates:
-            if any(path.samefile(other) for other in bad):  # another name of a damaged one
-                bad.append(path)
+        state: dict[str, Any] | None = None
+        path: str | None = None
+        error: GcvideoError | None = None
+        if distributed.is_main():
+            try:
+                state = self._newest_readable()
+                path = state["path"] if state is not None else None
+            except GcvideoError as problem:
+                error = problem
+        error, path = distributed.broadcast_object((error, path))
+        if error is not None:
+            raise error
+        if path is None or state is not None:
+            return state
+        return {**load_checkpoint(path), "path": path}
+
+    def _newest_readable(self) -> dict[str, Any] | None:
+        damaged: list[Path] = []
+        for path in [path for path in (self.last, *self._numbered(), self.best) if path.exists()]:
+            if any(path.samefile(other) for other in damaged):  # another name of the same file
+                damaged.append(path)
                 continue
             try:
                 state = load_checkpoint(path)
                 if path == self.best:
                     if "optimizer" not in state:
-                        raise CheckpointError(f"{path}: holds a network to test, and no training to go on with")
-                    warn(f"{path} is taken, the best validation so far: what came after it is done again")
+                        raise CheckpointError(f"{path}: holds a network for testing, without the state of a training")
+                    warn(f"{path} is used, the best validation so far: later steps are repeated")
             except CheckpointError as error:
                 warn(f"{error}; trying the one before it")
-                bad.append(path)
+                damaged.append(path)
                 continue
-            for damaged in bad:
-                damaged.rename(f"{damaged}.damaged")
+            for other in damaged:
+                other.rename(f"{other}.damaged")
             return {**state, "path": str(path)}
-        if bad:
-            names = ", ".join(path.name for path in bad)
+        if damaged:
+            names = ", ".join(path.name for path in damaged)
             raise CheckpointError(
-                f"{self.folder}: none of the checkpoints can be read ({names}); start anew with --overwrite"
+                f"{self.folder}: none of the checkpoints can be read ({names}); start again with --overwrite"
             )
         return None
 
     def _numbered(self) -> list[Path]:
-        """Newest first: by the time of writing, as a run that goes on with a larger batch counts fewer steps."""
+        """Newest first by modification time, because a run that resumes with a larger batch counts fewer steps."""
         return sorted(self.folder.glob("step_*.pt"), key=lambda path: (path.stat().st_mtime_ns, path), reverse=True)
 
 
-def _name_also(source: Path, target: Path) -> None:
-    """Make ``target`` another name of ``source``, in one stroke; a copy where the file system has no hard links."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+def _link(source: Path, target: Path) -> None:
+    """Atomically make ``target`` another name of ``source``; a copy where the file system has no hard links."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     try:
         try:
@@ -218,7 +219,9 @@ def _name_also(source: Path, target: Path) -> None:
         _sync_folder(target.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"{target}: cannot write the checkpoint: {error.strerror}; {source} is whole") from None
+        raise CheckpointError(
+            f"{target}: cannot write the checkpoint: {error.strerror}; {source} is complete"
+        ) from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,7 +1,8 @@
-"""Noticing a loss, weights or answers that are no longer numbers, and which videos they came from."""
+"""Non-finite losses, weights and scores: the training stops and names the videos of the batch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from gcvideo import distributed
+from gcvideo.data.loader import ClipBatch
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import TrainingError
 from gcvideo.eval.metrics import TrainMeter
 from gcvideo.eval.predictions import Predictions
 from gcvideo.files import write_json
+from gcvideo.train.schedule import Position
 
 
-class LossWatch:
-    """Remembers the batches since the last check, and stops the run where one of their losses was not finite.
+class NonFiniteGuard:
+    """Remembers the batches since the last check and stops the run if one of their losses was not finite.
 
-    The check is made when figures are read anyway and before every checkpoint, so it costs no wait of its own. What
-    the last update did shows in no loss yet, so the weights themselves are looked at before they are saved.
+    Losses are checked at log and checkpoint time only, which adds no wait for the device. The last update shows in no
+    loss yet, so weights are checked before they are saved.
 
     Args:
-        meter: that sees every loss.
-        records: that the batches' indices refer to.
-        path: file that names the videos of the fatal step.
+        meter: of all losses.
+        records: that the indices of batches refer to.
+        path: file to write that names the videos of the failed step.
         checkpoints: folder of the run's checkpoints, for advice.
     """
 
@@ -33,12 +36,12 @@ class LossWatch:
         self.meter, self.records, self.path, self.checkpoints = meter, records, path, checkpoints
         self._recent: list[tuple[int, int, float, Tensor]] = []
 
-    def note(self, *, step: int, epoch: int, lr: float, indices: Tensor) -> None:
-        """Remember a micro-batch: ``indices`` (N,) int64 are its records."""
-        self._recent.append((step, epoch, lr, indices))
+    def note(self, batches: Iterable[ClipBatch], position: Position, *, lr: float) -> None:
+        """Remember the micro-batches of the step at this position."""
+        self._recent += [(position.step, position.epoch, lr, batch.indices) for batch in batches]
 
     def check_scores(self, predictions: Predictions) -> None:
-        """A network that answers NaN is not to be validated.
+        """Check validation scores.
 
         Args:
             predictions: of all processes, on every process.
@@ -46,15 +49,15 @@ class LossWatch:
         Raises:
             TrainingError: some scores are not finite.
         """
-        spoilt = predictions.count_non_finite()
-        if spoilt:
+        bad = predictions.count_non_finite()
+        if bad:
             raise TrainingError(
-                f"the network's scores of {spoilt} of {len(predictions)} validation videos are not finite. "
+                f"the network's scores of {bad} of {len(predictions)} validation videos are not finite. "
                 f"{self._advice()}"
             )
 
     def check_weights(self, *networks: nn.Module, step: int) -> None:
-        """Never save a network with a parameter or a buffer that is not finite. Every process must call it.
+        """Check parameters and buffers before they are saved. Every process must call it.
 
         Args:
             step: optimizer steps taken, for the message.
@@ -65,12 +68,12 @@ class LossWatch:
         tensors = [
             t.detach() for network in dict.fromkeys(networks) for t in (*network.parameters(), *network.buffers())
         ]
-        sound = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
-        if distributed.agree(int(not sound)):
+        finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
+        if distributed.agree(int(not finite)):
             raise TrainingError(f"the weights are not finite after {step} steps. {self._advice()}")
 
-    def check(self) -> None:
-        """Every process must call it. Waits for the device.
+    def check_losses(self) -> None:
+        """Check the losses since the last check. Every process must call it. Waits for the device.
 
         Raises:
             TrainingError: on every process, if any of them had a loss that is not finite.
@@ -101,11 +104,13 @@ class LossWatch:
         )
 
     def _advice(self) -> str:
-        """What to do next. Weights can be past help and still finite, so even the last checkpoint may be no use."""
+        """What to do next. Weights can be finite, and so be saved, but too large to train from."""
         if not any(self.checkpoints.glob("*.pt")):
-            return "Nothing was saved yet: lower optim.lr or set optim.clip_grad_norm, then start anew with --overwrite"
+            return (
+                "No checkpoint was saved: lower optim.lr or set optim.clip_grad_norm, then start again with --overwrite"
+            )
         return (
-            "Lower optim.lr or set optim.clip_grad_norm, then --resume. Should that end the same way at once, "
-            f"the last checkpoint is spoilt too: remove last.pt and the newest step_*.pt of {self.checkpoints}, and "
-            "--resume goes on from the one before, else from best.pt, else from the beginning"
+            "Lower optim.lr or set optim.clip_grad_norm, then --resume. If it fails again immediately, the last "
+            f"checkpoint is corrupted too: remove last.pt and the newest step_*.pt of {self.checkpoints}, and --resume "
+            "continues from the checkpoint before it, else from best.pt, else from the beginning"
         )

@@ -1,30 +1,43 @@
-"""The optimizer, and the learning rate as a pure function of the time."""
+"""Optimizer, its parameter groups and state, frozen parts, and the learning rate as a function of time."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from gcvideo.config import OptimConfig
+from gcvideo.config import OptimConfig, import_object
 from gcvideo.errors import ConfigError
+
+ALL_BUT_HEAD = "backbone"
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over the parameters that are not frozen."""
+    """SGD, AdamW, or the optimizer of a dotted path, over the parameters that are not frozen.
+
+    A class ``my_optim:Lion`` is called as ``Lion(groups, lr=optim.lr)``; the groups hold ``weight_decay``.
+
+    Raises:
+        ConfigError: ``optim.optimizer`` names no optimizer.
+    """
     groups = parameter_groups(model.named_parameters(), optim)
     if optim.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=optim.lr, fused=optim.fused)
-    return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=optim.fused)
+    if optim.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=optim.fused)
+    optimizer = import_object(optim.optimizer, key="optim.optimizer")(groups, lr=optim.lr)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(f"optim.optimizer: {optim.optimizer} gives no torch.optim.Optimizer, but {optimizer!r}")
+    return optimizer
 
 
 def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig) -> list[dict[str, Any]]:
-    """Weights, which decay, and the rest: scales, shifts and biases, all of which have one dimension.
+    """Parameter groups: weights, which decay, and scales, shifts and biases, all of which have one dimension.
 
-    Without ``optim.decay_norm_and_bias`` the rest does not decay (He et al. 2019, "Bag of tricks", section 3.1).
+    Without ``optim.decay_norm_and_bias`` the latter do not decay (He et al. 2019, "Bag of tricks", section 3.1).
     """
     trained = [parameter for _, parameter in parameters if parameter.requires_grad]
     if optim.decay_norm_and_bias:
@@ -36,7 +49,7 @@ def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], optim: Opti
 
 
 def learning_rate(optim: OptimConfig, *, epoch: float, epochs: float, batch_size: int) -> float:
-    """The learning rate at a time of training.
+    """Learning rate at a time of training, without the factor of multigrid training.
 
     The warm-up rises in a straight line from ``warmup_start_lr`` to the value that the schedule has where the warm-up
     ends, as in PySlowFast's ``lr_policy.get_lr_at_epoch``.
@@ -54,12 +67,12 @@ def learning_rate(optim: OptimConfig, *, epoch: float, epochs: float, batch_size
 
 
 def peak_rate(optim: OptimConfig, *, batch_size: int) -> float:
-    """The learning rate that the schedule starts from, for so many clips a step."""
+    """Highest learning rate, where the schedule starts, for so many clips per step."""
     return optim.lr if optim.lr_for_batch is None else optim.lr * batch_size / optim.lr_for_batch
 
 
 def check_warm_up(optim: OptimConfig, *, batch_size: int) -> None:
-    """Where a training starts, not where a config is read: what was trained before can still be tested.
+    """Check the warm-up at the start of a training, so that configs of older runs can still be read and tested.
 
     Raises:
         ConfigError: the warm-up would start above the rate that it leads to.
@@ -74,7 +87,7 @@ def check_warm_up(optim: OptimConfig, *, batch_size: int) -> None:
 
 
 def schedule(optim: OptimConfig, progress: float, epoch: float) -> float:
-    """The share of the peak learning rate that is left after a share of the training.
+    """Factor on the highest learning rate after a share of the training.
 
     ``cosine`` is the half period of Loshchilov and Hutter 2017 without restarts; ``linear`` falls to zero in a
     straight line; ``step`` multiplies by ``gamma`` at every milestone passed.
@@ -89,6 +102,61 @@ def schedule(optim: OptimConfig, progress: float, epoch: float) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group of parameters the same learning rate."""
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Restore an optimizer, with its buffers in the memory layout of the parameters, which fused kernels rely on.
+
+    Weight decay, momentum and other settings stay those of ``optimizer``.
+
+    Raises:
+        ValueError: the state belongs to an optimizer of other parameters.
+    """
+    groups = zip(optimizer.param_groups, state["param_groups"], strict=True)
+    kept = [{**group, "params": before["params"]} for group, before in groups]
+    optimizer.load_state_dict({**state, "param_groups": kept})
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    optimizer.state[parameter][name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def freeze(network: nn.Module, names: Sequence[str]) -> None:
+    """Exclude parts of a network from training.
+
+    Args:
+        network: a 3D ResNet.
+        names: its modules ("stem", "res2", "res3.0"), or "backbone" for everything but the head.
+
+    Raises:
+        ConfigError: there is no such part, or no parameter is left to train.
+    """
+    for part in frozen_parts(network, names):
+        part.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ConfigError("train.freeze: leaves no parameter to train; keep at least the head")
+
+
+def frozen_parts(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """The modules that ``freeze`` excludes.
+
+    After ``network.train()`` they are to be put back into evaluation: their batch norms then keep their statistics and
+    their drop-path is off.
+    """
+    children, modules = dict(network.named_children()), dict(network.named_modules())
+    parts = []
+    for name in names:
+        if name == ALL_BUT_HEAD:
+            parts += [child for child_name, child in children.items() if child_name != "head"]
+        elif name in modules and name:
+            parts.append(modules[name])
+        else:
+            raise ConfigError(
+                f"train.freeze: the network has no part {name!r}; it has {', '.join(children)}, and "
+                f"{ALL_BUT_HEAD!r} stands for all but the head"
+            )
+    return parts

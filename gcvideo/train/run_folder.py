@@ -1,4 +1,4 @@
-"""The folder that a run leaves, and who may write into it."""
+"""Run folder: its files, and whether a training may start in it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 
 from gcvideo import distributed
 from gcvideo.config import RunConfig, save_config
+from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, GcvideoError
+from gcvideo.eval.predictions import Predictions
 
-# What a run, its test and its report leave besides the log. --overwrite removes these, the old log, and nothing else.
+# Files of a run, its test and its report, besides the log. --overwrite removes these and the old log, nothing else.
 LEFTOVERS = (
     "config.yaml",
     "metrics.jsonl",
@@ -28,7 +30,7 @@ LEFTOVERS = (
 
 
 class RunFolder:
-    """``runs/NAME``: see ``docs/`` for what lies in it.
+    """Folder ``runs/NAME`` of a run.
 
     Args:
         config: of the run.
@@ -46,22 +48,22 @@ class RunFolder:
         self._old_log = 0  # bytes
 
     def holds_run(self) -> bool:
-        """Whether a training has begun here. A start that failed over a mistake leaves only a config and a log."""
+        """Whether a training has begun here. A start that failed because of a mistake leaves only a log."""
         metrics = self.path / "metrics.jsonl"
         return (metrics.exists() and metrics.stat().st_size > 0) or any(self.checkpoints.glob("*.pt"))
 
     def open(self, *, resume: bool = False, overwrite: bool = False) -> None:
-        """Make sure that a run may begin here; nothing of an old one is touched. Every process must call it.
+        """Check that a run may start here and make the folder; an old run is not changed. Every process must call it.
 
         Raises:
-            ConfigError: it already holds a run and neither ``resume`` nor ``overwrite`` is set, or it cannot be made.
+            ConfigError: it holds a run and neither ``resume`` nor ``overwrite`` is set, or it cannot be made.
         """
         _on_main(functools.partial(self._open, resume=resume, overwrite=overwrite))
 
     def claim(self, *, overwrite: bool = False) -> None:
-        """Write ``config.yaml``, after removing an old run where ``overwrite`` says so. Every process must call it.
+        """Write ``config.yaml``, after removing an old run with ``overwrite``. Every process must call it.
 
-        It is called when the config has proved to fit: a mistake in it must not cost the old run.
+        Called after everything is built, so that a config error cannot delete the previous run.
 
         Raises:
             ConfigError: the folder cannot be written to.
@@ -69,11 +71,18 @@ class RunFolder:
         _on_main(functools.partial(self._claim, overwrite=overwrite))
 
     def overwrite_is_pending(self) -> bool:
-        """Whether ``--overwrite`` was asked for here by a start that died before it came to ``claim``."""
+        """Whether a start with ``--overwrite`` died before it called ``claim``."""
         return distributed.broadcast_object(self._intent.exists())
 
+    def save_validation(self, predictions: Predictions, records: RecordTable, *, epoch: float) -> None:
+        """Write the predictions of a validation after so many epochs, for the run's report."""
+        predictions.paths = [records[index].path for index in predictions.indices]
+        predictions.classes = list(records.classes or ())
+        predictions.info = {"annotation": records.source, "fingerprint": records.fingerprint, "epoch": epoch}
+        predictions.save(self.validation)
+
     def test_results(self) -> dict[str, Any]:
-        """What a test has written into ``results.json``; empty where there is none."""
+        """What a test has written into ``results.json``; empty if there was none."""
         try:
             results = json.loads(self.results.read_text(encoding="utf-8"))
             return {key: value for key, value in results.items() if key != "training"}
@@ -82,11 +91,11 @@ class RunFolder:
 
     def _open(self, *, resume: bool, overwrite: bool) -> None:
         if resume and overwrite:
-            raise ConfigError("--resume and --overwrite contradict each other: the one goes on, the other starts anew")
+            raise ConfigError("--resume and --overwrite contradict each other: give one of them")
         if self.holds_run() and not (resume or overwrite):
             raise ConfigError(
-                f"{self.path} already holds a run: go on with --resume, start anew with --overwrite, or give another "
-                "name=..."
+                f"{self.path} already holds a run: continue it with --resume, replace it with --overwrite, or give "
+                "another name=..."
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self._old_log = self.log.stat().st_size if self.log.exists() else 0
@@ -107,7 +116,7 @@ class RunFolder:
                     shutil.rmtree(path)
                 else:
                     path.unlink()
-        with self.log.open("r+b") as file:  # the new run has begun to write at its end
+        with self.log.open("r+b") as file:  # the new run has already written at its end
             file.seek(self._old_log)
             new = file.read()
             file.seek(0)
@@ -116,7 +125,7 @@ class RunFolder:
 
 
 def _on_main(work: Callable[[], None]) -> None:
-    """Do it on rank 0; every process raises what it raised there."""
+    """Call ``work`` on rank 0; every process raises the error that it raises there."""
     error: GcvideoError | None = None
     if distributed.is_main():
         try:

@@ -1,4 +1,4 @@
-"""Being told to stop: save first, then leave with an exit code that says "start me again"."""
+"""Graceful shutdown on SIGTERM, SIGUSR1 and Ctrl-C: save a checkpoint, then exit with code 75."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import TypeVar
 
 # EX_TEMPFAIL of sysexits.h: a temporary failure, the same command (with --resume) will succeed later.
 EXIT_CODE = 75
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of a batch system's shutdown and of Slurm's --signal=USR1
-
+# Of a batch system's shutdown, of Slurm's --signal=USR1, and of Ctrl-C.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 T = TypeVar("T")
 
 
 class StopSignals:
-    """Inside the ``with`` block SIGTERM and SIGUSR1 are noted instead of killing the process.
+    """Inside the ``with`` block these signals are noted instead of ending the process; a second Ctrl-C ends it.
 
     Attributes:
-        received: the name of the last signal that came.
-        left_off: whether ``unless_received`` has ended before its items did.
+        received: name of the last signal that came.
+        interrupted: whether ``unless_received`` has ended before its items did.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
-        self.left_off = False
+        self.interrupted = False
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopSignals:
@@ -40,19 +40,21 @@ class StopSignals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # whatever signal.signal returned
+            signal.signal(number, handler)  # type: ignore[arg-type]  # as signal.signal returned it
 
     def unless_received(self, items: Iterable[T]) -> Iterator[T]:
-        """The items, as long as no signal has come."""
+        """The items, until a signal comes."""
         for item in items:
             if self.received:
-                self.left_off = True
+                self.interrupted = True
                 return
             yield item
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == "SIGINT":
+            raise KeyboardInterrupt
         self.received = signal.Signals(number).name
 
 
 class Stopped(Exception):
-    """Training has been told to stop and has saved; ``str()`` names the signal."""
+    """Training was stopped by a signal after saving a checkpoint; ``str()`` names the signal."""

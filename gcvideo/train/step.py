@@ -1,8 +1,9 @@
-"""The network while it learns: forward, backward and update, and everything of it that a checkpoint must hold."""
+"""Training step: the network in training, and its forward pass, backward pass and update."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,61 +14,82 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gcvideo import cpu, distributed
 from gcvideo import device as runtime
-from gcvideo.config import RunConfig
+from gcvideo.config import RunConfig, TrainConfig, import_object
 from gcvideo.data.augment import ClipMixer
 from gcvideo.data.crops import normalize
 from gcvideo.data.loader import ClipBatch
+from gcvideo.errors import ConfigError
 from gcvideo.eval.metrics import TrainMeter
 from gcvideo.models.resnet3d import build_model
-from gcvideo.train.batch_norm import share_batch_norms
-from gcvideo.train.freezing import freeze, keep_frozen
-from gcvideo.train.multigrid import divide_batch_norms, set_splits, smallest_clip
-from gcvideo.train.optimizer import build_optimizer, check_warm_up, set_learning_rate
-from gcvideo.train.resuming import load_optimizer
+from gcvideo.train.batch_norm import split_batch_norms, synchronize_batch_norms
+from gcvideo.train.optimizer import (
+    build_optimizer,
+    check_warm_up,
+    freeze,
+    frozen_parts,
+    load_optimizer,
+    set_learning_rate,
+)
 from gcvideo.weights import load_initial_weights
 
+Loss = Callable[[Tensor, Tensor], Tensor]
 
-class Learner:
-    """A network, its optimizer, and the averaged weights where the config asks for them.
+
+class TrainStep:
+    """Network, loss and optimizer, and the averaged weights (EMA) where the config asks for them.
 
     Args:
         config: of the run.
         device: of this process.
-        classes: of the data, by label; only to be compared with those of ``model.weights``.
+        model: network to train instead of the config's; maps clips (N, 3, T, H, W), float, to logits (N, K).
+        loss: maps logits (N, K), float32, and labels (N,) int64, or (N, K) float where clips are mixed, to a scalar.
+            Default: ``train.loss``, else cross entropy.
+        classes: class names of the data in label order, to be compared with those of ``model.weights``.
+        smallest_clip: fewest frames, and smallest height and width in pixels, of a clip; by default those of the
+            config.
 
     Attributes:
-        network: the bare network.
-        model: the same, wrapped for several processes where there are several.
+        network: the network itself.
+        model: the network, wrapped in DistributedDataParallel if there are several processes.
         meter: loss and accuracy of the last steps.
+        precision: "fp32" or "bf16".
     """
 
-    def __init__(self, config: RunConfig, device: torch.device, *, classes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        device: torch.device,
+        *,
+        model: nn.Module | None = None,
+        loss: Loss | None = None,
+        classes: Sequence[str] | None = None,
+        smallest_clip: tuple[int, int] | None = None,
+    ) -> None:
         self.config, self.device = config, device
         check_warm_up(config.optim, batch_size=config.train.batch_size)
         torch.manual_seed(config.seed)
-        network: nn.Module = build_model(config.model)
-        frames, crop = smallest_clip(config)
+        network = build_model(config.model) if model is None else model
+        self.loss = loss or build_loss(config.train)
+        frames, crop = smallest_clip or (config.data.frames, config.data.crop)
         self.precision = runtime.pick_training_precision(
             config.train.precision, device, network, frames=frames, crop=crop
         )
-        clips = config.train.batch_size // (config.train.accumulate * distributed.world_size())
+        clips = micro_batch_size(config)
         smallest = config.model.width * config.data.frames * config.data.crop // 4  # of res2, and of the other stages
         onednn = cpu.onednn_computes(device, clips=clips, smallest=smallest)
         self.memory_format = runtime.pick_memory_format(config.train.channels_last, self.precision, onednn=onednn)
         if config.model.weights is not None:
             load_initial_weights(network, config.model.weights, classes=classes)
         freeze(network, config.train.freeze)
-        if config.train.multigrid != "none":
-            divide_batch_norms(network)
         if onednn:
             cpu.reach_onednn(network)
         network = network.to(device).to(memory_format=self.memory_format)
-        # Averaged after each step; the statistics of batch norms are those of the network itself.
+        # Weights are averaged after each step; batch norm statistics are those of the network itself.
         self.ema: AveragedModel | None = None
         if config.train.ema:
             self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema))
-        # After the copy for averaging: a group of processes cannot be copied.
-        self.network = share_batch_norms(network, config.train.sync_batch_norm, device)
+        # After the copy for averaging: a process group cannot be copied.
+        self.network = synchronize_batch_norms(network, config.train.sync_batch_norm, device)
         self.optimizer = build_optimizer(self.network, config.optim)
         if config.train.compile:
             self.network.compile()
@@ -83,21 +105,22 @@ class Learner:
 
     @property
     def tested_network(self) -> nn.Module:
-        """The network to validate, test and predict with: the averaged one where there is one."""
+        """Network to validate, test and predict with: the averaged one, if there is one."""
         return self.network if self.ema is None else self.ema.module
 
-    def train(self, *, splits: int = 1) -> None:
-        """Switch to training: dropout on, batch norms measuring (``splits`` parts of a batch), frozen parts aside."""
+    def train_mode(self, *, batch_norm_splits: int = 1) -> None:
+        """Switch to training; batch norms normalise so many parts of each batch; frozen parts stay in evaluation."""
         self.model.train()
-        set_splits(self.network, splits)
-        keep_frozen(self.network, self.config.train.freeze)
+        split_batch_norms(self.network, batch_norm_splits)
+        for part in frozen_parts(self.network, self.config.train.freeze):
+            part.eval()
 
     def step(self, batches: Iterator[ClipBatch], *, number: int, lr: float) -> list[ClipBatch]:
-        """One optimizer step over ``train.batch_size`` clips: nothing in it makes the host wait for the device.
+        """One optimizer step. Nothing in it makes the host wait for the device.
 
         Args:
             batches: ``train.accumulate`` micro-batches are taken from it.
-            number: of the step; with the seed it decides every random draw (dropout, drop-path, mixing).
+            number: of the step; it and the seed determine every random draw (dropout, drop-path, mixing).
             lr: learning rate.
 
         Returns:
@@ -128,14 +151,13 @@ class Learner:
         """Mean loss and logits (N, K) of a batch on the device."""
         clips, targets = self.prepare(batch.clips), batch.labels
         if self.mixer is not None:
-            clips, targets = self.mixer(clips, targets)  # targets (N, K): how much of each class a clip shows
+            clips, targets = self.mixer(clips, targets)  # targets (N, K): share of each class in a clip
         with self.autocast():
             logits = self.model(clips)
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.config.train.label_smoothing)
-        return loss, logits
+        return self.loss(logits.float(), targets), logits
 
     def prepare(self, clips: Tensor) -> Tensor:
-        """uint8 clips as the network wants them: (N, C, T, H, W) normalised, in its memory format."""
+        """uint8 clips (N, C, T, H, W), normalised to float and in the network's memory format."""
         clips = clips.contiguous(memory_format=self.memory_format)
         return normalize(clips, mean=self.config.data.mean, std=self.config.data.std)
 
@@ -144,28 +166,58 @@ class Learner:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _exchange_gradients(self, now: bool) -> AbstractContextManager[None]:
-        """Processes add up their gradients once a step, with the last of its micro-batches."""
+        """Processes sum their gradients once per step, with the last micro-batch."""
         if now or not isinstance(self.model, nn.parallel.DistributedDataParallel):
             return nullcontext()
         return self.model.no_sync()
 
-    def state(self) -> dict[str, Any]:
-        """Weights and optimizer for a checkpoint; ``model`` is what to test with."""
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimizer for a checkpoint; ``model`` is the network to test with."""
         state: dict[str, Any] = {"model": self.tested_network.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.ema is not None:
             state["raw_model"] = self.network.state_dict()
             state["ema_updates"] = int(self.ema.n_averaged)
         return state
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take over what ``state`` returned.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned.
 
         Raises:
-            RuntimeError, ValueError, KeyError: it is of another network or optimizer.
+            RuntimeError, ValueError, KeyError: it belongs to another network or optimizer.
         """
         self.network.load_state_dict(state.get("raw_model", state["model"]))
         load_optimizer(self.optimizer, state["optimizer"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["model"])
-            # A run that switches averaging on late starts it from its present weights.
+            # A run that switches averaging on late starts it from its current weights.
             self.ema.n_averaged.fill_(state.get("ema_updates", 0))
+
+
+def build_loss(train: TrainConfig) -> Loss:
+    """Cross entropy, or the function or class that ``train.loss`` names; a class is instantiated.
+
+    Raises:
+        ConfigError: ``train.loss`` names something that cannot be called.
+    """
+    if train.loss is None:
+        return functools.partial(F.cross_entropy, label_smoothing=train.label_smoothing)
+    found = import_object(train.loss, key="train.loss")
+    loss = found() if isinstance(found, type) else found
+    if not callable(loss):
+        raise ConfigError(f"train.loss: {train.loss} is {loss!r}, which cannot be called with logits and labels")
+    return loss
+
+
+def micro_batch_size(config: RunConfig) -> int:
+    """Clips in one forward pass of one process.
+
+    Raises:
+        ConfigError: ``train.batch_size`` does not divide.
+    """
+    processes, accumulate = distributed.world_size(), config.train.accumulate
+    if config.train.batch_size % (processes * accumulate):
+        raise ConfigError(
+            f"train.batch_size: {config.train.batch_size} does not divide over {processes} processes x {accumulate} "
+            "accumulation steps"
+        )
+    return config.train.batch_size // (processes * accumulate)

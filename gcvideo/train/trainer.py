@@ -1,416 +1,298 @@
-"""The training loop, to be read from top to bottom: build, fit, an epoch, figures, validate, save, finish."""
+"""Trainer: the training loop, from top to bottom: build, resume, step, log, save, validate, report."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
 
 from gcvideo import device as runtime
 from gcvideo import distributed
-from gcvideo.config import RunConfig, config_from_dict, config_to_dict
-from gcvideo.console import Progress, duration, log_to, say, warn
+from gcvideo.config import RunConfig
+from gcvideo.console import Progress, log_to, say
 from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.data.loader import TrainLoader, eval_loader, train_loader
-from gcvideo.data.prefetch import Prefetcher, Stopwatch
+from gcvideo.data.prefetch import Prefetcher
 from gcvideo.data.splits import load_split, spread
-from gcvideo.errors import CheckpointError, ConfigError, DataError
+from gcvideo.errors import ConfigError, DataError
 from gcvideo.eval.evaluator import evaluate
 from gcvideo.files import write_json
-from gcvideo.train import reports
-from gcvideo.train.batch_norm import make_precise
+from gcvideo.models.resnet3d import build_model
+from gcvideo.train import logger as log
+from gcvideo.train.batch_norm import measure_batch_norms, require_batch_statistics
 from gcvideo.train.checkpoint import CheckpointFolder
-from gcvideo.train.logger import Recorder, require_wandb
-from gcvideo.train.multigrid import Shape, ShortStep, merged, shaped_data
-from gcvideo.train.nan_guard import LossWatch
-from gcvideo.train.optimizer import learning_rate
-from gcvideo.train.resuming import differences, load_together, refuse_other_optimizer
+from gcvideo.train.logger import MetricsLogger
+from gcvideo.train.nan_guard import NonFiniteGuard
 from gcvideo.train.run_folder import RunFolder
-from gcvideo.train.schedule import Plan, Position
+from gcvideo.train.schedule import Schedule, smallest_clip
 from gcvideo.train.signals import Stopped, StopSignals
-from gcvideo.train.step import Learner
+from gcvideo.train.state import TrainState
+from gcvideo.train.step import Loss, TrainStep, micro_batch_size
 
-KEEP_GOING, SAVE, STOP = range(3)
-ELSEWHERE = "a signal to another process"
+CONTINUE, SAVE, STOP = range(3)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that ``Trainer.build`` makes; all that changes during a training and is saved is in ``state``."""
+
+    train_set: ClipDataset
+    val_set: ViewDataset | None
+    schedule: Schedule
+    step: TrainStep
+    state: TrainState
+    guard: NonFiniteGuard
 
 
 class Trainer:
-    """Trains the network that a config describes. Under ``torchrun`` every process makes one.
+    """Trains the network of a config. Under ``torchrun`` every process makes one.
 
     Args:
         config: of the run.
-        videos: use only so many training videos, spread over the list; they are validated on, too.
+        model: network to train instead of the config's; maps clips (N, 3, T, H, W), float, to logits (N, K). Its
+            checkpoints hold its state dict, but ``gcvideo test`` cannot build it: for that, give ``model.arch`` a
+            dotted path instead.
+        loss: maps logits (N, K), float32, and labels (N,) int64, or (N, K) float where clips are mixed, to a scalar.
+        dataset: training clips instead of those of ``data.train``: a ``ClipDataset`` or an object like it. It does not
+            work with ``train.multigrid`` long or both, which change the clips.
+        overfit: train and validate on so many training videos, spread over the list, until all are learned.
 
     Raises:
-        ConfigError: the config does not fit this machine or the data.
-        DataError: the videos cannot be used.
+        ConfigError: the config does not fit this machine, or contradicts itself.
     """
 
-    def __init__(self, config: RunConfig, *, videos: int | None = None) -> None:
-        self.config, self.videos = config, videos
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        model: nn.Module | None = None,
+        loss: Loss | None = None,
+        dataset: ClipDataset | None = None,
+        overfit: int | None = None,
+    ) -> None:
+        self.config, self.model, self.loss, self.dataset, self.overfit = config, model, loss, dataset, overfit
         self.device = runtime.pick_device(config.device)
         self.micro_batch = micro_batch_size(config)
+        frames, crop = smallest_clip(config)
+        if self.micro_batch == 1:
+            network = build_model(config.model) if model is None else model
+            require_batch_statistics(network, clips=1, frames=frames, crop=crop)
+        if dataset is not None and (overfit is not None or config.train.multigrid in ("long", "both")):
+            raise ConfigError("Trainer(dataset=...): does not work with overfit, nor with train.multigrid long or both")
         self.folder = RunFolder(config)
         self.checkpoints = CheckpointFolder(self.folder.checkpoints, keep=config.train.keep_checkpoints)
+        self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
         runtime.tune(self.device)
 
     def fit(self, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
         """Train to the end, from the start or from the last checkpoint.
 
         Args:
-            resume: go on with the run that the folder holds; where it holds none, start one.
-            overwrite: remove what the folder holds and start anew.
+            resume: continue the run in the folder; start one if there is none.
+            overwrite: remove the run in the folder and start again.
 
         Returns:
-            What ``results.json`` says of the training.
+            The training part of ``results.json``.
 
         Raises:
-            Stopped: SIGTERM or SIGUSR1 came; a checkpoint has been saved.
+            Stopped: a signal came; a checkpoint has been saved.
+            GcvideoError: config, data or checkpoint cannot be used, or the training has become non-finite.
         """
-        with StopSignals() as self.stop:
+        config = self.config
+        with StopSignals() as stop:
             self.folder.open(resume=resume, overwrite=overwrite)
             with log_to(self.folder.log):
-                self.build()
-                if resume:
-                    self._resume()
-                self._claim_folder(overwrite=overwrite)
-                step, wandb = self.position.step, self.config.train.wandb
-                recorder = Recorder(self.folder.path, step=step, epoch=self.recorded, wandb=wandb)
-                with recorder as self.recorder:
-                    self._announce()
-                    self._fit()
-                return self._finish()
+                parts = self.build()
+                state = parts.state
+                checkpoint = self.checkpoints.load_latest() if resume else None
+                if checkpoint is not None:
+                    state.load_state_dict(checkpoint)
+                elif resume:
+                    say(f"{self.checkpoints.folder} holds no checkpoint yet: starting from the beginning")
+                self.folder.claim(overwrite=overwrite)
+                if self.dataset is None:  # the run's own list of bad videos is read and extended from here on
+                    records, quarantine = parts.train_set.records, self.folder.quarantine
+                    videos = ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
+                    parts = dataclasses.replace(parts, train_set=videos)
+                first_step, wandb = state.position.step, config.train.wandb
+                with MetricsLogger(self.folder.path, step=first_step, epoch=state.resumed_at, wandb=wandb) as logger:
+                    log.announce(config, state, parts.train_set, parts.val_set, device=self.device)
+                    self._train(parts, stop, logger)
+                results = log.training_results(config, state)
+                if distributed.is_main():  # the results of a test are kept if they are of this very network
+                    tested = self.folder.test_results() if state.position.step == first_step else {}
+                    write_json(self.folder.results, {**tested, "training": results})
+                log.summarize(config, state, parts.val_set, results, overfit=self.overfit is not None)
+                return results
 
-    def build(self) -> None:
-        """Make the data sets, the network and everything that has a state; nothing is written."""
+    def build(self) -> Parts:
+        """Build data sets, network, optimizer and state; nothing is written."""
         config = self.config
-        records = load_split(config, config.data.train, name="training")
+        records = (
+            load_split(config, config.data.train, name="training") if self.dataset is None else self.dataset.records
+        )
         if records is None:
             raise ConfigError("data.train.annotation: not set; give a list of training videos")
         val = load_split(config, config.data.val, name="validation", classes=records.classes)
-        if self.videos is not None:
-            records = val = spread(records, self.videos)
+        if self.overfit is not None:
+            records = val = spread(records, self.overfit)
         if val is not None and not (val.labels >= 0).any():
             raise DataError(
-                f"{val.source}: gives no labels to validate on; leave data.val.annotation unset to do without"
+                f"{val.source}: has no labels to validate on; leave data.val.annotation unset to do without"
             )
-        require_wandb(config.train.wandb)
-        self.quarantine: Path | None = None  # file of bad videos to honour and to add to
-        self.train_set = ClipDataset(records, data=config.data, seed=config.seed)
-        self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
-        self.val_set = ViewDataset(val, data=config.data, test=self.val_test) if val is not None else None
-        self.learner = Learner(config, self.device, classes=records.classes)
-        fatal = self.folder.path / "nonfinite.json"
-        self.watch = LossWatch(self.learner.meter, records, fatal, self.folder.checkpoints)
-        self.plan = Plan.of(config, len(records))
-        self.position = Position()
-        self.recorded = 0.0  # the time in epochs that the checkpoint was written at
-        self.clock = Stopwatch()
-        self.validation: dict[str, float] = {}
-        self.details: dict[str, Any] = {}
-        self.best: dict[str, float] | None = None
-        # id -> path and reason
-        self.failures = {failure.id: (failure.path, failure.reason) for failure in self.train_set.quarantine.listed}
-
-    def _claim_folder(self, *, overwrite: bool) -> None:
-        """Only now, as a mistake that comes to light before is not to cost the old run."""
-        self.folder.claim(overwrite=overwrite)
-        self.quarantine = self.train_set.quarantine.path = self.folder.quarantine
-
-    # --- the loop ----------------------------------------------------------------------------------------------------
-
-    def _fit(self) -> None:
-        position = self.position
-        self._saved, self._first_step = time.monotonic(), position.step
-        while position.epoch < self.plan.epochs:
-            self._save_or_stop(due=False)  # a signal came while all was made ready, or at the end of a validation
-            self._train_epoch()
-            improved = False
-            if self._validation_is_due():
-                self._save()  # validation can take long: a run that is stopped in it goes on from here
-                improved = self._validate()
-            position.next_epoch()
-            self._save(best=improved)
-
-    def _train_epoch(self) -> None:
-        """Train from the present position to the end of its epoch."""
-        config, position, plan = self.config, self.position, self.plan
-        steps, shape = plan.steps(position.epoch), plan.shapes[position.epoch]
-        self.learner.train(splits=shape.batch)
-        start = plan.batches(position.epoch, position.epoch_step)
-        self.batches = Prefetcher(self.loader(start_step=start), self.device)
-        clips = config.train.batch_size * shape.batch  # of a batch; the short cycle may take several for a step
-        title, total = f"epoch {position.epoch + 1}/{plan.epochs}", plan.batches(position.epoch, steps)
-        with (
-            self.clock.training(),
-            Progress(title, total=total * clips, start=start * clips, unit="clips") as progress,
-        ):
-            while position.epoch_step < steps:
-                progress.advance(clips * self._train_step())
-                position.advance()
-                if position.step % config.train.log_every == 0 or position.epoch_step == steps:
-                    self._log(progress)
-                self._save_or_stop(due=self._checkpoint_is_due())
-
-    def _train_step(self) -> int:
-        """One step of the optimizer; returns how many batches it took."""
-        config, position = self.config, self.position
-        shape, part = self.plan.shapes[position.epoch], self.plan.short_step(position)
-        self.lr = learning_rate(
-            config.optim,
-            epoch=self.plan.time(position),
-            epochs=config.train.epochs,
-            batch_size=config.train.batch_size,
+        log.require_wandb(config.train.wandb)
+        train_set = self.dataset or ClipDataset(records, data=config.data, seed=config.seed)
+        val_set = ViewDataset(val, data=config.data, test=self.val_test) if val is not None else None
+        schedule = Schedule(config, len(records))
+        step = TrainStep(
+            config,
+            self.device,
+            model=self.model,
+            loss=self.loss,
+            classes=records.classes,
+            smallest_clip=smallest_clip(config),
         )
-        self.lr *= shape.batch  # multigrid: in proportion to the batches of the long cycle
-        whole = part == ShortStep(1, shape.crop)
-        batches = self.batches if whole else merged(self.batches, part)
-        for batch in self.learner.step(batches, number=position.step, lr=self.lr):
-            self.watch.note(step=position.step, epoch=position.epoch, lr=self.lr, indices=batch.indices)
-            self.failures.update({failure.id: (failure.path, failure.reason) for failure in batch.failures})
-        return part.batches
+        state = TrainState(config, step, schedule, records, failures=train_set.quarantine.listed)
+        guard = NonFiniteGuard(step.meter, records, self.folder.path / "nonfinite.json", self.folder.checkpoints)
+        return Parts(train_set, val_set, schedule, step, state, guard)
 
-    def loader(self, *, start_step: int = 0) -> TrainLoader:
-        """This process's micro-batches of the present epoch, in the shape that its clips have."""
-        config, shape, dataset = self.config, self.plan.shapes[self.position.epoch], self.train_set
-        if shape != Shape(1, config.data.frames, config.data.crop):
-            data = shaped_data(config.data, shape)
-            dataset = ClipDataset(dataset.records, data=data, seed=config.seed, quarantine=self.quarantine)
+    def loader(self, parts: Parts, epoch: int, *, start_step: int = 0) -> TrainLoader:
+        """Micro-batches of this process in one epoch, from a step on; their clips have the epoch's shape."""
+        config, dataset, data = self.config, parts.train_set, parts.schedule.data(epoch)
+        if data is not config.data:
+            path = dataset.quarantine.path
+            dataset = ClipDataset(dataset.records, data=data, seed=config.seed, quarantine=path)
         return train_loader(
             dataset,
-            batch_size=self.micro_batch * shape.batch,
+            batch_size=self.micro_batch * parts.schedule.shapes[epoch].batch,
             accumulate=config.train.accumulate,
             seed=config.seed,
-            epoch=self.position.epoch,
-            start_step=start_step,
+            epoch=epoch,
+            start_step=parts.schedule.batches(epoch, start_step),
             rank=distributed.rank(),
             world_size=distributed.world_size(),
             workers=config.data.workers,
             pin_memory=self.device.type == "cuda",
         )
 
-    def _log(self, progress: Progress) -> None:
-        """Read the figures of the last steps: the only place in an epoch where the host waits for the device."""
-        means = self.learner.meter.read()
-        self.watch.check()
+    def _train(self, parts: Parts, stop: StopSignals, logger: MetricsLogger) -> None:
+        """Train every step of every epoch that is left."""
+        config, schedule, step, state = self.config, parts.schedule, parts.step, parts.state
+        position = state.position
+        while position.epoch < schedule.epochs and not (self.overfit and state.validation.get("video_top1") == 1):
+            self._save_or_stop(parts, stop)  # a signal came during the start, or at the end of a validation
+            epoch, steps = position.epoch, schedule.steps(position.epoch)
+            step.train_mode(batch_norm_splits=schedule.shapes[epoch].batch)
+            batches = Prefetcher(self.loader(parts, epoch, start_step=position.epoch_step), self.device)
+            total, start = (schedule.clips(epoch, schedule.batches(epoch, n)) for n in (steps, position.epoch_step))
+            title = f"epoch {epoch + 1}/{schedule.epochs}"
+            with state.clock.training(), Progress(title, total=total, start=start, unit="clips") as progress:
+                while position.epoch_step < steps:
+                    lr = schedule.learning_rate(position)
+                    used = step.step(schedule.micro_batches(batches, position), number=position.step, lr=lr)
+                    parts.guard.note(used, position, lr=lr)
+                    for batch in used:
+                        state.add_failures(batch.failures)
+                    progress.advance(schedule.clips(epoch, schedule.short_step(position).batches))
+                    position.advance()
+                    if position.step % config.train.log_every == 0 or position.epoch_step == steps:
+                        self._log(parts, batches, logger, progress, lr)
+                    self._save_or_stop(parts, stop, due=self._checkpoint_is_due(position.step))
+            improved = False
+            if parts.val_set is not None and schedule.validates_after(epoch):
+                self._save(parts)  # validation can take long: a run that is stopped in it resumes from here
+                improved = self._validate(parts, parts.val_set, stop, logger)
+            position.next_epoch()
+            self._save(parts, best=improved)
+
+    def _log(self, parts: Parts, batches: Prefetcher, logger: MetricsLogger, progress: Progress, lr: float) -> None:
+        """Log the means of the last steps: the only place in an epoch where the host waits for the device."""
+        state = parts.state
+        means = parts.step.meter.read()
+        parts.guard.check_losses()
         steps, clips = means.pop("steps"), means.pop("clips")
-        data, compute = (seconds / steps for seconds in self.clock.lap(self.batches.reset()))
+        data, compute = (seconds / steps for seconds in state.clock.lap(batches.reset()))
         if not self.config.optim.clip_grad_norm:
             del means["grad_norm"]
-        progress.show(loss=means["loss"], lr=self.lr, data=f"{1000 * data:.0f} ms", compute=f"{1000 * compute:.0f} ms")
-        self.recorder.write(
+        progress.show(loss=means["loss"], lr=lr, data=f"{1000 * data:.0f} ms", compute=f"{1000 * compute:.0f} ms")
+        logger.write(
             "train",
-            step=self.position.step,
-            epoch=self.plan.time(self.position),
-            lr=self.lr,
+            step=state.position.step,
+            epoch=parts.schedule.time(state.position),
+            lr=lr,
             **means,
             clips_per_second=clips / steps / (data + compute),
             data_seconds=data,
             compute_seconds=compute,
-            seconds=self.clock.seconds,
+            seconds=state.clock.seconds,
         )
 
-    # --- validation --------------------------------------------------------------------------------------------------
-
-    def _validation_is_due(self) -> bool:
-        every, finished = self.config.train.val_every, self.position.epoch + 1
-        return self.val_set is not None and (finished == self.plan.epochs or (every > 0 and finished % every == 0))
-
-    def _validate(self) -> bool:
-        """Clip and video accuracy on the validation split; returns whether it is the best so far."""
-        assert self.val_set is not None
-        began = time.monotonic()
-        network = self.learner.tested_network
-        self._measure_batch_norms()
+    def _validate(self, parts: Parts, val_set: ViewDataset, stop: StopSignals, logger: MetricsLogger) -> bool:
+        """Compute clip and video accuracy on the validation videos; returns whether it is the best so far."""
+        began, state, network = time.monotonic(), parts.state, parts.step.tested_network
+        rank, world = distributed.rank(), distributed.world_size()
+        self._measure_batch_norms(parts)
         distributed.broadcast_tensors(list(network.buffers()))
-        with Progress("validate", total=len(self.val_set), unit="videos") as progress:
-            loader = eval_loader(
-                self.val_set,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
-                workers=self.config.data.workers,
-            )
+        with Progress("validate", total=len(val_set), unit="videos") as progress:
+            loader = eval_loader(val_set, rank=rank, world_size=world, workers=self.config.data.workers)
             predictions = evaluate(
                 network,
-                self.stop.unless_received(loader),
+                stop.unless_received(loader),
                 test=self.val_test,
                 data=self.config.data,
                 device=self.device,
-                precision=self.learner.precision,
-                on_video=lambda _: progress.advance(distributed.world_size()),
+                precision=parts.step.precision,
+                on_video=lambda _: progress.advance(world),
             )
-        # A process that hears a signal ends its share early, the others theirs as usual: then all leave together.
-        if distributed.agree(self.stop.left_off):
-            raise Stopped(self.stop.received or ELSEWHERE)
-        self.watch.check_scores(predictions)
-        self.validation = reports.validation_figures(predictions)
-        self.details = reports.validation_details(predictions)
-        epoch, seconds = self.plan.time(self.position), time.monotonic() - began
+        # A process that receives a signal ends its share early, the others finish theirs; then all stop together.
+        if distributed.agree(stop.interrupted):
+            raise Stopped(stop.received or "a signal to another process")
+        parts.guard.check_scores(predictions)
+        state.validation, state.details = log.validation_metrics(predictions), log.validation_details(predictions)
+        epoch, seconds = parts.schedule.time(state.position), time.monotonic() - began
         if distributed.is_main():
-            reports.save_validation(self.folder.validation, predictions, self.val_set.records, epoch=epoch)
-        self.recorder.write("val", step=self.position.step, epoch=epoch, **self.validation, seconds=seconds)
-        say(f"epoch {self.position.epoch + 1}: {reports.accuracy_line(self.validation)}")
-        top1 = self.validation["video_top1"]
-        if math.isnan(top1) or (self.best is not None and not top1 > self.best["top1"]):
+            self.folder.save_validation(predictions, val_set.records, epoch=epoch)
+        logger.write("val", step=state.position.step, epoch=epoch, **state.validation, seconds=seconds)
+        say(f"epoch {state.position.epoch + 1}: {log.accuracy_line(state.validation)}")
+        top1 = state.validation["video_top1"]
+        if math.isnan(top1) or (state.best is not None and not top1 > state.best["top1"]):
             return False  # NaN: no video could be read
-        self.best = {"top1": top1, "epoch": self.position.epoch + 1, "step": self.position.step}
+        state.best = {"top1": top1, "epoch": state.position.epoch + 1, "step": state.position.step}
         return True
 
-    def _measure_batch_norms(self) -> None:
+    def _measure_batch_norms(self, parts: Parts) -> None:
         """Precise batch norm over the first batches of the epoch just trained."""
-        epoch = self.position.epoch
-        batches = self.plan.batches(epoch, self.plan.steps(epoch)) * self.config.train.accumulate
+        step, epoch = parts.step, parts.state.position.epoch
+        batches = parts.schedule.batches(epoch, parts.schedule.steps(epoch)) * self.config.train.accumulate
         count = min(self.config.train.precise_bn, batches)
         if count:
-            learner = self.learner
-            clips = (learner.prepare(batch.clips) for batch in Prefetcher(self.loader(), self.device))
-            with learner.autocast():
-                make_precise(learner.tested_network, clips, count)
+            clips = (step.prepare(batch.clips) for batch in Prefetcher(self.loader(parts, epoch), self.device))
+            with step.autocast():
+                measure_batch_norms(step.tested_network, clips, count)
 
-    # --- saving and going on -----------------------------------------------------------------------------------------
+    def _save(self, parts: Parts, *, best: bool = False) -> None:
+        """Write a checkpoint, after checking that losses and weights are finite. Every process must call it."""
+        parts.guard.check_losses()
+        parts.guard.check_weights(parts.step.network, parts.step.tested_network, step=parts.state.position.step)
+        checkpoint = parts.state.state_dict()
+        if distributed.is_main():
+            self.checkpoints.save(checkpoint, best=best)
 
-    def _checkpoint_is_due(self) -> bool:
-        train = self.config.train
-        due = bool(train.checkpoint_every) and self.position.step % train.checkpoint_every == 0
-        if distributed.is_main() and train.checkpoint_minutes:
-            due = due or time.monotonic() - self._saved >= 60 * train.checkpoint_minutes
-        return due
-
-    def _save_or_stop(self, *, due: bool) -> None:
-        """Save where it is time; save and leave where a signal came. All processes do the same at the same step."""
-        order = distributed.agree(STOP if self.stop.received else SAVE if due else KEEP_GOING)
-        if order != KEEP_GOING:
-            with self.clock.paused():
-                self._save()
+    def _save_or_stop(self, parts: Parts, stop: StopSignals, *, due: bool = False) -> None:
+        """Save if it is time; save and stop if a signal came. All processes do the same at the same step."""
+        order = distributed.agree(STOP if stop.received else SAVE if due else CONTINUE)
+        if order != CONTINUE:
+            with parts.state.clock.paused():
+                self._save(parts)
         if order == STOP:
-            distributed.barrier()  # the first to leave can be the end of them all, and rank 0 may still be writing
-            raise Stopped(self.stop.received or ELSEWHERE)
+            distributed.barrier()  # the first process to end can end all, and rank 0 may still be writing
+            raise Stopped(stop.received or "a signal to another process")
 
-    def _save(self, *, best: bool = False) -> None:
-        self.watch.check()  # never save weights that a loss without a value has spoilt
-        self.watch.check_weights(self.learner.network, self.learner.tested_network, step=self.position.step)
-        for part in distributed.gather_objects(self.failures):
-            self.failures.update(part)
-        data, compute = self._waits()
-        if distributed.is_main():
-            state = {
-                **self.learner.state(),
-                **dataclasses.asdict(self.position),
-                "best": self.best,
-                "validation": self.validation,
-                "details": self.details,
-                "failures": [[id_, *failure] for id_, failure in sorted(self.failures.items())],
-                "seconds": self.clock.seconds,
-                "data_seconds": data,
-                "compute_seconds": compute,
-                **self._identity(),
-            }
-            self.checkpoints.save(state, best=best)
-        self._saved = time.monotonic()
-
-    def _identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with for the run to go on exactly."""
-        records = self.train_set.records
-        return {
-            "config": config_to_dict(self.config),
-            "classes": list(records.classes) if records.classes is not None else None,
-            "fingerprint": records.fingerprint,
-            "order": records.order,
-            "records": len(records),
-            "world_size": distributed.world_size(),
-            "precision": self.learner.precision,
-            "versions": runtime.versions(),
-        }
-
-    def _resume(self) -> None:
-        """Go on from the newest checkpoint that can be read, saying what is not as it was."""
-        state = load_together(self.checkpoints)
-        if state is None:
-            say(f"{self.checkpoints.folder} holds no checkpoint yet: starting from the beginning")
-            return
-        now = self._identity()
-        refuse_other_optimizer(state, now)
-        for line in differences(state, now):
-            warn(line)
-        try:
-            self.learner.restore(state)
-        except (RuntimeError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{state['path']}: does not fit the network of this config ({reason})") from None
-        before = Plan.of(config_from_dict(state["config"], where=state["path"]), state["records"])
-        position = Position(state["step"], state["epoch"], state["epoch_step"])
-        self.position, self.recorded = self.plan.take_over(position, before), before.time(position)
-        self.best, self.validation, self.details = state["best"], state["validation"], state["details"]
-        self.failures |= {id_: (path, reason) for id_, path, reason in state["failures"]}
-        data, compute = state.get("data_seconds", 0.0), state.get("compute_seconds", 0.0)
-        self.clock = Stopwatch(state["seconds"], data=data, compute=compute)
-        say(f"going on from {state['path']}: epoch {self.position.epoch + 1}, step {self.position.step}")
-
-    # --- the first and the last word ---------------------------------------------------------------------------------
-
-    def _announce(self) -> None:
-        config = self.config
-        parameters = sum(parameter.numel() for parameter in self.learner.network.parameters())
-        say(f"run folder {self.folder.path}")
-        say(f"{runtime.describe(self.device, self.learner.precision)}; {parameters:,} parameters")
-        say(
-            f"{len(self.train_set):,} training videos, {len(self.val_set) if self.val_set else 0:,} for validation; "
-            f"{config.train.epochs:g} epochs, {self.plan.total_steps:,} steps of {config.train.batch_size} clips "
-            f"({config.data.frames} x {config.data.crop} x {config.data.crop}, stride {config.data.stride})"
-        )
-        if config.data.quarantine is not None:
-            listed = [len(videos.quarantine.listed) for videos in (self.train_set, self.val_set) if videos is not None]
-            say(f"{config.data.quarantine} leaves {' and '.join(map(str, listed))} of them out")
-        if self.val_set is None:
-            warn("data.val.annotation is not set: this run trains without validation")
-
-    def _waits(self) -> tuple[float, float]:
-        """Seconds of data and of compute of the process that waited longest, which held up the others."""
-        return max(distributed.gather_objects((self.clock.data, self.clock.compute)))
-
-    def _finish(self) -> dict[str, Any]:
-        """Write ``results.json`` and say how it went."""
-        data, compute = self._waits()
-        workers = self.config.data.workers
-        results = {
-            "name": self.config.name,
-            "run": str(self.folder.path),
-            "validation": {**self.validation, **self.details},
-            "best": self.best,
-            "epochs": self.config.train.epochs,
-            "steps": self.position.step,
-            "seconds": self.clock.seconds,
-            "data_seconds": data,
-            "compute_seconds": compute,
-            "bound_by": reports.bound(data, compute, workers=workers),
-            "failures": {"count": len(self.failures), "videos": reports.failed_videos(self.failures)},
-            "versions": runtime.versions(),
-        }
-        if distributed.is_main():
-            # The results of a test stay only where it was of this very network.
-            tested = self.folder.test_results() if self.position.step == self._first_step else {}
-            write_json(self.folder.results, {**tested, "training": results})
-        if self.failures:
-            warn(f"{len(self.failures)} training videos could not be read; {self.folder.results} names them")
-        if self.validation:
-            say(f"final: {reports.accuracy_line(self.validation)}")
-        say(f"trained in {duration(self.clock.seconds)}; everything lies in {self.folder.path}")
-        say(reports.bound_line(data, compute, workers=workers))
-        return results
-
-
-def micro_batch_size(config: RunConfig) -> int:
-    """Clips in one forward pass of one process.
-
-    Raises:
-        ConfigError: ``train.batch_size`` does not divide.
-    """
-    processes, accumulate = distributed.world_size(), config.train.accumulate
-    if config.train.batch_size % (processes * accumulate):
-        raise ConfigError(
-            f"train.batch_size: {config.train.batch_size} does not divide over {processes} processes x {accumulate} "
-            "accumulation steps"
-        )
-    return config.train.batch_size // (processes * accumulate)
+    def _checkpoint_is_due(self, step: int) -> bool:
+        every, minutes = self.config.train.checkpoint_every, self.config.train.checkpoint_minutes
+        late = distributed.is_main() and 0 < minutes <= self.checkpoints.minutes_since_save()
+        return late or (every > 0 and step % every == 0)

@@ -13,7 +13,7 @@ from gcvideo.cli import main
 from gcvideo.config import RunConfig, save_config
 from gcvideo.errors import ConfigError
 from gcvideo.train.checkpoint import load_checkpoint
-from gcvideo.train.resuming import differences
+from gcvideo.train.state import differences
 from gcvideo.train.trainer import Trainer
 from tests.training import complaints, last_state, make_videos, train_config
 

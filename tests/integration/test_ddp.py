@@ -26,8 +26,8 @@ from gcvideo.data.splits import load_split
 from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.predictions import Predictions
 from gcvideo.models.resnet3d import build_model
-from gcvideo.train.batch_norm import make_precise, share_batch_norms
-from gcvideo.train.step import Learner
+from gcvideo.train.batch_norm import measure_batch_norms
+from gcvideo.train.step import TrainStep
 from tests.training import (
     EVERYTHING,
     free_port,
@@ -48,14 +48,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gradients(values: dict[str, Any]) -> list[torch.Tensor]:
     """The gradients that the optimizer sees in the first step, and all buffers after it.
 
-    Batch norms are still, as they would see other shares, unless all processes measure together.
+    Batch norms are in evaluation, as each process would compute statistics over its own clips.
     """
     config = config_from_dict(values, where="the test's config")
-    learner = Learner(config, torch.device("cpu"))
+    learner = TrainStep(config, torch.device("cpu"))
     if isinstance(learner.model, nn.parallel.DistributedDataParallel):
         assert learner.model.static_graph == config.train.static_graph
     for module in learner.model.modules():
-        if isinstance(module, nn.BatchNorm3d) and config.train.sync_batch_norm == 1:
+        if isinstance(module, nn.BatchNorm3d):
             module.eval()
     records = load_split(config, config.data.train, name="training")
     assert records is not None
@@ -86,20 +86,13 @@ def clip_stream(rank: int) -> list[torch.Tensor]:
 def precise_statistics(_: dict[str, Any]) -> list[torch.Tensor]:
     network = nn.Sequential(nn.BatchNorm3d(3))
     batches = clip_stream(distributed.rank()) if distributed.world_size() > 1 else clip_stream(0) + clip_stream(1)
-    make_precise(network, batches, len(batches))
+    measure_batch_norms(network, batches, len(batches))
     return [network[0].running_mean, network[0].running_var]  # type: ignore[list-item]
-
-
-def shared_statistics(_: dict[str, Any]) -> list[torch.Tensor]:
-    network = share_batch_norms(nn.Sequential(nn.BatchNorm3d(3)), 2, torch.device("cpu"))
-    network(clip_stream(distributed.rank())[0])
-    return list(network.buffers())
 
 
 WORK = {
     "gradients": gradients,
     "precise_statistics": precise_statistics,
-    "shared_statistics": shared_statistics,
 }
 
 
@@ -124,30 +117,17 @@ def _answer(work: str, values: dict[str, Any], environment: dict[str, str], path
         torch.save(WORK[work](values), path)
 
 
-@pytest.mark.parametrize(
-    ("accumulate", "static_graph", "shared"), [(1, False, 1), (2, False, 1), (1, True, 1), (1, False, 0), (1, True, 0)]
-)
+@pytest.mark.parametrize(("accumulate", "static_graph"), [(1, False), (2, False), (1, True)])
 def test_two_processes_have_the_gradients_of_one_with_both_batches(
-    place: Path, tmp_path: Path, accumulate: int, static_graph: bool, shared: int
+    place: Path, tmp_path: Path, accumulate: int, static_graph: bool
 ) -> None:
-    train = {"batch_size": 4, "accumulate": accumulate, "static_graph": static_graph, "sync_batch_norm": shared}
+    train = {"batch_size": 4, "accumulate": accumulate, "static_graph": static_graph}
     values = config_to_dict(train_config(place, train=train))
     alone = gradients({**values, "train": {**values["train"], "accumulate": 1}})
     first, second = in_processes("gradients", values, 2, tmp_path)
     assert same_tensors(first, second)
     assert any(gradient.abs().max() > 1e-3 for gradient in alone)
     torch.testing.assert_close(first, alone, rtol=1e-4, atol=1e-6)
-
-
-def test_batch_norms_share_with_their_group_only(tmp_path: Path) -> None:
-    """Four processes in groups of two: 0 with 1, 2 with 3."""
-    found = in_processes("shared_statistics", {}, 4, tmp_path)
-    alone = nn.BatchNorm3d(3)
-    alone(torch.cat([clip_stream(0)[0], clip_stream(1)[0]]))
-    assert same_tensors(found[0], found[1])
-    assert same_tensors(found[2], found[3])
-    assert not same_tensors(found[0], found[2])
-    torch.testing.assert_close(found[0], [alone.running_mean, alone.running_var, alone.num_batches_tracked])
 
 
 def test_precise_batch_norms_pool_the_batches_of_all_processes(tmp_path: Path) -> None:
@@ -158,7 +138,7 @@ def test_precise_batch_norms_pool_the_batches_of_all_processes(tmp_path: Path) -
 
 def test_every_recipe_at_once_on_two_processes(place: Path) -> None:
     """With what needs several processes, and without what goes together with neither: accumulation and multigrid."""
-    together = {"accumulate": 1, "multigrid": "none", "sync_batch_norm": 0, "static_graph": True, "epochs": 2}
+    together = {"accumulate": 1, "multigrid": "none", "static_graph": True, "epochs": 2}
     config = train_config(place, "everything", **{**EVERYTHING, "train": {**EVERYTHING["train"], **together}})
     assert train_in_processes(config, processes=2) == [0, 0]
     lines = metrics(config)
@@ -224,7 +204,7 @@ def test_torchrun_starts_a_killed_job_anew_and_it_goes_on(place: Path) -> None:
     os.kill(children(job.pid)[-1], signal.SIGKILL)
     output, errors = job.communicate(timeout=200)
     assert job.returncode == 0, errors
-    assert "going on from" in output
+    assert "resuming from" in output
     assert output.count("final: ") == 1  # one process speaks
     assert [line["step"] for line in metrics(config)] == list(range(1, 25))
     results = json.loads((config.run_dir / "results.json").read_text())["training"]

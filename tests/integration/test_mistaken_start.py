@@ -85,7 +85,7 @@ def test_a_restart_finishes_the_overwriting_that_it_was_asked_for(place: Path, m
     config.seed = 5
     save_config(config, path)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module, "Learner", die)
+        patch.setattr(trainer_module, "TrainStep", die)
         with pytest.raises(Died):
             main(["train", str(path), "--overwrite"])
     assert last_state(config)["config"]["seed"] == 0

@@ -1,4 +1,4 @@
-"""A run that was killed and went on ends with the very weights of the run that never stopped.
+"""A run that was killed and resumed ends with exactly the weights of the uninterrupted run.
 
 ``GCVIDEO_KILL_SEEDS=20 pytest tests/integration/test_resume.py`` tries twenty places to die instead of one.
 """
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from gcvideo.config import RunConfig
-from gcvideo.train import reports
+from gcvideo.train import logger
 from gcvideo.train.checkpoint import load_checkpoint
 from gcvideo.train.signals import EXIT_CODE
 from gcvideo.train.trainer import Trainer
@@ -25,6 +25,7 @@ from tests.training import (
     last_state,
     make_videos,
     metrics,
+    release,
     same_tensors,
     start,
     train_config,
@@ -85,9 +86,9 @@ def test_killed_anywhere_it_ends_with_the_same_weights(
     config = configure(place, f"killed-{processes}-{workers}-{seed}")
     config.data.workers = workers
     died_at = []
-    for last, slow_after in ((STEPS // 2, STEPS - 2), (STEPS - 1, None)):  # the first death comes before the end
+    for last, hold_after in ((STEPS // 2, STEPS - 2), (STEPS - 1, None)):  # the first death comes before the end
         target = rng.randint(1, last)
-        running = start(config, processes=processes, slow_after=slow_after, resume=True)
+        running = start(config, processes=processes, hold_after=hold_after, resume=True)
         wait_for(lambda target=target: steps_done(config) >= target, running)  # type: ignore[misc]
         time.sleep(rng.uniform(0, 0.05))  # anywhere in a step, a validation, or a write
         for process in running:
@@ -108,7 +109,7 @@ def test_three_killed_processes_end_within_rounding(place: Path) -> None:
     for name in ("unstopped3", "killed3"):
         config = configure(place, name, accumulate=1, batch_size=3, epochs=1)
         if name == "killed3":
-            running = start(config, processes=3, slow_after=2)
+            running = start(config, processes=3, hold_after=2)
             wait_for(lambda config=config: steps_done(config) >= 2, running)  # type: ignore[misc]
             for process in running:
                 process.kill()
@@ -120,15 +121,16 @@ def test_three_killed_processes_end_within_rounding(place: Path) -> None:
     assert states[1]["step"] == states[0]["step"] == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_signal_saves_first_and_leaves_with_its_own_exit_code(
     place: Path, unstopped: dict[int, dict[str, Any]], processes: int, number: signal.Signals
 ) -> None:
     config = configure(place, f"signal-{processes}-{number}", checkpoint_every=0, val_every=0)
-    running = start(config, processes=processes, slow_after=4)
+    running = start(config, processes=processes, hold_after=4)
     wait_for(lambda: steps_done(config) >= 4, running)
-    os.kill(running[-1].pid or 0, number)  # one process hears it, all of them stop
+    os.kill(running[-1].pid or 0, number)  # one process receives it, all of them stop
+    release(config)
     assert wait(running) == [EXIT_CODE] * processes
     step = last_state(config)["step"]
     assert step >= 4
@@ -168,14 +170,14 @@ def test_where_only_the_best_checkpoint_is_whole_the_run_goes_on_from_it(
 ) -> None:
     """And ends with the weights of the run that never stopped: it holds all of a training."""
     config = configure(place, "best-left", keep_checkpoints=1, val_every=1, checkpoint_every=0)
-    figures, accuracies = reports.validation_figures, iter([0.5, 0.25, 0.25, 0.25, 0.25])  # the first is the best
-    monkeypatch.setattr(reports, "validation_figures", lambda p: {**figures(p), "video_top1": next(accuracies)})
+    figures, accuracies = logger.validation_metrics, iter([0.5, 0.25, 0.25, 0.25, 0.25])  # the first is the best
+    monkeypatch.setattr(logger, "validation_metrics", lambda p: {**figures(p), "video_top1": next(accuracies)})
     Trainer(config).fit()
     folder = config.run_dir / "checkpoints"
     assert load_checkpoint(folder / "best.pt")["step"] == STEPS // 3
     os.truncate(folder / "last.pt", 300)
     Trainer(config).fit(resume=True)
-    assert f"{folder}/best.pt is taken" in complaints(config)[1]
+    assert f"{folder}/best.pt is used" in complaints(config)[1]
     assert [line["step"] for line in metrics(config)] == list(range(1, STEPS + 1))
     for part in ("model", "raw_model", "optimizer", "step", "epoch"):
         assert same_tensors(last_state(config)[part], unstopped[1][part]), part
@@ -189,7 +191,7 @@ def test_another_number_of_processes_goes_on_and_says_so(place: Path) -> None:
         process.kill()
     wait(running)
     assert train_in_processes(config, processes=1, resume=True) == [0]
-    assert "2 processes wrote the checkpoint, 1 go on: the order of the clips" in complaints(config)[0]
+    assert "2 processes wrote the checkpoint, 1 resume: the order of the clips" in complaints(config)[0]
     assert last_state(config)["step"] == STEPS
 
 

@@ -67,7 +67,7 @@ def test_one_process_hears_a_signal_while_two_validate(place: Path, heard_by: in
 
 
 @pytest.mark.usefixtures("_deaf")
-@pytest.mark.parametrize("moment", ["load_split", "Learner", "Recorder"])
+@pytest.mark.parametrize("moment", ["load_split", "TrainStep", "MetricsLogger"])
 def test_a_signal_during_the_start_is_heard(place: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = train_config(place, f"starting-{moment}", train={"epochs": 1})
     with monkeypatch.context() as patch:
@@ -84,7 +84,7 @@ def test_a_signal_after_the_last_video_of_a_validation_keeps_what_was_validated(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = train_config(place, "validated", train={"epochs": 2, "val_every": 1})
-    signalling(monkeypatch, trainer_module.reports, "validation_figures")
+    signalling(monkeypatch, trainer_module.log, "validation_metrics")
     with pytest.raises(Stopped, match="SIGUSR1"):
         Trainer(config).fit()
     assert (last_state(config)["epoch"], last_state(config)["step"]) == (1, 2)

@@ -24,12 +24,11 @@ from gcvideo.models.resnet3d import build_model
 from gcvideo.report.pages import write_run_report
 from gcvideo.train import dry_run as trials
 from gcvideo.train import trainer as trainer_module
-from gcvideo.train.batch_norm import make_precise
+from gcvideo.train.batch_norm import SubBatchNorm3d, measure_batch_norms
 from gcvideo.train.checkpoint import load_checkpoint
-from gcvideo.train.multigrid import SubBatchNorm3d
 from gcvideo.train.optimizer import learning_rate
-from gcvideo.train.schedule import Plan, Position
-from gcvideo.train.step import Learner
+from gcvideo.train.schedule import Position, Schedule
+from gcvideo.train.step import TrainStep
 from gcvideo.train.trainer import Trainer
 from tests.training import EVERYTHING, last_state, make_videos, metrics, same_tensors, train_config
 
@@ -96,7 +95,7 @@ def test_metrics_have_the_documented_keys(finished: RunConfig) -> None:
 
 def test_the_log_tells_the_story(finished: RunConfig) -> None:
     log = (finished.run_dir / "train.log").read_text()
-    for words in ("clips/s", "loss", "video top-1", str(finished.run_dir), "bounded the run"):
+    for words in ("clips/s", "loss", "video top-1", str(finished.run_dir), "-bound: ", "guessing reaches 25.00 %"):
         assert words in log
 
 
@@ -111,9 +110,9 @@ def test_the_checkpoint_holds_a_network_to_test_with(finished: RunConfig) -> Non
 
 def test_the_best_checkpoint_is_of_the_best_validation(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.2, 0.6, 0.6])
-    figures = trainer_module.reports.validation_figures
+    metrics_of = trainer_module.log.validation_metrics
     monkeypatch.setattr(
-        trainer_module.reports, "validation_figures", lambda found: {**figures(found), "video_top1": next(accuracies)}
+        trainer_module.log, "validation_metrics", lambda found: {**metrics_of(found), "video_top1": next(accuracies)}
     )
     config = train_config(place, "best", train={"val_every": 1})
     Trainer(config).fit()
@@ -138,11 +137,11 @@ def test_clips_come_in_the_order_of_the_seed_from_as_many_workers_as_asked(place
     train = {"multigrid": multigrid, "multigrid_cycles": 1, "epochs": 7}
     config = train_config(place, "order", seed=3, data={"workers": 2, "crop": 64, "short_side": [64, 72]}, train=train)
     trainer = Trainer(config)
-    trainer.build()
-    loader = trainer.loader()
+    parts = trainer.build()
+    loader = trainer.loader(parts, 0)
     assert loader.workers == 2
     assert loader.dataset.seed == 3
-    videos = 4 * trainer.plan.shapes[0].batch
+    videos = 4 * parts.schedule.shapes[0].batch
     assert loader.batches.ravel().tolist() == epoch_order(8, seed=3, epoch=0, global_batch=videos).tolist()
 
 
@@ -184,7 +183,7 @@ def test_batch_norms_are_measured_over_the_first_batches_of_the_epoch(place: Pat
     records = load_split(config, config.data.train, name="training")
     assert records is not None
     loader = train_loader(ClipDataset(records, data=config.data, seed=0), batch_size=4, seed=0, epoch=0)
-    make_precise(network, ((batch.clips.float() / 255 - 0.45) / 0.225 for batch in loader), 2)
+    measure_batch_norms(network, ((batch.clips.float() / 255 - 0.45) / 0.225 for batch in loader), 2)
     for name, buffer in network.named_buffers():
         if "running" in name:
             torch.testing.assert_close(saved[name], buffer, rtol=1e-3, atol=1e-5)
@@ -242,7 +241,7 @@ def test_accumulated_micro_batches_are_one_batch(place: Path) -> None:
     gradients = []
     for accumulate in (1, 2):
         config = train_config(place, f"accumulate{accumulate}", train={"accumulate": accumulate})
-        learner = Learner(config, torch.device("cpu"))
+        learner = TrainStep(config, torch.device("cpu"))
         learner.model.eval()
         records = load_split(config, config.data.train, name="training")
         assert records is not None
@@ -252,7 +251,7 @@ def test_accumulated_micro_batches_are_one_batch(place: Path) -> None:
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
-def _gradients(learner: Learner, loader: Any) -> list[torch.Tensor]:
+def _gradients(learner: TrainStep, loader: Any) -> list[torch.Tensor]:
     """The gradients that the first step works with."""
     seen: list[torch.Tensor] = []
 
@@ -338,7 +337,7 @@ def test_mistakes_end_with_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"static_graph": True, "accumulate": 2}, "train.static_graph: does not go together"),
+        ({"static_graph": True, "accumulate": 2}, "train.static_graph: does not work with"),
         ({"multigrid": "long", "sync_batch_norm": 2}, "train.sync_batch_norm must stay 1"),
     ],
 )
@@ -379,7 +378,7 @@ def test_every_recipe_at_once(place: Path) -> None:
     config = train_config(place, "everything", **{**EVERYTHING, "data": data})
     assert train(config) == 0
     lines = metrics(config)
-    plan = Plan.of(config, 64)
+    plan = Schedule(config, 64)
     assert len({step for shape in plan.cycles for step in shape}) >= 4  # of multigrid
     assert [line["step"] for line in lines] == list(range(1, plan.total_steps + 1))
     assert all(math.isfinite(line["loss"]) for line in lines)
@@ -410,9 +409,9 @@ def test_a_dry_run_of_multigrid_takes_the_steps_of_a_training(
 ) -> None:
     """Every shape with its batch, its splits and its short cycle; clips and steps are those of the whole training."""
     seen: list[tuple[int, ...]] = []
-    forward = Learner.forward
+    forward = TrainStep.forward
 
-    def look(self: Learner, batch: ClipBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def look(self: TrainStep, batch: ClipBatch) -> tuple[torch.Tensor, torch.Tensor]:
         norm = next(module for module in self.network.modules() if isinstance(module, SubBatchNorm3d))
         seen.append((norm.splits, *batch.clips.shape[:1], *batch.clips.shape[2:4]))
         return forward(self, batch)
@@ -422,9 +421,9 @@ def test_a_dry_run_of_multigrid_takes_the_steps_of_a_training(
     data = {"crop": 64, "short_side": [64, 72], "train": {"annotation": str(many)}}
     train_ = {"multigrid": "both", "multigrid_cycles": 1, "epochs": 5, "batch_size": 2}
     config = train_config(place, "dry_multigrid", data=data, train=train_)
-    monkeypatch.setattr(Learner, "forward", look)
+    monkeypatch.setattr(TrainStep, "forward", look)
     results = trials.dry_run(config)
-    plan = Plan.of(config, 32)
+    plan = Schedule(config, 32)
     expected = []
     for epoch in map(plan.shapes.index, dict.fromkeys(plan.shapes)):
         shape, cycle = plan.shapes[epoch], plan.cycles[epoch]
@@ -437,7 +436,7 @@ def test_a_dry_run_of_multigrid_takes_the_steps_of_a_training(
         cycle = plan.cycles[epoch]
         clips += sum(2 * shape.batch * cycle[step % len(cycle)].batches for step in range(plan.steps(epoch)))
     assert results["clips_per_second"] * results["hours"] * 3600 == pytest.approx(clips)
-    assert f"a step of {clips / plan.total_steps:.4g} clips, on the average" in capsys.readouterr().out
+    assert f"a step of {clips / plan.total_steps:.4g} clips, averaged over all shapes" in capsys.readouterr().out
 
 
 def test_a_profile_names_operators_and_leaves_a_trace(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -496,15 +495,15 @@ def test_a_loss_that_is_no_number_stops_and_names_the_videos(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = train_config(place, "nonfinite", train={"log_every": 6, "checkpoint_every": 1})
-    forward = Learner.forward
+    forward = TrainStep.forward
     calls: list[list[int]] = []
 
-    def fails_at_step_3(self: Learner, batch: Any) -> Any:
+    def fails_at_step_3(self: TrainStep, batch: Any) -> Any:
         calls.append(batch.indices.tolist())
         loss, logits = forward(self, batch)
         return (loss * math.nan if len(calls) == 4 else loss), logits
 
-    monkeypatch.setattr(Learner, "forward", fails_at_step_3)
+    monkeypatch.setattr(TrainStep, "forward", fails_at_step_3)
     assert train(config) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "not finite at step 3" in error

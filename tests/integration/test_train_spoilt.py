@@ -13,8 +13,8 @@ import torch
 from gcvideo.cli import main
 from gcvideo.config import save_config
 from gcvideo.errors import DataError, TrainingError
-from gcvideo.train.step import Learner
-from gcvideo.train.trainer import Trainer
+from gcvideo.train.step import TrainStep
+from gcvideo.train.trainer import Parts, Trainer
 from tests.training import last_state, make_videos, metrics, train_config
 
 
@@ -30,8 +30,8 @@ def test_a_network_that_answers_no_numbers_is_not_the_best(
     """Its weights are sound, as those are whose products no longer fit into a float32."""
     config = train_config(place, f"answers-{value}", train={"epochs": 1})
 
-    def spoil(self: Trainer) -> None:
-        self.learner.tested_network.register_forward_hook(lambda *args: args[-1] * value)
+    def spoil(self: Trainer, parts: Parts) -> None:
+        parts.step.tested_network.register_forward_hook(lambda *args: args[-1] * value)
 
     monkeypatch.setattr(Trainer, "_measure_batch_norms", spoil)
     with pytest.raises(TrainingError, match="scores of 8 of 8 validation videos are not finite"):
@@ -43,16 +43,16 @@ def test_a_network_that_answers_no_numbers_is_not_the_best(
 
 def spoil_after(step: int, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an update does to a weight when the gradient of a finite loss is none."""
-    whole = Learner.step
+    whole = TrainStep.step
 
-    def spoilt(self: Learner, batches: Any, *, number: int, lr: float) -> Any:
+    def spoilt(self: TrainStep, batches: Any, *, number: int, lr: float) -> Any:
         used = whole(self, batches, number=number, lr=lr)
         if number == step:
             with torch.no_grad():
                 next(self.network.parameters())[0] = value
         return used
 
-    monkeypatch.setattr(Learner, "step", spoilt)
+    monkeypatch.setattr(TrainStep, "step", spoilt)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -74,7 +74,7 @@ def test_where_nothing_was_saved_there_is_no_talk_of_a_checkpoint(place: Path, m
     with pytest.raises(TrainingError, match="not finite at step 1") as caught:
         Trainer(config).fit()
     assert str(caught.value).endswith(
-        "Nothing was saved yet: lower optim.lr or set optim.clip_grad_norm, then start anew with --overwrite"
+        "No checkpoint was saved: lower optim.lr or set optim.clip_grad_norm, then start again with --overwrite"
     )
     monkeypatch.undo()
     Trainer(config).fit(overwrite=True)
@@ -102,9 +102,7 @@ def test_a_validation_list_without_labels_is_refused(place: Path, tmp_path: Path
     unlabelled = tmp_path / "unlabelled.txt"
     unlabelled.write_text("".join(f"{place}/video_{i}.mp4\n" for i in range(4)))
     config = train_config(place, "unlabelled", data={"val": {"annotation": str(unlabelled)}})
-    with pytest.raises(
-        DataError, match=r"unlabelled\.txt: gives no labels to validate on; leave data\.val\.annotation"
-    ):
+    with pytest.raises(DataError, match=r"unlabelled\.txt: has no labels to validate on; leave data\.val\.annotation"):
         Trainer(config).fit()
     assert not (config.run_dir / "metrics.jsonl").exists()
 
@@ -122,7 +120,7 @@ def test_a_validation_without_a_readable_video_is_never_the_best(
     )
     save_config(config, tmp_path / "run.yaml")
     assert main(["train", str(tmp_path / "run.yaml"), "--json", str(tmp_path / "out.json")]) == 0
-    assert "no accuracy, for want of readable videos, 1 videos could not be read" in capsys.readouterr().out
+    assert "no accuracy, because no video could be decoded, 1 videos could not be read" in capsys.readouterr().out
     assert last_state(config)["best"] is None
     for path in (config.run_dir / "results.json", tmp_path / "out.json"):
         results = json.loads(path.read_text(), parse_constant=pytest.fail)

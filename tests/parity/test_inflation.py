@@ -179,12 +179,12 @@ def test_kernels() -> None:
 
 def test_the_config_key_that_training_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from gcvideo.config import config_from_dict
-    from gcvideo.train.step import Learner
+    from gcvideo.train.step import TrainStep
 
     peer = NarrowResNet(18, 8)
     fields = {"arch": "i3d", "depth": 18, "width": 8, "num_classes": 3, "weights": str(save(peer, tmp_path))}
     config = config_from_dict({"name": "tiny", "device": "cpu", "model": fields}, where="test")
-    network = Learner(config, torch.device("cpu")).network
+    network = TrainStep(config, torch.device("cpu")).network
     torch.testing.assert_close(network.stem.conv.weight, inflate(peer.conv1.weight.detach(), 5), check_stride=False)
     output = capsys.readouterr()
     assert "fresh: head.proj" in output.out

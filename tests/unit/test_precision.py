@@ -13,9 +13,9 @@ from gcvideo import device as runtime
 from gcvideo.config import ModelConfig, RunConfig, config_to_dict
 from gcvideo.errors import ConfigError
 from gcvideo.models.resnet3d import build_model
-from gcvideo.train.multigrid import smallest_clip
-from gcvideo.train.resuming import differences
-from gcvideo.train.step import Learner
+from gcvideo.train.schedule import smallest_clip
+from gcvideo.train.state import differences
+from gcvideo.train.step import TrainStep
 from tests.training import train_config
 
 CPU = torch.device("cpu")
@@ -67,12 +67,12 @@ def test_training_takes_float32_where_bf16_gradients_would_be_wrong(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pretend(monkeypatch, "amx_bf16")
-    assert Learner(config_of(tmp_path, precision="auto"), CPU).precision == "bf16"
-    assert Learner(config_of(tmp_path, precision="auto", crop=64), CPU).precision == "fp32"
+    assert TrainStep(config_of(tmp_path, precision="auto"), CPU).precision == "bf16"
+    assert TrainStep(config_of(tmp_path, precision="auto", crop=64), CPU).precision == "fp32"
     with pytest.raises(
         ConfigError, match=r"train.precision: .* as in res5.*; set train.precision=fp32, .* 4 x 64 x 64"
     ):
-        Learner(config_of(tmp_path, precision="bf16", crop=64), CPU)
+        TrainStep(config_of(tmp_path, precision="bf16", crop=64), CPU)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_the_smallest_clip_of_a_training(tmp_path: Path, kind: str, smallest: tu
 
 def test_bf16_gradients_are_right_where_bf16_is_taken(tmp_path: Path) -> None:
     """The smallest clip that is let through: kernels as long as their inputs."""
-    learner = Learner(config_of(tmp_path, frames=3, crop=96, precision="bf16"), CPU)
+    learner = TrainStep(config_of(tmp_path, frames=3, crop=96, precision="bf16"), CPU)
     clips = torch.randint(0, 256, (4, 3, 3, 96, 96), dtype=torch.uint8)
     gradients = {}
     for name in ("bf16", "fp32"):
@@ -102,7 +102,7 @@ def test_going_on_in_another_precision_is_told(tmp_path: Path) -> None:
     same = {"config": config, "fingerprint": "f", "classes": None, "world_size": 1, "versions": {}}
     before, now = {**same, "precision": "bf16"}, {**same, "precision": "fp32"}
     assert differences(before, now) == [
-        "the checkpoint was computed in bf16, this machine goes on in fp32; train.precision=bf16 keeps to it"
+        "the checkpoint was computed in bf16, this machine computes in fp32; train.precision=bf16 keeps it"
     ]
     assert differences(before, before) == []
     assert differences(same, now) == []  # an older checkpoint does not say

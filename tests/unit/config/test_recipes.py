@@ -16,10 +16,9 @@ from gcvideo.data.loader import ClipBatch
 from gcvideo.errors import ConfigError
 from gcvideo.eval.metrics import by_class
 from gcvideo.models.resnet3d import build_model
-from gcvideo.train.batch_norm import make_precise, share_batch_norms
-from gcvideo.train.freezing import freeze, keep_frozen
-from gcvideo.train.multigrid import divide_batch_norms, set_splits
-from gcvideo.train.step import Learner
+from gcvideo.train.batch_norm import measure_batch_norms, split_batch_norms, synchronize_batch_norms
+from gcvideo.train.optimizer import freeze, frozen_parts
+from gcvideo.train.step import TrainStep
 from tests.training import same_tensors, train_config
 
 CPU = torch.device("cpu")
@@ -31,8 +30,8 @@ def batch(seed: int = 0, clips: int = 4) -> ClipBatch:
     return ClipBatch(pixels, torch.arange(clips) % 4, torch.arange(clips), [])
 
 
-def learner(tmp_path: Path, **sections: Any) -> Learner:
-    return Learner(train_config(tmp_path, **sections), CPU)
+def learner(tmp_path: Path, **sections: Any) -> TrainStep:
+    return TrainStep(train_config(tmp_path, **sections), CPU)
 
 
 def weights(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -45,7 +44,7 @@ def weights(network: nn.Module) -> dict[str, torch.Tensor]:
 def test_averaged_weights_follow_the_formula(tmp_path: Path) -> None:
     """After the first step they are the network's; from then on decay x average + (1 - decay) x network."""
     learning = learner(tmp_path, train={"ema": 0.75})
-    learning.train()
+    learning.train_mode()
     expected: dict[str, torch.Tensor] = {}
     for step in range(3):
         learning.step(iter([batch(step)]), number=step, lr=0.1)
@@ -63,11 +62,11 @@ def test_averaged_weights_are_what_a_checkpoint_offers_to_test(tmp_path: Path) -
     learning = learner(tmp_path, train={"ema": 0.5})
     for step in range(2):
         learning.step(iter([batch(step)]), number=step, lr=0.1)
-    state = learning.state()
+    state = learning.state_dict()
     assert torch.equal(state["model"]["head.proj.weight"], learning.tested_network.state_dict()["head.proj.weight"])
     assert torch.equal(state["raw_model"]["head.proj.weight"], learning.network.state_dict()["head.proj.weight"])
     again = learner(tmp_path, train={"ema": 0.5})
-    again.restore(state)
+    again.load_state_dict(state)
     for other in (learning, again):
         other.step(iter([batch(2)]), number=2, lr=0.1)
     for name, value in weights(learning.tested_network).items():
@@ -114,7 +113,7 @@ def test_clips_are_normalised_with_the_mean_and_deviation_of_the_config(tmp_path
 
 def test_weights_are_drawn_from_the_seed(tmp_path: Path) -> None:
     config = train_config(tmp_path, seed=3)
-    network = Learner(config, CPU).network
+    network = TrainStep(config, CPU).network
     torch.manual_seed(3)
     assert same_tensors(network.state_dict(), build_model(config.model).state_dict())
 
@@ -176,7 +175,7 @@ def test_clipped_gradients_have_the_norm_that_was_asked_for(tmp_path: Path) -> N
 def test_a_frozen_backbone_is_one_fixed_function(tmp_path: Path) -> None:
     learning = learner(tmp_path, train={"freeze": ["backbone"]}, model={"drop_path": 0.5})
     before = {name: tensor.clone() for name, tensor in learning.network.state_dict().items()}
-    learning.train()
+    learning.train_mode()
     learning.step(iter([batch()]), number=0, lr=0.1)
     for name, tensor in learning.network.state_dict().items():  # the statistics of batch norms as well
         assert torch.equal(tensor, before[name]) != name.startswith("head."), name
@@ -187,7 +186,8 @@ def test_stages_can_be_frozen_by_name(tmp_path: Path) -> None:
     network = build_model(train_config(tmp_path).model)
     freeze(network, ["stem", "res2", "res3.0"])
     network.train()
-    keep_frozen(network, ["stem", "res2", "res3.0"])
+    for part in frozen_parts(network, ["stem", "res2", "res3.0"]):
+        part.eval()
     frozen = {".".join(name.split(".")[:2]) for name, p in network.named_parameters() if not p.requires_grad}
     assert frozen == {"stem.conv", "stem.norm", "res2.0", "res2.1", "res3.0"}
     assert not network.stem.training
@@ -202,7 +202,7 @@ def test_precise_batch_norm_is_the_mean_and_variance_of_all_batches() -> None:
     network = nn.Sequential(nn.BatchNorm3d(3), nn.Dropout(0.9), nn.BatchNorm3d(3)).train()
     clips = [torch.randn(2, 3, 2, 4, 4) * scale + scale for scale in (1.0, 2.0, 3.0)]
     buffer = network[0].running_mean
-    make_precise(network, clips, 3)
+    measure_batch_norms(network, clips, 3)
     everything = torch.cat(clips).transpose(0, 1).flatten(1)  # (C, values)
     torch.testing.assert_close(network[0].running_mean, everything.mean(dim=1), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(network[0].running_var, everything.var(dim=1, unbiased=False), rtol=1e-4, atol=1e-4)
@@ -214,10 +214,9 @@ def test_precise_batch_norm_is_the_mean_and_variance_of_all_batches() -> None:
 def test_precise_batch_norm_measures_all_parts_of_a_batch() -> None:
     """In an epoch of the long cycle of multigrid, whose batch norms measure parts."""
     network = nn.Sequential(nn.BatchNorm3d(2))
-    divide_batch_norms(network)
-    set_splits(network, 2)
+    split_batch_norms(network, 2)
     clips = torch.cat([torch.zeros(2, 2, 2, 4, 4), torch.full((2, 2, 2, 4, 4), 10.0)])
-    make_precise(network, [clips, clips], 2)
+    measure_batch_norms(network, [clips, clips], 2)
     torch.testing.assert_close(network[0].running_mean, torch.full((2,), 5.0))
     torch.testing.assert_close(network[0].running_var, torch.full((2,), 25.0), rtol=0.01, atol=0)
     assert network[0].splits == 2
@@ -225,20 +224,37 @@ def test_precise_batch_norm_measures_all_parts_of_a_batch() -> None:
 
 def test_frozen_batch_norms_keep_their_statistics() -> None:
     network = nn.Sequential(nn.BatchNorm3d(3).requires_grad_(False), nn.BatchNorm3d(3))
-    make_precise(network, [torch.randn(2, 3, 2, 4, 4) + 5], 1)
+    measure_batch_norms(network, [torch.randn(2, 3, 2, 4, 4) + 5], 1)
     assert torch.equal(network[0].running_mean, torch.zeros(3))
     assert network[1].running_mean.mean() > 4
 
 
 def test_shared_batch_norms_need_processes_that_divide(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Sequential(nn.BatchNorm3d(3))
-    assert share_batch_norms(network, 0, CPU) is network  # one process shares with itself
+    assert synchronize_batch_norms(network, 0, CPU) is network  # one process shares with itself
     with pytest.raises(ConfigError, match="1 processes do not divide into groups of 2"):
-        share_batch_norms(network, 2, CPU)
+        synchronize_batch_norms(network, 2, CPU)
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert share_batch_norms(network, 1, CPU) is network
+    assert synchronize_batch_norms(network, 1, CPU) is network
     with pytest.raises(ConfigError, match="4 processes do not divide into groups of 3"):
-        share_batch_norms(network, 3, CPU)
+        synchronize_batch_norms(network, 3, CPU)
+    with pytest.raises(ConfigError, match=r"needs GPUs, .* set it to 1 on CPUs"):
+        synchronize_batch_norms(network, 2, CPU)
+
+
+def test_batch_norms_are_synchronized_within_groups_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch is asked for; torch computes it on GPUs only."""
+    groups: list[int] = []
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(
+        torch.distributed, "new_subgroups", lambda *, group_size: (groups.append(group_size), ("group", None))[1]
+    )
+    network = nn.Sequential(nn.BatchNorm3d(3))
+    weight = network[0].weight
+    found = synchronize_batch_norms(network, 2, torch.device("cuda"))
+    assert isinstance(found[0], nn.SyncBatchNorm)
+    assert (groups, found[0].process_group) == ([2], "group")
+    assert found[0].weight is weight
 
 
 # --- figures by class ------------------------------------------------------------------------------------------------

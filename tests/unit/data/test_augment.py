@@ -16,7 +16,7 @@ from gcvideo.data.loader import balanced_order, train_loader
 from gcvideo.data.records import RecordTable
 from gcvideo.data.sampling import sample_rng
 from gcvideo.errors import ConfigError
-from gcvideo.train.step import Learner
+from gcvideo.train.step import TrainStep
 from tests.training import train_config
 from tests.videos import moving_frames, write_video
 
@@ -304,7 +304,7 @@ def test_clips_of_a_single_video_are_not_mixed_but_refused(tmp_path, kind):
     def learner(batch_size, accumulate, repeats):
         augment = {kind: 1.0, "clips_per_video": repeats}
         train = {"batch_size": batch_size, "accumulate": accumulate}
-        return Learner(train_config(tmp_path, data={"augment": augment}, train=train), torch.device("cpu"))
+        return TrainStep(train_config(tmp_path, data={"augment": augment}, train=train), torch.device("cpu"))
 
     for sizes in ((1, 1, 1), (4, 4, 1), (4, 2, 2)):
         with pytest.raises(ConfigError, match=r"mixup and cutmix need clips of two videos .* raise train\.batch_size"):

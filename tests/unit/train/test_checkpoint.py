@@ -114,7 +114,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_run_that_counts_fewer_steps_than_before_keeps_its_new_checkpoints(tmp_path: Path) -> None:
-    """As one does that goes on with a larger batch: step 16 of old is step 8 of now."""
+    """As when resumed with a larger batch: step 16 of old is step 8 of now."""
     folder = CheckpointFolder(tmp_path, keep=2)
     for order, step in enumerate((14, 16, 10, 12)):
         folder.save(state(step))
@@ -170,7 +170,7 @@ def test_the_best_one_is_the_last_resort(tmp_path: Path, capsys: pytest.CaptureF
     assert latest is not None
     assert (latest["step"], latest["path"]) == (1, str(folder.best))
     warning = capsys.readouterr().err.splitlines()[-1]
-    assert "best.pt is taken, the best validation so far: what came after it is done again" in warning
+    assert "best.pt is used, the best validation so far: later steps are repeated" in warning
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "best.pt",
         "last.pt.damaged",
@@ -178,11 +178,11 @@ def test_the_best_one_is_the_last_resort(tmp_path: Path, capsys: pytest.CaptureF
     ]
 
 
-def test_a_network_without_its_training_is_not_gone_on_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_without_its_training_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_checkpoint(tmp_path / "best.pt", state())
     with pytest.raises(CheckpointError, match=r"none of the checkpoints can be read \(best\.pt\)"):
         CheckpointFolder(tmp_path).load_latest()
-    assert "holds a network to test, and no training to go on with" in capsys.readouterr().err
+    assert "holds a network for testing, without the state of a training" in capsys.readouterr().err
     assert load_checkpoint(tmp_path / "best.pt")["step"] == 1
 
 

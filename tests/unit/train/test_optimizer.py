@@ -13,7 +13,6 @@ from torch import nn
 from gcvideo.config import OptimConfig, load_config, shipped_configs
 from gcvideo.errors import ConfigError
 from gcvideo.train.optimizer import build_optimizer, check_warm_up, learning_rate, parameter_groups, set_learning_rate
-from gcvideo.train.schedule import Plan, Position
 
 
 def rate(epoch: float, *, epochs: float = 196, batch_size: int = 64, **values: Any) -> float:
@@ -173,18 +172,14 @@ def test_the_rate_reaches_every_group(net: nn.Module) -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.123, 0.123]
 
 
-def test_a_plan_drops_ragged_ends_and_may_end_within_an_epoch() -> None:
-    plan = Plan(100, batch_size=16, epochs=2.5)
-    assert [plan.steps(epoch) for epoch in range(plan.epochs)] == [6, 6, 3]
-    assert plan.total_steps == 15
-    assert Plan(3, batch_size=16, epochs=4).total_steps == 4  # a set smaller than a batch still makes a step
-    assert Plan(100, batch_size=16, epochs=4).total_steps == 24
-
-
-def test_a_run_goes_on_at_the_same_time_under_another_plan() -> None:
-    old, new = Plan(100, batch_size=10, epochs=4), Plan(100, batch_size=20, epochs=4)
-    here = Position(step=25, epoch=2, epoch_step=5)
-    there = new.take_over(here, old)
-    assert (there.step, there.epoch, there.epoch_step) == (12, 2, 2)  # 2.5 is between steps 2 and 3 of 5
-    assert new.take_over(Position(40, 4, 0), old) == Position(20, 4, 0)
-    assert Plan(100, batch_size=10, epochs=8).take_over(here, old) == here
+def test_an_own_optimizer_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_optim.py").write_text(
+        "import torch\n\nclass Plain(torch.optim.SGD):\n    pass\n\ndef nothing(groups, lr):\n    return None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    optim = OptimConfig(optimizer="my_optim:Plain", lr=0.5, weight_decay=0.1)
+    optimizer = build_optimizer(nn.Linear(2, 2), optim)
+    assert type(optimizer).__name__ == "Plain"
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.5, 0.1)]
+    with pytest.raises(ConfigError, match=r"optim\.optimizer: my_optim:nothing gives no torch\.optim\.Optimizer"):
+        build_optimizer(nn.Linear(2, 2), OptimConfig(optimizer="my_optim:nothing"))

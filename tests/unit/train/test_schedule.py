@@ -1,38 +1,53 @@
-"""Multigrid training: shapes, phases, batches and batch norms."""
+"""Steps of a training, and multigrid: shapes, phases, batches and batch norms."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from gcvideo.config import DataConfig
+from gcvideo.config import RunConfig
 from gcvideo.data.loader import ClipBatch
 from gcvideo.errors import ConfigError
-from gcvideo.train.multigrid import (
-    Shape,
-    ShortStep,
-    SubBatchNorm3d,
-    batches_before,
-    divide_batch_norms,
-    epoch_shapes,
-    long_shapes,
-    merged,
-    set_splits,
-    shaped_data,
-    short_steps,
-    shrink,
-    steps_in,
-)
+from gcvideo.train.batch_norm import SubBatchNorm3d, split_batch_norms
 from gcvideo.train.optimizer import learning_rate
-from gcvideo.train.schedule import Plan, Position
-from gcvideo.train.step import Learner
+from gcvideo.train.schedule import Position, Schedule, Shape, ShortStep, long_shapes, short_steps, shrink
+from gcvideo.train.step import TrainStep
 from gcvideo.train.trainer import Trainer
 from tests.training import last_state, make_videos, metrics, same_tensors, start, train_config, train_in_processes, wait
 from tests.training import wait_for as wait_until
+
+
+def schedule(folder: Path, records: int, **train: Any) -> Schedule:
+    return Schedule(train_config(folder, train=train), records)
+
+
+def test_incomplete_batches_are_dropped_and_the_last_epoch_may_be_partial(tmp_path: Path) -> None:
+    plan = schedule(tmp_path, 100, batch_size=16, epochs=2.5)
+    assert [plan.steps(epoch) for epoch in range(plan.epochs)] == [6, 6, 3]
+    assert plan.total_steps == 15
+    assert schedule(tmp_path, 3, batch_size=16, epochs=4).total_steps == 4  # a set smaller than a batch
+    assert schedule(tmp_path, 100, batch_size=16, epochs=4).total_steps == 24
+
+
+def test_validation_comes_every_so_many_epochs_and_at_the_end(tmp_path: Path) -> None:
+    for every, expected in ((0, [4]), (2, [1, 3, 4]), (1, [0, 1, 2, 3, 4])):
+        plan = schedule(tmp_path, 8, epochs=5, val_every=every)
+        assert [epoch for epoch in range(5) if plan.validates_after(epoch)] == expected
+
+
+def test_a_run_resumes_at_the_same_time_under_another_schedule(tmp_path: Path) -> None:
+    old = schedule(tmp_path, 100, batch_size=10, epochs=4)
+    new = schedule(tmp_path, 100, batch_size=20, epochs=4)
+    here = Position(step=25, epoch=2, epoch_step=5)
+    there = new.take_over(here, old)
+    assert (there.step, there.epoch, there.epoch_step) == (12, 2, 2)  # 2.5 is between steps 2 and 3 of 5
+    assert new.take_over(Position(40, 4, 0), old) == Position(20, 4, 0)
+    assert schedule(tmp_path, 100, batch_size=10, epochs=8).take_over(here, old) == here
 
 
 def test_the_long_cycle_has_pyslowfasts_shapes() -> None:
@@ -45,8 +60,15 @@ def test_the_short_cycle_grows_the_batch_as_it_shrinks_the_clips() -> None:
     assert short_steps(Shape(4, 4, 158), 224) == [ShortStep(2, 112), ShortStep(1, 158), ShortStep(1, 158)]
 
 
-def test_shapes_share_the_epochs_by_their_batches() -> None:
-    shapes = epoch_shapes(8, 224, epochs=300, cycles=2, short=False)
+def multigrid_config(
+    folder: Path, kind: str, *, frames: int = 8, crop: int = 224, model: dict[str, Any] | None = None, **train: Any
+) -> RunConfig:
+    data = {"frames": frames, "stride": 8, "crop": crop, "short_side": [round(8 / 7 * crop), round(10 / 7 * crop)]}
+    return train_config(folder, data=data, train={"multigrid": kind, **train}, model=model or {})
+
+
+def test_shapes_share_the_epochs_by_their_batches(tmp_path: Path) -> None:
+    shapes = Schedule(multigrid_config(tmp_path, "long", epochs=300, multigrid_cycles=2), 1000).shapes
     counts = {shape: shapes.count(shape) for shape in long_shapes(8, 224)}
     assert len(shapes) == 300
     # Steps are epochs over batch: the same for each shape of a cycle, but for the last phase.
@@ -54,52 +76,58 @@ def test_shapes_share_the_epochs_by_their_batches() -> None:
     assert max(steps) - min(steps) <= 1
     assert shapes[-1] == Shape(1, 8, 224)
     assert shapes.index(Shape(1, 8, 224)) < 150  # the first cycle ends with full clips before the half
-    full = [Shape(1, 8, 224)] * 5
-    assert epoch_shapes(8, 224, epochs=5, cycles=0, short=True) == full
+    assert Schedule(multigrid_config(tmp_path, "short", epochs=5), 1000).shapes == [Shape(1, 8, 224)] * 5
 
 
 @pytest.mark.parametrize(
-    ("short", "ends"),
-    [(False, [60, 90, 105, 113, 173, 203, 218, 239]), (True, [51, 76, 99, 110, 161, 186, 208, 239])],
+    ("kind", "ends"),
+    [("long", [60, 90, 105, 113, 173, 203, 218, 239]), ("both", [51, 76, 99, 110, 161, 186, 208, 239])],
 )
-def test_phases_end_where_pyslowfasts_do(short: bool, ends: list[int]) -> None:
+def test_phases_end_where_pyslowfasts_do(tmp_path: Path, kind: str, ends: list[int]) -> None:
     """Its ``get_long_cycle_schedule``, run with STEPS [0, 98, 196], MAX_EPOCH 239 and EPOCH_FACTOR 1."""
-    shapes = epoch_shapes(8, 224, epochs=239, cycles=2, short=short)
+    shapes = Schedule(multigrid_config(tmp_path, kind, epochs=239, multigrid_cycles=2), 1000).shapes
     changes = [epoch for epoch in range(1, 239) if shapes[epoch] != shapes[epoch - 1]]
     assert [*changes, 239] == ends
     assert [shapes[epoch - 1] for epoch in ends] == long_shapes(8, 224) * 2
 
 
-def test_fewer_frames_span_the_same_time_and_crops_show_as_much() -> None:
-    data = shaped_data(DataConfig(frames=8, stride=8, crop=224, short_side=(256, 320)), Shape(8, 2, 158))
+def test_fewer_frames_span_the_same_time_and_crops_show_as_much(tmp_path: Path) -> None:
+    schedule = Schedule(multigrid_config(tmp_path, "long", epochs=300), 1000)
+    data = schedule.data(0)
     assert (data.frames, data.stride, data.crop) == (2, 32, 158)
     assert data.short_side == (round(256 * 158 / 224), round(320 * 158 / 224))
+    assert schedule.data(299) is schedule.config.data
 
 
-def test_steps_and_batches_of_the_short_cycle_agree() -> None:
-    cycle = [ShortStep(4, 112), ShortStep(2, 158), ShortStep(1, 224)]
-    assert [batches_before(step, cycle) for step in range(7)] == [0, 4, 6, 7, 11, 13, 14]
-    assert [steps_in(batches, cycle) for batches in (3, 4, 5, 6, 7, 13, 14)] == [0, 1, 1, 2, 3, 5, 6]
-    assert steps_in(20, [ShortStep(1, 224)]) == 20
+def test_steps_and_batches_of_the_short_cycle_agree(tmp_path: Path) -> None:
+    """Steps of 4, 2 and 1 batches."""
+    config = multigrid_config(tmp_path, "short", epochs=2, batch_size=1)
+    schedule = Schedule(config, 100)
+    assert [schedule.batches(0, steps) for steps in range(7)] == [0, 4, 6, 7, 11, 13, 14]
+    assert [Schedule(config, videos).steps(0) for videos in (4, 5, 6, 7, 13, 14)] == [1, 1, 2, 3, 5, 6]
+    assert Schedule(multigrid_config(tmp_path, "none", epochs=2, batch_size=1), 20).steps(0) == 20
 
 
-def test_a_plan_counts_steps_by_shape() -> None:
-    plan = Plan(160, batch_size=10, epochs=3, shapes=[Shape(4, 4, 158), Shape(2, 4, 224), Shape(1, 8, 224)])
-    assert [plan.steps(epoch) for epoch in range(3)] == [4, 8, 16]
-    assert plan.time(Position(6, 1, 2)) == 1.25
+def test_a_schedule_counts_steps_by_shape(tmp_path: Path) -> None:
+    schedule = Schedule(multigrid_config(tmp_path, "long", epochs=7, multigrid_cycles=1, batch_size=10), 160)
+    steps = {shape.batch: schedule.steps(epoch) for epoch, shape in enumerate(schedule.shapes)}
+    assert steps == {8: 2, 4: 4, 2: 8, 1: 16}
+    epoch = next(epoch for epoch, shape in enumerate(schedule.shapes) if shape.batch == 2)
+    assert schedule.time(Position(99, epoch, 2)) == epoch + 0.25
+    assert schedule.clips(epoch, 3) == 3 * 2 * 10
 
 
 def test_too_few_videos_for_the_short_cycle_are_refused(tmp_path: Path) -> None:
-    shapes = [Shape(4, 4, 158), Shape(1, 8, 224)]
-    with pytest.raises(ConfigError, match=r"short cycle needs 80 videos for its largest step, and data\.train has 79"):
-        Plan(79, batch_size=10, epochs=2, shapes=shapes, short_crop=224)
-    plan = Plan(80, batch_size=10, epochs=2, shapes=shapes, short_crop=224)
-    assert plan.cycles == [short_steps(shape, 224) for shape in shapes]
-    assert [plan.steps(epoch) for epoch in range(2)] == [1, 3]
+    long = multigrid_config(tmp_path, "both", epochs=30, batch_size=10)
+    least = 10 * max(shape.batch * short_steps(shape, 224)[0].batches for shape in long_shapes(8, 224))
+    with pytest.raises(ConfigError, match=rf"cycle needs {least} videos for its largest step, .* has {least - 1}"):
+        Schedule(long, least - 1)
+    schedule = Schedule(long, least)
+    assert schedule.cycles == [short_steps(shape, 224) for shape in schedule.shapes]
     config = train_config(tmp_path, data={"crop": 64, "short_side": [64, 72]}, train={"multigrid": "short"})
     with pytest.raises(ConfigError, match=r"needs 16 videos .* has 8; lower train\.batch_size, or set"):
-        Plan.of(config, 8)
-    assert Plan.of(config, 16).steps(0) == 1
+        Schedule(config, 8)
+    assert Schedule(config, 16).steps(0) == 1
 
 
 @pytest.mark.parametrize(
@@ -114,18 +142,17 @@ def test_epochs_that_leave_out_a_shape_are_refused(tmp_path: Path, kind: str, cy
         if epochs in refused:
             least = next(number for number in range(epochs, 30) if number not in refused)
             with pytest.raises(ConfigError, match=rf"epochs: {epochs} are too few .*cycles={cycles}: .* give {least} "):
-                Plan.of(config, 1000)
+                Schedule(config, 1000)
         else:
-            shapes = Plan.of(config, 1000).shapes
+            shapes = Schedule(config, 1000).shapes
             assert shapes[-1] == Shape(1, 4, 64)
             assert set(shapes) == set(long_shapes(4, 64))
 
 
 def test_differences_of_frames_need_two_frames_in_every_shape(tmp_path: Path) -> None:
-    def plan(frames: int, kind: str = "long") -> Plan:
-        data = {"crop": 64, "short_side": [64, 72], "frames": frames}
-        train = {"multigrid": kind, "epochs": 30}
-        return Plan.of(train_config(tmp_path, data=data, train=train, model={"frame_difference": True}), 1000)
+    def plan(frames: int, kind: str = "long") -> Schedule:
+        model = {"frame_difference": True}
+        return Schedule(multigrid_config(tmp_path, kind, frames=frames, crop=64, epochs=30, model=model), 1000)
 
     with pytest.raises(ConfigError, match=r"one frame of data\.frames=4.* model\.frame_difference .* to 6 or more"):
         plan(4)
@@ -139,13 +166,16 @@ def frames_batch(value: int, clips: int = 2) -> ClipBatch:
     )
 
 
-def test_batches_are_merged_and_shrunk() -> None:
+def test_batches_are_merged_and_shrunk(tmp_path: Path) -> None:
+    schedule = Schedule(multigrid_config(tmp_path, "short", frames=2, crop=8, epochs=1), 1000)
+    assert schedule.cycles[0][1] == ShortStep(2, 6)
     batches = iter([frames_batch(value) for value in range(5)])
-    first = next(merged(batches, ShortStep(2, 4)))
-    assert first.clips.shape == (4, 3, 2, 4, 4)
+    first = next(schedule.micro_batches(batches, Position(1, 0, 1)))
+    assert first.clips.shape == (4, 3, 2, 6, 6)
     assert first.labels.tolist() == [0, 0, 1, 1]
     assert first.clips[:, 0, 0, 0, 0].tolist() == [0, 0, 1, 1]
     assert next(batches).labels.tolist() == [2, 2]  # no more was taken than the step needs
+    assert schedule.micro_batches(batches, Position(2, 0, 2)) is batches  # a step of the full size
 
 
 def test_shrinking_is_antialiased_and_keeps_channels_and_frames_apart() -> None:
@@ -163,14 +193,13 @@ def test_sub_batch_norm_measures_each_part_alone() -> None:
     x = torch.randn(4, 3, 2, 5, 5) * torch.tensor([1.0, 1.0, 5.0, 5.0]).view(4, 1, 1, 1, 1)
     network = nn.Sequential(nn.BatchNorm3d(3))
     plain = nn.BatchNorm3d(3)
-    divide_batch_norms(network)
+    split_batch_norms(network, 2)
     assert type(network[0]) is SubBatchNorm3d
-    set_splits(network, 2)
     expected = torch.cat([plain(x[:2]), plain(x[2:])])
     assert torch.equal(network(x), expected)
     assert same_tensors(network[0].state_dict(), plain.state_dict())
     assert torch.equal(network.eval()(x), plain.eval()(x))
-    set_splits(network.train(), 1)
+    split_batch_norms(network.train(), 1)
     assert torch.equal(network(x), plain.train()(x))
 
 
@@ -202,21 +231,21 @@ def test_batch_norms_of_a_run_measure_batches_of_the_original_size(
 @pytest.mark.parametrize("kind", ["long", "short", "both"])
 def test_each_step_sees_clips_of_its_shape(place: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     seen: list[tuple[int, ...]] = []
-    forward = Learner.forward
+    forward = TrainStep.forward
 
-    def look(self: Learner, batch: ClipBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def look(self: TrainStep, batch: ClipBatch) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(tuple(batch.clips.shape))
         return forward(self, batch)
 
-    monkeypatch.setattr(Learner, "forward", look)
+    monkeypatch.setattr(TrainStep, "forward", look)
     data = {"crop": 64, "short_side": [64, 72], "workers": 0}
     train = {"epochs": 7, "multigrid": kind, "multigrid_cycles": 1, "batch_size": 2}
-    Trainer(train_config(place, f"shapes_{kind}", train=train, data=data)).fit()
+    config = train_config(place, f"shapes_{kind}", train=train, data=data)
+    Trainer(config).fit()
+    schedule = Schedule(config, 32)
     expected = []
-    for shape in epoch_shapes(4, 64, epochs=7, cycles=0 if kind == "short" else 1, short=kind == "both"):
-        batches = 32 // (2 * shape.batch)
-        cycle = [ShortStep(1, shape.crop)] if kind == "long" else short_steps(shape, 64)
-        parts = [cycle[step % len(cycle)] for step in range(steps_in(batches, cycle))]
+    for epoch, shape in enumerate(schedule.shapes):
+        parts = [schedule.short_step(Position(0, epoch, step)) for step in range(schedule.steps(epoch))]
         expected += [(2 * shape.batch * p.batches, 3, shape.frames, p.crop, p.crop) for p in parts]
     assert len(set(expected)) >= 3
     assert seen == expected
@@ -227,7 +256,7 @@ def test_a_multigrid_run_changes_shapes_and_rates_and_resumes_exactly(place: Pat
     data = {"crop": 64, "short_side": [64, 72]}
     whole = train_config(place, "whole", train=train, data=data)
     assert train_in_processes(whole) == [0]
-    shapes = epoch_shapes(4, 64, epochs=8, cycles=1, short=True)
+    shapes = Schedule(whole, 32).shapes
     assert len(set(shapes)) >= 3
     for line in metrics(whole):
         shape = shapes[math.ceil(line["epoch"]) - 1]

@@ -1,0 +1,210 @@
+"""State of a training: everything that a checkpoint holds, and what changed since it was written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from gcvideo import device as runtime
+from gcvideo import distributed
+from gcvideo.config import RunConfig, config_from_dict, config_to_dict
+from gcvideo.console import say, warn
+from gcvideo.data.bad_videos import Failure
+from gcvideo.data.prefetch import Stopwatch
+from gcvideo.data.records import RecordTable
+from gcvideo.errors import CheckpointError, ConfigError
+from gcvideo.train.schedule import Position, Schedule
+from gcvideo.train.step import TrainStep
+
+# Config keys that change neither the final weights of a run nor the order of its samples.
+HARMLESS = (
+    *("name", "output", "device", "test.", "data.workers", "data.val.", "data.test.", "data.worker_memory"),
+    *("data.video_timeout", "train.val_", "train.log_", "train.checkpoint", "train.wandb", "train.keep_checkpoints"),
+)
+# Config keys that decide which tensors an optimizer keeps, and how they are grouped.
+LASTING = ("optim.optimizer", "optim.decay_norm_and_bias", "train.freeze")
+
+
+class TrainState:
+    """State of a training: ``state_dict()`` is the whole content of a checkpoint, ``load_state_dict()`` restores it.
+
+    Args:
+        config: of the run.
+        step: holds network, averaged weights and optimizer.
+        schedule: of the run.
+        records: training videos.
+        failures: videos that are known to be bad from the start.
+
+    Attributes:
+        position: steps and epochs done.
+        resumed_at: time of the checkpoint, in epochs as it counted them; 0 without one.
+        best: {"top1", "epoch", "step"} of the best validation so far.
+        validation: metrics of the last validation; ``details`` has them by class.
+        failures: training videos that could not be read: id -> (path, reason).
+        clock: time of the run, and of its training steps the wait for data and the compute time.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        step: TrainStep,
+        schedule: Schedule,
+        records: RecordTable,
+        *,
+        failures: Iterable[Failure] = (),
+    ) -> None:
+        self.config, self.step, self.schedule, self.records = config, step, schedule, records
+        self.position = Position()
+        self.resumed_at = 0.0
+        self.best: dict[str, float] | None = None
+        self.validation: dict[str, float] = {}
+        self.details: dict[str, Any] = {}
+        self.failures: dict[str, tuple[str, str]] = {}
+        self.add_failures(failures)
+        self.clock = Stopwatch()
+
+    def add_failures(self, failures: Iterable[Failure]) -> None:
+        """Count videos that could not be read."""
+        self.failures.update({failure.id: (failure.path, failure.reason) for failure in failures})
+
+    def waits(self) -> tuple[float, float]:
+        """Seconds of data and of compute of the process that waited longest and so held up the others."""
+        return max(distributed.gather_objects((self.clock.data, self.clock.compute)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Content of a checkpoint; see ``gcvideo.train.checkpoint``. Every process must call it."""
+        for part in distributed.gather_objects(self.failures):
+            self.failures.update(part)
+        data, compute = self.waits()
+        return {
+            **self.step.state_dict(),
+            **dataclasses.asdict(self.position),
+            "best": self.best,
+            "validation": self.validation,
+            "details": self.details,
+            "failures": [[id_, *failure] for id_, failure in sorted(self.failures.items())],
+            "seconds": self.clock.seconds,
+            "data_seconds": data,
+            "compute_seconds": compute,
+            **self._identity(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint, with a warning for everything that changed since it was written.
+
+        Raises:
+            ConfigError: a key that cannot change has changed.
+            CheckpointError: the checkpoint does not fit the network.
+        """
+        now = self._identity()
+        refuse_other_optimizer(state, now)
+        for line in differences(state, now):
+            warn(line)
+        try:
+            self.step.load_state_dict(state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{state['path']}: does not fit the network of this config ({reason})") from None
+        before = Schedule(config_from_dict(state["config"], where=state["path"]), state["records"])
+        position = Position(state["step"], state["epoch"], state["epoch_step"])
+        self.position, self.resumed_at = self.schedule.take_over(position, before), before.time(position)
+        self.best, self.validation, self.details = state["best"], state["validation"], state["details"]
+        self.failures |= {id_: (path, reason) for id_, path, reason in state["failures"]}
+        data, compute = state.get("data_seconds", 0.0), state.get("compute_seconds", 0.0)
+        self.clock = Stopwatch(state["seconds"], data=data, compute=compute)
+        say(f"resuming from {state['path']}: epoch {self.position.epoch + 1}, step {self.position.step}")
+
+    def _identity(self) -> dict[str, Any]:
+        """What must agree with a checkpoint for the run to continue exactly."""
+        records = self.records
+        return {
+            "config": config_to_dict(self.config),
+            "classes": list(records.classes) if records.classes is not None else None,
+            "fingerprint": records.fingerprint,
+            "order": records.order,
+            "records": len(records),
+            "world_size": distributed.world_size(),
+            "precision": self.step.precision,
+            "versions": runtime.versions(),
+        }
+
+
+def refuse_other_optimizer(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to resume with another optimizer or other trained parameters.
+
+    Args:
+        before: the checkpoint.
+        now: the same keys of this run.
+
+    Raises:
+        ConfigError: the state of the optimizer would not fit.
+    """
+    old, new = _flat(before["config"]), _flat(now["config"])
+    for key in LASTING:
+        if old.get(key) != new.get(key):
+            path = before["path"]
+            raise ConfigError(
+                f"{key}: was {old.get(key)!r} in {path} and is {new.get(key)!r} now, which --resume cannot change: "
+                f"keep it, or start a run of another name from these weights with model.weights={path}"
+            )
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What changed since a checkpoint was written, one line each; empty if the run continues exactly.
+
+    Args:
+        before: the checkpoint.
+        now: the same keys of this run.
+    """
+    lines = []
+    old, new = _flat(before["config"]), _flat(now["config"])
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key) and not key.startswith(HARMLESS):
+            lines.append(f"{key} was {old.get(key)!r} in the checkpoint and is {new.get(key)!r} now")
+    if before["fingerprint"] != now["fingerprint"]:
+        lines.append(
+            f"the training videos or their labels are not those of the checkpoint (fingerprint "
+            f"{before['fingerprint'][:12]}, now {now['fingerprint'][:12]})"
+        )
+    elif before.get("order", now.get("order")) != now.get("order"):
+        lines.append(
+            "the training videos are those of the checkpoint in another order: the remaining samples differ from those "
+            "of an uninterrupted run"
+        )
+    if before["classes"] is not None and now["classes"] is not None and before["classes"] != now["classes"]:
+        how = first_difference(before["classes"], now["classes"])
+        lines.append(f"the classes are not those of the checkpoint: {how}")
+    if before["world_size"] != now["world_size"]:
+        lines.append(
+            f"{before['world_size']} processes wrote the checkpoint, {now['world_size']} resume: the order of the "
+            "clips and the clips of each step stay the same, batch norms see other shares of them"
+        )
+    precision = before.get("precision", now["precision"])
+    if precision != now["precision"] and old["train.precision"] == new["train.precision"]:
+        lines.append(
+            f"the checkpoint was computed in {precision}, this machine computes in {now['precision']}; "
+            f"train.precision={precision} keeps it"
+        )
+    for package, version in before["versions"].items():
+        if now["versions"].get(package) != version:
+            lines.append(f"{package} was {version} and is {now['versions'].get(package)} now")
+    return lines
+
+
+def first_difference(before: Sequence[str], now: Sequence[str]) -> str:
+    """First difference of two lists of classes, in a few words."""
+    if len(before) != len(now):
+        return f"{len(before)} there, {len(now)} here"
+    label = next(i for i, (a, b) in enumerate(zip(before, now, strict=True)) if a != b)
+    return f"label {label} was {before[label]!r} and is {now[label]!r} now"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
