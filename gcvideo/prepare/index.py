@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gcvideo.data.annotations import clip_name, load_records, videos_under
@@ -73,6 +74,16 @@ class Index:
         """(path, reason) of the videos that cannot be opened."""
         rows = self.table.select(["path", "error"]).to_pylist()
         return [(row["path"], row["error"]) for row in rows if row["error"] is not None]
+
+    def totals(self) -> dict[str, object]:
+        """Hours, size and codecs of all videos, by the name of each quantity."""
+        codecs = {entry["values"]: entry["counts"] for entry in pc.value_counts(self.table["codec"]).to_pylist()}
+        return {
+            "hours": (pc.sum(self.table["duration"]).as_py() or 0) / 3600,
+            "GB": (pc.sum(self.table["bytes"]).as_py() or 0) / 1e9,
+            "frames between key frames, median": pc.quantile(self.table["gop"], 0.5)[0].as_py(),
+            "codecs": ", ".join(f"{name} {count}" for name, count in codecs.items() if name),
+        }
 
 
 def make_index(
