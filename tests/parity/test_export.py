@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from gcvideo.cli import main
-from gcvideo.commands import export
 from gcvideo.config import RunConfig, config_to_dict
+from gcvideo.eval import export
 from gcvideo.layers import NonLocalBlock
 from gcvideo.models import create_model
 from gcvideo.train.checkpoint import save_checkpoint
@@ -51,15 +51,14 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, *BLOCKS])
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS), *BLOCKS])
 def test_agrees_with_eager(name: str) -> None:
     model = {**NETWORKS, **BLOCKS}[name]()
     size = 64 if name in NETWORKS else 8
-    program = export.export_program(model, frames=4, size=size)
-    exported = {".pt2": export.to_pt2(program, {"classes": None}), ".onnx": export.to_onnx(program, {"classes": None})}
-    for format, content in exported.items():
-        assert export.compare(model, content, frames=4, size=size, format=format) <= 1e-4  # batches of 1 and 3
-    graph = onnx.load_from_string(exported[".onnx"]).graph
+    for format in (".pt2", ".onnx"):
+        content, error = export.export_network(model, frames=4, size=size, format=format, metadata={"classes": None})
+        assert error <= 1e-4  # batches of 1 and 3
+    graph = onnx.load_from_string(content).graph
     assert graph.input[0].name == "clips"
     assert graph.output[0].name == "logits"
     assert graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
@@ -67,7 +66,8 @@ def test_agrees_with_eager(name: str) -> None:
 
 def test_comparison_notices_a_difference() -> None:
     model = BLOCKS["dot_product"]()
-    content = export.to_pt2(export.export_program(model, frames=2, size=4), {})
+    content, error = export.export_network(model, frames=2, size=4, format=".pt2", metadata={})
+    assert error <= 1e-4
     nn.init.constant_(model.out.bias, 0.01)
     assert export.compare(model, content, frames=2, size=4, format=".pt2") > 1e-4
 
@@ -83,6 +83,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_command(suffix: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target, account = tmp_path / f"out{suffix}", tmp_path / "out.json"
@@ -104,11 +105,11 @@ def test_refusals_in_one_line(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     for arguments, message in (
-        (["slow_r18", "out.pb"], "the ending tells the format"),
+        (["slow_r18", "out.pb"], "the suffix gives the format"),
         (["slow_r81", "out.pt2"], "unknown model 'slow_r81'; the nearest are"),
         (["nowhere/best.pt", "out.pt2"], "no such checkpoint"),
         (["slow_r18", str(tmp_path / "out.pt2"), "--size", "16"], "too small"),
-        (["slow_r18", "out.pt2", "--frames", "0"], "--frames: must be 1 or more"),
+        (["slow_r18", "out.pt2", "--frames", "0"], "--frames: must be at least 1"),
         ([str(checkpoint), "out.pt2", "--num-classes", "5"], "--num-classes: only for a network given by name"),
     ):
         assert main(["export", *arguments]) == 2
