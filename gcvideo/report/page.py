@@ -10,12 +10,13 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcvideo.console import clock, printable
+from gcvideo.console import clock, duration, printable
 from gcvideo.files import write_atomically
 
 if TYPE_CHECKING:
@@ -56,12 +57,13 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
+        extensions=["jinja2.ext.do"],
         undefined=StrictUndefined,
         finalize=_one_line,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (text, breakable, percent, clock, number_columns, svg)
+    filters = (text, breakable, percent, clock, duration, plain, number_columns, svg)
     environment.filters.update({function.__name__: function for function in filters})
     return environment
 
@@ -88,6 +90,13 @@ def breakable(value: object) -> Markup:
 def percent(share: float, digits: int = 1) -> str:
     """Filter: a fraction in [0, 1] as "62.5 %"."""
     return f"{100 * share:.{digits}f} %"
+
+
+def plain(value: object) -> str:
+    """Filter: a value of a config or of results as text: strings as they are, dicts as "key value, key value"."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def number_columns(rows: Sequence[Sequence[object]]) -> list[bool]:

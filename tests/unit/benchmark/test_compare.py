@@ -16,7 +16,7 @@ from gcvideo.benchmark.workloads import peak_memory
 from gcvideo.config import RunConfig
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.models import model_config
-from gcvideo.report.comparison import accuracy_rows, cost_table, plots_of, write_comparison
+from gcvideo.report.comparison import accuracy_table, cost_table, plots_of, write_comparison
 
 CPU = torch.device("cpu")
 
@@ -51,10 +51,10 @@ def predictions(right: list[bool], *, views: list[int] | None = None, prefix: st
 
 def test_runs_of_one_network_read_as_mean_and_deviation() -> None:
     rows = compare_accuracy(["a"], [[predictions([i < right for i in range(10)]) for right in (5, 6, 7)]])
-    (line,) = accuracy_rows([{"config": "a", "accuracy": rows[0]}])
+    columns, (line,) = accuracy_table([{"config": "a", "accuracy": rows[0]}])
     assert line[:4] == ["a", 3, 10, "2"]
     assert str(line[6]).startswith("60.0 ± 10.0 (")
-    assert line[-1] == "–"
+    assert columns[-1] == "video top-5", "nothing to compare with"
 
 
 def measured(**parts: object) -> dict[str, object]:
@@ -68,7 +68,7 @@ def test_parts_that_were_skipped_have_neither_column_nor_note(tmp_path: Path) ->
     rows = [measured(train=times["slow"]), measured(train=times["other"])]
     assert cost_table(rows)[1][0][-2:] == ["500.0 (500.0–500.0)", "1.00"]
     columns, lines = cost_table(rows)
-    assert columns == ["network", "input", "params (M)", "GMAC", "train ms (quartiles)", "x first"]
+    assert columns == ["network", "input", "params (M)", "GMAC", "train ms (quartiles)", "train x first"]
     assert lines[1] == ["slow", "8×64×64", "1.50", "2.000", "1000 (1000–1000)", "2.00"]
     write_comparison(tmp_path / "page.html", {"networks": rows, "scaling": None, "machine": "a CPU"}, {})
     text = (tmp_path / "page.html").read_text()
