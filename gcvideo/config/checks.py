@@ -34,6 +34,14 @@ def check_fraction(section: str, config: Any, *names: str, closed: bool = False)
             raise ConfigError(f"{section}.{name}: must lie in [0, 1{']' if closed else ')'}, is {value}")
 
 
+def check_kind(key: str, value: str, kinds: Sequence[str]) -> None:
+    """Refuse a value that is neither one of ``kinds`` nor a dotted path ``module:name``."""
+    if value not in kinds and ":" not in value:
+        raise ConfigError(
+            f"{key}: {value!r} is not one of {', '.join(kinds)}, nor a dotted path module:name{nearest(value, kinds)}"
+        )
+
+
 def check_finite(key: str, value: Any) -> None:
     """Refuse NaN and infinity anywhere in a config; comparisons alone would let NaN pass."""
     if dataclasses.is_dataclass(value):

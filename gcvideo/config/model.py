@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gcvideo.config.checks import check_fraction, check_positive
-from gcvideo.config.objects import check_kind, is_path
+from gcvideo.config.checks import check_fraction, check_kind, check_positive
+from gcvideo.config.objects import is_path
 from gcvideo.errors import ConfigError
 
 STAGES = ("res2", "res3", "res4", "res5")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from gcvideo.config.checks import nearest
@@ -19,14 +18,6 @@ from gcvideo.errors import ConfigError
 def is_path(text: str) -> bool:
     """Whether a config value is a dotted path ``module:name`` instead of a built-in kind."""
     return ":" in text
-
-
-def check_kind(key: str, value: str, kinds: Sequence[str]) -> None:
-    """Refuse a value that is neither one of ``kinds`` nor a dotted path ``module:name``."""
-    if value not in kinds and not is_path(value):
-        raise ConfigError(
-            f"{key}: {value!r} is not one of {', '.join(kinds)}, nor a dotted path module:name{nearest(value, kinds)}"
-        )
 
 
 def import_object(text: str, *, key: str) -> Any:
