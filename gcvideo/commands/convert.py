@@ -82,9 +82,9 @@ def _convert_block(weights: Weights, args: argparse.Namespace) -> tuple[dict[str
 
 def _convert_network(weights: Weights, args: argparse.Namespace) -> tuple[dict[str, Any], list[Report]]:
     """By way of gcvideo's own names, so that there is one table a toolkit instead of one a pair."""
-    from gcvideo.weights.convert import check_format, check_limits, from_gcvideo, naming_to_write, to_gcvideo
+    from gcvideo.weights.convert import check_limits, find_naming, from_gcvideo, naming_to_write, to_gcvideo
 
-    naming = check_format(args.origin, weights.tensors, where=args.source)
+    naming = find_naming(weights.tensors, where=args.source, format=args.origin)
     config = _config(weights, naming, args)
     state, report = to_gcvideo(weights.tensors, naming, config.model)
     report.source = f"{args.source} ({naming.title})"

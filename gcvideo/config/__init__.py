@@ -12,15 +12,13 @@
 
 from gcvideo.config.data import AugmentConfig, DataConfig, SplitConfig, TestConfig
 from gcvideo.config.load import config_from_dict, config_to_dict, find_config, load_config, save_config, shipped_configs
-from gcvideo.config.model import BLOCKS_PER_STAGE, STAGES, ContextConfig, ModelConfig
+from gcvideo.config.model import ContextConfig, ModelConfig
 from gcvideo.config.objects import import_object, is_path
 from gcvideo.config.reference import reference_markdown
 from gcvideo.config.schema import RunConfig
 from gcvideo.config.train import OptimConfig, TrainConfig
 
 __all__ = [
-    "BLOCKS_PER_STAGE",
-    "STAGES",
     "AugmentConfig",
     "ContextConfig",
     "DataConfig",

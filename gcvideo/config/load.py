@@ -119,7 +119,7 @@ def _override(config: Any, overrides: Sequence[str]) -> Any:
 
 
 def _merge(config: Any, values: Any, *, where: str) -> Any:
-    _check_keys(RunConfig, values, where=where)
+    check_keys(RunConfig, values, where=where)
     try:
         # Each source replaces the places of blocks as a whole instead of adding to those of its bases.
         if "stages" in (values.get("model") or {}).get("context", {}):
@@ -130,7 +130,7 @@ def _merge(config: Any, values: Any, *, where: str) -> Any:
         raise ConfigError(f"{where}: {key}: {_first_line(error)}") from None
 
 
-def _check_keys(schema: type, values: Any, *, where: str, prefix: str = "") -> None:
+def check_keys(schema: type, values: Any, *, where: str, prefix: str = "") -> None:
     """Refuse keys that the dataclass does not have, naming the nearest one that exists."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: {prefix.rstrip('.')}: expected `key: value` lines, got {values!r}")
@@ -139,7 +139,7 @@ def _check_keys(schema: type, values: Any, *, where: str, prefix: str = "") -> N
         if key not in hints:
             raise ConfigError(f"{where}: unknown key {prefix}{key}{_nearest_key(str(key), prefix, list(hints))}")
         if dataclasses.is_dataclass(hints[key]):
-            _check_keys(typing.cast(type, hints[key]), value, where=where, prefix=f"{prefix}{key}.")
+            check_keys(typing.cast(type, hints[key]), value, where=where, prefix=f"{prefix}{key}.")
 
 
 def _nearest_key(name: str, prefix: str, siblings: list[str]) -> str:

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gcvideo.errors import InputShapeError
 from gcvideo.layers.trace import BlockTrace, TracedBlock
 
 INSTANTIATIONS = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
@@ -99,7 +100,15 @@ class NonLocalBlock(TracedBlock):
 
         Returns:
             z (N, C, T, H, W), and with ``return_attention`` a ``BlockTrace``.
+
+        Raises:
+            InputShapeError: H or W is 1 and keys are sub-sampled.
         """
+        if self.subsample != "none" and min(x.shape[3:]) < 2:
+            raise InputShapeError(
+                f"a non-local block gets {x.shape[3]} x {x.shape[4]} positions a frame, too few for its 2 x 2 "
+                "sub-sampling: give larger clips, or set model.context.subsample=none"
+            )
         query, key, value = self._embed(x)
         if return_attention:
             attention = self._attention_map(query, key)  # (N, Q, K)

@@ -1,4 +1,4 @@
-"""Networks by name.
+"""Named networks.
 
 ``create_model("slow_r50_gc_c345", num_classes=10)`` builds one of ``MODELS``; overrides are fields of ``ModelConfig``.
 """
@@ -10,6 +10,7 @@ import difflib
 from typing import Any, cast
 
 from gcvideo.config import ContextConfig, ModelConfig
+from gcvideo.config.load import check_keys
 from gcvideo.errors import ConfigError
 from gcvideo.models.resnet3d import ResNet3d, build_model
 
@@ -49,7 +50,7 @@ MODELS = _named_models()
 
 
 def create_model(name: str, *, num_classes: int = 400, **overrides: Any) -> ResNet3d:
-    """Build a named network with fresh weights.
+    """Named network with fresh weights.
 
     Args:
         name: a key of ``MODELS``, for example "slow_r50_gc_c345".
@@ -67,22 +68,14 @@ def create_model(name: str, *, num_classes: int = 400, **overrides: Any) -> ResN
 
 
 def model_config(name: str, **overrides: Any) -> ModelConfig:
-    """The config of a named network; the arguments are those of ``create_model``."""
+    """Config of a named network; the arguments are those of ``create_model``."""
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
         raise ConfigError(f"unknown model {name!r}; the nearest are {', '.join(near) or ', '.join(MODELS)}")
-    _check_fields("", overrides, ModelConfig)
     values = {**MODELS[name], **overrides}
     context = values.pop("context", {})
-    if not isinstance(context, ContextConfig):
-        _check_fields("context.", context, ContextConfig)
-        context = ContextConfig(**{**MODELS[name].get("context", {}), **context})
-    return ModelConfig(**values, context=context)
-
-
-def _check_fields(prefix: str, values: dict[str, Any], schema: type) -> None:
-    fields = [field.name for field in dataclasses.fields(schema)]
-    for key in values:
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=3, cutoff=0.4)
-            raise ConfigError(f"unknown model option {prefix}{key}; the nearest are {', '.join(near or fields)}")
+    if isinstance(context, ContextConfig):
+        context = dataclasses.asdict(context)
+    context = {**MODELS[name].get("context", {}), **context}
+    check_keys(ModelConfig, {**values, "context": context}, where=f"model {name}", prefix="model.")
+    return ModelConfig(**values, context=ContextConfig(**context))

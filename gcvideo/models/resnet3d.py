@@ -38,7 +38,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gcvideo.config import BLOCKS_PER_STAGE, STAGES, ContextConfig, ModelConfig, import_object, is_path
+from gcvideo.config import ContextConfig, ModelConfig, import_object, is_path
+from gcvideo.config.model import BLOCKS_PER_STAGE, STAGES
 from gcvideo.errors import ConfigError, InputShapeError
 from gcvideo.layers import ContextBlock, NonLocalBlock
 
@@ -174,18 +175,6 @@ class ResNet3d(nn.Module):
             raise InputShapeError(
                 f"{self.config.arch} pools pairs of frames after res2, so clips need an even number of frames, "
                 f"not {frames}"
-            )
-        self._check_subsampling(height, width)
-
-    def _check_subsampling(self, height: int, width: int) -> None:
-        context = self.config.context
-        if context.kind != "nl" or context.subsample == "none":
-            return
-        stride = 2 ** max(STAGES.index(stage) + 2 for stage in context.stages)  # 4 at res2, 32 at res5
-        if min(height, width) <= stride:
-            raise InputShapeError(
-                f"clips of {height} x {width} pixels leave the non-local block one position a side, too few for its "
-                f"2 x 2 sub-sampling: give more than {stride}, or set model.context.subsample to none"
             )
 
     def _draw_weights(self) -> None:

@@ -19,37 +19,21 @@ State = dict[str, Tensor]
 _EPS = 1e-5
 
 
-def detect_format(tensors: Mapping[str, Tensor], *, where: str) -> str:
-    """Name of the format whose keys these are.
+def find_naming(tensors: Mapping[str, Tensor], *, where: str, format: str | None = None) -> Naming:
+    """Variant of a format that knows most of the keys, among those of ``format`` or of all formats.
 
     Raises:
-        CheckpointError: no format knows at least half of them.
+        CheckpointError: most of the keys are another format's than ``format``, or nobody's.
     """
-    known = {name: _count_known(tensors, choose_naming(name, tensors)) for name in FORMATS}
-    best = max(known, key=known.__getitem__)
-    if 2 * known[best] < len(tensors):
-        raise CheckpointError(f"{where}: keys like {next(iter(tensors))!r} belong to none of {', '.join(FORMATS)}")
-    return best
-
-
-def choose_naming(format: str, tensors: Mapping[str, Tensor]) -> Naming:
-    """Variant of a format that knows most of the keys."""
-    return max(FORMATS[format], key=lambda naming: _count_known(tensors, naming))
-
-
-def check_format(format: str, tensors: Mapping[str, Tensor], *, where: str) -> Naming:
-    """Variant of a format, after a check that the keys are its own.
-
-    Raises:
-        CheckpointError: most of the keys are another format's, or nobody's.
-    """
-    naming = choose_naming(format, tensors)
-    if 2 * _count_known(tensors, naming) < len(tensors):
-        likely = detect_format(tensors, where=where)
-        raise CheckpointError(
-            f"{where}: keys like {next(iter(tensors))!r} are not those of {format}; did you mean --from {likely}?"
-        )
-    return naming
+    known = [(sum(map(naming.knows, tensors)), name, naming) for name in FORMATS for naming in FORMATS[name]]
+    _, likely, _ = best = max(known, key=lambda entry: entry[0])
+    chosen = max((entry for entry in known if format in (None, entry[1])), key=lambda entry: entry[0])
+    if 2 * chosen[0] >= len(tensors):
+        return chosen[2]
+    keys = f"{where}: keys like {next(iter(tensors))!r}"
+    if 2 * best[0] < len(tensors):
+        raise CheckpointError(f"{keys} belong to none of {', '.join(FORMATS)}")
+    raise CheckpointError(f"{keys} are not those of {format}; did you mean --from {likely}?")
 
 
 def naming_to_write(format: str, config: ModelConfig) -> Naming:
@@ -143,7 +127,7 @@ def convert_block(tensors: Mapping[str, Tensor], source: str, target: str) -> tu
 def is_block(tensors: Mapping[str, Tensor], format: str) -> bool:
     """Whether these are the weights of a context block alone."""
     naming = BLOCK_FORMATS.get(format)
-    return naming is not None and _count_known(tensors, naming) == len(tensors)
+    return naming is not None and all(map(naming.knows, tensors))
 
 
 def _rename(
@@ -223,7 +207,3 @@ def _complete_norms(state: State, wanted: Mapping[str, tuple[int, ...]], naming:
             "the source's norms have scale and bias alone (affine layers in place of batch norms): running means are "
             "set to 0 and variances to 1 - epsilon, which computes the same"
         )
-
-
-def _count_known(tensors: Mapping[str, Tensor], naming: Naming) -> int:
-    return sum(naming.parse(key) is not None or naming.reason_ignored(key) is not None for key in tensors)

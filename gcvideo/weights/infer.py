@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from gcvideo.config import BLOCKS_PER_STAGE
+from gcvideo.config.model import BLOCKS_PER_STAGE
 from gcvideo.errors import CheckpointError
 from gcvideo.models.resnet3d import TEMPORAL_KERNELS
 from gcvideo.weights.naming import GCVIDEO, Naming, Part

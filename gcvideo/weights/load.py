@@ -16,7 +16,7 @@ from gcvideo.config import RunConfig
 from gcvideo.console import say, warn
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.models.resnet3d import build_model
-from gcvideo.weights.convert import choose_naming, detect_format, fit_state
+from gcvideo.weights.convert import find_naming, fit_state
 from gcvideo.weights.naming import GCVIDEO
 from gcvideo.weights.reading import Weights, read_weights
 from gcvideo.weights.report import Report
@@ -85,7 +85,7 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
     own = model.state_dict()
     naming = GCVIDEO
     if 2 * len(own.keys() & weights.tensors.keys()) < len(weights.tensors):  # not this network's own names
-        naming = choose_naming(detect_format(weights.tensors, where=weights.path), weights.tensors)
+        naming = find_naming(weights.tensors, where=weights.path)
     state, report = fit_state(weights.tensors, naming, {key: tuple(tensor.shape) for key, tensor in own.items()})
     _keep_named_rows(state, own, weights, classes, report)
     head = {key for key in own if key.startswith("head.")}

@@ -113,6 +113,10 @@ class Naming:
             return _MASK_BIAS
         return next((reason for pattern, reason in self.ignored.items() if re.fullmatch(pattern, key)), None)
 
+    def knows(self, key: str) -> bool:
+        """Whether a key is one of the toolkit's."""
+        return self.parse(key) is not None or self.reason_ignored(key) is not None
+
     def writes(self, config: ModelConfig) -> bool:
         """Whether the toolkit uses this variant for a network."""
         values = {"arch": config.arch, "subsample": config.context.subsample if config.context.kind == "nl" else "none"}

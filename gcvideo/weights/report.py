@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -46,33 +45,20 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Report as plain values for JSON."""
-        return {
-            "source": self.source,
-            "copied": list(self.copied),
-            "dropped": dict(self.dropped),
-            "unmatched": dict(self.unmatched),
-            "missing": dict(self.missing),
-            "notes": list(self.notes),
-        }
+        return asdict(self)
 
 
 def gather(keys: list[str]) -> list[str]:
-    """Short list of keys: those that differ in one place, their last word or the number of their block, become one.
+    """Short list of keys: those that differ only in the number of their block become one. No key is lost.
 
-    >>> gather(["res4.0.a.weight", "res4.0.a.bias", "res4.2.a.weight", "res4.2.a.bias", "head.bias"])
-    ['res4.{0,2}.a.{weight,bias}', 'head.bias']
+    >>> gather(["res4.0.a.weight", "res4.2.a.weight", "head.bias"])
+    ['res4.{0,2}.a.weight', 'head.bias']
     """
-    by_leaf = _merged((before + dot, leaf, "") for before, dot, leaf in (key.rpartition(".") for key in keys))
-    parts = [(key, re.match(r"(.*\.)(\d+)(\..*)$", key)) for key in by_leaf]
-    return _merged((match[1], match[2], match[3]) if match else (key, "", "") for key, match in parts)
-
-
-def _merged(keys: Iterable[tuple[str, str, str]]) -> list[str]:
-    """Keys (before, middle, after) that differ in the middle alone become one: before{middle,middle}after."""
-    middles: dict[tuple[str, str], list[str]] = {}
-    for before, middle, after in keys:
-        middles.setdefault((before, after), []).append(middle)
+    numbers: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for key in keys:
+        before, number, after = re.fullmatch(r"(.*?)(\.\d+\.|$)(.*)", key).groups()  # type: ignore[union-attr]
+        numbers[before, after].append(number.strip("."))
     return [
-        f"{before}{{{','.join(choices)}}}{after}" if len(choices) > 1 else f"{before}{choices[0]}{after}"
-        for (before, after), choices in middles.items()
+        f"{before}.{{{','.join(found)}}}.{after}" if len(found) > 1 else ".".join(filter(None, (before, *found, after)))
+        for (before, after), found in numbers.items()
     ]

@@ -12,7 +12,7 @@ from gcvideo.config import config_from_dict
 from gcvideo.layers import ContextBlock
 from gcvideo.models import build_model, create_model
 from gcvideo.weights import Weights, load_initial_weights
-from gcvideo.weights.convert import choose_naming, convert_block, from_gcvideo, naming_to_write, to_gcvideo
+from gcvideo.weights.convert import convert_block, find_naming, from_gcvideo, naming_to_write, to_gcvideo
 from gcvideo.weights.infer import model_fields
 from tests.parity.foreign import MmcvContextBlock, randomize_norms
 
@@ -99,7 +99,7 @@ def logits_of_still(model: nn.Module, picture: Tensor) -> Tensor:
 @pytest.mark.parametrize(("attention", "fusion"), [("gca", "add"), ("gc", "scale")])
 def test_timm_network_with_context_blocks(attention: str, fusion: str) -> None:
     peer = timm_network(attention)
-    naming = choose_naming("timm", peer.state_dict())
+    naming = find_naming(peer.state_dict(), where="test", format="timm")
     fields = model_fields(Weights(peer.state_dict()), naming, arch="c2d")
     assert fields["context"]["fusion"] == fusion
     assert fields["context"]["reduction"] == 8
