@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gcvideo.config.checks import check_fraction, check_not_negative, check_positive
-from gcvideo.config.objects import check_kind
+from gcvideo.config.checks import check_fraction, check_kind, check_not_negative, check_positive
 from gcvideo.errors import ConfigError
 
 
