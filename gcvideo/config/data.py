@@ -14,7 +14,8 @@ class SplitConfig:
     """Videos of one split.
 
     Attributes:
-        annotation: official Kinetics CSV, ``path label`` list, folder of class folders, index, or folder of tar shards.
+        annotation: official Kinetics CSV, ``path label`` list, folder of class folders, index, folder of tar shards, or
+            the official lists of UCF101, HMDB51 or Something-Something V2.
         root: folder that the annotation's paths or ids lie in. Default: the annotation's own folder.
     """
 
@@ -87,8 +88,12 @@ class DataConfig:
         train: videos to train on.
         val: videos to validate on.
         test: videos to test on. Default: the val split.
-        classes: text file with one class name per line, in label order. Default: the sorted class names of the train
-            split.
+        classes: text file with one class name per line, in label order, or kinetics400, kinetics600 or kinetics700.
+            Default: the sorted class names of the train split.
+        format: format of the annotations: auto (what they look like), kinetics, list, folders, index, ucf101, hmdb51,
+            something_something, or your own reader as a dotted path "my_format:read"; see
+            gcvideo.data.annotations.load_records.
+        split: which official split of a data set that has several, from 1 (UCF101, HMDB51).
         frames: frames of a clip (the first 8 of "8x8").
         stride: distance between the frames of a clip, in frames (the second 8 of "8x8").
         convention: where training clips start and how their frames are spaced: pyslowfast, pyslowfast_offset or
@@ -117,6 +122,8 @@ class DataConfig:
     val: SplitConfig = field(default_factory=SplitConfig)
     test: SplitConfig = field(default_factory=SplitConfig)
     classes: str | None = None
+    format: str = "auto"
+    split: int = 1
     frames: int = 8
     stride: int = 8
     convention: Literal["pyslowfast", "pyslowfast_offset", "mmaction2"] = "pyslowfast"
@@ -134,7 +141,9 @@ class DataConfig:
     worker_memory: float = 8.0
 
     def __post_init__(self) -> None:
-        check_positive("data", self, "frames", "stride", "crop", "video_timeout", "worker_memory", "target_fps")
+        check_positive(
+            "data", self, "frames", "stride", "crop", "video_timeout", "worker_memory", "target_fps", "split"
+        )
         low, high = self.short_side
         if self.augment.crop == "short_side" and not self.crop <= low <= high:
             raise ConfigError(

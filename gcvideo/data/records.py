@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 from gcvideo.console import printable
 from gcvideo.errors import DataError, VideoError
 
-KINETICS_CLIP = re.compile(r"(?P<id>.{11})_(?P<start>\d{6})_(?P<end>\d{6})")
+KINETICS_CLIP = r"^.{11}_\d{6}_\d{6}$"
 END_TOLERANCE = 1.0  # seconds: annotated times are often rounded to whole seconds
 
 
@@ -32,6 +31,7 @@ class VideoRecord:
         id: the name in reports and lists.
         start: seconds from the first frame to the begin of the segment; None for a whole video.
         end: seconds from the first frame to the end of the segment; None for a whole video.
+        may_be_cut: whether a file that is no longer than the segment is the segment itself, already cut.
     """
 
     path: str
@@ -39,11 +39,10 @@ class VideoRecord:
     id: str
     start: float | None = None
     end: float | None = None
+    may_be_cut: bool = False
 
     def frame_range(self, times: np.ndarray) -> tuple[int, int]:
         """First frame of the segment, and the one after its last.
-
-        A file that is named by a Kinetics clip id and is no longer than the clip is the clip itself, already cut.
 
         Args:
             times: float64 (frames,), the presentation time of each frame in seconds, rising.
@@ -56,41 +55,13 @@ class VideoRecord:
         times = times - times[0]
         count = len(times)
         duration = float(times[-1]) * count / max(count - 1, 1)  # the last frame has a duration too
-        if KINETICS_CLIP.fullmatch(self.id) and duration <= self.end - self.start + END_TOLERANCE:
+        if self.may_be_cut and duration <= self.end - self.start + END_TOLERANCE:
             return 0, count
         if self.start >= max(duration, 1e-6) or self.end > duration + END_TOLERANCE:
             reason = f"its segment from {self.start:g} to {self.end:g} s lies beyond its end ({duration:.2f} s)"
             raise VideoError(self.path, reason)
         first, last = np.searchsorted(times, [self.start - 1e-6, self.end - 1e-6]).tolist()
         return (first, last) if first < last else (max(first - 1, 0), max(first, 1))  # the frame shown at the start
-
-
-class StringColumn:
-    """Strings gathered into an Arrow column, a chunk at a time: a long list of Python strings takes several times more.
-
-    Args:
-        chunk: strings that wait to be packed.
-    """
-
-    def __init__(self, chunk: int = 65_536) -> None:
-        self._chunk = chunk
-        self._waiting: list[str] = []
-        self._packed: list[pa.Array] = []
-
-    def append(self, text: str) -> None:
-        """Add one string."""
-        self._waiting.append(text)
-        if len(self._waiting) >= self._chunk:
-            self._pack()
-
-    def finish(self) -> pa.Array:
-        """The column."""
-        self._pack()
-        return pa.concat_arrays(self._packed)
-
-    def _pack(self) -> None:
-        self._packed.append(_column(self._waiting))
-        self._waiting = []
 
 
 class RecordTable(Sequence[VideoRecord]):
@@ -110,7 +81,6 @@ class RecordTable(Sequence[VideoRecord]):
 
     Attributes:
         labels: int32 (len,).
-        segments: float64 (len, 2), or None.
     """
 
     def __init__(
@@ -132,7 +102,9 @@ class RecordTable(Sequence[VideoRecord]):
         self.classes = tuple(classes) if classes is not None else None
         self.source = source
         self.missing = tuple(missing)
-        self.segments = segments if segments is not None and not np.isnan(segments).all() else None
+        self._segments: np.ndarray | None = None  # float64 (len, 3): start, end, may_be_cut
+        if segments is not None and not np.isnan(segments).all():
+            self._segments = np.column_stack([segments, self._may_be_cut()])
 
     @classmethod
     def of_files(cls, paths: Sequence[str | Path]) -> RecordTable:
@@ -154,17 +126,18 @@ class RecordTable(Sequence[VideoRecord]):
             raise IndexError(f"record {index} of {len(self)}")
         index = int(index) % len(self)
         path = os.path.join(self.root, _text(self._paths[index].as_py()))
-        start, end = (None, None) if self.segments is None else self.segments[index].tolist()
-        if start != start:  # NaN
-            start = end = None
-        return VideoRecord(path, int(self.labels[index]), _text(self._ids[index].as_py()), start, end)
+        record = VideoRecord(path, int(self.labels[index]), _text(self._ids[index].as_py()))
+        if self._segments is None or np.isnan(self._segments[index]).any():
+            return record
+        start, end, may_be_cut = self._segments[index].tolist()
+        return replace(record, start=start, end=end, may_be_cut=bool(may_be_cut))
 
     def select(self, indices: Sequence[int] | np.ndarray) -> RecordTable:
         """The records of these indices, in this order."""
         table = RecordTable(ids=(), paths=(), labels=(), root=self.root, classes=self.classes, source=self.source)
         rows = np.asarray(indices, dtype=np.int64)
         table._ids, table._paths, table.labels = self._ids.take(rows), self._paths.take(rows), self.labels[rows]
-        table.segments = self.segments[rows] if self.segments is not None else None
+        table._segments = self._segments[rows] if self._segments is not None else None
         return table
 
     def find(self, ids: Iterable[str]) -> np.ndarray:
@@ -174,11 +147,22 @@ class RecordTable(Sequence[VideoRecord]):
     def contradiction(self) -> tuple[int, int] | None:
         """Indices of the first two records with one id and different labels; records without a label do not count."""
         labelled = np.flatnonzero(self.labels >= 0)
-        codes = self._ids.take(labelled).dictionary_encode().indices.to_numpy()
+        codes, labels = _codes(self._ids.take(labelled)), self.labels[labelled]
         _, first = np.unique(codes, return_index=True)
-        labels = self.labels[labelled]
         others = np.flatnonzero(labels != labels[first[codes]])
         return (int(labelled[first[codes[others[0]]]]), int(labelled[others[0]])) if len(others) else None
+
+    def without_duplicates(self) -> RecordTable:
+        """The first record of each id, in the same order."""
+        _, first = np.unique(_codes(self._ids), return_index=True)
+        return self if len(first) == len(self) else self.select(np.sort(first))
+
+    def _may_be_cut(self) -> np.ndarray:
+        """Which files, bool (len,), may be a clip and not a whole video: of Kinetics, and named by one record only."""
+        _, first = np.unique(_codes(self._ids), return_index=True)
+        paths = _codes(self._paths)
+        clips = pc.match_substring_regex(self._ids, KINETICS_CLIP).to_numpy(zero_copy_only=False)
+        return clips & (np.bincount(paths[first], minlength=len(paths))[paths] == 1)
 
     def require_text(self) -> None:
         """For what is written as UTF-8.
@@ -218,6 +202,11 @@ def _column(texts: Iterable[str] | pa.Array) -> pa.Array:
     if isinstance(texts, pa.Array):
         return texts.cast(pa.large_binary())
     return pa.array([text.encode("utf-8", "surrogateescape") for text in texts], type=pa.large_binary())
+
+
+def _codes(column: pa.Array) -> np.ndarray:
+    """Integers that are equal where the strings are, counted from 0 in the order of appearance."""
+    return column.dictionary_encode().indices.to_numpy()
 
 
 def _is_escaped(text: str) -> bool:

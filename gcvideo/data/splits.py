@@ -2,46 +2,81 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+from pathlib import Path
+
 from gcvideo import distributed
 from gcvideo.config import RunConfig, SplitConfig
 from gcvideo.console import warn
-from gcvideo.data.annotations import load_classes, load_records
+from gcvideo.data.annotations import PUBLISHED_CLASSES, load_classes, load_records, normalize
 from gcvideo.data.records import RecordTable
-from gcvideo.errors import ConfigError
+from gcvideo.errors import ConfigError, DataError
 
 
 def load_split(
-    config: RunConfig, split: SplitConfig, *, name: str, classes: tuple[str, ...] | None = None
+    config: RunConfig,
+    split: SplitConfig,
+    *,
+    name: str,
+    classes: tuple[str, ...] | None = None,
 ) -> RecordTable | None:
     """The records of one split, None where the config names none.
+
+    A video that is listed twice is trained on twice, but validated and tested once.
 
     Args:
         config: of the run.
         split: ``config.data.train``, ``val`` or ``test``.
-        name: of the split, for warnings.
-        classes: names in label order, for annotations that give labels by name; ``data.classes`` comes first.
+        name: of the split: "training", "validation", "val" or "test".
+        classes: names in label order that the network was or will be trained with, where known.
 
     Raises:
-        DataError: the annotation cannot be used.
+        DataError: the annotation cannot be used, or its labels are in another order than those of the network.
         ConfigError: it names another number of classes than the network tells apart.
     """
     if split.annotation is None:
         return None
-    if config.data.classes is not None:
-        classes = load_classes(config.data.classes)
-    records = load_records(split.annotation, root=split.root, classes=classes, num_classes=config.model.num_classes)
-    found = classes or records.classes
-    if found is not None and len(found) != config.model.num_classes:
+    data, num_classes = config.data, config.model.num_classes
+    classes = _label_order(data.classes, classes)
+    records = load_records(
+        split.annotation,
+        root=split.root,
+        classes=classes,
+        num_classes=num_classes,
+        format=data.format,
+        subset="train" if name == "training" else "test" if name == "test" else "val",
+        split=data.split,
+    )
+    source, found = records.source, classes or records.classes
+    if found is not None and len(found) != num_classes:
         raise ConfigError(
-            f"model.num_classes: {config.model.num_classes}, but {config.data.classes or records.source} names "
-            f"{len(found)} classes; set model.num_classes={len(found)}"
+            f"model.num_classes: {num_classes}, but {data.classes or source} names {len(found)} classes; set "
+            f"model.num_classes={len(found)}, or data.classes= to a list of all {num_classes} classes (a file, or "
+            f"{', '.join(PUBLISHED_CLASSES)})"
         )
-    if records.missing and distributed.is_main():
-        examples = ", ".join(records.missing[:3])
-        warn(
-            f"{records.source}: {len(records.missing):,} {name} videos are not there ({examples} ...); going on without"
-        )
-    return records
+    if name == "validation" and classes is None and found is not None:
+        raise DataError(f"{source}: has class names, but the labels for training are numbers; set data.classes")
+    unique = records if name == "training" else records.without_duplicates()
+    if distributed.is_main():
+        if records.missing:
+            examples = ", ".join(records.missing[:3])
+            warn(f"{source}: {len(records.missing):,} {name} videos are not there ({examples} ...); left out")
+        if len(unique) < len(records):
+            warn(f"{source}: {len(records) - len(unique):,} rows name a video that is listed before; counted once")
+        if name == "training" and found is None and set(records.labels) == set(range(1, num_classes)):
+            warn(f"{source}: no video has label 0; do the labels count from 1?")
+    return unique
+
+
+def _label_order(path: str | None, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Class names in label order: of ``data.classes``, which must be those of the network where both are known."""
+    if path is None or (classes and path not in PUBLISHED_CLASSES and not Path(path).expanduser().exists()):
+        return classes  # a checkpoint knows its classes, also where their file is not there
+    names = load_classes(path)
+    for label, (name, trained) in enumerate(zip_longest(names, map(normalize, classes or names))):
+        if name != trained:
+            raise DataError(f"{path}: class {label} is {name!r}, but the network has {trained!r}; unset data.classes")
+    return names
 
 
 def spread(records: RecordTable, count: int) -> RecordTable:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -139,15 +139,13 @@ def test_records(config: RunConfig, classes: Sequence[str] | None) -> RecordTabl
     """The records of the test split; by default those of the val split.
 
     Args:
-        classes: names in label order, as the checkpoint has them. They replace ``data.classes``, whose file may no
-            longer exist.
+        classes: names in label order, as the checkpoint has them. ``data.classes`` must agree, unless its file is
+            gone.
 
     Raises:
         DataError: the config names no videos, or they cannot be found.
     """
     split, name = (config.data.test, "test") if config.data.test.annotation else (config.data.val, "val")
-    if classes:
-        config = replace(config, data=replace(config.data, classes=None))
     try:
         records = load_split(config, split, name=name, classes=tuple(classes) if classes else None)
     except DataError as error:

@@ -1,7 +1,123 @@
 """Annotations of every format in use, read as one table of records."""
 
-from gcvideo.data.annotations.kinetics import clip_name
-from gcvideo.data.annotations.lists import load_classes, load_records
-from gcvideo.data.annotations.video_files import VIDEO_SUFFIXES, videos_under
+from __future__ import annotations
 
-__all__ = ["VIDEO_SUFFIXES", "clip_name", "load_classes", "load_records", "videos_under"]
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from gcvideo.config import import_object
+from gcvideo.data.annotations import official
+from gcvideo.data.annotations.classes import PUBLISHED_CLASSES, load_classes
+from gcvideo.data.annotations.folders import read_class_folders, videos_under
+from gcvideo.data.annotations.kinetics import clip_name, read_kinetics_csv
+from gcvideo.data.annotations.lists import header_of, read_lines, read_list
+from gcvideo.data.annotations.parquet import index_of_shards, read_index
+from gcvideo.data.annotations.table import Annotation, FileFinder, Row, Subset, make_table, normalize
+from gcvideo.data.records import RecordTable
+from gcvideo.errors import ConfigError, DataError
+
+__all__ = ["PUBLISHED_CLASSES", "clip_name", "load_classes", "load_records", "normalize", "videos_under"]
+
+FORMATS: dict[str, Callable[[Annotation], RecordTable]] = {
+    "kinetics": read_kinetics_csv,
+    "list": read_list,
+    "folders": read_class_folders,
+    "index": read_index,
+    "ucf101": official.read_ucf101,
+    "hmdb51": official.read_hmdb51,
+    "something_something": official.read_something_something,
+}
+
+
+def looks_like(path: Path) -> str:
+    """The name of the format that an annotation looks like."""
+    if path.is_dir():
+        names = [entry.name for entry in path.iterdir()]
+        if official.UCF101_CLASSES in names:
+            return "ucf101"
+        return "hmdb51" if any(map(official.HMDB51_LIST.fullmatch, names)) else "folders"
+    if path.suffix == ".parquet":
+        return "index"
+    if official.UCF101_LIST.fullmatch(path.name) and (path.parent / official.UCF101_CLASSES).exists():
+        return "ucf101"
+    if next(read_lines(path), (0, ""))[1][:1] in ("[", "{"):
+        return "something_something"
+    header = header_of(path)
+    return "kinetics" if header is not None and "youtube_id" in header.columns else "list"
+
+
+def load_records(
+    annotation: str | Path,
+    *,
+    root: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    format: str = "auto",
+    subset: Subset | None = None,
+    split: int = 1,
+) -> RecordTable:
+    """Read an annotation of any known format.
+
+    ========================  =========================================================================================
+    format                    annotation
+    ========================  =========================================================================================
+    ``kinetics``              official Kinetics CSV (``youtube_id`` column); ids of videos that the copy lacks are in
+                              ``missing``
+    ``list``                  one video per line: ``path label``, ``path start end label`` ... (see ``lists.py``); every
+                              file must exist, and none may have two labels
+    ``folders``               a folder with a folder of videos for each class
+    ``index``                 Parquet of ``gcvideo prepare index``, or folder of shards of ``gcvideo prepare shard``
+    ``ucf101``, ``hmdb51``    the official lists, or (HMDB51: always) the folder of them, by ``subset`` and ``split``
+    ``something_something``   the JSON files of Something-Something V2
+    ``module:read``           your own ``read(path, root)``, which yields (path, label) or (path, label, start, end):
+                              label a class name, a number or None, times in seconds
+    ========================  =========================================================================================
+
+    Args:
+        annotation: a file or folder.
+        root: folder that the videos lie in; by default the annotation's own folder.
+        classes: class names in label order; by default the sorted names that the annotation uses.
+        num_classes: largest label + 1 that is allowed; by default the number of classes where they are known.
+        format: one of the table; "auto" is the one that the annotation looks like.
+        subset: the videos to take of an annotation that lists several subsets.
+        split: which of several official splits, from 1.
+
+    Raises:
+        DataError: in one line, naming file and line, what is wrong, and the fix.
+        ConfigError: there is no such format.
+    """
+    path = Path(annotation).expanduser()
+    if not path.exists():
+        raise DataError(f"{path}: no such annotation file or folder")
+    folder = Path(root).expanduser() if root is not None else path.parent
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of videos (for {path})")
+    path = index_of_shards(path) or path
+    names = tuple(map(normalize, classes)) if classes is not None else None
+    source = Annotation(path, folder, root is not None, names, num_classes, subset, split)
+    try:
+        format = looks_like(path) if format == "auto" else format
+        table = FORMATS[format](source) if format in FORMATS else _read_with(source, format)
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable text file ({error})") from None
+    if not len(table):
+        raise DataError(f"{path}: lists no videos")
+    largest = int(table.labels.max())
+    limit = num_classes or len(table.classes or ()) or largest + 1
+    if largest >= limit or table.labels.min() < -1:
+        raise DataError(f"{path}: has labels from {table.labels.min()} to {largest}, expected 0 to {limit - 1}")
+    return table
+
+
+def _read_with(annotation: Annotation, name: str) -> RecordTable:
+    """Records of the user's own reader."""
+    if ":" not in name:
+        raise ConfigError(f"data.format: {name!r} is not auto, {', '.join(FORMATS)}, nor module:read of your own")
+    read = import_object(name, key="data.format")
+
+    def rows() -> Iterator[Row]:
+        for number, (path, label, *times) in enumerate(read(annotation.path, annotation.root), start=1):
+            yield Row(number, str(path), "" if label is None else str(label), "", *times)
+
+    return make_table(annotation, rows(), files=FileFinder(annotation.root))

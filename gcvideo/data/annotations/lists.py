@@ -1,281 +1,205 @@
-"""Annotations of every layout in use, as one table of records.
+"""Lists with one video per line: ``path label`` and its variants, with or without a header line.
 
-``load_records`` reads the official Kinetics CSV, ``path label`` lists (PySlowFast's, mmaction2's and header-less CSV),
-folders of class folders, folders of tar shards, and an index in Parquet. Problems are one-line ``DataError``s that name
-the file and the line.
+One layout is chosen for all rows of a file: a separator (tab, semicolon, comma or space) and the columns. Without a
+header these are ``path``, ``path label``, ``path frames label`` (the number of frames is ignored) or
+``path start end label`` (a segment, in seconds). Paths may hold separators. A label is an integer or, unless spaces
+separate the columns, a class name. A header names the columns in any order: those, ``class`` (names), ``class_id``
+(numbers from 0), ``split`` (see ``SPELLINGS`` for others); further columns are ignored.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
-import json
+import math
 import os
-from array import array
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from gcvideo.data.annotations.folders import VIDEO_SUFFIXES
+from gcvideo.data.annotations.table import NUMBER, Annotation, FileFinder, Labels, Row, make_table
+from gcvideo.data.records import RecordTable
 
-from gcvideo.data.annotations.kinetics import LabelColumn, nearest, read_kinetics_csv
-from gcvideo.data.annotations.video_files import VIDEO_SUFFIXES, videos_under
-from gcvideo.data.records import RecordTable, StringColumn
-from gcvideo.errors import DataError
-from gcvideo.video.tar_members import INDEX, MANIFEST
-
-UNLABELLED = "-1"
-
-
-def load_records(
-    annotation: str | Path,
-    *,
-    root: str | Path | None = None,
-    classes: Sequence[str] | None = None,
-    num_classes: int | None = None,
-) -> RecordTable:
-    """Read an annotation of any known layout.
-
-    - The official Kinetics CSV, told by its ``youtube_id`` column (see ``kinetics.py``). Every copy of Kinetics
-      lacks some videos: their ids are listed in ``missing``.
-    - A list with a video a line: ``path``, ``path label`` or ``path number label`` (PySlowFast's and mmaction2's),
-      separated by spaces, tabs or commas; paths may hold any of them. A label is an integer or, after a tab or comma,
-      a class name. Every file must exist, and none may have two labels.
-    - A folder with a folder of videos for each class.
-    - An index that ``gcvideo prepare index`` made, or any Parquet file with the columns ``id``, ``path`` and ``label``
-      (integers). The schema's metadata may hold, each as JSON, the ``classes`` in label order, the ``root`` of the
-      paths relative to the file, and the ids that are ``missing``.
-    - A folder of tar shards that ``gcvideo prepare shard`` made: the index in it. Its records are those of the
-      annotation that the shards were made of, in the same order, with paths into the shards.
-
-    Args:
-        annotation: a file, or a folder of class folders or of shards.
-        root: folder that the videos lie in; by default the annotation's own folder.
-        classes: class names in label order; by default the sorted names that the annotation uses.
-        num_classes: largest label + 1 that is allowed; by default the number of classes where they are known.
-
-    Raises:
-        DataError: in one line, naming file and line, what is wrong, and the fix.
-    """
-    annotation = Path(annotation).expanduser()
-    if not annotation.exists():
-        raise DataError(f"{annotation}: no such annotation file or folder")
-    folder = Path(root).expanduser() if root is not None else annotation.parent
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of videos (for {annotation})")
-    annotation = _index_of_shards(annotation) or annotation
-    if annotation.is_dir():
-        table = _read_class_folders(annotation, classes)
-    elif annotation.suffix == ".parquet":
-        table = _read_parquet(annotation, folder if root is not None else None, classes)
-    else:
-        table = _read_text(annotation, folder, classes, num_classes)
-    if not len(table):
-        raise DataError(f"{annotation}: lists no videos")
-    largest = int(table.labels.max())
-    limit = num_classes or (len(table.classes) if table.classes else largest + 1)
-    if largest >= limit or table.labels.min() < -1:
-        raise DataError(f"{annotation}: has labels from {table.labels.min()} to {largest}, expected 0 to {limit - 1}")
-    return table
+SEPARATORS = ("\t", ";", ",", " ")
+SPELLINGS = """file:path filename:path file_name:path filepath:path file_path:path video:path video_path:path
+class_name:class label_name:class label_id:class_id class_index:class_id label_index:class_id
+time_start:start start_time:start time_end:end end_time:end subset:split"""
+ALIASES = dict(pair.split(":") for pair in SPELLINGS.split())
+SUBSETS = {"training": "train", "validate": "val", "validation": "val", "valid": "val", "testing": "test"}
+LABELS: dict[str, Labels] = {"class": "names", "label": "any", "class_id": "numbers"}
+KINETICS_ROW = re.compile(r"(.*[,;\t])?[\w-]{11}[,;\t]\d+(\.\d+)?[,;\t]\d+(\.\d+)?([,;\t].*)?")
+SECONDS = re.compile(r"\d+(\.\d*)?")
+SEVERAL_LABELS = re.compile(r".*\S([\s,;]+\d+){2,}")
 
 
-def load_classes(path: str | Path) -> tuple[str, ...]:
-    """Class names in label order.
+@dataclass(frozen=True)
+class Layout:
+    """How all rows of a list are read: what separates the columns, and their names in order."""
 
-    Reads a text file with a name a line (numbers in front, as in ``0 abseiling``, are dropped where they count the
-    lines from 0 or 1), or JSON that maps names to labels or lists names.
+    separator: str
+    columns: tuple[str, ...]
 
-    Raises:
-        DataError: the file is missing, empty, or names a class twice.
-    """
-    path = Path(path).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        names = _classes_of_json(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: not a readable list of classes ({_one_line(error)})") from None
-    names = [name for name in names if name]
-    heads = [name.split(maxsplit=1) for name in names]
-    for first in (0, 1):
-        if all(len(head) == 2 and head[0] == str(first + i) for i, head in enumerate(heads)):
-            names = [head[1] for head in heads]
-            break
-    if not names:
-        raise DataError(f"{path}: holds no class names")
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise DataError(f"{path}: class {name!r} appears twice")
-        seen.add(name)
-    return tuple(names)
+    def __str__(self) -> str:
+        return f"`{self.separator.join(self.columns)}`"
 
-
-def _classes_of_json(text: str) -> list[str]:
-    values = json.loads(text)
-    if isinstance(values, dict):  # name -> label; pytorchvideo's file keeps quotes inside the names
-        order = sorted(values, key=lambda name: int(values[name]))
-        if [int(values[name]) for name in order] != list(range(len(order))):
-            raise ValueError("the labels are not 0, 1, 2 ...")
-        values = order
-    return [str(name).strip().strip('"') for name in values]
-
-
-def _read_text(annotation: Path, root: Path, classes: Sequence[str] | None, num_classes: int | None) -> RecordTable:
-    try:
-        with annotation.open(encoding="utf-8-sig") as file:
-            header = [name.strip(' "\n').lower() for name in file.readline().split(",")]
-        if "youtube_id" in header:
-            return read_kinetics_csv(annotation, root, classes)
-        return _read_list(annotation, root, classes, num_classes)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{annotation}: not a readable text file ({_one_line(error)})") from None
-
-
-def _read_list(annotation: Path, root: Path, classes: Sequence[str] | None, num_classes: int | None) -> RecordTable:
-    files = _Files(root)
-    paths, names, count = StringColumn(), LabelColumn(annotation), 0
-    lines = array("i")  # of the records
-    missing: list[tuple[int, list[str]]] = []  # line, and every path that it may mean
-    with annotation.open(encoding="utf-8-sig") as file:
-        for line, text in enumerate(map(str.strip, file), start=1):
-            if not text:
-                continue
-            readings = [(text, UNLABELLED)] if files.has(text) else list(_path_and_label(text))
-            if not readings:
-                raise DataError(f"{annotation}:{line}: expected `path label` with an integer label, found {text!r}")
-            path, label = next((reading for reading in readings if files.has(reading[0])), readings[0])
-            if not files.has(path):
-                missing.append((line, [path for path, _ in readings]))
-            paths.append(path)
-            lines.append(line)
-            names.append("" if label == UNLABELLED else label, line)
-            count += 1
-    if missing:
-        raise DataError(_missing_files(annotation, missing, count, root))
-    labels = names.integers(num_classes or len(classes or ()) or None)
-    if labels is None:
-        classes = classes or names.names()
-        labels = names.numbers(classes)
-    column = paths.finish()
-    table = RecordTable(ids=column, paths=column, labels=labels, root=root, classes=classes, source=str(annotation))
-    pair = table.contradiction()
-    if pair is not None:
-        first, second = (lines[row] for row in pair)
-        raise DataError(
-            f"{annotation}:{second}: {table[pair[1]].id} has another label than in line {first}; remove the wrong line"
-        )
-    return table
-
-
-def _path_and_label(text: str) -> Iterator[tuple[str, str]]:
-    """Every way to read a row, the likeliest first; which one is meant is known once a file of that name exists."""
-    for separator in ("\t", ",", " "):
-        if separator not in text:
-            continue
-        if separator == " ":
-            fields = text.split(" ")
-        else:
+    def parse(self, text: str) -> dict[str, str] | None:
+        """Values of the columns; None where the row has other columns."""
+        others = len(self.columns) - 1
+        separator = None if self.separator == " " else self.separator
+        if '"' in text and separator:
             fields = next(csv.reader([text], delimiter=separator, skipinitialspace=True))
-        *head, label = fields
-        if separator == " " and not _is_integer(label):
-            continue
-        yield separator.join(head).strip().strip('"'), label.strip()
-        if len(head) > 1 and _is_integer(head[-1].strip()):  # `path number label`
-            yield separator.join(head[:-1]).strip().strip('"'), label.strip()
-    if os.path.splitext(text)[1].lower() in VIDEO_SUFFIXES:
-        yield text, UNLABELLED
+            if self.columns[0] == "path" and others:
+                fields = [separator.join(fields[:-others]), *fields[-others:]]
+        else:
+            fields = text.rsplit(separator, others) if self.columns[0] == "path" else text.split(separator)
+        if len(fields) != len(self.columns) or not fields[0] or (self.separator == " " and "\t" in text):
+            return None
+        row = dict(zip(self.columns, [field.strip() for field in fields], strict=True))
+        is_label = self.separator != " " or NUMBER.fullmatch(row.get("label", "0"))
+        is_count = row.get("frames", "0").isdecimal()
+        start, end = row.get("start"), row.get("end")
+        is_segment = not (start or end) or 0 <= _seconds(start) < _seconds(end)
+        return row if is_label and is_count and is_segment else None
 
 
-def _missing_files(annotation: Path, missing: Sequence[tuple[int, list[str]]], count: int, root: Path) -> str:
-    line, readings = missing[0]
-    paths = [os.path.join(root, path) for path in readings]
-    folders = [path for path in paths if os.path.isdir(path)]
-    what = "is a folder, and frames in folders are not read" if folders else "no such video file"
-    more = f" (and {len(missing) - 1:,} more of {count:,} rows)" if len(missing) > 1 else ""
-    return f"{annotation}:{line}: {(folders or paths)[0]}: {what}{more}"
+LAYOUTS = [Layout(",", ("path",))] + [
+    Layout(separator, ("path", *columns))
+    for separator in SEPARATORS
+    for columns in (("label",), ("frames", "label"), ("start", "end", "label"))
+]
 
 
-class _Files:
-    """Which files exist, from one listing a folder instead of one look-up a file."""
+def read_list(annotation: Annotation) -> RecordTable:
+    """Records of a list.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._listings: dict[str, set[str]] = {}
-
-    def has(self, path: str) -> bool:
-        folder, name = os.path.split(os.path.join(self.root, path))
-        if folder not in self._listings:
-            try:
-                self._listings[folder] = {entry.name for entry in os.scandir(folder) if not entry.is_dir()}
-            except (OSError, ValueError):
-                self._listings[folder] = set()
-        return name in self._listings[folder]
-
-
-def _read_class_folders(root: Path, classes: Sequence[str] | None) -> RecordTable:
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    if not folders:
-        raise DataError(f"{root}: expected a folder of videos for each class, found no folders")
-    classes = folders if classes is None else classes
-    index = {name: label for label, name in enumerate(classes)}
-    for name in folders:
-        if name not in index:
-            raise DataError(f"{root / name}: unknown class{nearest(name, classes)}")
-    paths = [path for path in videos_under(root) if os.sep in path]
-    labels = [index[path.split(os.sep, 1)[0]] for path in paths]
-    return RecordTable(ids=paths, paths=paths, labels=labels, root=root, classes=classes, source=str(root))
+    Raises:
+        DataError: a row does not read as the others do, can be read in two ways, or names no existing file.
+    """
+    files = FileFinder(annotation.root)
+    header = header_of(annotation.path)
+    layout = header or choose_layout(annotation, files)
+    column = next((name for name in LABELS if name in layout.columns), "label")
+    rows = (
+        Row(line, row["path"].strip('"'), row.get(column, ""), "", *map(_seconds, (row.get("start"), row.get("end"))))
+        for line, row in read_rows(annotation, layout, header=header is not None)
+    )
+    table = make_table(annotation, rows, files=files, labels=LABELS[column])
+    if header is None and len(layout.columns) > 2:
+        _require_no_labels(annotation, layout, table)
+    return table
 
 
-def _index_of_shards(annotation: Path) -> Path | None:
-    """The index of a folder of tar shards, or of its manifest; None for anything else."""
-    folder = annotation.parent if annotation.name == MANIFEST else annotation
-    if (folder / INDEX).exists():
-        return folder / INDEX
-    if (folder / MANIFEST).exists():
-        raise DataError(f"{folder}: has no {INDEX}; run the same gcvideo prepare shard again, which writes only that")
-    if (folder / f"{MANIFEST}.partial").exists():
-        raise DataError(f"{folder}: not all shards are there yet; run the same gcvideo prepare shard again")
+def header_of(path: Path) -> Layout | None:
+    """The layout that the first line names, None where it names no column of videos."""
+    with open_text(path) as file:
+        line = next(filter(None, map(str.strip, file)), "")
+    for separator in SEPARATORS:
+        names = [name.strip(' "').lower() for name in line.split(separator)]
+        columns = tuple(ALIASES.get(name, name) for name in names)
+        if len(columns) > 1 and ("path" in columns or "youtube_id" in columns):
+            return Layout(separator, columns)
     return None
 
 
-def _read_parquet(annotation: Path, root: Path | None, classes: Sequence[str] | None) -> RecordTable:
-    try:
-        columns = pq.read_table(annotation, columns=["id", "path", "label"])
-        metadata = columns.schema.metadata or {}
-        stored = json.loads(metadata.get(b"classes", b"null"))
-        missing = json.loads(metadata.get(b"missing", b"[]"))
-        root = root or annotation.parent / json.loads(metadata.get(b"root", b'"."'))
-        shards = {
-            os.path.join(root, name): int(size) for name, size in json.loads(metadata.get(b"shards", b"{}")).items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise DataError(f"{annotation}: not an index of videos ({_one_line(error)})") from None
-    if classes is not None and stored is not None and list(classes) != list(stored):
-        raise DataError(f"{annotation}: was made with other classes; make the index again with the new list of classes")
-    _check_shards(annotation, shards)
-    return RecordTable(
-        ids=columns["id"].combine_chunks(),
-        paths=columns["path"].combine_chunks(),
-        labels=np.asarray(columns["label"]),
-        root=root,
-        classes=classes or stored,
-        source=str(annotation),
-        missing=missing,
-    )
+def read_rows(annotation: Annotation, layout: Layout, *, header: bool) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line and columns of each row, of the annotation's subset where a ``split`` column names several.
+
+    Raises:
+        DataError: a row has other columns, or none is of the subset.
+    """
+    lines = read_lines(annotation.path)
+    if header:
+        next(lines)
+    keep = _subset(annotation, layout) if "split" in layout.columns else None
+    for line, text in lines:
+        row = layout.parse(text)
+        if row is None or (layout.columns == ("path",) and not _may_be_video(text)):
+            several = "; gcvideo trains one label per video" if SEVERAL_LABELS.fullmatch(text) else ""
+            raise annotation.error(line, f"expected {layout} as in the other rows, found {text!r}{several}")
+        if keep is None or row["split"] in keep:
+            yield line, row
 
 
-def _check_shards(annotation: Path, shards: dict[str, int]) -> None:
-    """Raise where a shard is missing or has another size than the index says: its videos would all be lost."""
-    for path, expected in shards.items():
-        size = os.path.getsize(path) if os.path.isfile(path) else None
-        if size != expected:
-            found = "is not there" if size is None else f"has {size:,} bytes instead of {expected:,}"
-            raise DataError(f"{path}: {found}; copy the shards of {annotation} again, or give the folder as root")
+def _subset(annotation: Annotation, layout: Layout) -> set[str] | None:
+    """The values of the split column to keep; None keeps all, as where there is only one."""
+    _, *rows = (layout.parse(text) or {} for _, text in read_lines(annotation.path))
+    values = {row.get("split", "") for row in rows}
+    keep = {value for value in values if SUBSETS.get(value.lower(), value.lower()) == annotation.subset}
+    if len(values) > 1 and not keep:
+        found, asked = ", ".join(sorted(values)), annotation.subset or "no subset"
+        raise annotation.error(1, f"has rows of {found}, but {asked} is asked for; write one file for each")
+    return keep if len(values) > 1 else None
 
 
-def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
+def choose_layout(annotation: Annotation, files: FileFinder) -> Layout:
+    """The layout that reads the rows of a file without a header; which paths exist tells layouts apart.
+
+    Raises:
+        DataError: a row fits none, or more than one layout fits all rows.
+    """
+    candidates, found = LAYOUTS, []
+    for line, text in read_lines(annotation.path):
+        fits = {layout: row["path"].strip('"') for layout in candidates if (row := layout.parse(text))}
+        found = [layout for layout, path in fits.items() if files.find(path)]
+        if not found and candidates is LAYOUTS:
+            _require_list(annotation, line, text, files)
+        likely = [layout for layout, path in fits.items() if _may_be_video(os.path.join(annotation.root, path))]
+        candidates = found or likely or [layout for layout in fits if len(layout.columns) > 1]
+        if not candidates:
+            raise annotation.error(line, f"expected `path label` with an integer label, found {text!r}")
+        if len(candidates) == 1:
+            break
+    if len(found) > 1:
+        raise annotation.error(line, f"{text!r} reads as {' and as '.join(map(str, found))}; add a header line")
+    return candidates[0]
 
 
-def _one_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _require_list(annotation: Annotation, line: int, text: str, files: FileFinder) -> None:
+    """Say what a file is whose first row is no row of a list."""
+    if KINETICS_ROW.fullmatch(text):
+        header = "label,youtube_id,time_start,time_end,split"
+        raise annotation.error(line, f"looks like a Kinetics CSV without its header line; add {header}")
+    for separator in SEPARATORS:
+        for number, field in enumerate(text.split(separator), start=1):
+            if number > 1 and files.find(field.strip(' "')):
+                why = f"the path is in column {number} of {text!r}"
+                raise annotation.error(line, f"expected `path label`, but {why}; add a header line such as label,path")
+
+
+def _require_no_labels(annotation: Annotation, layout: Layout, table: RecordTable) -> None:
+    """Raise where the columns between path and label could be labels too, in all rows."""
+    limit = annotation.num_classes or len(table.classes or ()) or table.labels.max(initial=0) + 1
+    first = ""
+    for _, text in read_lines(annotation.path):
+        first = first or text
+        between = (layout.parse(text) or {}).values()
+        if not all(value.isdecimal() and int(value) < limit for value in list(between)[1:]):
+            return
+    fix = f"add a header line, {','.join(layout.columns)}, and separate by commas"
+    raise annotation.error(1, f"{first!r} may be {layout} or several labels, which gcvideo does not train; {fix}")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of the lines that are not empty."""
+    with open_text(path) as file:
+        for line, text in enumerate(map(str.strip, file), start=1):
+            if text:
+                yield line, text
+
+
+def open_text(path: Path) -> TextIO:
+    """A text file in UTF-8, or in UTF-16 where it starts with the byte-order mark that Windows programs write."""
+    with path.open("rb") as file:
+        is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return path.open(encoding="utf-16" if is_utf16 else "utf-8-sig")
+
+
+def _seconds(text: str | None) -> float:
+    return float(text) if text and SECONDS.fullmatch(text) else math.nan
+
+
+def _may_be_video(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES or os.path.isdir(path)

@@ -9,10 +9,14 @@ import pytest
 import torch
 
 from gcvideo.config import DataConfig, TestConfig
+from gcvideo.data.annotations import load_records
 from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.data.records import RecordTable, VideoRecord
 from gcvideo.data.sampling import random_clip, sample_rng, uniform_clips
 from gcvideo.errors import VideoError
+from gcvideo.prepare.index import make_index
+from gcvideo.prepare.shards import write_shards
+from gcvideo.prepare.transcode import copy_annotation
 from gcvideo.video import open_video
 from tests.videos import moving_frames, write_video
 
@@ -20,8 +24,8 @@ RATE = 25.0
 TIMES = np.arange(250) / RATE  # 10 s
 
 
-def frame_range(start: float, end: float, *, times: np.ndarray = TIMES, id_: str = "a.mp4") -> tuple[int, int]:
-    return VideoRecord("a.mp4", 0, id_, start, end).frame_range(times)
+def frame_range(start: float, end: float, *, times: np.ndarray = TIMES, may_be_cut: bool = False) -> tuple[int, int]:
+    return VideoRecord("a.mp4", 0, "a.mp4", start, end, may_be_cut).frame_range(times)
 
 
 def test_the_frames_of_a_segment_are_those_whose_times_lie_in_it():
@@ -42,10 +46,10 @@ def test_a_segment_beyond_the_end_is_named(start, end):
 
 def test_a_file_named_by_its_youtube_id_is_a_whole_video_or_the_clip_itself():
     whole = np.arange(5000) / RATE
-    assert frame_range(40, 50, times=whole, id_="abcdefghijk_000040_000050") == (1000, 1250)
-    assert frame_range(40, 50, id_="abcdefghijk_000040_000050") == (0, 250)
+    assert frame_range(40, 50, times=whole, may_be_cut=True) == (1000, 1250)
+    assert frame_range(40, 50, may_be_cut=True) == (0, 250)
     with pytest.raises(VideoError, match="beyond"):
-        frame_range(190, 200, times=whole[:3000], id_="abcdefghijk_000190_000200")
+        frame_range(190, 200, times=whole[:3000], may_be_cut=True)
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +95,17 @@ def test_test_clips_come_from_the_segment_and_one_beyond_the_end_fails(records):
     failure = dataset[3].failure
     assert failure is not None
     assert "segment from 90 to 99 s lies beyond its end (2.00 s)" in failure.reason
+
+
+def test_an_index_shards_and_a_list_of_copies_keep_the_segments(records, tmp_path):
+    folder = Path(records.root)
+    annotation = folder / "list.csv"
+    annotation.write_text("path,start,end,label\na.mp4,0.4,1.2,0\na.mp4,,,0\na.mp4,1.6,2,1\n")
+    want = load_records(annotation)
+    make_index(annotation, tmp_path / "index.parquet", workers=1)
+    write_shards(annotation, tmp_path / "shards", workers=1)
+    for table in (load_records(tmp_path / "index.parquet"), load_records(tmp_path / "shards")):
+        assert table.fingerprint == want.fingerprint
+        assert [(r.id, r.start, r.end, r.label) for r in table] == [(r.id, r.start, r.end, r.label) for r in want]
+    copy = copy_annotation(annotation, folder, folder)
+    assert [(r.id, r.start, r.label) for r in load_records(copy)] == [(r.id, r.start, r.label) for r in want]
