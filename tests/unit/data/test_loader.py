@@ -36,7 +36,7 @@ class FakeVideo:
     def __init__(self, path: str, backend: str, harm: dict[int, Any]) -> None:
         self.number = int(Path(path).stem)
         self.height, self.width, self.fps = 8, 12, 25.0
-        self.pts = np.arange(20) / 25
+        self.times = np.arange(20) / 25
         act = harm.get(self.number)
         if isinstance(act, dict):
             act = act.get(backend)
