@@ -17,10 +17,10 @@ import argparse
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,17 +66,13 @@ SCALED: dict[str, Callable[[int], nn.Module]] = {
 FITTED_SHARE = 1 / 8  # of the largest size
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """One shape, memory layout and dtype."""
 
     stage: str
     batch: int
     layout: str
     dtype: str
-
-    def __str__(self) -> str:
-        return " ".join(map(str, vars(self).values()))
 
     def tensor(self, device: torch.device) -> Tensor:
         """Noise (N, C, T, H, W) of the case's layout and dtype."""
@@ -90,12 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, nargs="+", metavar="N", help="clips (default 1 8; on a GPU 8 32)")
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), metavar="LAYOUT")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), metavar="DTYPE")
-    parser.add_argument(
-        "--nl-rounds", type=int, default=3, metavar="N", help="of non-local blocks (default 3); 0: leave them out"
-    )
-    parser.add_argument(
-        "--model-rounds", type=int, default=5, metavar="N", help="of whole networks (default 5); 0: leave them out"
-    )
+    parser.add_argument("--nl-rounds", type=int, default=3, metavar="N", help="of NL blocks (default 3; 0: none)")
+    parser.add_argument("--model-rounds", type=int, default=5, metavar="N", help="of networks (default 5; 0: none)")
     harness.add_options(parser, rounds=7, threads=1, precision=False)
 
 
@@ -112,17 +104,9 @@ def run(args: argparse.Namespace) -> None:
     if args.model_rounds:
         ratios["gc.model.overhead"] = model_overhead(args.model_rounds, device)
     results = {"figures": ratios, "gc": gc, "non_local": non_local, "machine": machine}
-    tables = {
-        "GC block": [ratio_row(row, GC_RATIOS) for row in gc],
-        "Non-local blocks": [ratio_row(row, NON_LOCAL_RATIOS) for row in non_local],
-    }
+    rows = [{key: value for key, value in row.items() if key != "ms"} for row in [*gc, *non_local]]
+    tables = {"GC block (over the floor; port over it)": rows[: len(gc)], "non-local blocks": rows[len(gc) :]}
     harness.finish(args, results, tables)
-
-
-def ratio_row(row: Mapping[str, Any], ratios: Mapping[str, tuple[str, str]]) -> dict[str, object]:
-    """Columns of a table: the case, and which time is divided by which."""
-    shown = {" / ".join(pair): f"{row[name]:.2f}" for name, pair in ratios.items() if name in row}
-    return {key: row[key] for key in Case.__annotations__} | shown
 
 
 def measure_gc(case: Case, *, rounds: int, device: torch.device, backend: str | None) -> dict[str, Any]:
@@ -152,31 +136,29 @@ def measure_gc(case: Case, *, rounds: int, device: torch.device, backend: str | 
 
     contenders = {"floor.forward": floor_forward, "floor.train": floor_train, **both_ways(blocks, x, dy)}
     calls = GPU_CALLS if device.type == "cuda" else 1
-    times = time_contenders(contenders, rounds=rounds, device=device, calls=calls, title=str(case))
-    return {**vars(case), "ms": times.milliseconds(), **times.ratios(GC_RATIOS)}
+    times = time_contenders(contenders, rounds=rounds, device=device, calls=calls, title=" ".join(map(str, case)))
+    return {**case._asdict(), "ms": times.milliseconds(), **times.ratios(GC_RATIOS)}
 
 
 def measure_non_local(case: Case, *, rounds: int, device: torch.device) -> dict[str, Any]:
     """gcvideo's non-local block and pytorchvideo's, neither sub-sampling, beside the GC block."""
     channels = STAGES[case.stage][0]
-    ours = NonLocalBlock(channels, subsample="none")
-    # Weights under which attention is neither uniform nor a single peak, and the block adds as much as its input.
-    for layer in (ours.theta, ours.phi, ours.g, ours.out):
-        assert layer is not None
-        nn.init.kaiming_normal_(layer.weight)
-    assert ours.norm is not None
-    nn.init.ones_(ours.norm.weight)
+    ours = without_zeros(NonLocalBlock(channels, subsample="none"))
+    for layer in ours.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)  # so that attention is neither uniform nor a single peak
     blocks: dict[str, Any] = {"gc": without_zeros(gc_block(channels)), "nl": ours, "peer": pytorchvideo_non_local(ours)}
     blocks = {name: block.to(device, DTYPES[case.dtype]) for name, block in blocks.items()}
     contenders = both_ways(blocks, case.tensor(device), case.tensor(device))
-    times = time_contenders(contenders, rounds=rounds, device=device, title=str(case))
-    return {**vars(case), "ms": times.milliseconds(), **times.ratios(NON_LOCAL_RATIOS)}
+    times = time_contenders(contenders, rounds=rounds, device=device, title=" ".join(map(str, case)))
+    return {**case._asdict(), "ms": times.milliseconds(), **times.ratios(NON_LOCAL_RATIOS)}
 
 
 def both_ways(blocks: Mapping[str, nn.Module], x: Tensor, dy: Tensor) -> dict[str, Any]:
     """Contenders of the forward pass and of training of each block."""
-    forward = {f"{name}.forward": block_forward(block, x) for name, block in blocks.items()}
-    return forward | {f"{name}.train": block_training(block, x, dy) for name, block in blocks.items()}
+    leaf = x.detach().requires_grad_()
+    forward = {f"{name}.forward": partial(block_forward, block, x) for name, block in blocks.items()}
+    return forward | {f"{name}.train": partial(block_training, block, leaf, dy) for name, block in blocks.items()}
 
 
 def model_overhead(rounds: int, device: torch.device) -> float:
@@ -210,8 +192,6 @@ def gc_ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         "gc.train.floor.fp32": worst_median("train.floor", dtype="fp32"),
         "gc.train.floor.bf16": worst_median("train.floor", dtype="bf16"),
         "gc.train.port": worst_median("train.port", dtype="bf16", layout="contiguous"),
-        "gc.train.port.fp32": worst_median("train.port", dtype="fp32", layout="contiguous"),
-        "gc.train.port.channels_last": worst_median("train.port", dtype="bf16", layout="channels_last"),
     }
     return {name: value for name, value in ratios.items() if value is not None}
 
@@ -226,7 +206,8 @@ def non_local_ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         return {}
     ratios = {name: min(row[name] for row in rows) for name in ("gc.train.peer_nl", "gc.train.own_nl")}
     for row in rows:
-        ratios["nl.forward.peer" if row["dtype"] == "bf16" else "nl.forward.peer.fp32"] = row["nl.forward.peer"]
+        if row["dtype"] == "bf16":
+            ratios["nl.forward.peer"] = row["nl.forward.peer"]
     return ratios
 
 
@@ -256,25 +237,20 @@ def measure_scaling(
     torch.set_num_threads(1)
     for shape in shapes:
         x = torch.randn(1, channels, *shape, device=device).relu()
-        contenders = {name: block_forward(block, x) for name, block in blocks.items()}
+        contenders = {name: partial(block_forward, block, x) for name, block in blocks.items()}
         times = time_contenders(contenders, rounds=rounds, device=device, title=f"blocks on {shape}").per_clip(1)
         for name, block in blocks.items():
-            macs = count(block, x.shape).macs
-            point = {
-                "shape": list(shape),
-                "positions": math.prod(shape),
-                "ms": times[name]["ms_per_clip"],
-                "macs": macs,
-            }
-            points[name].append(point)
+            point = {"shape": list(shape), "positions": math.prod(shape), "macs": count(block, x.shape).macs}
+            points[name].append({**point, "ms": times[name]["ms_per_clip"]})
     torch.set_num_threads(threads)
-    found: dict[str, dict[str, Any]] = {}
-    for name, line in points.items():
-        sizes = [point["positions"] for point in line]
-        time = fit_exponent(sizes, [point["ms"]["median"] for point in line])
-        macs_exponent = fit_exponent(sizes, [point["macs"] for point in line])
-        found[name] = {"points": line, "time_exponent": time, "macs_exponent": macs_exponent}
-    return found
+    return {
+        name: {
+            "points": line,
+            "time_exponent": fit_exponent([p["positions"] for p in line], [p["ms"]["median"] for p in line]),
+            "macs_exponent": fit_exponent([p["positions"] for p in line], [p["macs"] for p in line]),
+        }
+        for name, line in points.items()
+    }
 
 
 def fit_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float | None:

@@ -43,9 +43,8 @@ class Candidate(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark compare``."""
-    parser.add_argument(
-        "configs", nargs="+", metavar="CONFIG | key=value", help="YAML files, folders, model names; changes to all"
-    )
+    about = "YAML files, folders, model names; changes to all"
+    parser.add_argument("configs", nargs="+", metavar="CONFIG | key=value", help=about)
     add = parser.add_argument_group("what is measured").add_argument
     add("--frames", type=int, metavar="T", help="frames a clip (default: the config's)")
     add("--size", type=int, metavar="S", help="height and width (default: the config's crop)")
@@ -58,10 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--block-frames", type=int, nargs="+", default=[4, 8, 16, 32, 64], metavar="T")
     add("--block-sizes", type=int, nargs="+", default=[7, 10, 14, 20, 28], metavar="S")
     add("--block-at", type=int, nargs=2, default=[8, 14], metavar=("T", "S"), help="(default 8 14)")
-    about = (
-        "one PLACE for each config in the same order: a file or the folder of a run; or several runs with other seeds, "
-        "joined by commas, of which the mean and standard deviation are shown"
-    )
+    about = "one PLACE (file or run folder) for each config, in order; runs with other seeds are joined by commas"
     add = parser.add_argument_group("accuracy", about).add_argument
     add("--checkpoints", nargs="+", type=_places, metavar="PLACE", help="test these")
     add("--predictions", nargs="+", type=_places, metavar="PLACE", help="predictions.npz of earlier tests")
@@ -92,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     for row, accuracy in zip(results["networks"], accuracies, strict=True):
         row["accuracy"] = accuracy
     show(results)
-    harness.write_results(args, results)
+    harness.finish(args, results, tables={})
     plots = plots_of(results)
     if args.html:
         write_comparison(args.html, results, plots)
@@ -100,9 +96,7 @@ def run(args: argparse.Namespace) -> None:
     if args.png:
         for name, plot in plots.items():
             png(plot, Path(args.png) / f"{name}.png")
-        console.say(
-            f"{len(plots)} plots: {args.png}" if plots else "no plots: nothing that could be drawn was measured"
-        )
+        console.say(f"{len(plots)} plots: {args.png}")
 
 
 def read_candidates(args: argparse.Namespace) -> list[Candidate]:
@@ -117,15 +111,12 @@ def read_candidates(args: argparse.Namespace) -> list[Candidate]:
         raise ConfigError("give only one of --checkpoints, --predictions and --train")
     if args.data and not (args.checkpoints or args.train):
         raise ConfigError("--data: says what --checkpoints or --train are tested on; give one of them")
-    for option in ("checkpoints", "predictions"):
-        places = getattr(args, option)
-        if places and len(places) != len(found):
+    for option, places in (("checkpoints", args.checkpoints), ("predictions", args.predictions)):
+        if places and (len(places) != len(found) or not all(map(all, places))):
             raise ConfigError(
                 f"--{option}: {len(places)} places for {len(found)} configs; give one for each, in order, "
-                "with commas between the runs of one config"
+                "with single commas between the runs of one config"
             )
-        if places and not all(map(all, places)):
-            raise ConfigError(f"--{option}: an empty name; runs of one config are joined by single commas")
     if args.train and max(Counter(config.run_dir for _, config in found).values()) > 1:
         raise ConfigError("--train: two configs have one name and would train in one folder; give each its own name")
     candidates: list[Candidate] = []
@@ -184,19 +175,16 @@ def scaling(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     return {"channels": args.block_channels, **costs}
 
 
-def train(config: RunConfig, device: torch.device) -> str:
-    """Train a config as ``gcvideo train --resume`` does; returns the folder of its run."""
-    console.say(f"training {config.name} in {config.run_dir}")
-    with distributed.init_from_env(device.type):
-        Trainer(config).fit(resume=True)
-    return str(config.run_dir)
-
-
 def measure_accuracy(
     candidates: Sequence[Candidate], args: argparse.Namespace, *, device: torch.device, precision: str
 ) -> Sequence[dict[str, Any] | None]:
     """The accuracy of each network where checkpoints or predictions are given, else None for each."""
-    checkpoints = [[train(c.config, device)] for c in candidates] if args.train else args.checkpoints
+    checkpoints = args.checkpoints
+    if args.train:
+        checkpoints = [[str(candidate.config.run_dir)] for candidate in candidates]
+        with distributed.init_from_env(device.type):
+            for candidate in candidates:
+                Trainer(candidate.config).fit(resume=True)
     if args.predictions:
         predictions = [[load_predictions(place) for place in places] for places in args.predictions]
     elif checkpoints:

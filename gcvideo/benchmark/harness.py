@@ -62,17 +62,12 @@ def finish(args: argparse.Namespace, results: Mapping[str, Any], tables: Mapping
     Args:
         tables: title -> rows; empty tables are left out. A row that lacks a column of another one shows a dash.
     """
-    ratios = [{"name": name, "ratio": f"{value:.3g}"} for name, value in results.get("figures", {}).items()]
+    ratios = [{"name": name, "ratio": value} for name, value in results.get("figures", {}).items()]
     for title, rows in {**tables, "ratios": ratios}.items():
         if rows:
             columns = list(dict.fromkeys(column for row in rows for column in row))
             console.table([[row.get(name, "–") for name in columns] for row in rows], columns=columns, title=title)
             console.say()
-    write_results(args, results)
-
-
-def write_results(args: argparse.Namespace, results: Mapping[str, Any]) -> None:
-    """Write results, settings and versions to the file of --json, if it was given."""
     if args.json:
         settings = {name: value for name, value in vars(args).items() if name not in (*FILE_OPTIONS, *FOLDER_OPTIONS)}
         write_json(args.json, {**results, "settings": settings, "versions": versions()})

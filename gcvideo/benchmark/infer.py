@@ -60,11 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
     device, precision, machine = harness.set_up(args)
-    test = TestConfig(clips=args.clips, crops=args.crops, short_side=args.crop, crop=args.crop)
-    test.views_per_batch = args.views_per_batch
+    size = args.crop
+    test = TestConfig(
+        clips=args.clips, crops=args.crops, short_side=size, crop=size, views_per_batch=args.views_per_batch
+    )
     with tempfile.TemporaryDirectory() as folder:
         video = args.video or make_video(Path(folder) / "video.mp4")
-        testers = {name: tester(name, video, args.crop, device, precision) for name in args.contenders}
+        testers = {name: tester(name, video, size, device, precision) for name in args.contenders}
         for predict in testers.values():
             predict(replace(test, clips=1))
         contenders = {name: partial(predict, test) for name, predict in testers.items()}
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     took = times.milliseconds()
     results = {"figures": times.ratios(RATIOS), "milliseconds": took, "machine": machine}
     count = test.clips * test.crops
-    rows = [{"contender": k, "ms a video": f"{ms:.0f}", "ms a view": f"{ms / count:.1f}"} for k, ms in took.items()]
+    rows = [{"contender": name, "ms a video": ms, "ms a view": ms / count} for name, ms in took.items()]
     harness.finish(args, results, {f"{test.clips} x {test.crops} views of {test.crop}, {machine}": rows})
 
 

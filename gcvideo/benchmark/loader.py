@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     tables = {}
     for kind, costs in milliseconds.items():
         ratios |= ratios_of(kind, costs)
-        rows = [{"contender": name, "CPU ms": f"{ms:.1f}"} for name, ms in costs.items()]
+        rows = [{"contender": name, "CPU ms": ms} for name, ms in costs.items()]
         tables[f"{kind}, mean of {len(names)} videos"] = rows
     if args.prepared:
         old, new = (sum(map(os.path.getsize, side)) for side in sides)
@@ -109,11 +109,9 @@ def run(args: argparse.Namespace) -> None:
 
 def list_videos(folder: Path) -> list[str]:
     """The videos of a folder and its subfolders, relative to it."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; --make-from FOLDER makes clips to measure with")
     names = list(videos_under(folder))
     if not names:
-        raise DataError(f"{folder}: holds no videos")
+        raise DataError(f"{folder}: no such folder, or no videos in it; --make-from FOLDER makes clips to measure with")
     return names
 
 
@@ -200,8 +198,7 @@ def make_clips(source: Path, target: Path) -> None:
         command = ["ffmpeg", "-v", "error", "-y", "-stream_loop", "-1", "-i", str(source / name)]
         command += [*sound.split(), *pictures.split(), str(made.with_suffix(".part"))]
         if not made.exists():
-            try:
-                subprocess.run(command, check=True)
-                made.with_suffix(".part").replace(made)
-            except subprocess.CalledProcessError:  # ffmpeg says why
+            if subprocess.run(command).returncode:  # ffmpeg has said why
                 console.warn(f"{source / name}: left out")
+            else:
+                made.with_suffix(".part").replace(made)

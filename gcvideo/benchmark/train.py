@@ -67,8 +67,10 @@ def run(args: argparse.Namespace) -> None:
     }
     times = time_contenders(steps, rounds=args.rounds, device=device, warmup=WARM_UP, title="train")
     took, peak = times.milliseconds(), matmul_peak(device, precision)
-    memory = {name: cuda_peak(step) if device.type == "cuda" else None for name, step in steps.items()}
-    networks = {name: {"batch": args.batch, "ms": took[name], "memory_bytes": memory[name]} for name in steps}
+    networks = {name: {"batch": args.batch, "ms": ms} for name, ms in took.items()}
+    if device.type == "cuda":
+        for name, step in steps.items():
+            networks[name]["memory_gib"] = cuda_peak(step) / 2**30
     limits = {}
     if args.up_to:
         steps.clear()  # so that their networks leave room
@@ -80,21 +82,10 @@ def run(args: argparse.Namespace) -> None:
             row["share_of_matmul"] = matmul_share(configs[name], shape, row["clips_per_second"], peak)
     results = {"figures": times.ratios(RATIOS), "milliseconds": took, "networks": networks, "limit": limits}
     tables = {
-        machine: [table_row(name, row) for name, row in networks.items()],
-        f"largest batches that fit, up to {args.up_to}": [table_row(name, row) for name, row in limits.items()],
+        f"training steps on {machine}": [{"network": name, **row} for name, row in networks.items()],
+        f"largest batches that fit, up to {args.up_to}": [{"network": name, **row} for name, row in limits.items()],
     }
     harness.finish(args, {**results, "matmul_per_second": peak, "machine": machine}, tables)
-
-
-def table_row(name: str, row: dict[str, Any]) -> dict[str, object]:
-    """Columns of a table."""
-    cells = {"network": name, "clips a step": row["batch"], "ms a step": f"{row['ms']:.1f}"}
-    cells["clips/s"] = f"{row['clips_per_second']:.2f}"
-    if "share_of_matmul" in row:
-        cells["% of a matrix product"] = f"{100 * row['share_of_matmul']:.1f}"
-    if row["memory_bytes"]:
-        cells["GiB"] = f"{row['memory_bytes'] / 2**30:.2f}"
-    return cells
 
 
 def matmul_peak(device: torch.device, precision: str) -> float:
@@ -120,7 +111,7 @@ def matmul_share(config: RunConfig, shape: tuple[int, ...], clips_per_second: fl
 def at_the_limit(
     config: RunConfig, shape: tuple[int, ...], *, most: int, rounds: int, device: torch.device, **how: Any
 ) -> dict[str, Any]:
-    """The largest batch of 1, 2, 4, 8 and so on clips that fits into memory, with its speed and peak memory in bytes.
+    """The largest batch of 1, 2, 4, 8 and so on clips that fits into memory, with its time and peak memory.
 
     Args:
         shape: (3, T, H, W) of a clip.
@@ -138,6 +129,6 @@ def at_the_limit(
             ms = time_contenders({"step": step}, rounds=rounds, device=device).milliseconds()["step"]
         except torch.OutOfMemoryError:
             break
-        found = {"batch": size, "ms": ms, "memory_bytes": runtime.memory_peak(device)}
+        found = {"batch": size, "ms": ms, "memory_gib": runtime.memory_peak(device) / 2**30}
         size *= 2
     return found

@@ -7,7 +7,6 @@ libraries are not.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
 from collections.abc import Sequence
@@ -15,8 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +23,7 @@ from gcvideo.benchmark.timing import CPU, Contender
 from gcvideo.config import RunConfig
 from gcvideo.data.crops import normalize
 from gcvideo.data.loader import ClipBatch
-from gcvideo.device import pick_precision
+from gcvideo.device import memory_peak, pick_precision
 from gcvideo.errors import GcvideoError
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.models import build_model
@@ -34,7 +32,6 @@ from gcvideo.train.step import TrainStep
 # Learning rate of steps that are timed: so low that no network overfits the one batch, and the gradients of the last
 # step have the size of those of the first.
 STEADY_LR = 1e-6
-M = TypeVar("M", bound=nn.Module)
 
 
 def random_clips(shape: Sequence[int]) -> Tensor:
@@ -87,8 +84,8 @@ def training_step(
     return lambda: learner.step(iter([batch]), number=0, lr=STEADY_LR)
 
 
-def without_zeros(module: M, *, std: float = 0.1) -> M:
-    """Give layers that start at zero random weights, in place, so that no product is trivially zero."""
+def without_zeros(module: nn.Module, *, std: float = 0.1) -> Any:
+    """Give layers that start at zero random weights, so that no product is trivially zero; returns the module."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -97,62 +94,46 @@ def without_zeros(module: M, *, std: float = 0.1) -> M:
     return module
 
 
-def block_forward(block: nn.Module, x: Tensor) -> Contender:
-    """One forward pass of a block without gradients."""
-
-    @torch.no_grad()
-    def forward() -> Tensor:
-        return block(x)
-
-    return forward
+@torch.no_grad()
+def block_forward(block: nn.Module, x: Tensor) -> Tensor:
+    """Run one forward pass of a block without gradients."""
+    return block(x)
 
 
-def block_training(block: nn.Module, x: Tensor, dy: Tensor) -> Contender:
-    """Forward and backward pass of a block for its input x and the gradient dy of its output, both (N, C, T, H, W)."""
-    leaf = x.detach().requires_grad_()
-
-    def train() -> None:
-        leaf.grad = None
-        block.zero_grad(set_to_none=True)
-        block(leaf).backward(dy)
-
-    return train
+def block_training(block: nn.Module, x: Tensor, dy: Tensor) -> None:
+    """Run forward and backward pass of a block; x is a leaf with a gradient, dy the gradient of the output."""
+    x.grad = None
+    block.zero_grad(set_to_none=True)
+    block(x).backward(dy)
 
 
-def peak_memory(
-    config: RunConfig, shape: Sequence[int], *, device: torch.device, precision: str
-) -> dict[str, int | None]:
+def peak_memory(config: RunConfig, shape: Sequence[int], *, device: torch.device, precision: str) -> dict[str, int]:
     """Bytes at the peak of a forward pass ("inference") and of two training steps ("train") of a network.
-
-    On a CPU torch's present number of threads computes.
 
     Args:
         config: of the network.
         shape: (N, 3, T, H, W) of the clips.
-        device: to compute on.
+        device: to compute on; on a CPU with torch's present number of threads.
         precision: "fp32", "bf16" or "auto".
-
-    Returns:
-        None for both where the system does not tell (a CPU without /proc).
 
     Raises:
         GcvideoError: a measuring process died, as it does where memory runs out.
     """
-    found: dict[str, int | None] = {"inference": None, "train": None}
-    for kind in found:
+    found = {}
+    for kind in ("inference", "train"):
         if device.type == "cuda":
             gc.collect()
             before = torch.cuda.memory_allocated(device)
             found[kind] = cuda_peak(partial(run, config, shape, kind, device, precision)) - before
-        elif Path("/proc/self/clear_refs").exists():
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__])  # so that the libraries are loaded once
-            with ProcessPoolExecutor(1, mp_context=context) as fresh:
-                job = fresh.submit(resident_growth, config, shape, kind, precision, torch.get_num_threads())
-                try:
-                    found[kind] = job.result()
-                except BrokenProcessPool:
-                    raise GcvideoError(f"{config.name}: the process that measures its memory ({kind}) died") from None
+            continue
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # so that the libraries are loaded once
+        with ProcessPoolExecutor(1, mp_context=context) as fresh:
+            job = fresh.submit(resident_growth, config, shape, kind, precision, torch.get_num_threads())
+            try:
+                found[kind] = job.result()
+            except BrokenProcessPool:
+                raise GcvideoError(f"{config.name}: the process that measures its memory ({kind}) died") from None
     return found
 
 
@@ -168,15 +149,10 @@ def resident_growth(config: RunConfig, shape: Sequence[int], kind: str, precisio
     """How many bytes the resident set of this process grows at its peak; to be called in a new process."""
     torch.set_num_threads(threads)
     # The libraries set up their pools on first use, which is not the network's memory.
-    run(replace(config, model=replace(config.model, width=16)), (1, 3, 2, 96, 96), kind, CPU, precision)
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc: return what was freed
-    if trim is not None:
-        trim(0)
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak (man 5 proc)
+    run(replace(config, model=replace(config.model, width=4)), (1, 3, 2, 96, 96), kind, CPU, precision)
+    before = memory_peak(CPU)
     run(config, shape, kind, CPU, precision)
-    return _status("VmHWM") - before
+    return memory_peak(CPU) - before
 
 
 def run(config: RunConfig, shape: Sequence[int], kind: str, device: torch.device, precision: str) -> None:
@@ -185,8 +161,3 @@ def run(config: RunConfig, shape: Sequence[int], kind: str, device: torch.device
     contender = make(config, random_clips(shape), device=device, precision=precision)
     for _ in range(calls):
         contender()
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

@@ -120,8 +120,7 @@ def pytorchvideo_clip(clip: Clip) -> Tensor:
     def transform(sample: dict[str, Any]) -> Tensor:
         frames = sample["video"]  # (3, about 64, H, W) float32
         picked = torch.linspace(0, frames.shape[1] - 1, len(clip.indices)).long()
-        frames = frames.index_select(1, picked) / 255.0
-        frames = (frames - MEAN) / STD
+        frames = (frames.index_select(1, picked) / 255.0 - MEAN) / STD
         scale = clip.size / clip.box[2]
         height, width = (round(side * scale) for side in frames.shape[2:])
         frames = F.interpolate(frames, size=(height, width), mode="bilinear", align_corners=False)
@@ -129,8 +128,7 @@ def pytorchvideo_clip(clip: Clip) -> Tensor:
         left = min(round(clip.box[1] * scale), width - clip.size)
         return frames[:, :, top : top + clip.size, left : left + clip.size].flip(-1)
 
-    videos = [(clip.path, {"label": 0})]
-    sampler = SameClip(float(end - start))
+    videos, sampler = [(clip.path, {"label": 0})], SameClip(float(end - start))
     dataset = LabeledVideoDataset(videos, sampler, SequentialSampler, transform, decode_audio=False)
     sample: Tensor = next(iter(dataset))
     return sample
@@ -206,11 +204,9 @@ def per_view_video(video: Views) -> list[Tensor]:
             span = np.arange(indices[0], min(indices[0] + 63, video.num_frames - 1) + 1)
             frames = torch.as_tensor(np.stack(libav_frames(video.path, span, video.fps)))
             frames = frames.index_select(0, torch.linspace(0, len(frames) - 1, 8).long())
-            frames = ((frames.float() / 255.0) - MEAN) / STD
-            frames = frames.permute(3, 0, 1, 2)  # (3, T, H, W)
+            frames = (((frames.float() / 255.0) - MEAN) / STD).permute(3, 0, 1, 2)  # (3, T, H, W)
             height, width = frames.shape[2:]
-            scale = size / min(height, width)
-            scaled = (int(height * scale), int(width * scale))
+            scaled = (height * size // min(height, width), width * size // min(height, width))
             frames = F.interpolate(frames, size=scaled, mode="bilinear", align_corners=False)
             top, left, _, _ = crop_boxes(*scaled, size, video.crops)[crop].tolist()
             views.append(frames[:, :, top : top + size, left : left + size])
