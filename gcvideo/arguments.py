@@ -20,10 +20,11 @@ def require_numbers(args: argparse.Namespace, *, exclusive: bool = False, **leas
         ConfigError: an option is not; one that is None was not given.
     """
     for name, bound in least.items():
-        value = getattr(args, name)
-        if value is not None and not (bound < value < math.inf if exclusive else bound <= value < math.inf):
-            wanted = f"{'more than' if exclusive else 'at least'} {bound:g}"
-            raise ConfigError(f"--{name.replace('_', '-')}: must be {wanted}, not {value:g}")
+        given = getattr(args, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and not (bound < value < math.inf if exclusive else bound <= value < math.inf):
+                wanted = f"{'more than' if exclusive else 'at least'} {bound:g}"
+                raise ConfigError(f"--{name.replace('_', '-')}: must be {wanted}, not {value:g}")
 
 
 def require_writable_outputs(args: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from gcvideo.analysis.complexity import count
+from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers.networks import PortedContextBlock, pytorchvideo_non_local
 from gcvideo.benchmark.timing import time_contenders
@@ -93,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
+    require_numbers(args, batch=1, nl_rounds=0, model_rounds=0)
     device, _, machine = harness.set_up(args)
     batches = args.batch or ([1, 8] if device.type == "cpu" else [8, 32])
     cases = [Case(*case) for case in product(args.stages, batches, args.layouts, args.dtypes)]

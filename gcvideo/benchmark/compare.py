@@ -9,7 +9,6 @@ first network, if it is the one without blocks.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from gcvideo import console, distributed
 from gcvideo.analysis.complexity import count_config, read_configs
 from gcvideo.analysis.networks import load_predictions, predict_checkpoint
 from gcvideo.analysis.statistics import compare_accuracy
+from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.blocks import measure_scaling
 from gcvideo.benchmark.timing import Contender, pick_clock, time_contenders
@@ -74,7 +74,8 @@ def _places(text: str) -> list[str]:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, show, and write what was asked for."""
-    harness.check_counts(args)
+    require_numbers(args, frames=1, size=1, batch=1, batches=1, rounds=1)
+    require_numbers(args, block_channels=1, block_frames=1, block_sizes=2, block_at=1)
     candidates = read_candidates(args)
     device, precision, machine = harness.set_up(args)
     console.say(f"{len(candidates)} networks on {machine}")
@@ -101,8 +102,6 @@ def run(args: argparse.Namespace) -> None:
 
 def read_candidates(args: argparse.Namespace) -> list[Candidate]:
     """The networks to compare; a ``ConfigError`` for what cannot be measured, before anything is."""
-    if min(args.block_sizes) < 2:
-        raise ConfigError("--block-sizes: must be 2 or more")
     overrides = [argument for argument in args.configs if "=" in argument]
     found = read_configs([argument for argument in args.configs if "=" not in argument])
     if not found:
@@ -117,7 +116,7 @@ def read_candidates(args: argparse.Namespace) -> list[Candidate]:
                 f"--{option}: {len(places)} places for {len(found)} configs; give one for each, in order, "
                 "with single commas between the runs of one config"
             )
-    if args.train and max(Counter(config.run_dir for _, config in found).values()) > 1:
+    if args.train and len({config.run_dir for _, config in found}) < len(found):
         raise ConfigError("--train: two configs have one name and would train in one folder; give each its own name")
     candidates: list[Candidate] = []
     for place, config in found:

@@ -9,12 +9,10 @@ from typing import Any
 import torch
 
 from gcvideo import console
-from gcvideo.arguments import FILE_OPTIONS, FOLDER_OPTIONS
+from gcvideo.arguments import FILE_OPTIONS, FOLDER_OPTIONS, require_numbers
 from gcvideo.device import describe, pick_device, pick_precision, tune, versions
-from gcvideo.errors import ConfigError
 from gcvideo.files import write_json
 
-MAY_BE_ZERO = ("seed", "nl_rounds", "model_rounds")
 Row = Mapping[str, object]  # column -> value
 
 
@@ -32,22 +30,13 @@ def add_options(
         parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help=text)
 
 
-def check_counts(args: argparse.Namespace) -> None:
-    """Raise a ``ConfigError`` that names the option where a number is too small."""
-    for name, value in vars(args).items():
-        least = 0 if name in MAY_BE_ZERO else 1
-        numbers = value if isinstance(value, list) else [value]
-        if any(isinstance(n, int) and not isinstance(n, bool) and n < least for n in numbers):
-            raise ConfigError(f"--{name.replace('_', '-')}: must be {least} or more")
-
-
 def set_up(args: argparse.Namespace) -> tuple[torch.device, str, str]:
-    """Check the numbers, set the CPU threads, and prepare the device.
+    """Check the common options, set the CPU threads, and prepare the device.
 
     Returns:
         the device, the precision ("fp32" or "bf16"), and a line that describes both.
     """
-    check_counts(args)
+    require_numbers(args, rounds=1, threads=1)
     if args.threads:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers import networks as peers
 from gcvideo.benchmark.timing import time_contenders
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
+    require_numbers(args, clips=1, crop=1, views_per_batch=1)
     device, precision, machine = harness.set_up(args)
     size = args.crop
     test = TestConfig(

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from gcvideo import console
+from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers import loaders as peers
 from gcvideo.benchmark.peers.loaders import Clip, Views
@@ -74,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
-    harness.check_counts(args)
+    require_numbers(args, videos=1, clips=1, repeats=1, seed=0)
     folder = Path(args.directory)
     if args.make_from:
         make_clips(Path(args.make_from), folder)
@@ -98,8 +99,7 @@ def run(args: argparse.Namespace) -> None:
     tables = {}
     for kind, costs in milliseconds.items():
         ratios |= ratios_of(kind, costs)
-        rows = [{"contender": name, "CPU ms": ms} for name, ms in costs.items()]
-        tables[f"{kind}, mean of {len(names)} videos"] = rows
+        tables[f"{kind}, mean of {len(names)} videos"] = [{"contender": k, "CPU ms": ms} for k, ms in costs.items()]
     if args.prepared:
         old, new = (sum(map(os.path.getsize, side)) for side in sides)
         ratios["prepared.bytes"] = new / old

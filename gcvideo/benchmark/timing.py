@@ -94,17 +94,16 @@ def time_contenders(
         calls: of the contender in one timing, for work so short that starting and stopping the clock weighs.
         title: of a progress line; None shows none.
     """
-    clock = pick_clock(device)
-    shuffled = random.Random(0)
+    clock, shuffled = pick_clock(device), random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    total = (warmup + rounds) * len(contenders)
-    with console.Progress(title, total=total, unit="runs") if title else nullcontext() as progress:
+    progress = console.Progress(title, total=(warmup + rounds) * len(contenders), unit="runs") if title else None
+    with progress or nullcontext():
         for number in range(warmup + rounds):
             for name in shuffled.sample(list(contenders), len(contenders)):
                 taken = _time(contenders[name], clock, calls)
                 if number >= warmup:
                     seconds[name].append(taken / calls)
-                if progress is not None:
+                if progress:
                     progress.advance(now=name)
     return Times(seconds)
 

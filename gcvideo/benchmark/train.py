@@ -16,6 +16,7 @@ import torch
 
 from gcvideo import device as runtime
 from gcvideo.analysis.complexity import count_config
+from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers import networks as peers
 from gcvideo.benchmark.timing import time_contenders
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
+    require_numbers(args, batch=1, frames=1, crop=1, up_to=1)
     device, precision, machine = harness.set_up(args)
     configs = {name: load_config(OURS[name]) for name in args.contenders if name != THEIRS}
     how: dict[str, Any] = {"device": device, "precision": args.precision, "compile": args.compile}

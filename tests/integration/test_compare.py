@@ -177,13 +177,14 @@ def test_each_config_is_trained_and_tested(tmp_path: Path) -> None:
     [
         (["slow_r5"], "unknown model 'slow_r5'"),
         (["model.width=4"], "give at least one config"),
-        (["slow_r18", "--rounds", "0"], "--rounds: must be 1 or more"),
-        (["slow_r18", "--block-sizes", "1"], "--block-sizes: must be 2 or more"),
+        (["slow_r18", "--rounds", "0"], "--rounds: must be at least 1"),
+        (["slow_r18", "--batches", "4", "0"], "--batches: must be at least 1, not 0"),
+        (["slow_r18", "--block-sizes", "1"], "--block-sizes: must be at least 2"),
         (["slow_r18", "model.wide=4"], "model.wid"),
         (["slow_r18", "slow_r34", "--predictions", "a.npz"], "1 places for 2 configs"),
         (
             ["slow_r18", "--predictions", "a.npz,,b.npz"],
-            "--predictions: an empty name; runs of one config are joined by single commas",
+            "with single commas between the runs of one config",
         ),
         (["slow_r18", "--size", "16"], "too small"),
         (["slow_r18", "slow_r18", "--train"], "would train in one folder"),

@@ -70,7 +70,7 @@ def test_ratios_of_the_rivals_are_those_of_res3() -> None:
             ("res4", "fp32", (9.0, 1.0, 1.0)),
         )
     ]
-    expected = {"nl.forward.peer": 5.0, "nl.forward.peer.fp32": 1.0}
+    expected = {"nl.forward.peer": 5.0}
     assert blocks.non_local_ratios(rows) == {**expected, "gc.train.own_nl": 40.0, "gc.train.peer_nl": 101.0}
     assert blocks.non_local_ratios(rows[2:]) == {}
 
@@ -91,7 +91,6 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert {"stage", "batch", "layout", "dtype", "ms", "train.floor"} <= set(result["gc"][0])
     shown = capsys.readouterr().out
     assert "gc.train.port" in shown
-    assert "ours.train / floor.train" in shown
 
 
 @pytest.mark.slow
@@ -101,9 +100,7 @@ def test_the_compiled_block_is_one_more_contender(monkeypatch: pytest.MonkeyPatc
     case = blocks.Case("res3", 2, "channels_last", "fp32")
     row = blocks.measure_gc(case, rounds=1, device=CPU, backend="eager")
     assert row["stage"] == "res3"
-    cells = blocks.ratio_row(row, blocks.GC_RATIOS)
-    assert cells["ours.train / compiled.train"] == f"{row['train.compiled']:.2f}"
-    assert len(cells) == 4 + len(blocks.GC_RATIOS)
+    assert set(blocks.GC_RATIOS) <= set(row)
 
 
 def test_the_block_makes_few_passes_over_memory() -> None:
@@ -136,10 +133,10 @@ class _Passes(TorchDispatchMode):
 
 def test_command_refuses_nonsense(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "blocks", "--rounds", "0"]) == 2
-    assert "--rounds: must be 1 or more" in capsys.readouterr().err
+    assert "--rounds: must be at least 1" in capsys.readouterr().err
     for option in ("--nl-rounds", "--model-rounds"):
         assert main(["benchmark", "blocks", option, "-1"]) == 2
-        assert f"{option}: must be 0 or more" in capsys.readouterr().err
+        assert f"{option}: must be at least 0" in capsys.readouterr().err
     if not torch.cuda.is_available():
         assert main(["benchmark", "blocks", "--device", "cuda"]) == 2
         assert "torch finds no GPU" in capsys.readouterr().err

@@ -115,9 +115,9 @@ def test_command(folder, tmp_path, monkeypatch, capsys, all_cores):
 def test_mistakes_are_named(folder, tmp_path, capsys):
     for arguments, text in [
         ([str(tmp_path / "none")], "no such folder"),
-        ([str(tmp_path)], "holds no videos"),
+        ([str(tmp_path)], "no videos in it"),
         ([str(folder / "old"), "--prepared", str(tmp_path)], "a.mp4: "),
-        ([str(folder / "old"), "--videos", "0"], "--videos: must be 1 or more"),
+        ([str(folder / "old"), "--videos", "0"], "--videos: must be at least 1"),
     ]:
         assert main(["benchmark", "loader", *arguments]) == 2
         assert text in capsys.readouterr().err

@@ -11,7 +11,6 @@ import torch
 
 from gcvideo.benchmark import harness, timing
 from gcvideo.benchmark.timing import CPU, Times, pick_clock, time_contenders
-from gcvideo.errors import ConfigError
 
 
 def test_every_round_runs_each_contender_once_in_a_shuffled_order() -> None:
@@ -54,17 +53,6 @@ def test_one_cpu_thread_is_timed_by_what_it_computes_and_not_by_what_it_waits(mo
         assert pick_clock(torch.device("cuda")) == "cuda_events"
 
 
-def test_a_number_that_is_too_small_is_named() -> None:
-    harness.check_counts(argparse.Namespace(rounds=1, nl_rounds=0, seed=0, compile=False, threads=None, batch=[1, 2]))
-    for name, value, message in (
-        ("rounds", 0, "--rounds: must be 1 or more"),
-        ("nl_rounds", -1, "--nl-rounds: must be 0 or more"),
-        ("batch", [4, 0], "--batch: must be 1 or more"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            harness.check_counts(argparse.Namespace(**{name: value}))
-
-
 def test_results_are_shown_and_written_with_their_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = argparse.Namespace(json=str(tmp_path / "out.json"), rounds=3)
     rows = [{"network": "plain"}, {"network": "gc", "ms": 2.5}]
@@ -76,5 +64,5 @@ def test_results_are_shown_and_written_with_their_settings(tmp_path: Path, capsy
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["two networks", "network  ms"]
     assert lines[3].split() == ["plain", "–"]
-    assert "gc_overhead  1.23" in lines
+    assert "gc_overhead  1.234" in lines
     assert "nothing" not in lines
