@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gcvideo.errors import DataError
+from gcvideo.eval import metrics
 from gcvideo.eval.metrics import label_ranks, softmax
 from gcvideo.eval.predictions import Predictions
 
@@ -71,9 +72,7 @@ def score(predictions: Predictions) -> Scoring:
 
 def confusion_matrix(scoring: Scoring) -> np.ndarray:
     """(K, K) counts: row the true class, column the predicted one."""
-    size = len(scoring.classes)
-    pairs = scoring.labels * size + scoring.predicted
-    return np.bincount(pairs, minlength=size * size).reshape(size, size)
+    return metrics.confusion_matrix(scoring.labels, scoring.predicted, len(scoring.classes))
 
 
 def per_class(scoring: Scoring) -> list[dict[str, Any]]:
@@ -110,26 +109,8 @@ def worst_pairs(scoring: Scoring, count: int = 10) -> list[dict[str, Any]]:
 
 
 def calibration(scoring: Scoring, bins: int = 15) -> dict[str, Any]:
-    """Expected calibration error and its bins: whether a confidence of 0.8 is correct 8 times in 10.
-
-    Guo et al. 2017, "On Calibration of Modern Neural Networks", equations 2 to 5: videos are put into ``bins`` equally
-    wide bins by the probability of their best class; the error is the mean over all videos of the gap between a
-    bin's accuracy and its mean confidence.
-    """
-    confidence = scoring.probabilities.max(axis=1)
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # bin m is ((m - 1) / M, m / M]
-    rows = [
-        {
-            "from": m / bins,
-            "to": (m + 1) / bins,
-            "videos": int((place == m).sum()),
-            "confidence": float(confidence[place == m].mean()),
-            "accuracy": float(scoring.right[place == m].mean()),
-        }
-        for m in np.unique(place).tolist()
-    ]
-    error = sum(row["videos"] * abs(row["accuracy"] - row["confidence"]) for row in rows) / len(confidence)
-    return {"expected_calibration_error": error, "bins": rows}
+    """Expected calibration error and its bins; see ``gcvideo.eval.metrics.calibration``."""
+    return metrics.calibration(scoring.probabilities.max(axis=1), scoring.right, bins=bins)
 
 
 def summary(scoring: Scoring) -> dict[str, Any]:
