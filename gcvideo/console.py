@@ -144,9 +144,9 @@ def duration(seconds: float) -> str:
     """Seconds as people write them: "8.3 s", "3:05", "2:14:09"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, whole = divmod(round(seconds), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes}:{whole:02}"
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def clock(seconds: float) -> str:

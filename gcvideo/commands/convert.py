@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Convert, print the account of every tensor, and refuse to write what is not whole."""
+    """Convert, print the account of every tensor, and refuse to write an incomplete network."""
     from gcvideo.weights.convert import is_block
     from gcvideo.weights.reading import read_weights
 

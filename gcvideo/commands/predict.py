@@ -96,13 +96,13 @@ def run(args: argparse.Namespace) -> int:
 
 def label_sources(predictor: Predictor, sources: list[Source], args: argparse.Namespace) -> Iterator[Entry]:
     """An entry for each source, in order: its labels, and its timeline if wanted; or the error."""
-    whole = [s.name for s in sources if s.is_file and not (args.timeline or args.save)]
+    files = [s.name for s in sources if s.is_file and not (args.timeline or args.save)]
     chosen = {"clips": args.clips, "crops": args.crops, "whole_frame": args.fast or None}
     test = replace(predictor.config.test, **{key: value for key, value in chosen.items() if value is not None})
-    scores = predictor.score_files(whole, test=test, workers=args.workers)  # decodes ahead, in the order of the files
+    scores = predictor.score_files(files, test=test, workers=args.workers)  # decodes ahead, in the order of the files
     for source in sources:
         entry: Entry = {"video": source.name, "error": source.reason, "predictions": []}
-        if source.is_file and whole:
+        if source.is_file and files:
             found = next(scores)
             if isinstance(found, tuple):
                 entry["error"] = found.reason

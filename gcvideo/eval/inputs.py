@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import stat
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -23,14 +22,14 @@ class Source(NamedTuple):
 
     @property
     def is_file(self) -> bool:
-        """Whether this is a file that can be opened."""
+        """Whether this is a file to open; the reader says if it cannot."""
         return self.kind == "file" and self.reason is None
 
 
 def find_sources(names: Sequence[str]) -> list[Source]:
     """Resolve the names on a command line, in order.
 
-    An existing file or folder is taken as such, even if its name looks like something else. Otherwise a whole number is
+    An existing file or folder is taken as such, even if its name looks like something else. Otherwise an integer is
     a camera, ``-`` is standard input, and ``*``, ``?`` and ``[...]`` (and ``**`` for all folders below) make a pattern.
     Folders give the video files inside them and in their subfolders, by name, as in a data set of class folders.
     """
@@ -39,10 +38,10 @@ def find_sources(names: Sequence[str]) -> list[Source]:
 
 def _resolve(name: str) -> list[Source]:
     if os.path.isdir(name):
-        found = [_file(os.path.join(name, path)) for path in videos_under(name)]
+        found = [Source(os.path.join(name, path)) for path in videos_under(name)]
         return found or [Source(name, reason="a folder without video files")]
     if os.path.lexists(name):
-        return [_file(name)]
+        return [Source(name)]
     if name == "-":
         return [Source(name, "stdin")]
     if name.isdecimal():
@@ -51,20 +50,5 @@ def _resolve(name: str) -> list[Source]:
         return [Source(name, reason="is a URL; gcvideo reads local files: download it first")]
     if glob.has_magic(name):
         matches = sorted(path for path in glob.glob(name, recursive=True) if not os.path.isdir(path))
-        return [_file(path) for path in matches] or [Source(name, reason="no file matches this pattern")]
-    return [_file(name)]
-
-
-def _file(path: str) -> Source:
-    """A file; refused if it is not a regular one, because reading a pipe or a device may never end."""
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return Source(path, reason="a dangling link" if os.path.islink(path) else "no such file")
-    except OSError as error:
-        return Source(path, reason=error.strerror or "cannot be looked at")
-    except ValueError:
-        return Source(path, reason="not a valid file name")
-    if not stat.S_ISREG(mode):
-        return Source(path, reason="not a regular file (to read a pipe, give - and redirect it to standard input)")
-    return Source(path)
+        return [Source(path) for path in matches] or [Source(name, reason="no file matches this pattern")]
+    return [Source(name)]

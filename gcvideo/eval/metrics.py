@@ -101,7 +101,7 @@ class TrainMeter:
     """
 
     def __init__(self, device: torch.device) -> None:
-        # Sum of losses, right answers, clips, sum of gradient norms, micro-batches, steps.
+        # Sum of losses, correct clips, clips, sum of gradient norms, micro-batches, steps.
         self._sums = torch.zeros(6, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
         self._no_step = torch.tensor(torch.iinfo(torch.int64).max, device=device)
         self._first_bad = self._no_step.clone()

@@ -1,4 +1,4 @@
-"""Make a trained network fast to run: fold batch norms, choose number format and memory layout, compile."""
+"""Optimize a trained network for inference: fold batch norms, choose precision and memory layout, compile."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gcvideo.cpu import reach_onednn
 
 
 def optimize_for_inference(model: nn.Module, *, precision: str = "fp32", compile: bool = False) -> nn.Module:
-    """A copy of a network, for inference alone: the same answers, sooner.
+    """A copy of a network that computes the same predictions faster; for inference only.
 
     Batch norms are folded into the convolutions before them (equal to 1e-5). ``bf16`` turns weights and activations
     into bfloat16, which gains only in the channels-last layout; float32 in oneDNN gains by it too. The last layer stays
     in float32: bfloat16 tells logits apart to one part in 256 at best, so that classes would tie. The logits of a clip,
-    as a vector, are within 5e-3 of float32's, relative to their Euclidean norm. ``compile`` hands the whole to
+    as a vector, are within 5e-3 of float32's, relative to their Euclidean norm. ``compile`` hands the network to
     ``torch.compile``, on a CPU with frozen weights; the first batch then takes a minute or so, and there are no
     gradients.
 
@@ -68,7 +68,7 @@ def _to_bfloat16(model: nn.Module) -> None:
 
 
 class _Float32Linear(nn.Module):
-    """A linear layer in float32, whatever the number format of its input."""
+    """A linear layer in float32, for input of any dtype."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A whole test run: score the videos of a split and write ``results.json`` and ``predictions.npz``."""
+"""Test run: score the videos of a split and write ``results.json`` and ``predictions.npz``."""
 
 from __future__ import annotations
 

@@ -95,13 +95,13 @@ def test_files_say_what_the_terminal_says(
     predict(checkpoint, place / "video_0.mp4", place / "absent.mp4", "--top", 2, *files, expect=1)
     out, err = capsys.readouterr()
     answered, refused = json.loads((tmp_path / "a.json").read_text())["videos"]
-    assert refused["error"] == "no such file"
-    assert err.strip() == f"warning: {place}/absent.mp4: no such file"
+    assert refused["error"] == "does not exist"
+    assert err.strip() == f"warning: {place}/absent.mp4: does not exist"
     best = answered["predictions"][0]
     assert f"{100 * best['score']:.2f} %  {best['label']}" in out
     rows = list(csv.DictReader((tmp_path / "a.csv").open(newline="")))
     assert [row["label"] for row in rows[:2]] == [p["label"] for p in answered["predictions"]]
-    assert rows[2]["error"] == "no such file"
+    assert rows[2]["error"] == "does not exist"
 
 
 def test_folders_and_patterns(checkpoint: str, place: Path, tmp_path: Path) -> None:
@@ -123,13 +123,13 @@ def test_folders_and_patterns(checkpoint: str, place: Path, tmp_path: Path) -> N
         ("rtsp://camera/1", "is a URL"),
         ("file:///a.mp4", "is a URL"),
         ("nothing/*.mp4", "no file matches"),
-        ("absent.mp4", "no such file"),
-        ("x" * 300, "File name too long"),
-        ("/dev/null", "not a regular file"),
+        ("absent.mp4", "does not exist"),
+        ("x" * 300, "does not exist"),
+        ("/dev/null", "is not a file"),
         ("{place}/empty", "without video files"),
-        ("{place}/pipe.mp4", "not a regular file"),
-        ("{place}/dangling.mp4", "dangling link"),
-        ("nul\0byte", "not a valid file name"),
+        ("{place}/pipe.mp4", "is not a file"),
+        ("{place}/dangling.mp4", "does not exist"),
+        ("nul\0byte", "does not exist"),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_one_line(
