@@ -23,6 +23,7 @@ from gcvideo.config import ContextConfig, ModelConfig, RunConfig, find_config, l
 from gcvideo.errors import ConfigError
 from gcvideo.files import write_atomically, write_json
 from gcvideo.models import MODELS, build_model, model_config
+from gcvideo.report.page import render
 
 # The rows of GCNet's Kinetics table as remembered, not verified: millions of parameters, G of multiply-adds. The
 # parameters and the differences to the first row agree with our count; 39.29 and 59.60 come out of no natural counting.
@@ -79,13 +80,12 @@ def count_config(config: ModelConfig, input_shape: Sequence[int]) -> Complexity:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark complexity``."""
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="YAML file, folder of them, or model name")
-    parser.add_argument("--frames", type=int, nargs="+", metavar="T", help="frames a clip (default: the config's)")
-    parser.add_argument(
-        "--size", type=int, nargs="+", metavar="S", help="height and width (default: the config's crop)"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write a list of {config, params, macs, input, ...}")
-    parser.add_argument("--markdown", metavar="FILE", help="write the table as Markdown, one line a config")
+    add = parser.add_argument
+    add("configs", nargs="+", metavar="CONFIG", help="YAML file, folder of them, or model name")
+    add("--frames", type=int, nargs="+", metavar="T", help="frames a clip (default: the config's)")
+    add("--size", type=int, nargs="+", metavar="S", help="height and width (default: the config's crop)")
+    add("--json", metavar="FILE", help="write a list of {config, params, macs, input, ...}")
+    add("--markdown", metavar="FILE", help="write the table as Markdown, one line a config")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -102,7 +102,13 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         write_json(args.json, rows)
     if args.markdown:
-        write_atomically(args.markdown, _markdown(rows).encode())
+        inputs = list(dict.fromkeys(_shape(row) for row in rows))
+        configs: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            configs.setdefault(row["config"], {})[_shape(row)] = row
+        names = {name: Path(name).stem for name in configs}
+        page = render("complexity.md.j2", inputs=inputs, configs=configs, names=names, paper=PAPER)
+        write_atomically(args.markdown, page.encode())
 
 
 def read_configs(arguments: Sequence[str]) -> list[tuple[str, RunConfig]]:
@@ -143,53 +149,10 @@ def _rows(name: str, config: ModelConfig, shapes: Sequence[tuple[int, ...]]) -> 
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    return [
-        row["config"],
-        _shape(row),
-        f"{row['params'] / 1e6:.2f}",
-        f"{row['macs'] / 1e9:.2f}",
-        f"{row['added_params'] / 1e6:+.2f}",
-        f"{row['added_macs'] / 1e9:+.2f}",
-    ]
+    total = [f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.2f}"]
+    added = [f"{row['added_params'] / 1e6:+.2f}", f"{row['added_macs'] / 1e9:+.2f}"]
+    return [row["config"], _shape(row), *total, *added]
 
 
 def _shape(row: dict[str, Any]) -> str:
     return " x ".join(map(str, row["input"][2:]))
-
-
-def _markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """A line a config: parameters, G of multiply-adds (and what the blocks add) for each input, and the paper's own."""
-    inputs = list(dict.fromkeys(_shape(row) for row in rows))
-    by_config: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in rows:
-        by_config.setdefault(row["config"], {})[_shape(row)] = row
-    header = ["config", "parameters", *(f"{shape}, GMAC" for shape in inputs), "paper: M, G *"]
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
-    for name, by_input in by_config.items():
-        macs = [_with_increment(by_input[shape]) if shape in by_input else "" for shape in inputs]
-        paper = ", ".join(f"{value:.2f}" for value in PAPER.get(Path(name).stem, ()))
-        params = f"{next(iter(by_input.values()))['params']:,}"
-        lines.append("| " + " | ".join([f"`{Path(name).stem}`", params, *macs, paper]) + " |")
-    return "\n".join([*_PREFACE, *lines, *_NOTES]) + "\n"
-
-
-def _with_increment(row: dict[str, Any]) -> str:
-    added = f" (+{row['added_macs'] / 1e9:.3f})" if row["added_macs"] else ""
-    return f"{row['macs'] / 1e9:.3f}{added}"
-
-
-_PREFACE = [
-    "# Parameters and multiply-adds",
-    "",
-    "Made by `gcvideo benchmark complexity CONFIG... --frames 4 8 --size 224 256 --markdown FILE`. Multiply-adds of",
-    "convolutions, linear layers and matrix products (attention and attention pooling included) for one clip, in G; in",
-    "brackets what the blocks add to the plain network.",
-    "",
-]
-_NOTES = [
-    "",
-    "\\* The Kinetics table of the GCNet paper as remembered, 8 x 224 x 224, not verified against the paper. Its",
-    "parameters agree with our count, and so do its increments of +0.03, +0.02 and +0.06 G. Its 39.29 G for the plain",
-    "network and 59.60 G with five non-local blocks come out of no natural way of counting, and nothing here is tuned",
-    "towards them.",
-]

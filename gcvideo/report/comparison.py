@@ -43,7 +43,7 @@ def write_comparison(path: str | Path, results: dict[str, Any], plots: dict[str,
     networks = results["networks"]
     write_page(
         path,
-        "comparison",
+        "comparison.html.j2",
         title="Networks side by side",
         results=results,
         cost=cost_table(networks),

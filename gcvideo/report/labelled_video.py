@@ -1,8 +1,11 @@
-"""Write a video back with its labels in the picture, its sound kept."""
+"""Annotated videos: a copy of a video with its labels in the picture, with its sound."""
 
 from __future__ import annotations
 
+import bisect
+import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +19,17 @@ from gcvideo.video import FrameStream
 CONTAINERS = (".mp4", ".mkv", ".mov")
 
 
-def annotate_video(source: str, destination: str | Path, segments: list[Segment]) -> None:
+def annotate_video(source: str, destination: str | Path, segments: Sequence[Segment]) -> None:
     """Copy a video, with the label and score of each moment on a band at the bottom of the picture.
 
-    Frames keep their times (variable frame rates too) and are turned as displayed; the picture is encoded anew as
-    H.264, sound is copied as it is, or encoded as AAC where the container does not take it. The file appears under its
-    name only when it is complete.
+    Frames keep their times (variable frame rates too) and are rotated as displayed. The picture is encoded as H.264;
+    sound is copied, or encoded as AAC if the container does not take it. The file appears under its name only when it
+    is complete.
 
     Args:
+        source: the video.
         destination: .mp4, .mkv or .mov.
+        segments: of its timeline, at least one, in order of time.
 
     Raises:
         VideoError: the source cannot be read.
@@ -47,114 +52,88 @@ def annotate_video(source: str, destination: str | Path, segments: list[Segment]
 
 
 def check_destination(source: str, destination: str | Path) -> Path:
-    """Refuse a name that cannot be written to, before any work is done."""
+    """Check that the name can be written to, before any work is done."""
     destination = Path(destination)
     if destination.suffix.lower() not in CONTAINERS:
-        raise GcvideoError(f"{destination}: --save writes {', '.join(CONTAINERS)}; give a name with such an ending")
+        raise GcvideoError(f"{destination}: --save writes {', '.join(CONTAINERS)}; choose such a name")
     if destination.exists() and os.path.samefile(source, destination):
-        raise GcvideoError(f"{destination}: is the video itself; --save needs another name")
+        raise GcvideoError(f"{destination}: is the video itself; choose another name for --save")
     return destination
 
 
-def _copy(source: str, output: Any, segments: list[Segment]) -> None:
+def _copy(source: str, output: Any, segments: Sequence[Segment]) -> None:
     import av
 
     with FrameStream(source) as stream:
         first = next(iter(stream)).picture
     with av.open(f"file:{os.path.abspath(source)}", metadata_errors="replace") as container:
-        video = container.streams.video[0]
-        sound = container.streams.audio[0] if container.streams.audio else None
+        video, *sounds = container.streams.video[:1] + container.streams.audio[:1]
         # All tracks must be known before the first packet is written.
-        encoder = _video_encoder(output, video, _displayed(first).shape[:2])
-        sound_out = _SoundTrack(output, sound) if sound is not None else None
-        band = _Band(segments)
-        for packet in container.demux(video, *([sound] if sound is not None else [])):
-            if sound_out is not None and packet.stream is sound:
-                sound_out.put(packet)
-                continue
-            try:
-                frames = packet.decode()
-            except (av.error.InvalidDataError, ValueError):
-                continue  # a damaged picture; the timeline has said so
-            for frame in frames:
-                rgb = _displayed(frame)
-                band.draw(rgb, (frame.time or 0.0) - (first.time or 0.0))
-                drawn = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-                drawn.pts, drawn.time_base = frame.pts, frame.time_base
-                output.mux(encoder.encode(drawn))
-        output.mux(encoder.encode(None))
-        if sound_out is not None:
-            sound_out.finish()
+        encoder = output.add_stream(
+            "libx264", rate=video.average_rate or 25, options={"crf": "20", "preset": "veryfast"}
+        )
+        encoder.height, encoder.width = _displayed(first).shape[:2]
+        encoder.pix_fmt, encoder.codec_context.time_base = "yuv420p", video.time_base
+        sound, is_copied = _sound_track(output, sounds)
+        ends = [segment.end for segment in segments]
+        for packet in container.demux(video, *sounds):
+            if packet.stream is video:
+                for frame in _decode(packet):
+                    rgb = _displayed(frame)
+                    time = (frame.time or 0.0) - (first.time or 0.0)
+                    draw_label(rgb, segments[min(bisect.bisect_right(ends, time), len(ends) - 1)])
+                    drawn = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+                    drawn.pts, drawn.time_base = frame.pts, frame.time_base
+                    output.mux(encoder.encode(drawn))
+            elif not is_copied:
+                output.mux([encoded for frame in packet.decode() for encoded in sound.encode(frame)])
+            elif packet.dts is not None:  # None: the packet that flushes a decoder
+                packet.stream = sound
+                output.mux(packet)
+        for stream in [encoder, *([] if is_copied else [sound])]:
+            output.mux(stream.encode(None))
+
+
+def _decode(packet: Any) -> list[Any]:
+    """The frames of a packet; none if it is damaged, of which the timeline has warned."""
+    import av
+
+    try:
+        return list(packet.decode())
+    except (av.error.InvalidDataError, ValueError):
+        return []
+
+
+def _sound_track(output: Any, sounds: Sequence[Any]) -> tuple[Any, bool]:
+    """A track for the sound, if any, and whether it is copied: where the container does not take it, it becomes AAC."""
+    for sound in sounds:
+        try:
+            track = output.add_stream_from_template(sound)
+            track.time_base = sound.time_base
+            return track, True
+        except ValueError:
+            return output.add_stream("aac", rate=sound.codec_context.sample_rate), False
+    return None, True
 
 
 def _displayed(frame: Any) -> np.ndarray:
-    """uint8 (H, W, 3), rotation applied; H and W even, as H.264 wants them."""
+    """uint8 (H, W, 3), rotated as displayed; H and W even, as H.264 requires."""
     rgb = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
     return np.ascontiguousarray(rgb[: len(rgb) // 2 * 2, : rgb.shape[1] // 2 * 2])
 
 
-def _video_encoder(output: Any, video: Any, size: tuple[int, ...]) -> Any:
-    encoder = output.add_stream("libx264", rate=video.average_rate or 25)
-    encoder.height, encoder.width = size
-    encoder.pix_fmt = "yuv420p"
-    encoder.codec_context.time_base = video.time_base
-    encoder.options = {"crf": "20", "preset": "veryfast"}
-    return encoder
+def draw_label(rgb: np.ndarray, segment: Segment) -> None:
+    """Draw the label and score of a segment on a dark band at the bottom of a frame, uint8 (H, W, 3), in place."""
+    text = " ".join(f"{segment.label} {100 * segment.score:.0f} %".split())
+    band = _band(text, rgb.shape[1], max(12, len(rgb) // 12))[-len(rgb) :]
+    bottom = rgb[-len(band) :]
+    bottom[:] = bottom // 4 + band  # the picture shows through, dimmed, so that the text can be read on anything
 
 
-class _SoundTrack:
-    """Sound on its way into the new file: copied, or encoded as AAC where the container refuses it as it is."""
-
-    def __init__(self, output: Any, sound: Any) -> None:
-        self.output = output
-        try:
-            self.track = output.add_stream_from_template(sound)
-            self.track.time_base = sound.time_base
-            self.copied = True
-        except ValueError:
-            self.track = output.add_stream("aac", rate=sound.codec_context.sample_rate)
-            self.copied = False
-
-    def put(self, packet: Any) -> None:
-        if self.copied:
-            if packet.dts is not None:
-                packet.stream = self.track
-                self.output.mux(packet)
-            return
-        for frame in packet.decode():
-            self.output.mux(self.track.encode(frame))
-
-    def finish(self) -> None:
-        if not self.copied:
-            self.output.mux(self.track.encode(None))
-
-
-class _Band:
-    """The band with the label of the moment. It is drawn once a segment, and laid on every frame."""
-
-    def __init__(self, segments: list[Segment]) -> None:
-        self.segments = segments
-        self._place = 0
-        self._drawn: tuple[Segment, np.ndarray] | None = None
-
-    def draw(self, rgb: np.ndarray, time: float) -> None:
-        """Lay the band on a frame (H, W, 3), in place; times must not go back."""
-        while self._place + 1 < len(self.segments) and time >= self.segments[self._place].end:
-            self._place += 1
-        if not self.segments:
-            return
-        segment = self.segments[self._place]
-        if self._drawn is None or self._drawn[0] is not segment:
-            self._drawn = segment, label_band(segment, width=rgb.shape[1], height=max(12, len(rgb) // 12))
-        band = self._drawn[1][-len(rgb) :]
-        bottom = rgb[-len(band) :]
-        bottom[:] = bottom // 4 + band  # the picture shines through, dimmed, so that the text reads on anything
-
-
-def label_band(segment: Segment, *, width: int, height: int) -> np.ndarray:
-    """White text for a dark band: uint8 (height, width, 3), at most 191 so that a dimmed picture can be added."""
+@functools.lru_cache(maxsize=1)  # drawn once for all the frames of a segment
+def _band(text: str, width: int, height: int) -> np.ndarray:
+    """White text: uint8 (height, width, 1), at most 191, so that a dimmed picture can be added."""
     image = Image.new("L", (width, height))
     font = ImageFont.load_default(size=height * 0.6)
-    text = " ".join(f"{segment.label} {100 * segment.score:.0f} %".split())
     ImageDraw.Draw(image).text((height * 0.3, height / 2), text, fill=191, font=font, anchor="lm")
-    return np.repeat(np.asarray(image)[:, :, None], 3, axis=2)
+    return np.asarray(image)[:, :, None]

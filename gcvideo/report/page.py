@@ -1,8 +1,8 @@
 """Self-contained HTML pages from the jinja2 templates in ``templates/``: no network, no server.
 
-Templates escape every value. Strings are also kept on one line and free of direction characters, so no label, file
-name or error message can change the page around it. The content-security policy lets the page run its own script and
-nothing else. jinja2 is imported when the first page is rendered.
+Templates of pages escape every value. Strings are also kept on one line and free of direction characters, so no
+label, file name or error message can change the page around it. The content-security policy lets the page run its own
+script and nothing else. jinja2 is imported when the first page is rendered.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def write_page(path: str | Path, template: str, **values: Any) -> None:
 
 
 def render(template: str, **values: Any) -> str:
-    """Render a page.
+    """Render a template.
 
     Args:
-        template: name in ``templates/`` without ``.html.j2``. It extends ``base.html.j2``, which needs ``title``;
-            ``parts.html.j2`` has macros for tables, bars, cards and pictures.
+        template: file name in ``templates/``. A page, ``NAME.html.j2``, extends ``base.html.j2``, which needs
+            ``title``; ``parts.html.j2`` has macros for tables, bars, cards and pictures.
         values: what the template uses. Figures of ``gcvideo.report.plots`` are drawn by the filter ``svg``. A value
             that is missing is a ``jinja2.UndefinedError``.
     """
@@ -46,22 +46,23 @@ def render(template: str, **values: Any) -> str:
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    page = _environment().get_template(f"{template}.html.j2")
+    page = _environment().get_template(template)
     return page.render(style=Markup(style), script=Markup(script), policy=Markup(policy), **values)
 
 
 @functools.cache
 def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
+        autoescape=select_autoescape(["html.j2"]),
         extensions=["jinja2.ext.do"],
         undefined=StrictUndefined,
         finalize=_one_line,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     filters = (text, breakable, percent, clock, duration, plain, number_columns, svg)
     environment.filters.update({function.__name__: function for function in filters})

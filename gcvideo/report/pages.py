@@ -53,7 +53,7 @@ def write_test_report(path: str | Path, results: dict[str, Any], predictions: Pr
         predictions: of the same test.
     """
     config = _flat(results.get("config", {}))
-    write_page(path, "test", title="Test report", results=results, scored=_score(predictions), config=config)
+    write_page(path, "test.html.j2", title="Test report", results=results, scored=_score(predictions), config=config)
 
 
 def write_run_report(folder: str | Path) -> Path:
@@ -74,7 +74,7 @@ def write_run_report(folder: str | Path) -> Path:
     predictions = Predictions.load(file) if file.exists() else None
     write_page(
         folder / "report.html",
-        "run",
+        "run.html.j2",
         title=f"Run {config.name}",
         training=results.get("training"),
         curves=_curves(read_metrics(folder / "metrics.jsonl")),
@@ -109,7 +109,7 @@ def write_prediction_page(path: str | Path, predictor: Predictor, entries: Seque
         videos.append(video)
     write_page(
         path,
-        "predictions",
+        "predictions.html.j2",
         title="Predictions",
         videos=videos,
         labelled=labelled,

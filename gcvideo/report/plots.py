@@ -30,23 +30,19 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#808080")
 MARKERS = "osD^vP*"
 INK = "#010203"  # text and axes in a figure; in an SVG it becomes the text colour of the page, light or dark
+INKED = ("axes.edgecolor", "axes.labelcolor", "grid.color", "text.color", "xtick.color", "ytick.color")
 STYLE: dict[Any, Any] = {
-    "axes.edgecolor": INK,
+    **dict.fromkeys(INKED, INK),
     "axes.grid": True,
-    "axes.labelcolor": INK,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "grid.alpha": 0.15,
-    "grid.color": INK,
     "lines.markersize": 5,
     "svg.fonttype": "none",  # text stays text: it can be searched, selected and read out
     "svg.hashsalt": "gcvideo",  # the same plot gives the same file
-    "text.color": INK,
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    "xtick.color": INK,
-    "ytick.color": INK,
 }
 LONGEST_NAME = 44  # characters of a name in the legend; the end of a longer one is kept, which tells paths apart
 

@@ -172,7 +172,7 @@ def test_columns_of_numbers_are_aligned_to_the_right() -> None:
 
 
 def test_titles_and_captions_are_text_and_the_policy_lets_nothing_else_run() -> None:
-    content = page.render("base", title=f"</title>{EVIL[0]}\u202e")
+    content = page.render("base.html.j2", title=f"</title>{EVIL[0]}\u202e")
     content += page._environment().from_string('<img src="data:," alt="{{ name }}">').render(name='" onerror="x\n')
     elements = Elements(content).found
     assert [attributes for tag, attributes in elements if tag == "script"] == [{}]
@@ -185,7 +185,7 @@ def test_titles_and_captions_are_text_and_the_policy_lets_nothing_else_run() -> 
 
 def test_a_missing_value_is_an_error() -> None:
     with pytest.raises(jinja2.UndefinedError, match="title"):
-        page.render("base")
+        page.render("base.html.j2")
 
 
 def test_data_for_the_script_cannot_end_its_element() -> None:
