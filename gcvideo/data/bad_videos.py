@@ -68,7 +68,8 @@ class Quarantine:
         self.reasons: dict[str, str] = {}
         self.listed: list[Failure] = []
         if known is not None:
-            rows = self._take(_read(Path(known).expanduser(), whole=True), from_epoch=ALWAYS)
+            rows = self._take(_read(Path(known).expanduser(), whole=True))
+            self.bad_from[rows] = ALWAYS
             self.listed = [self.failure(row) for row in rows]
 
     def refresh(self) -> None:
@@ -108,13 +109,12 @@ class Quarantine:
                     file.write(json.dumps({**failure._asdict(), "from_epoch": from_epoch}) + "\n")
         return failure._replace(reason=self.reasons[failure.id])
 
-    def _take(self, entries: dict[str, dict[str, Any]], from_epoch: int | None = None) -> list[int]:
+    def _take(self, entries: dict[str, dict[str, Any]]) -> list[int]:
         """Take in the entries of a file, by id; returns the indices of their records."""
         rows: list[int] = self.records.find(entries).tolist()
         for index in rows:
             entry = entries[self.records[index].id]
-            epoch = entry.get("from_epoch", ALWAYS) if from_epoch is None else from_epoch
-            self.bad_from[index] = min(self.bad_from[index], epoch)
+            self.bad_from[index] = min(self.bad_from[index], entry.get("from_epoch", ALWAYS))
             self.reasons.setdefault(entry["id"], entry["reason"])
         return rows
 

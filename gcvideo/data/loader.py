@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,17 +98,15 @@ def _times_before(values: np.ndarray) -> np.ndarray:
     return times
 
 
+@dataclass(frozen=True)
 class TrainLoader:
     """One epoch of micro-batches of one process; made by ``train_loader``."""
 
-    def __init__(
-        self, dataset: ClipDataset, batches: np.ndarray, *, epoch: int, workers: int, pin_memory: bool = False
-    ) -> None:
-        self.dataset = dataset
-        self.batches = batches  # (micro-batches, videos of each) slots
-        self.epoch = epoch
-        self.workers = workers
-        self.pin_memory = pin_memory
+    dataset: ClipDataset
+    batches: np.ndarray  # (micro-batches, videos of each) slots
+    epoch: int
+    workers: int
+    pin_memory: bool
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -128,13 +127,13 @@ class TrainLoader:
         )
 
 
+@dataclass(frozen=True)
 class EvalLoader:
     """The videos of one process; made by ``eval_loader``."""
 
-    def __init__(self, dataset: ViewDataset, indices: list[int], *, workers: int) -> None:
-        self.dataset = dataset
-        self.indices = indices
-        self.workers = workers
+    dataset: ViewDataset
+    indices: list[int]
+    workers: int
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -202,7 +201,7 @@ def train_loader(
         labels=dataset.records.labels if augment.class_balanced else None,
     )
     share = order.reshape(-1, world_size, accumulate, videos)[start_step:, rank]  # (steps, accumulate, videos)
-    return TrainLoader(dataset, share.reshape(-1, videos), epoch=epoch, workers=workers, pin_memory=pin_memory)
+    return TrainLoader(dataset, share.reshape(-1, videos), epoch, workers, pin_memory)
 
 
 def eval_loader(
@@ -227,7 +226,7 @@ def eval_loader(
     done = set(skip)
     mine = range(rank, len(dataset), world_size)
     indices = [i for i in mine if i not in done and dataset.records[i].id not in done] if done else list(mine)
-    return EvalLoader(dataset, indices, workers=workers)
+    return EvalLoader(dataset, indices, workers)
 
 
 def _run(

@@ -14,6 +14,7 @@ import contextlib
 import faulthandler
 import gc
 import io
+import itertools
 import mmap
 import multiprocessing
 import os
@@ -23,8 +24,9 @@ import signal
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from multiprocessing import connection, util
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +41,7 @@ NOTHING = -1
 MAX_IDLE_DEATHS = 5
 
 
+@dataclass
 class WorkerPool(Generic[Task, Result]):
     """Pool of forked processes that run one function on many tasks.
 
@@ -56,28 +59,19 @@ class WorkerPool(Generic[Task, Result]):
         pin_memory: put the tensors of results into page-locked memory, which GPUs copy from asynchronously.
     """
 
-    def __init__(
-        self,
-        work: Callable[[Task, Hold], Result],
-        *,
-        workers: int,
-        on_death: Callable[[int, str], None],
-        time_limit: float | None = None,
-        memory_limit: int | None = None,
-        prefetch: int = 2,
-        ordered: bool = True,
-        pin_memory: bool = False,
-    ) -> None:
-        self._work = work
-        self._size = workers
-        self._on_death = on_death
-        self._time_limit = time_limit
-        self._memory_limit = memory_limit
-        self._prefetch = prefetch
-        self._ordered = ordered
-        self._pin_memory = pin_memory
-        self._held = np.frombuffer(mmap.mmap(-1, 8 * workers), dtype=np.int64)  # item in hand, of each worker
-        self._workers: list[_Worker] = []
+    work: Callable[[Task, Hold], Result]
+    _: KW_ONLY
+    workers: int
+    on_death: Callable[[int, str], None]
+    time_limit: float | None = None
+    memory_limit: int | None = None
+    prefetch: int = 2
+    ordered: bool = True
+    pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        self._held = np.frombuffer(mmap.mmap(-1, 8 * self.workers), dtype=np.int64)  # item in hand, of each worker
+        self._running: list[_Worker] = []
         self._idle_deaths = 0
 
     def map(self, tasks: Iterable[Task]) -> Iterator[Result]:
@@ -87,51 +81,46 @@ class WorkerPool(Generic[Task, Result]):
             Exception: what ``work`` raised for a task, instead of its result.
             RuntimeError: workers keep dying while they hold no item.
         """
-        workers: list[_Worker] = []
-        self._workers = workers
+        self._running = []
         # Without a finalizer, workers would outlive a process that exits in the middle of a loop over the results.
-        finalizer = util.Finalize(self, _kill, args=(workers,), exitpriority=10)
+        finalizer = util.Finalize(self, _kill, args=(self._running,), exitpriority=10)
         todo = enumerate(tasks)
         ready: dict[int, Any] = {}  # number of the task -> result
         sent = done = 0
         try:
-            for number in range(self._size):
-                workers.append(self._start(number))
+            for number in range(self.workers):
+                self._running.append(self._start(number))
             while True:
-                while sent - done < self._size * self._prefetch and (task := next(todo, None)) is not None:
-                    min(workers, key=lambda worker: len(worker.pending)).send(*task)
+                while sent - done < self.workers * self.prefetch and (task := next(todo, None)) is not None:
+                    min(self._running, key=lambda worker: len(worker.pending)).send(*task)
                     sent += 1
                 if done == sent:
                     return
-                while not ready or (self._ordered and done not in ready):
+                while not ready or (self.ordered and done not in ready):
                     ready.update(self._receive())
-                result = ready.pop(done if self._ordered else next(iter(ready)))
+                result = ready.pop(done if self.ordered else next(iter(ready)))
                 done += 1
                 if isinstance(result, _Raised):
-                    raise result.error from _WorkerTraceback(result.trace)
+                    raise result.error from RuntimeError(f"in a worker process:\n{result.trace}")
                 yield result
         finally:
             finalizer()
 
     def _start(self, number: int) -> _Worker:
         self._held[number] = NOTHING
-        return _Worker(self._prefetch, self._run, number)
+        return _Worker(self.prefetch, self._run, number)
 
     def _receive(self) -> dict[int, Any]:
         """Wait for results, or for the death of a worker; returns results by the number of their task."""
         results: dict[int, Any] = {}
-        sources: dict[Any, _Worker] = {worker.connection: worker for worker in self._workers}
-        sources |= {worker.process.sentinel: worker for worker in self._workers}
-        for worker in dict.fromkeys(sources[source] for source in connection.wait(list(sources))):
+        sources: dict[Any, _Worker] = {worker.connection: worker for worker in self._running}
+        for source in connection.wait(list(sources)):
             try:
-                while worker.connection.poll():
-                    results.update([worker.receive(pin_memory=self._pin_memory)])
-                    self._idle_deaths = 0
-                dead = not worker.process.is_alive() and not worker.connection.poll()
+                number, result = sources[source].receive(pin_memory=self.pin_memory)
+                results[number] = result
+                self._idle_deaths = 0
             except (EOFError, OSError):
-                dead = True
-            if dead:
-                self._replace(worker)
+                self._replace(sources[source])
         return results
 
     def _replace(self, worker: _Worker) -> None:
@@ -139,19 +128,19 @@ class WorkerPool(Generic[Task, Result]):
         worker.process.join(timeout=10)
         worker.process.kill()  # where only its connection is broken
         worker.process.join()
-        number = self._workers.index(worker)
-        cause = _cause_of_death(worker.process.exitcode, self._time_limit)
+        number = self._running.index(worker)
+        cause = _cause_of_death(worker.process.exitcode, self.time_limit)
         item = int(self._held[number])
         if item == NOTHING:
             self._idle_deaths += 1
             if self._idle_deaths > MAX_IDLE_DEATHS:
-                raise RuntimeError(f"data workers keep dying ({cause}); if memory is short, lower data.workers")
+                raise RuntimeError(f"data workers keep dying ({cause}); if memory is short, use fewer workers")
         else:
-            self._on_death(item, cause)
+            self.on_death(item, cause)
         worker.close()
-        self._workers[number] = self._start(number)
+        self._running[number] = self._start(number)
         for task in worker.pending.items():
-            self._workers[number].send(*task)
+            self._running[number].send(*task)
 
     def _run(self, number: int, link: connection.Connection, files: list[int]) -> None:
         """Main loop of a worker process: take tasks and send results until the main process has ended."""
@@ -162,25 +151,25 @@ class WorkerPool(Generic[Task, Result]):
         gc.freeze()  # keeps inherited memory shared: the garbage collector would write to all of it
         torch.set_num_threads(1)
         _limit(resource.RLIMIT_CORE, 0)
-        if self._memory_limit is not None:
-            _limit(resource.RLIMIT_AS, _address_space() + self._memory_limit)
+        if self.memory_limit is not None:
+            _limit(resource.RLIMIT_AS, _address_space() + self.memory_limit)
 
         def hold(item: int) -> None:
             self._held[number] = item
-            signal.setitimer(signal.ITIMER_REAL, self._time_limit or 0)
+            signal.setitimer(signal.ITIMER_REAL, self.time_limit or 0)
 
         parent = os.getppid()
-        while True:
+        for slot in itertools.cycle(range(self.prefetch)):
             try:
                 while not link.poll(2):
                     if os.getppid() != parent:
                         os._exit(0)
-                task_number, slot, task = link.recv()
+                task_number, task = link.recv()
             except (EOFError, OSError):
                 os._exit(0)
             hold(NOTHING)  # starts the alarm also for work that holds no item
             try:
-                result: Any = self._work(task, hold)
+                result: Any = self.work(task, hold)
             except Exception as error:
                 result = _Raised(error, traceback.format_exc())
             hold(NOTHING)
@@ -195,7 +184,6 @@ class _Worker:
     def __init__(self, prefetch: int, run: Callable[..., None], number: int) -> None:
         self.pending: dict[int, Any] = {}  # number of the task -> task, in the order sent
         self._files = [os.memfd_create("gcvideo-batch") for _ in range(prefetch)]
-        self._free = list(range(prefetch))
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=run, args=(number, theirs, self._files), daemon=True)
@@ -207,14 +195,13 @@ class _Worker:
     def send(self, number: int, task: Any) -> None:
         self.pending[number] = task
         with contextlib.suppress(OSError):  # it has just died: the next worker gets what is pending
-            self.connection.send((number, self._free.pop(), task))
+            self.connection.send((number, task))
 
     def receive(self, *, pin_memory: bool) -> tuple[int, Any]:
         number, slot, packed = pickle.loads(self.connection.recv_bytes())
         with open(self._files[slot], "rb", closefd=False) as file:
             file.seek(0)
             result = _Unpickler(packed, file, pin_memory).load()
-        self._free.append(slot)
         del self.pending[number]
         return number, result
 
@@ -226,17 +213,11 @@ class _Worker:
             os.close(self._files.pop())
 
 
-class _Raised:
+class _Raised(NamedTuple):
     """An exception on its way from a worker, with the traceback it had there."""
 
-    def __init__(self, error: Exception, trace: str) -> None:
-        self.error = error
-        self.trace = trace
-
-
-class _WorkerTraceback(Exception):
-    def __str__(self) -> str:
-        return f"\n\nin a worker process:\n{self.args[0]}"
+    error: Exception
+    trace: str
 
 
 class _Pickler(pickle.Pickler):

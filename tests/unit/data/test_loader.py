@@ -317,7 +317,7 @@ def test_idle_worker_killed_from_outside_is_replaced_and_nobody_blamed():
         assert (tensor == number).all()
         seen.append(number)
         if number % 10 == 0:
-            os.kill(pool._workers[0].process.pid, signal.SIGKILL)
+            os.kill(pool._running[0].process.pid, signal.SIGKILL)
             time.sleep(0.02)
     assert seen == list(range(30))
     assert blamed == []
