@@ -75,7 +75,7 @@ def test_a_list_of_bad_videos_is_honoured_from_the_first_clip(place: Path, capsy
     listed = train_config(place, "listed", data={"quarantine": str(place / "bad.jsonl")}, train={"batch_size": 3})
     train(found)
     results = train(listed)
-    assert "bad.jsonl leaves 1 and 1 of them out" in capsys.readouterr().out
+    assert "bad.jsonl excludes 1 and 1 of them" in capsys.readouterr().out
     assert same_tensors(last_state(found)["model"], last_state(listed)["model"])
     assert results["failures"]["count"] == 1
     assert results["failures"]["videos"][0]["id"] == "empty.mp4"

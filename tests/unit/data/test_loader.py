@@ -27,7 +27,7 @@ from gcvideo.data.records import RecordTable
 from gcvideo.data.worker_pool import WorkerPool
 from gcvideo.errors import DataError, VideoError
 
-DATA = DataConfig(frames=2, stride=1, crop=8, short_side=(8, 8), flip=0.0, video_timeout=1.0, worker_memory=1.0)
+DATA = DataConfig(frames=2, stride=1, crop=8, short_side=(8, 8), flip=0.0, video_timeout=0.6, worker_memory=1.0)
 
 
 class FakeVideo:
@@ -193,7 +193,7 @@ def test_evaluation_names_the_videos_that_kill_workers(harm):
     assert failures == {
         2: "the decoder died of SIGSEGV",
         5: "broken on purpose",
-        6: "decoding took longer than 1 s",
+        6: "decoding took longer than 0.6 s",
     }
 
 
@@ -215,7 +215,7 @@ def test_all_batches_arrive_once_and_in_order_whoever_dies(harm, workers, tmp_pa
         "60.mp4": "the decoder died of SIGABRT",
         "61.mp4": "the decoder died of SIGKILL",
         "62.mp4": "the decoder ended its process with exit code 3",
-        "90.mp4": "decoding took longer than 1 s",
+        "90.mp4": "decoding took longer than 0.6 s",
         "95.mp4": "broken on purpose",
     }
     assert {failure.id: failure.reason for batch in batches for failure in batch.failures} == reasons
