@@ -52,7 +52,7 @@ EVERYTHING: dict[str, Any] = {
     "train": {
         "batch_size": 8,  # so that a micro-batch has two videos to mix
         "accumulate": 2,
-        # Not bf16: clips of the short cycle are too small for it on a CPU (device.py).
+        # Not bf16: clips of multigrid are too small for it on a CPU (device.py).
         "precision": "auto",
         "label_smoothing": 0.1,
         "freeze": ["stem"],
@@ -60,9 +60,9 @@ EVERYTHING: dict[str, Any] = {
         "precise_bn": 2,
         "checkpoint_every": 1,
         "val_clips": 2,
-        "multigrid": "both",
+        "multigrid": "long",
         "multigrid_cycles": 1,
-        "epochs": 5,
+        "epochs": 7,
     },
 }
 

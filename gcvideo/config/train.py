@@ -78,9 +78,9 @@ class TrainConfig:
         precise_bn: batches over which batch norm statistics are computed again before each validation (PySlowFast:
             200); 0: none.
         sync_batch_norm: processes whose batch norms share statistics; 1: each its own (PySlowFast), 0: all together.
-        multigrid: multigrid training (Wu et al. 2020): smaller clips in larger batches, in the first phases (long),
-            from step to step (short), or both. The learning-rate schedule and ``train.epochs`` are taken as they are;
-            PySlowFast trains 1.5 times as many epochs with it.
+        multigrid: multigrid training (Wu et al. 2020): none, or long (smaller clips in larger batches in the first
+            phases). The learning-rate schedule and ``train.epochs`` are taken as they are; PySlowFast trains 1.5 times
+            as many epochs with it. The short cycle (short, both) is not offered: such configs can be tested only.
         multigrid_cycles: long cycles before the last phase of multigrid training.
         static_graph: tell DistributedDataParallel that every step uses the same layers, which saves it a search.
         val_every: epochs between validations; 0: only at the end.

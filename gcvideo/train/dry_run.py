@@ -16,10 +16,9 @@ from gcvideo.console import duration, say
 from gcvideo.data.prefetch import Prefetcher
 from gcvideo.files import require_writable
 from gcvideo.train.logger import bound
-from gcvideo.train.schedule import Position
 from gcvideo.train.trainer import Parts, Trainer
 
-DRY_STEPS = 4  # one to warm up, and the three of the short cycle of multigrid
+DRY_STEPS = 4  # one to warm up
 PROFILED_STEPS = 3
 
 
@@ -34,7 +33,8 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     parts = trainer.build()
     schedule, network = parts.schedule, parts.step.network
     total, workers = schedule.total_steps, config.data.workers
-    clips = sum(schedule.clips(e, schedule.batches(e, schedule.steps(e))) for e in range(schedule.epochs)) / total
+    batches = sum(schedule.steps(epoch) * shape.batch for epoch, shape in enumerate(schedule.shapes))
+    clips = config.train.batch_size * batches / total  # of a step, like all that follows
     data = compute = step = 0.0
     for shape in dict.fromkeys(schedule.shapes):
         epochs = [epoch for epoch in range(schedule.epochs) if schedule.shapes[epoch] == shape]
@@ -113,14 +113,12 @@ def overfitting(config: RunConfig, videos: int) -> RunConfig:
 def _take_steps(trainer: Trainer, parts: Parts, count: int, *, epoch: int = 0) -> tuple[float, float]:
     """Take an epoch's first steps as a training would; mean seconds of data and of compute of all but the first."""
     schedule, step = parts.schedule, parts.step
-    position = Position(epoch=epoch)
     step.train_mode(batch_norm_splits=schedule.shapes[epoch].batch)
     count = min(count, schedule.steps(epoch))
     batches = Prefetcher(trainer.loader(parts, epoch), trainer.device)
     began = time.perf_counter()
     for number in range(count):
-        step.step(schedule.micro_batches(batches, position), number=number, lr=0.0)  # the weights stay as they are
-        position.advance()
+        step.step(batches, number=number, lr=0.0)  # the weights stay as they are
         if number == 0 and count > 1:
             step.meter.read()  # waits for the device
             batches.reset()

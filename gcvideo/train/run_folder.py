@@ -17,6 +17,7 @@ from gcvideo.eval.predictions import Predictions
 # Files of a run, its test and its report, besides the log. --overwrite removes these and the old log, nothing else.
 LEFTOVERS = (
     "config.yaml",
+    "train.log.old",
     "metrics.jsonl",
     "events.out.tfevents.*",
     "checkpoints",
@@ -45,7 +46,7 @@ class RunFolder:
         self.results = self.path / "results.json"
         self.validation = self.path / "predictions_val.npz"
         self._intent = self.path / ".overwrite"
-        self._old_log = 0  # bytes
+        self._old_log = self.path / "train.log.old"  # until the new run replaces the old one
 
     def holds_run(self) -> bool:
         """Whether a training has begun here. A start that failed because of a mistake leaves only a log."""
@@ -98,9 +99,10 @@ class RunFolder:
                 "another name=..."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        self._old_log = self.log.stat().st_size if self.log.exists() else 0
         if overwrite:
             self._intent.touch()
+            if self.log.exists() and not self._old_log.exists():
+                self.log.replace(self._old_log)
 
     def _claim(self, *, overwrite: bool) -> None:
         if overwrite:
@@ -116,12 +118,6 @@ class RunFolder:
                     shutil.rmtree(path)
                 else:
                     path.unlink()
-        with self.log.open("r+b") as file:  # the new run has already written at its end
-            file.seek(self._old_log)
-            new = file.read()
-            file.seek(0)
-            file.write(new)
-            file.truncate()
 
 
 def _on_main(work: Callable[[], None]) -> None:

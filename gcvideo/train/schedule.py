@@ -1,38 +1,31 @@
 """Training schedule: steps of each epoch, and batch size, frames, crop and learning rate of each step.
 
-Multigrid training (Wu et al. 2020) uses small clips in large batches, so that an epoch costs less. The long cycle goes
+Multigrid training (Wu et al. 2020) uses small clips in large batches, so that an epoch costs less. Its long cycle goes
 through four shapes of clips, each for the same number of steps, several times; the last phase has the full shape. With
 fewer or smaller frames the batch grows as the clips shrink, the learning rate grows with the batch, and batch norms
-normalise sub-batches of the original size. The short cycle changes from step to step between clips of half the width,
-of 1 / sqrt(2) of it, and of the shape of the long cycle.
+normalise sub-batches of the original size.
 
-Factors, phases and batches are those of PySlowFast (``MULTIGRID`` in slowfast/config/defaults.py,
-``get_long_cycle_schedule`` in slowfast/utils/multigrid.py, slowfast/datasets/multigrid_helper.py). Two things differ:
-PySlowFast has one long cycle per stage of a stepped learning rate, here cycles are equally long with any learning-rate
-schedule; and smaller clips here show as much of a frame as large ones, where PySlowFast also lets them show less.
+Factors, phases and batches are those of PySlowFast (``MULTIGRID`` in slowfast/config/defaults.py and
+``get_long_cycle_schedule`` in slowfast/utils/multigrid.py). Three things differ: PySlowFast has one long cycle per
+stage of a stepped learning rate, here cycles are equally long with any learning-rate schedule; smaller clips here show
+as much of a frame as large ones, where PySlowFast also lets them show less; and its short cycle, which changes the
+width from step to step, is not offered.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count, islice
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from itertools import count
 
 from gcvideo.config import DataConfig, RunConfig
-from gcvideo.data.loader import ClipBatch
 from gcvideo.errors import ConfigError
 from gcvideo.train.optimizer import learning_rate
 
 # Share of the frames and of the width of each shape of the long cycle (PySlowFast's LONG_CYCLE_FACTORS).
 LONG_FACTORS = ((0.25, 0.5**0.5), (0.5, 0.5**0.5), (0.5, 1.0), (1.0, 1.0))
-# Share of the full width in the first two steps of the short cycle (SHORT_CYCLE_FACTORS).
-SHORT_FACTORS = (0.5, 0.5**0.5)
 # Share of the epochs, had they been full ones, that the last phase stands for: PySlowFast takes what follows the last
 # drop of the learning rate, epochs 196 to 239 in its config SLOWFAST_8x8_R50_stepwise_multigrid for Kinetics.
 LAST_PHASE = 43 / 239
@@ -72,14 +65,6 @@ class Shape:
     crop: int
 
 
-@dataclass(frozen=True)
-class ShortStep:
-    """Step of the short cycle: number of the epoch's batches in it, and the width that they are resized to."""
-
-    batches: int
-    crop: int
-
-
 class Schedule:
     """Steps of each epoch, and clips and learning rate of each step.
 
@@ -95,26 +80,14 @@ class Schedule:
     Attributes:
         epochs: number of epochs, a partial one included.
         shapes: of each epoch.
-        cycles: steps of the short cycle in each epoch; without it a single one.
     """
 
     def __init__(self, config: RunConfig, records: int) -> None:
         self.config = config
         self.epochs = math.ceil(config.train.epochs)
         self.shapes = epoch_shapes(config)
-        short = config.train.multigrid in ("short", "both")
-        self.cycles = [short_steps(s, config.data.crop) if short else [ShortStep(1, s.crop)] for s in self.shapes]
         videos = max(1, config.train.batch_size // config.data.augment.clips_per_video)
-        self._whole: list[int] = []
-        for shape, cycle in zip(self.shapes, self.cycles, strict=True):
-            batches = max(1, records // (videos * shape.batch))
-            if cycle[0].batches > batches:
-                least = videos * max(s.batch * c[0].batches for s, c in zip(self.shapes, self.cycles, strict=True))
-                raise ConfigError(
-                    f"train.multigrid: the short cycle needs {least} videos for its largest step, and data.train has "
-                    f"{records}; lower train.batch_size, or set train.multigrid to long or none"
-                )
-            self._whole.append(_whole_steps(batches, cycle))
+        self._whole = [max(1, records // (videos * shape.batch)) for shape in self.shapes]
         self._last = max(1, round((config.train.epochs - (self.epochs - 1)) * self._whole[-1]))
 
     def steps(self, epoch: int) -> int:
@@ -150,24 +123,6 @@ class Schedule:
         stride = data.stride * (data.frames // shape.frames)
         return dataclasses.replace(data, frames=shape.frames, stride=stride, crop=shape.crop, short_side=(low, high))
 
-    def batches(self, epoch: int, steps: int) -> int:
-        """How many of an epoch's batches its first steps use: one per step, but for the short cycle."""
-        return _batches_before(steps, self.cycles[epoch])
-
-    def clips(self, epoch: int, batches: int = 1) -> int:
-        """Clips in so many of an epoch's batches, over all processes and accumulation steps."""
-        return self.config.train.batch_size * self.shapes[epoch].batch * batches
-
-    def short_step(self, position: Position) -> ShortStep:
-        """What the step at this position does with the epoch's batches."""
-        cycle = self.cycles[position.epoch]
-        return cycle[position.epoch_step % len(cycle)]
-
-    def micro_batches(self, batches: Iterator[ClipBatch], position: Position) -> Iterator[ClipBatch]:
-        """Micro-batches of the step at this position, made of the epoch's; the short cycle merges and shrinks them."""
-        step = self.short_step(position)
-        return batches if step == ShortStep(1, self.shapes[position.epoch].crop) else _merged(batches, step)
-
     def take_over(self, position: Position, before: Schedule) -> Position:
         """Position of a run that reached ``position`` under another schedule: the same time in epochs.
 
@@ -195,36 +150,40 @@ def epoch_shapes(config: RunConfig) -> list[Shape]:
             although the network takes differences of frames.
     """
     train, data, epochs = config.train, config.data, math.ceil(config.train.epochs)
-    if train.multigrid not in ("long", "both"):
+    if train.multigrid == "none":
         return [Shape(1, data.frames, data.crop)] * epochs
+    if train.multigrid != "long":
+        raise ConfigError(
+            f"train.multigrid: {train.multigrid!r}: the short cycle is not offered; set it to long or none"
+        )
     shapes = long_shapes(data.frames, data.crop)
     if config.model.frame_difference and shapes[0].frames < 2:
         least = next(n for n in count(data.frames) if long_shapes(n, data.crop)[0].frames > 1)
         raise ConfigError(
-            f"train.multigrid: {train.multigrid!r} makes clips of one frame of data.frames={data.frames}, and with "
+            f"train.multigrid: makes clips of one frame of data.frames={data.frames}, and with "
             f"model.frame_difference they show nothing; set data.frames to {least} or more"
         )
-    means = [shape.batch * (_mean_batches(shape, data.crop) if train.multigrid == "both" else 1.0) for shape in shapes]
-    found = _share_epochs(shapes, means, epochs=epochs, cycles=train.multigrid_cycles)
+    found = _share_epochs(shapes, epochs=epochs, cycles=train.multigrid_cycles)
 
     def complete(found: Sequence[Shape]) -> bool:
         return found[-1] == shapes[-1] and set(found) == set(shapes)
 
     if not complete(found):
-        shared = (_share_epochs(shapes, means, epochs=n, cycles=train.multigrid_cycles) for n in count(epochs))
+        shared = (_share_epochs(shapes, epochs=n, cycles=train.multigrid_cycles) for n in count(epochs))
         least = len(next(filter(complete, shared)))
         raise ConfigError(
-            f"train.epochs: {train.epochs:g} are too few for train.multigrid={train.multigrid} and "
+            f"train.epochs: {train.epochs:g} are too few for train.multigrid with "
             f"train.multigrid_cycles={train.multigrid_cycles}: every shape must be used, and the full one last; "
             f"give {least} epochs or fewer cycles"
         )
     return found
 
 
-def _share_epochs(shapes: Sequence[Shape], means: Sequence[float], *, epochs: int, cycles: int) -> list[Shape]:
-    """``cycles`` long cycles and the last phase; ``means`` are the batch sizes of the shapes, as factors."""
-    lengths = [(1 - LAST_PHASE) / cycles * mean / sum(means) for mean in means] * cycles
-    lengths.append(LAST_PHASE * means[-1] / (sum(means) / len(means)))
+def _share_epochs(shapes: Sequence[Shape], *, epochs: int, cycles: int) -> list[Shape]:
+    """``cycles`` long cycles and the last phase."""
+    total = sum(shape.batch for shape in shapes)
+    lengths = [(1 - LAST_PHASE) / cycles * shape.batch / total for shape in shapes] * cycles
+    lengths.append(LAST_PHASE * shapes[-1].batch / (total / len(shapes)))
     ends, end = [], 0.0
     for length in lengths:
         end += length / sum(lengths) * epochs
@@ -242,54 +201,9 @@ def long_shapes(frames: int, crop: int) -> list[Shape]:
     return shapes
 
 
-def short_steps(shape: Shape, crop: int) -> list[ShortStep]:
-    """The three steps of the short cycle in an epoch, none larger than its shape; ``crop`` is the config's width."""
-    widths = [min(round(crop * factor), shape.crop) for factor in (*SHORT_FACTORS, 1.0)]
-    return [ShortStep(round((shape.crop / width) ** 2), width) for width in widths]
-
-
 def smallest_clip(config: RunConfig) -> tuple[int, int]:
     """Fewest frames, and smallest height and width in pixels, of the training clips of any step."""
-    data, kind = config.data, config.train.multigrid
-    shapes = long_shapes(data.frames, data.crop) if kind in ("long", "both") else [Shape(1, data.frames, data.crop)]
-    crops = [shape.crop for shape in shapes]
-    if kind in ("short", "both"):
-        crops += [step.crop for shape in shapes for step in short_steps(shape, data.crop)]
-    return min(shape.frames for shape in shapes), min(crops)
-
-
-def _mean_batches(shape: Shape, crop: int) -> float:
-    steps = short_steps(shape, crop)
-    return sum(step.batches for step in steps) / len(steps)
-
-
-def _whole_steps(batches: int, cycle: Sequence[ShortStep]) -> int:
-    """How many whole steps of a short cycle so many batches make."""
-    steps = 0
-    while _batches_before(steps + 1, cycle) <= batches:
-        steps += 1
-    return steps
-
-
-def _batches_before(step: int, cycle: Sequence[ShortStep]) -> int:
-    """How many batches the steps before this one use."""
-    rounds, rest = divmod(step, len(cycle))
-    return rounds * sum(part.batches for part in cycle) + sum(part.batches for part in cycle[:rest])
-
-
-def _merged(batches: Iterator[ClipBatch], step: ShortStep) -> Iterator[ClipBatch]:
-    """Several batches of the epoch joined into one, shrunk on the device to the step's width."""
-    while parts := list(islice(batches, step.batches)):
-        clips = torch.cat([shrink(part.clips, step.crop) for part in parts])
-        labels, indices = (torch.cat([getattr(part, name) for part in parts]) for name in ("labels", "indices"))
-        yield ClipBatch(clips, labels, indices, [failure for part in parts for failure in part.failures])
-
-
-def shrink(clips: Tensor, crop: int) -> Tensor:
-    """Resize uint8 clips (N, C, T, S, S) to (N, C, T, crop, crop), antialiased."""
-    if clips.shape[-1] == crop:
-        return clips
-    size = (*clips.shape[:3], crop, crop)
-    frames = clips.flatten(0, 2)[:, None]  # (N C T, 1, S, S): each channel of each frame is an image of its own
-    small = F.interpolate(frames.float(), size=(crop, crop), mode="bilinear", antialias=True)
-    return small.round().clamp(0, 255).to(torch.uint8).view(size)
+    shapes = long_shapes(config.data.frames, config.data.crop)
+    if config.train.multigrid == "none":
+        shapes = shapes[-1:]
+    return min(shape.frames for shape in shapes), min(shape.crop for shape in shapes)

@@ -70,6 +70,8 @@ class TrainStep:
         torch.manual_seed(config.seed)
         network = build_model(config.model) if model is None else model
         self.loss = loss or build_loss(config.train)
+        if isinstance(self.loss, nn.Module):
+            self.loss.to(device)
         frames, crop = smallest_clip or (config.data.frames, config.data.crop)
         self.precision = runtime.pick_training_precision(
             config.train.precision, device, network, frames=frames, crop=crop

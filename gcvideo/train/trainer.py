@@ -57,8 +57,8 @@ class Trainer:
             checkpoints hold its state dict, but ``gcvideo test`` cannot build it: for that, give ``model.arch`` a
             dotted path instead.
         loss: maps logits (N, K), float32, and labels (N,) int64, or (N, K) float where clips are mixed, to a scalar.
-        dataset: training clips instead of those of ``data.train``: a ``ClipDataset`` or an object like it. It does not
-            work with ``train.multigrid`` long or both, which change the clips.
+        dataset: training clips instead of those of ``data.train``: a ``ClipDataset``, or a subclass with a ``sample``
+            of your own. It does not work with ``train.multigrid``, which changes the clips.
         overfit: train and validate on so many training videos, spread over the list, until all are learned.
 
     Raises:
@@ -81,8 +81,8 @@ class Trainer:
         if self.micro_batch == 1:
             network = build_model(config.model) if model is None else model
             require_batch_statistics(network, clips=1, frames=frames, crop=crop)
-        if dataset is not None and (overfit is not None or config.train.multigrid in ("long", "both")):
-            raise ConfigError("Trainer(dataset=...): does not work with overfit, nor with train.multigrid long or both")
+        if dataset is not None and (overfit is not None or config.train.multigrid != "none"):
+            raise ConfigError("Trainer(dataset=...): does not work with overfit, nor with train.multigrid")
         self.folder = RunFolder(config)
         self.checkpoints = CheckpointFolder(self.folder.checkpoints, keep=config.train.keep_checkpoints)
         self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
@@ -172,7 +172,7 @@ class Trainer:
             accumulate=config.train.accumulate,
             seed=config.seed,
             epoch=epoch,
-            start_step=parts.schedule.batches(epoch, start_step),
+            start_step=start_step,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
             workers=config.data.workers,
@@ -188,16 +188,16 @@ class Trainer:
             epoch, steps = position.epoch, schedule.steps(position.epoch)
             step.train_mode(batch_norm_splits=schedule.shapes[epoch].batch)
             batches = Prefetcher(self.loader(parts, epoch, start_step=position.epoch_step), self.device)
-            total, start = (schedule.clips(epoch, schedule.batches(epoch, n)) for n in (steps, position.epoch_step))
-            title = f"epoch {epoch + 1}/{schedule.epochs}"
+            clips = config.train.batch_size * schedule.shapes[epoch].batch
+            title, total, start = f"epoch {epoch + 1}/{schedule.epochs}", steps * clips, position.epoch_step * clips
             with state.clock.training(), Progress(title, total=total, start=start, unit="clips") as progress:
                 while position.epoch_step < steps:
                     lr = schedule.learning_rate(position)
-                    used = step.step(schedule.micro_batches(batches, position), number=position.step, lr=lr)
+                    used = step.step(batches, number=position.step, lr=lr)
                     parts.guard.note(used, position, lr=lr)
                     for batch in used:
                         state.add_failures(batch.failures)
-                    progress.advance(schedule.clips(epoch, schedule.short_step(position).batches))
+                    progress.advance(clips)
                     position.advance()
                     if position.step % config.train.log_every == 0 or position.epoch_step == steps:
                         self._log(parts, batches, logger, progress, lr)
@@ -267,8 +267,7 @@ class Trainer:
     def _measure_batch_norms(self, parts: Parts) -> None:
         """Precise batch norm over the first batches of the epoch just trained."""
         step, epoch = parts.step, parts.state.position.epoch
-        batches = parts.schedule.batches(epoch, parts.schedule.steps(epoch)) * self.config.train.accumulate
-        count = min(self.config.train.precise_bn, batches)
+        count = min(self.config.train.precise_bn, parts.schedule.steps(epoch) * self.config.train.accumulate)
         if count:
             clips = (step.prepare(batch.clips) for batch in Prefetcher(self.loader(parts, epoch), self.device))
             with step.autocast():

@@ -282,7 +282,7 @@ def test_both_mixers_take_turns_and_the_chance_is_kept():
 
 @pytest.mark.parametrize("merged", [1, 3])
 def test_clips_of_a_video_are_mixed_with_those_of_another(merged):
-    """With repeated augmentation, and where the short cycle of multigrid has put several batches together."""
+    """With repeated augmentation, and with the larger batches of multigrid training."""
     torch.manual_seed(0)
     videos = 2 * merged
     labels = torch.arange(videos).repeat_interleave(3)  # as the loader gives them: three clips of each video

@@ -15,7 +15,7 @@ from gcvideo.data.loader import ClipBatch
 from gcvideo.errors import ConfigError
 from gcvideo.train.batch_norm import SubBatchNorm3d, split_batch_norms
 from gcvideo.train.optimizer import learning_rate
-from gcvideo.train.schedule import Position, Schedule, Shape, ShortStep, long_shapes, short_steps, shrink
+from gcvideo.train.schedule import Position, Schedule, Shape, long_shapes
 from gcvideo.train.step import TrainStep
 from gcvideo.train.trainer import Trainer
 from tests.training import last_state, make_videos, metrics, same_tensors, start, train_config, train_in_processes, wait
@@ -55,11 +55,6 @@ def test_the_long_cycle_has_pyslowfasts_shapes() -> None:
     assert long_shapes(8, 224) == [Shape(8, 2, 158), Shape(4, 4, 158), Shape(2, 4, 224), Shape(1, 8, 224)]
 
 
-def test_the_short_cycle_grows_the_batch_as_it_shrinks_the_clips() -> None:
-    assert short_steps(Shape(1, 8, 224), 224) == [ShortStep(4, 112), ShortStep(2, 158), ShortStep(1, 224)]
-    assert short_steps(Shape(4, 4, 158), 224) == [ShortStep(2, 112), ShortStep(1, 158), ShortStep(1, 158)]
-
-
 def multigrid_config(
     folder: Path, kind: str, *, frames: int = 8, crop: int = 224, model: dict[str, Any] | None = None, **train: Any
 ) -> RunConfig:
@@ -76,16 +71,20 @@ def test_shapes_share_the_epochs_by_their_batches(tmp_path: Path) -> None:
     assert max(steps) - min(steps) <= 1
     assert shapes[-1] == Shape(1, 8, 224)
     assert shapes.index(Shape(1, 8, 224)) < 150  # the first cycle ends with full clips before the half
-    assert Schedule(multigrid_config(tmp_path, "short", epochs=5), 1000).shapes == [Shape(1, 8, 224)] * 5
+    assert Schedule(multigrid_config(tmp_path, "none", epochs=5), 1000).shapes == [Shape(1, 8, 224)] * 5
 
 
-@pytest.mark.parametrize(
-    ("kind", "ends"),
-    [("long", [60, 90, 105, 113, 173, 203, 218, 239]), ("both", [51, 76, 99, 110, 161, 186, 208, 239])],
-)
-def test_phases_end_where_pyslowfasts_do(tmp_path: Path, kind: str, ends: list[int]) -> None:
+@pytest.mark.parametrize("kind", ["short", "both"])
+def test_the_short_cycle_is_refused_in_training_alone(tmp_path: Path, kind: str) -> None:
+    config = multigrid_config(tmp_path, kind)  # so that an older network can still be tested
+    with pytest.raises(ConfigError, match=rf"train\.multigrid: '{kind}': the short cycle is not offered"):
+        Schedule(config, 1000)
+
+
+def test_phases_end_where_pyslowfasts_do(tmp_path: Path) -> None:
     """Its ``get_long_cycle_schedule``, run with STEPS [0, 98, 196], MAX_EPOCH 239 and EPOCH_FACTOR 1."""
-    shapes = Schedule(multigrid_config(tmp_path, kind, epochs=239, multigrid_cycles=2), 1000).shapes
+    ends = [60, 90, 105, 113, 173, 203, 218, 239]
+    shapes = Schedule(multigrid_config(tmp_path, "long", epochs=239, multigrid_cycles=2), 1000).shapes
     changes = [epoch for epoch in range(1, 239) if shapes[epoch] != shapes[epoch - 1]]
     assert [*changes, 239] == ends
     assert [shapes[epoch - 1] for epoch in ends] == long_shapes(8, 224) * 2
@@ -99,45 +98,22 @@ def test_fewer_frames_span_the_same_time_and_crops_show_as_much(tmp_path: Path) 
     assert schedule.data(299) is schedule.config.data
 
 
-def test_steps_and_batches_of_the_short_cycle_agree(tmp_path: Path) -> None:
-    """Steps of 4, 2 and 1 batches."""
-    config = multigrid_config(tmp_path, "short", epochs=2, batch_size=1)
-    schedule = Schedule(config, 100)
-    assert [schedule.batches(0, steps) for steps in range(7)] == [0, 4, 6, 7, 11, 13, 14]
-    assert [Schedule(config, videos).steps(0) for videos in (4, 5, 6, 7, 13, 14)] == [1, 1, 2, 3, 5, 6]
-    assert Schedule(multigrid_config(tmp_path, "none", epochs=2, batch_size=1), 20).steps(0) == 20
-
-
 def test_a_schedule_counts_steps_by_shape(tmp_path: Path) -> None:
     schedule = Schedule(multigrid_config(tmp_path, "long", epochs=7, multigrid_cycles=1, batch_size=10), 160)
     steps = {shape.batch: schedule.steps(epoch) for epoch, shape in enumerate(schedule.shapes)}
     assert steps == {8: 2, 4: 4, 2: 8, 1: 16}
     epoch = next(epoch for epoch, shape in enumerate(schedule.shapes) if shape.batch == 2)
     assert schedule.time(Position(99, epoch, 2)) == epoch + 0.25
-    assert schedule.clips(epoch, 3) == 3 * 2 * 10
-
-
-def test_too_few_videos_for_the_short_cycle_are_refused(tmp_path: Path) -> None:
-    long = multigrid_config(tmp_path, "both", epochs=30, batch_size=10)
-    least = 10 * max(shape.batch * short_steps(shape, 224)[0].batches for shape in long_shapes(8, 224))
-    with pytest.raises(ConfigError, match=rf"cycle needs {least} videos for its largest step, .* has {least - 1}"):
-        Schedule(long, least - 1)
-    schedule = Schedule(long, least)
-    assert schedule.cycles == [short_steps(shape, 224) for shape in schedule.shapes]
-    config = train_config(tmp_path, data={"crop": 64, "short_side": [64, 72]}, train={"multigrid": "short"})
-    with pytest.raises(ConfigError, match=r"needs 16 videos .* has 8; lower train\.batch_size, or set"):
-        Schedule(config, 8)
-    assert Schedule(config, 16).steps(0) == 1
 
 
 @pytest.mark.parametrize(
-    ("kind", "cycles", "refused"),
-    [("long", 1, [*range(1, 7)]), ("long", 3, [*range(1, 9), 10]), ("both", 1, [*range(1, 5)])],
+    ("cycles", "refused"),
+    [(1, [*range(1, 7)]), (3, [*range(1, 9), 10])],
 )
-def test_epochs_that_leave_out_a_shape_are_refused(tmp_path: Path, kind: str, cycles: int, refused: list[int]) -> None:
+def test_epochs_that_leave_out_a_shape_are_refused(tmp_path: Path, cycles: int, refused: list[int]) -> None:
     """With every other number of epochs no shape is missing and the last one is full."""
     for epochs in range(1, 30):
-        train = {"multigrid": kind, "multigrid_cycles": cycles, "epochs": epochs}
+        train = {"multigrid": "long", "multigrid_cycles": cycles, "epochs": epochs}
         config = train_config(tmp_path, data={"crop": 64, "short_side": [64, 72]}, train=train)
         if epochs in refused:
             least = next(number for number in range(epochs, 30) if number not in refused)
@@ -150,42 +126,13 @@ def test_epochs_that_leave_out_a_shape_are_refused(tmp_path: Path, kind: str, cy
 
 
 def test_differences_of_frames_need_two_frames_in_every_shape(tmp_path: Path) -> None:
-    def plan(frames: int, kind: str = "long") -> Schedule:
+    def plan(frames: int) -> Schedule:
         model = {"frame_difference": True}
-        return Schedule(multigrid_config(tmp_path, kind, frames=frames, crop=64, epochs=30, model=model), 1000)
+        return Schedule(multigrid_config(tmp_path, "long", frames=frames, crop=64, epochs=30, model=model), 1000)
 
     with pytest.raises(ConfigError, match=r"one frame of data\.frames=4.* model\.frame_difference .* to 6 or more"):
         plan(4)
     assert min(shape.frames for shape in plan(6).shapes) == 2
-    plan(4, "short")
-
-
-def frames_batch(value: int, clips: int = 2) -> ClipBatch:
-    return ClipBatch(
-        torch.full((clips, 3, 2, 8, 8), value, dtype=torch.uint8), torch.full((clips,), value), torch.arange(clips), []
-    )
-
-
-def test_batches_are_merged_and_shrunk(tmp_path: Path) -> None:
-    schedule = Schedule(multigrid_config(tmp_path, "short", frames=2, crop=8, epochs=1), 1000)
-    assert schedule.cycles[0][1] == ShortStep(2, 6)
-    batches = iter([frames_batch(value) for value in range(5)])
-    first = next(schedule.micro_batches(batches, Position(1, 0, 1)))
-    assert first.clips.shape == (4, 3, 2, 6, 6)
-    assert first.labels.tolist() == [0, 0, 1, 1]
-    assert first.clips[:, 0, 0, 0, 0].tolist() == [0, 0, 1, 1]
-    assert next(batches).labels.tolist() == [2, 2]  # no more was taken than the step needs
-    assert schedule.micro_batches(batches, Position(2, 0, 2)) is batches  # a step of the full size
-
-
-def test_shrinking_is_antialiased_and_keeps_channels_and_frames_apart() -> None:
-    clips = torch.zeros(1, 3, 2, 8, 8, dtype=torch.uint8)
-    clips[0, 1, 1, :, ::2] = 200  # stripes in one channel of one frame
-    small = shrink(clips, 4)
-    assert small[0, 1, 1].float().mean() == pytest.approx(100, abs=3)
-    assert small[0, 1, 1, 1:-1, 1:-1].float().std() < 30  # no stripes are left
-    small[0, 1, 1] = 0
-    assert not small.any()
 
 
 def test_sub_batch_norm_measures_each_part_alone() -> None:
@@ -228,8 +175,7 @@ def test_batch_norms_of_a_run_measure_batches_of_the_original_size(
     assert {clips // splits for splits, clips in seen} == {2}
 
 
-@pytest.mark.parametrize("kind", ["long", "short", "both"])
-def test_each_step_sees_clips_of_its_shape(place: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_each_step_sees_clips_of_its_shape(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
     forward = TrainStep.forward
 
@@ -239,20 +185,19 @@ def test_each_step_sees_clips_of_its_shape(place: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(TrainStep, "forward", look)
     data = {"crop": 64, "short_side": [64, 72], "workers": 0}
-    train = {"epochs": 7, "multigrid": kind, "multigrid_cycles": 1, "batch_size": 2}
-    config = train_config(place, f"shapes_{kind}", train=train, data=data)
+    train = {"epochs": 7, "multigrid": "long", "multigrid_cycles": 1, "batch_size": 2}
+    config = train_config(place, "shapes", train=train, data=data)
     Trainer(config).fit()
     schedule = Schedule(config, 32)
     expected = []
     for epoch, shape in enumerate(schedule.shapes):
-        parts = [schedule.short_step(Position(0, epoch, step)) for step in range(schedule.steps(epoch))]
-        expected += [(2 * shape.batch * p.batches, 3, shape.frames, p.crop, p.crop) for p in parts]
+        expected += schedule.steps(epoch) * [(2 * shape.batch, 3, shape.frames, shape.crop, shape.crop)]
     assert len(set(expected)) >= 3
     assert seen == expected
 
 
 def test_a_multigrid_run_changes_shapes_and_rates_and_resumes_exactly(place: Path) -> None:
-    train = {"multigrid": "both", "multigrid_cycles": 1, "epochs": 8, "batch_size": 2, "checkpoint_every": 3}
+    train = {"multigrid": "long", "multigrid_cycles": 1, "epochs": 8, "batch_size": 2, "checkpoint_every": 3}
     data = {"crop": 64, "short_side": [64, 72]}
     whole = train_config(place, "whole", train=train, data=data)
     assert train_in_processes(whole) == [0]
