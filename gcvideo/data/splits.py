@@ -14,11 +14,7 @@ from gcvideo.errors import ConfigError, DataError
 
 
 def load_split(
-    config: RunConfig,
-    split: SplitConfig,
-    *,
-    name: str,
-    classes: tuple[str, ...] | None = None,
+    config: RunConfig, split: SplitConfig, *, name: str, classes: tuple[str, ...] | None = None
 ) -> RecordTable | None:
     """The records of one split, None where the config names none.
 
@@ -44,15 +40,14 @@ def load_split(
         classes=classes,
         num_classes=num_classes,
         format=data.format,
-        subset="train" if name == "training" else "test" if name == "test" else "val",
+        subset={"training": "train", "test": "test"}.get(name, "val"),
         split=data.split,
     )
     source, found = records.source, classes or records.classes
     if found is not None and len(found) != num_classes:
         raise ConfigError(
             f"model.num_classes: {num_classes}, but {data.classes or source} names {len(found)} classes; set "
-            f"model.num_classes={len(found)}, or data.classes= to a list of all {num_classes} classes (a file, or "
-            f"{', '.join(PUBLISHED_CLASSES)})"
+            f"model.num_classes={len(found)}, or data.classes= to a list of all (a file or {PUBLISHED_CLASSES})"
         )
     if name == "validation" and classes is None and found is not None:
         raise DataError(f"{source}: has class names, but the labels for training are numbers; set data.classes")
@@ -63,6 +58,8 @@ def load_split(
             warn(f"{source}: {len(records.missing):,} {name} videos are not there ({examples} ...); left out")
         if len(unique) < len(records):
             warn(f"{source}: {len(records) - len(unique):,} rows name a video that is listed before; counted once")
+        if name in ("val", "test") and classes is None and found is not None:
+            warn(f"{source}: the network has no class names; its labels are taken for the sorted ones of this file")
         if name == "training" and found is None and set(records.labels) == set(range(1, num_classes)):
             warn(f"{source}: no video has label 0; do the labels count from 1?")
     return unique

@@ -13,7 +13,7 @@ from gcvideo.data.annotations.folders import read_class_folders, videos_under
 from gcvideo.data.annotations.kinetics import clip_name, read_kinetics_csv
 from gcvideo.data.annotations.lists import header_of, read_lines, read_list
 from gcvideo.data.annotations.parquet import index_of_shards, read_index
-from gcvideo.data.annotations.table import Annotation, FileFinder, Row, Subset, make_table, normalize
+from gcvideo.data.annotations.table import Annotation, FileFinder, Row, make_table, normalize
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, DataError
 
@@ -54,7 +54,7 @@ def load_records(
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
     format: str = "auto",
-    subset: Subset | None = None,
+    subset: str | None = None,
     split: int = 1,
 ) -> RecordTable:
     """Read an annotation of any known format.
@@ -80,7 +80,7 @@ def load_records(
         classes: class names in label order; by default the sorted names that the annotation uses.
         num_classes: largest label + 1 that is allowed; by default the number of classes where they are known.
         format: one of the table; "auto" is the one that the annotation looks like.
-        subset: the videos to take of an annotation that lists several subsets.
+        subset: "train", "val" or "test": the videos to take of an annotation that lists several subsets.
         split: which of several official splits, from 1.
 
     Raises:
@@ -103,10 +103,10 @@ def load_records(
         raise DataError(f"{path}: not a readable text file ({error})") from None
     if not len(table):
         raise DataError(f"{path}: lists no videos")
-    largest = int(table.labels.max())
-    limit = num_classes or len(table.classes or ()) or largest + 1
-    if largest >= limit or table.labels.min() < -1:
-        raise DataError(f"{path}: has labels from {table.labels.min()} to {largest}, expected 0 to {limit - 1}")
+    low, high = int(table.labels.min()), int(table.labels.max())
+    limit = num_classes or len(table.classes or ()) or high + 1
+    if low < -1 or high >= limit:
+        raise DataError(f"{path}: has labels from {low} to {high}, expected 0 to {limit - 1}")
     return table
 
 

@@ -47,17 +47,14 @@ def read_kinetics_csv(annotation: Annotation) -> RecordTable:
 
 def _rows(annotation: Annotation, header: Layout) -> Iterator[Row]:
     files, replacements = find_clips(annotation.root)
-    for line, row in read_rows(annotation, header, header=True):
+    for line, row in read_rows(annotation, header):
         video, label = row["youtube_id"], row.get("label", "")
         if not video or not row["start"]:
             raise annotation.error(line, f"expected a YouTube id and two times in seconds, found {video!r}")
         clip = clip_id(video, row["start"], row["end"])
-        # A replacement file is listed by the YouTube id alone, and wins.
-        path = replacements.get(video[:YOUTUBE_ID_LENGTH]) or files.get(clip)
-        if path:
-            yield Row(line, path, label, clip)
-        else:
-            yield Row(line, files.get(video, ""), label, clip, float(row["start"]), float(row["end"]))
+        cut = replacements.get(video[:YOUTUBE_ID_LENGTH]) or files.get(clip)
+        times = () if cut else (float(row["start"]), float(row["end"]))
+        yield Row(line, cut or files.get(video, ""), label, clip, *times)
 
 
 def clip_id(youtube_id: str, start: str, end: str) -> str:

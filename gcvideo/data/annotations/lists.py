@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import codecs
 import csv
+import itertools
 import math
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from gcvideo.data.annotations.folders import VIDEO_SUFFIXES
 from gcvideo.data.annotations.table import NUMBER, Annotation, FileFinder, Labels, Row, make_table
@@ -30,39 +30,43 @@ time_start:start start_time:start time_end:end end_time:end subset:split"""
 ALIASES = dict(pair.split(":") for pair in SPELLINGS.split())
 SUBSETS = {"training": "train", "validate": "val", "validation": "val", "valid": "val", "testing": "test"}
 LABELS: dict[str, Labels] = {"class": "names", "label": "any", "class_id": "numbers"}
+KNOWN = {"youtube_id", "path", "frames", *LABELS, *ALIASES.values()}
 KINETICS_ROW = re.compile(r"(.*[,;\t])?[\w-]{11}[,;\t]\d+(\.\d+)?[,;\t]\d+(\.\d+)?([,;\t].*)?")
 SECONDS = re.compile(r"\d+(\.\d*)?")
-SEVERAL_LABELS = re.compile(r".*\S([\s,;]+\d+){2,}")
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # which Windows programs put first
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How all rows of a list are read: what separates the columns, and their names in order."""
+    """How all rows of a list are read: what separates the columns, their names, and whether they stand in a header."""
 
     separator: str
     columns: tuple[str, ...]
+    is_header: bool = False
 
     def __str__(self) -> str:
         return f"`{self.separator.join(self.columns)}`"
 
     def parse(self, text: str) -> dict[str, str] | None:
         """Values of the columns; None where the row has other columns."""
-        others = len(self.columns) - 1
+        others, path_first = len(self.columns) - 1, self.columns[0] == "path"
         separator = None if self.separator == " " else self.separator
         if '"' in text and separator:
             fields = next(csv.reader([text], delimiter=separator, skipinitialspace=True))
-            if self.columns[0] == "path" and others:
+            if path_first and others:  # a path may hold separators
                 fields = [separator.join(fields[:-others]), *fields[-others:]]
         else:
-            fields = text.rsplit(separator, others) if self.columns[0] == "path" else text.split(separator)
-        if len(fields) != len(self.columns) or not fields[0] or (self.separator == " " and "\t" in text):
+            fields = text.rsplit(separator, others) if path_first else text.split(separator)
+        if len(fields) != len(self.columns) or not fields[0] or (separator is None and "\t" in text):
             return None
         row = dict(zip(self.columns, [field.strip() for field in fields], strict=True))
-        is_label = self.separator != " " or NUMBER.fullmatch(row.get("label", "0"))
-        is_count = row.get("frames", "0").isdecimal()
         start, end = row.get("start"), row.get("end")
-        is_segment = not (start or end) or 0 <= _seconds(start) < _seconds(end)
-        return row if is_label and is_count and is_segment else None
+        fits = (
+            (separator is not None or NUMBER.fullmatch(row.get("label", "0")))
+            and row.get("frames", "0").isdecimal()
+            and (not (start or end) or _seconds(start) < _seconds(end))
+        )
+        return row if fits else None
 
 
 LAYOUTS = [Layout(",", ("path",))] + [
@@ -79,46 +83,44 @@ def read_list(annotation: Annotation) -> RecordTable:
         DataError: a row does not read as the others do, can be read in two ways, or names no existing file.
     """
     files = FileFinder(annotation.root)
-    header = header_of(annotation.path)
-    layout = header or choose_layout(annotation, files)
+    layout = header_of(annotation.path) or choose_layout(annotation, files)
     column = next((name for name in LABELS if name in layout.columns), "label")
     rows = (
-        Row(line, row["path"].strip('"'), row.get(column, ""), "", *map(_seconds, (row.get("start"), row.get("end"))))
-        for line, row in read_rows(annotation, layout, header=header is not None)
+        Row(line, row["path"].strip('"'), row.get(column, ""), "", _seconds(row.get("start")), _seconds(row.get("end")))
+        for line, row in read_rows(annotation, layout)
     )
     table = make_table(annotation, rows, files=files, labels=LABELS[column])
-    if header is None and len(layout.columns) > 2:
-        _require_no_labels(annotation, layout, table)
+    between = (row[name] for _, row in read_rows(annotation, layout) for name in layout.columns[1:-1])
+    limit = annotation.num_classes or len(table.classes or ()) or table.labels.max(initial=0) + 1
+    if not layout.is_header and len(layout.columns) > 2 and all(v.isdecimal() and int(v) < limit for v in between):
+        fix = f"give one label per video, or add a header line: {','.join(layout.columns)}, and separate by commas"
+        raise annotation.error(1, f"the rows may be {layout} or have several labels; {fix}")
     return table
 
 
 def header_of(path: Path) -> Layout | None:
     """The layout that the first line names, None where it names no column of videos."""
-    with open_text(path) as file:
-        line = next(filter(None, map(str.strip, file)), "")
+    _, line = next(read_lines(path), (0, ""))
     for separator in SEPARATORS:
         names = [name.strip(' "').lower() for name in line.split(separator)]
         columns = tuple(ALIASES.get(name, name) for name in names)
-        if len(columns) > 1 and ("path" in columns or "youtube_id" in columns):
-            return Layout(separator, columns)
+        known = KNOWN.intersection(columns)
+        if len(known) > 1 and known & {"path", "youtube_id"} and (separator != " " or len(known) == len(names)):
+            return Layout(separator, columns, is_header=True)
     return None
 
 
-def read_rows(annotation: Annotation, layout: Layout, *, header: bool) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(annotation: Annotation, layout: Layout) -> Iterator[tuple[int, dict[str, str]]]:
     """Line and columns of each row, of the annotation's subset where a ``split`` column names several.
 
     Raises:
         DataError: a row has other columns, or none is of the subset.
     """
-    lines = read_lines(annotation.path)
-    if header:
-        next(lines)
     keep = _subset(annotation, layout) if "split" in layout.columns else None
-    for line, text in lines:
+    for line, text in itertools.islice(read_lines(annotation.path), layout.is_header, None):
         row = layout.parse(text)
         if row is None or (layout.columns == ("path",) and not _may_be_video(text)):
-            several = "; gcvideo trains one label per video" if SEVERAL_LABELS.fullmatch(text) else ""
-            raise annotation.error(line, f"expected {layout} as in the other rows, found {text!r}{several}")
+            raise annotation.error(line, f"expected {layout} as in the other rows, found {text!r}")
         if keep is None or row["split"] in keep:
             yield line, row
 
@@ -169,32 +171,11 @@ def _require_list(annotation: Annotation, line: int, text: str, files: FileFinde
                 raise annotation.error(line, f"expected `path label`, but {why}; add a header line such as label,path")
 
 
-def _require_no_labels(annotation: Annotation, layout: Layout, table: RecordTable) -> None:
-    """Raise where the columns between path and label could be labels too, in all rows."""
-    limit = annotation.num_classes or len(table.classes or ()) or table.labels.max(initial=0) + 1
-    first = ""
-    for _, text in read_lines(annotation.path):
-        first = first or text
-        between = (layout.parse(text) or {}).values()
-        if not all(value.isdecimal() and int(value) < limit for value in list(between)[1:]):
-            return
-    fix = f"add a header line, {','.join(layout.columns)}, and separate by commas"
-    raise annotation.error(1, f"{first!r} may be {layout} or several labels, which gcvideo does not train; {fix}")
-
-
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines that are not empty."""
-    with open_text(path) as file:
-        for line, text in enumerate(map(str.strip, file), start=1):
-            if text:
-                yield line, text
-
-
-def open_text(path: Path) -> TextIO:
-    """A text file in UTF-8, or in UTF-16 where it starts with the byte-order mark that Windows programs write."""
-    with path.open("rb") as file:
-        is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return path.open(encoding="utf-16" if is_utf16 else "utf-8-sig")
+    """Number and text of the lines that are not empty, in UTF-8 or UTF-16."""
+    data = path.read_bytes()
+    text = data.decode("utf-16" if data[:2] in UTF16_MARKS else "utf-8-sig")
+    return ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
 
 
 def _seconds(text: str | None) -> float:

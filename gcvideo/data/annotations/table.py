@@ -18,7 +18,6 @@ from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 
 Labels = Literal["any", "names", "numbers"]
-Subset = Literal["train", "val", "test"]
 
 UNKNOWN = -1
 NUMBER = re.compile(r"-?\d+(\.0+)?")
@@ -37,7 +36,7 @@ class Annotation:
         root_given: whether the user named the root; otherwise it is the annotation's own folder.
         classes: class names in label order, where known.
         num_classes: largest label + 1 that is allowed, where known.
-        subset: which videos of an annotation that lists several subsets.
+        subset: "train", "val" or "test": the videos to take of an annotation that lists several subsets.
         split: which of several official splits, from 1.
     """
 
@@ -46,7 +45,7 @@ class Annotation:
     root_given: bool
     classes: tuple[str, ...] | None
     num_classes: int | None
-    subset: Subset | None
+    subset: str | None
     split: int
 
     def error(self, line: int, text: str) -> DataError:
@@ -142,11 +141,11 @@ def make_table(
         ids=[row.id or _id(path, row) for path, row in zip(paths, found, strict=True)],
         paths=paths,
         labels=(numbers[row.label] for row in found),
+        segments=np.array([(row.start, row.end) for row in found]).reshape(-1, 2),
+        missing=[row.id for row in missing],
         root=annotation.root,
         classes=classes,
         source=str(annotation.path),
-        missing=[row.id for row in missing],
-        segments=np.array([(row.start, row.end) for row in found]).reshape(-1, 2),
     )
     pair = table.contradiction()
     if pair is not None:
@@ -208,7 +207,7 @@ def number_labels(
             raise error(text, f"is an unknown class{nearest(normalize(text), classes)}")
     if classes is None:
         classes = tuple(sorted(set(map(normalize, texts)))) or None
-        names = {text: label for text in texts for label in [(classes or ()).index(normalize(text))]}
+        names = {text: (classes or ()).index(normalize(text)) for text in texts}
     return names | unknown, classes
 
 

@@ -64,11 +64,11 @@ def test_variants_of_lists(root, lines):
             r"list:2: .*run/2.mp4 1: no such video file; has the row several labels",
         ),
         (["jump/1.mp4,0", "run/2.mp4,1,2"], r"list:2: .*run/2.mp4,1: no such video file; has the row several"),
-        (["jump/1.mp4 0 2", "run/2.mp4 1 2"], r"list:1: 'jump/1.mp4 0 2' may be `path frames label` or several labels"),
-        (["jump/1.mp4,0,2", "run/2.mp4,1,2"], r"list:1: 'jump/1.mp4,0,2' may be `path,frames,label` or several labels"),
+        (["jump/1.mp4 0 2", "run/2.mp4 1 2"], r"list:1: the rows may be `path frames label` or have several labels"),
+        (["jump/1.mp4,0,2", "run/2.mp4,1,2"], r"list:1: the rows may be `path,frames,label` or have several labels"),
         (
             ["jump/1.mp4 0 1 2", "run/2.mp4 0 1 1"],
-            r"list:1: 'jump/1.mp4 0 1 2' may be `path start end label` or several",
+            r"list:1: the rows may be `path start end label` or have several labels",
         ),
         (["jump/1.mp4 0 1 2 2", "run/2.mp4 0"], r"list:1: .*: no such video file; has the row several labels"),
         (["jump/1.mp4 0", "run/2.mp4"], r"list:2: expected `path label` as in the other rows, found 'run/2.mp4'"),
@@ -82,6 +82,8 @@ def test_variants_of_lists(root, lines):
         ),
         (["jump/1.mp4\tjump", "run/2.mp4\t1"], r"list:2: label '1' and 'jump' in line 1 are a name and a number"),
         (["path,class_id", "jump/1.mp4,jump"], r"list:2: label 'jump' is outside 0, 1, 2 ..."),
+        # a first row that begins as a header could
+        (["video 1.mp4 0", "run/2.mp4 x"], r"list:2: expected `path label` as in the other rows, found 'run/2.mp4 x'"),
         # two readings of a row
         (["take 5 3"], r"list:1: 'take 5 3' reads as `path label` and as `path frames label`; add a header"),
         # what the file looks like
@@ -105,7 +107,7 @@ def test_variants_of_lists(root, lines):
     ],
 )
 def test_what_is_ambiguous_or_no_list_is_refused_with_the_line(root, lines, message):
-    make_files(root, "take 5", "take")
+    make_files(root, "take 5", "take", "video 1.mp4")
     with pytest.raises(DataError, match=message) as caught:
         load_records(write(root / "list", *lines))
     assert "\n" not in str(caught.value)
