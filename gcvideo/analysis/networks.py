@@ -67,9 +67,7 @@ def view_loader(config: RunConfig, records: RecordTable) -> EvalLoader:
     return eval_loader(dataset, rank=0, world_size=1, workers=min(config.data.workers, len(records)))
 
 
-def predict(
-    model: nn.Module, config: RunConfig, records: RecordTable, *, device: torch.device, title: str
-) -> Predictions:
+def predict(model: nn.Module, config: RunConfig, records: RecordTable, *, title: str) -> Predictions:
     """Test a network on videos, with the views of ``config.test``; ``title`` is shown with the progress."""
     with console.Progress(title, total=len(records), unit="videos") as progress:
         return evaluate(
@@ -77,7 +75,6 @@ def predict(
             view_loader(config, records),
             test=config.test,
             data=config.data,
-            device=device,
             on_video=lambda _: progress.advance(),
         )
 
@@ -110,7 +107,7 @@ def predict_checkpoint(
         config.data.test = SplitConfig(annotation=data)
     model = optimize_for_inference(network.model, precision=precision)
     records = test_records(config, network.classes)
-    return predict(model, config, records, device=device, title=f"test {Path(place).name}")
+    return predict(model, config, records, title=f"test {Path(place).name}")
 
 
 def load_predictions(place: str) -> Predictions:

@@ -128,7 +128,7 @@ def simplify(network: TrainedNetwork, records: RecordTable, *, each: bool = Fals
         raise ConfigError(f"{network.path}: this network has no non-local block to simplify")
 
     def test(model: nn.Module, title: str) -> Predictions:
-        return networks.predict(model, network.config, records, device=network.device, title=title)
+        return networks.predict(model, network.config, records, title=title)
 
     original = test(network.model, "original")
     if not len(original):

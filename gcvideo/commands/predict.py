@@ -33,21 +33,20 @@ Entry = dict[str, Any]  # what --json writes about one video
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.epilog = "Exit code: 0 if every video was labelled, 1 if some could not be read, 2 if none could be."
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "videos",
         nargs="+",
         metavar="VIDEO",
         help="a file, a folder, a pattern such as 'clips/*.mp4', the number of a camera, or - for standard input",
     )
-    parser.add_argument("--checkpoint", required=True, help="a checkpoint, or the folder of a run")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="labels for each video (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write the predictions as JSON")
-    parser.add_argument(
-        "--csv", metavar="FILE", help="write the predictions as CSV: video, start, end, rank, label, score"
-    )
-    parser.add_argument("--html", metavar="FILE", help="write a page with thumbnails, bars, timelines and attention")
-    parser.add_argument("--maps", metavar="FOLDER", help="write attention maps: NAME_maps.png, .gif, .mp4")
-    parser.add_argument(
+    add("--checkpoint", required=True, help="a checkpoint, or the folder of a run")
+    add("--top", type=int, default=5, metavar="K", help="labels for each video (default: %(default)s)")
+    add("--json", metavar="FILE", help="write the predictions as JSON")
+    add("--csv", metavar="FILE", help="write the predictions as CSV: video, start, end, rank, label, score")
+    add("--html", metavar="FILE", help="write a page with thumbnails, bars, timelines and attention")
+    add("--maps", metavar="FOLDER", help="write attention maps: NAME_maps.png, .gif, .mp4")
+    add(
         "--query",
         type=float,
         nargs=3,
@@ -55,9 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("T", "Y", "X"),
         help="query position of the attention maps of non-local blocks, each in [0, 1] (default: the middle)",
     )
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--compile", action="store_true", help="compile the network first (pays for many videos)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode ahead (default: %(default)s)")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--compile", action="store_true", help="compile the network first (pays for many videos)")
+    add("--workers", type=int, default=2, help="processes that decode ahead (default: %(default)s)")
     views = parser.add_argument_group("views of each video; by default those of the test of the checkpoint")
     views.add_argument("--clips", type=int, metavar="N", help="clips, spread evenly over the video")
     views.add_argument("--crops", type=int, choices=(1, 3, 5), help="crops of each clip")

@@ -19,20 +19,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.usage = "gcvideo test CHECKPOINT [CONFIG] [key=value ...] [options]"
     parser.epilog = "Exit code: 0 with results; 2 a mistake in config or data, or no video that could be read."
-    parser.add_argument(
-        "checkpoint", nargs="?", help="a checkpoint, or the folder of a run (its checkpoints/best.pt is taken)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("checkpoint", nargs="?", help="a checkpoint, or the folder of a run (its checkpoints/best.pt is taken)")
+    add(
         "overrides",
         nargs="*",
         metavar="CONFIG | key=value",
         help="a config to take data and views from, and changes; by default the config stored in the checkpoint",
     )
-    parser.add_argument("--output", metavar="DIR", help="where the results go; by default the run's own folder")
-    parser.add_argument("--json", metavar="FILE", help="write the results there as well")
-    parser.add_argument("--html", metavar="FILE", help="write a report with accuracy per class, mistakes and failures")
-    parser.add_argument("--restart", action="store_true", help="discard the finished videos of an interrupted test")
-    parser.add_argument("--compile", action="store_true", help="compile the network first (pays for many videos)")
+    add("--output", metavar="DIR", help="where the results go; by default the run's own folder")
+    add("--json", metavar="FILE", help="write the results there as well")
+    add("--html", metavar="FILE", help="write a report with accuracy per class, mistakes and failures")
+    add("--restart", action="store_true", help="discard the finished videos of an interrupted test")
+    add("--compile", action="store_true", help="compile the network first (pays for many videos)")
     scoring = parser.add_argument_group("re-scoring, without model or videos")
     scoring.add_argument(
         "--from-predictions",

@@ -17,20 +17,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Exit codes: 0 trained to the end; 2 a mistake in config or data, in one line; 75 stopped by SIGTERM, SIGUSR1 "
         "or Ctrl-C after saving a checkpoint: continue with the same command and --resume."
     )
-    parser.add_argument("config", help="a YAML file, or the name of a shipped one (demo/synthetic_gc.yaml)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config (optim.lr=0.02)")
-    parser.add_argument(
-        "--help-config", nargs="?", action=_HelpConfig, metavar="KEY", help="explain a config key or section, or all"
-    )
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
-    parser.add_argument("--overwrite", action="store_true", help="remove the run in the folder and start again")
+    add = parser.add_argument
+    add("config", help="a YAML file, or the name of a shipped one (demo/synthetic_gc.yaml)")
+    add("overrides", nargs="*", metavar="key=value", help="changes to the config (optim.lr=0.02)")
+    add("--help-config", nargs="?", action=_HelpConfig, metavar="KEY", help="explain a config key or section, or all")
+    add("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
+    add("--overwrite", action="store_true", help="remove the run in the folder and start again")
     trial = parser.add_argument_group("before a long training").add_mutually_exclusive_group()
     trial.add_argument("--dry-run", action="store_true", help="a few steps, then memory, speed and time to finish")
     trial.add_argument("--profile", action="store_true", help="a few steps under torch's profiler, and a trace")
     trial.add_argument(
         "--overfit", type=int, metavar="N", help="overfit N videos until all are learned, at most train.epochs epochs"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the results there as well")
+    add("--json", metavar="FILE", help="write the results there as well")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -28,7 +28,6 @@ def evaluate(
     *,
     test: TestConfig,
     data: DataConfig,
-    device: torch.device | str = "cpu",
     precision: str = "fp32",
     finished: Sequence[VideoScores] = (),
     on_video: Callable[[VideoScores | Failure], None] | None = None,
@@ -36,7 +35,7 @@ def evaluate(
     """Score every video of a loader; under torchrun, every process returns the predictions of all processes.
 
     Args:
-        model: maps clips (N, C, T, H, W), float, to logits (N, K).
+        model: maps clips (N, C, T, H, W), float, to logits (N, K); the views are moved to its device.
         loader: this process's share of the videos, from ``gcvideo.data.loader.eval_loader``.
         precision: ``bf16`` runs a float32 model under autocast; a model that is bfloat16 itself needs nothing.
         finished: scores from an earlier, interrupted run (this process's share); the loader must skip these videos.
@@ -44,7 +43,7 @@ def evaluate(
     """
     videos = list(finished)
     failures: list[Failure] = []
-    for found in score_videos(model, loader, test=test, data=data, device=device, precision=precision):
+    for found in score_videos(model, loader, test=test, data=data, precision=precision):
         if isinstance(found, VideoScores):
             videos.append(found)
         else:
@@ -65,7 +64,6 @@ def score_videos(
     *,
     test: TestConfig,
     data: DataConfig,
-    device: torch.device | str = "cpu",
     precision: str = "fp32",
 ) -> Iterator[VideoScores | Failure]:
     """Score the videos of this process, in the loader's order; for the arguments see ``evaluate``.
@@ -77,9 +75,8 @@ def score_videos(
     Yields:
         a video's scores, or why it could not be read.
     """
-    device = torch.device(device)
+    device, dtype = next(((p.device, p.dtype) for p in model.parameters()), (torch.device("cpu"), torch.float32))
     size = test.views_per_batch or views_per_batch(test, data, device)
-    dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     mixed = precision == "bf16" and dtype == torch.float32
     lag = 0 if device.type == "cpu" else 1  # wait for a GPU's logits one batch late, so that it always has work
     pending: deque[tuple[Tensor | None, list[tuple[_Video, int]]]] = deque()

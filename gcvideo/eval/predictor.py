@@ -87,7 +87,7 @@ class Predictor:
         test = test or self.config.test
         dataset = ViewDataset(RecordTable.of_files(videos), data=self.config.data, test=test)
         loader = eval_loader(dataset, workers=min(workers, len(dataset)))
-        for found in score_videos(self.model, loader, test=test, data=self.config.data, device=self.device):
+        for found in score_videos(self.model, loader, test=test, data=self.config.data):
             yield self._scores(found, test) if isinstance(found, VideoScores) else found
 
     def timeline(
@@ -121,7 +121,7 @@ class Predictor:
         with FrameStream(str(source) if isinstance(source, str | Path) else source) as stream:
             views = SlidingWindows(stream, fps=stream.fps, step=step, data=self.config.data, test=test)
             try:
-                for found in score_videos(self.model, views, test=test, data=self.config.data, device=self.device):
+                for found in score_videos(self.model, views, test=test, data=self.config.data):
                     assert isinstance(found, VideoScores), "a window always holds frames"
                     windows.append(Window(*views.spans[found.index], self._scores(found, test)))
                     if on_window is not None and on_window(windows[-1], stream):

@@ -128,7 +128,6 @@ def _score_records(
             loader,
             test=config.test,
             data=config.data,
-            device=next(model.parameters()).device,
             precision=precision,
             finished=finished if distributed.is_main() else (),
             on_video=note,

@@ -244,7 +244,6 @@ class Trainer:
                 stop.unless_received(loader),
                 test=self.val_test,
                 data=self.config.data,
-                device=self.device,
                 precision=parts.step.precision,
                 on_video=lambda _: progress.advance(world),
             )
