@@ -54,7 +54,6 @@ NON_LOCAL_RATIOS = {
     "gc.train.own_nl": ("nl.train", "gc.train"),
     "gc.train.peer_nl": ("peer.train", "gc.train"),
 }
-GPU_CALLS = 20  # in one timing, so that waiting for the device weighs little
 
 
 # Name -> builder from channels: the default non-local block of the configs, and one without sub-sampled keys, which
@@ -83,10 +82,10 @@ class Case(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark blocks``."""
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="(default: all)")
     parser.add_argument("--batch", type=int, nargs="+", metavar="N", help="clips (default 1 8; on a GPU 8 32)")
-    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), metavar="LAYOUT")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), metavar="DTYPE")
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="(default: both)")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="(default: both)")
     parser.add_argument("--nl-rounds", type=int, default=3, metavar="N", help="of NL blocks (default 3; 0: none)")
     parser.add_argument("--model-rounds", type=int, default=5, metavar="N", help="of networks (default 5; 0: none)")
     harness.add_options(parser, rounds=7, threads=1, precision=False)
@@ -105,10 +104,12 @@ def run(args: argparse.Namespace) -> None:
     ratios = gc_ratios(gc) | non_local_ratios(non_local)
     if args.model_rounds:
         ratios["gc.model.overhead"] = model_overhead(args.model_rounds, device)
-    results = {"figures": ratios, "gc": gc, "non_local": non_local, "machine": machine}
     rows = [{key: value for key, value in row.items() if key != "ms"} for row in [*gc, *non_local]]
-    tables = {"GC block (over the floor; port over it)": rows[: len(gc)], "non-local blocks": rows[len(gc) :]}
-    harness.finish(args, results, tables)
+    tables = {
+        "GC block (floor: gcvideo / floor; port: port / gcvideo; compiled: eager / compiled)": rows[: len(gc)],
+        "non-local blocks (peer: peer / gcvideo; own_nl and peer_nl: non-local / GC)": rows[len(gc) :],
+    }
+    harness.finish(args, {"figures": ratios, "gc": gc, "non_local": non_local, "machine": machine}, tables)
 
 
 def measure_gc(case: Case, *, rounds: int, device: torch.device, backend: str | None) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def measure_gc(case: Case, *, rounds: int, device: torch.device, backend: str | 
         torch.add(x, dy, out=dx)
 
     contenders = {"floor.forward": floor_forward, "floor.train": floor_train, **both_ways(blocks, x, dy)}
-    calls = GPU_CALLS if device.type == "cuda" else 1
+    calls = 20 if device.type == "cuda" else 1  # in one timing, so that waiting for the device weighs little
     times = time_contenders(contenders, rounds=rounds, device=device, calls=calls, title=" ".join(map(str, case)))
     return {**case._asdict(), "ms": times.milliseconds(), **times.ratios(GC_RATIOS)}
 
@@ -165,8 +166,7 @@ def both_ways(blocks: Mapping[str, nn.Module], x: Tensor, dy: Tensor) -> dict[st
 
 def model_overhead(rounds: int, device: torch.device) -> float:
     """Time of slow_r50 with 13 GC blocks over plain slow_r50: one clip of 8 x 224 x 224, bf16, compiled."""
-    clips = random_clips((1, 3, 8, 224, 224))
-    names = ("slow_r50_gc_c345", "slow_r50")
+    names, clips = ("slow_r50_gc_c345", "slow_r50"), random_clips((1, 3, 8, 224, 224))
     how: dict[str, Any] = {"device": device, "precision": "bf16", "compile": True}
     networks = {name: forward_pass(RunConfig(model=model_config(name)), clips, **how) for name in names}
     return time_contenders(networks, rounds=rounds, device=device, title="networks").ratio(*names)

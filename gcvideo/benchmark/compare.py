@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", type=int, metavar="S", help="height and width (default: the config's crop)")
     add("--batch", type=int, default=1, metavar="N", help="clips at a time (default 1)")
     add("--batches", type=int, nargs="+", default=[1, 4], metavar="N", help="for throughput (default 1 4)")
-    add("--skip", nargs="+", choices=PARTS, default=[], metavar="PART", help=", ".join(PARTS))
+    add("--skip", nargs="+", choices=PARTS, default=[], help="leave these out")
     harness.add_options(parser, rounds=7)
     add = parser.add_argument_group("cost of one block against the size of its features").add_argument
     add("--block-channels", type=int, default=512, metavar="C", help="(default 512)")

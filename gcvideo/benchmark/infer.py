@@ -49,7 +49,7 @@ RATIOS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark infer``."""
     contenders = [THEIRS, *OURS]
-    parser.add_argument("--contenders", nargs="+", choices=contenders, default=contenders, metavar="NAME")
+    parser.add_argument("--contenders", nargs="+", choices=contenders, default=contenders, help="(default: all)")
     parser.add_argument("--video", metavar="FILE", help="the video (default: a synthetic one, 10 s at 340 x 256)")
     parser.add_argument("--clips", type=int, default=10, metavar="N", help="clips a video (default 10)")
     parser.add_argument("--crops", type=int, default=3, choices=(1, 3, 5), help="crops a clip (default 3)")

@@ -44,7 +44,7 @@ WARM_UP = 3  # rounds in which a CPU's heap still grows; its page faults can dou
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark train``."""
     contenders = [THEIRS, *OURS]
-    parser.add_argument("--contenders", nargs="+", choices=contenders, default=[THEIRS, "plain", "gc"], metavar="NAME")
+    parser.add_argument("--contenders", nargs="+", choices=contenders, default=[THEIRS, "plain", "gc"])
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="clips a step (default 1)")
     parser.add_argument("--frames", type=int, default=8, metavar="T", help="frames a clip (default 8)")
     parser.add_argument("--crop", type=int, default=224, metavar="S", help="height and width (default 224)")

@@ -46,7 +46,7 @@ def test_one_table_for_all_networks(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert row["input"] == [1, 3, 2, 64, 64]
         assert row["memory"] is None
         for kind in ("forward", "train"):
-            assert 0 < row[kind]["ms_per_clip"]["q1"] <= row[kind]["ms_per_clip"]["q3"]
+            assert set(row[kind]) == {"ms_per_clip", "ratio"}
         assert set(row["throughput"]) == {"1", "2"}
     assert rows["slow_r34"]["forward"]["ratio"]["median"] == 1
     assert found["clock"] == "process_time", "one thread: CPU time"
