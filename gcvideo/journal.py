@@ -5,16 +5,16 @@ from __future__ import annotations
 import glob
 import json
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 Row = dict[str, Any]  # JSON values
 
 
 class Journal:
-    """Finished items on disk, one JSON object a line, written as soon as they are added; a context manager.
+    """Finished items on disk, one JSON object a line, written as soon as they are added.
 
-    A last line cut short by a kill is ignored. Processes that share the work append to one file each, and everyone
-    reads all of them, so the next run may have another number of processes.
+    A line cut short by a kill is ignored. Processes that share the work append to one file each, and everyone reads
+    all of them, so the next run may have another number of processes.
 
     Args:
         path: the file of rank 0, those of other ranks lie beside it; created when the first row is added.
@@ -22,14 +22,13 @@ class Journal:
         rank: of this process.
 
     Attributes:
-        fits: whether this process's file existed and had this key.
+        fits: whether this process's file exists and has this key.
     """
 
     def __init__(self, path: str | Path, key: Row, *, rank: int = 0) -> None:
         self.path = Path(path)
         self._own = Path(f"{path}.{rank}") if rank else self.path
         self._key = json.dumps(key, sort_keys=True)
-        self._file: IO[str] | None = None
         self._entries: dict[str, Row] = {}
         self.fits = self._own in [file for file in self._files() if self._read(file)]
 
@@ -54,32 +53,20 @@ class Journal:
             row: its result.
             stamp: JSON value that changes when the item does, such as the time of a file's last change.
         """
-        if self._file is None:
+        if not (self.fits and self._own.exists()):  # rank 0 may have removed it
             self._own.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._own.open("a" if self.fits else "w", encoding="utf-8")
-            # After a kill the last line may be incomplete; the new line must not become a part of it.
-            self._file.write("\n" if self._file.tell() else f"{self._key}\n")
-        self._file.write(json.dumps({"path": item, "stamp": stamp, "row": row}) + "\n")
-        self._file.flush()
+            self._own.write_text(self._key, encoding="utf-8")
+            self.fits = True
+        with self._own.open("a", encoding="utf-8") as file:
+            # The line break goes first: so a line that a kill has cut short does not damage the next one.
+            file.write("\n" + json.dumps({"path": item, "stamp": stamp, "row": row}))
 
     def remove(self) -> None:
         """Delete the files of all processes: the results are written elsewhere, or the work starts over."""
-        self.close()
+        self.fits = False
         self._entries.clear()
         for file in self._files():
             file.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Close this process's file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _files(self) -> list[Path]:
         return [self.path, *self.path.parent.glob(f"{glob.escape(self.path.name)}.[0-9]*")]

@@ -113,7 +113,7 @@ def _score_records(
     )
     failures: list[Failure] = []
     share = math.ceil((len(records) - len(finished)) / distributed.world_size())
-    with journal, console.Progress("test", total=share, unit="videos") as progress:
+    with console.Progress("test", total=share, unit="videos") as progress:
 
         def note(video: VideoScores | Failure) -> None:
             if isinstance(video, VideoScores):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
+import numpy as np
 
 from gcvideo.errors import VideoError
 
@@ -117,53 +117,44 @@ def _encode(source: str, target: str, encoding: Encoding) -> int:
 
 
 class _Pictures:
-    """The video track: rotated, scaled and encoded frame by frame."""
+    """The video track: scaled, rotated and encoded frame by frame."""
 
     def __init__(self, container: Any, source: Any, encoding: Encoding) -> None:
         self.count = 0
-        self._container, self._source, self._short_side = container, source, encoding.short_side
+        self._container, self._short_side = container, encoding.short_side
         source.codec_context.thread_count = 1  # one worker process a core already
         options = {"crf": CRF, "threads": "1", **PRESETS[encoding.preset].options}
         self.stream = container.add_stream("libx264", rate=source.average_rate or 25, options=options)
         self.stream.pix_fmt = "yuv420p"
         self.stream.codec_context.time_base = source.time_base
-        self._graph: Any = None
-        self._last = -1
+        self._first, self._last = 0, -1
 
     def take(self, frame: Any) -> None:
-        if self._graph is None:
-            self._first = frame.pts or 0
-            self._graph = self._filters(frame)
-        self._graph.push(frame)
-        for filtered in self._filtered():
-            # Without a time, or with one that does not rise, a frame comes one tick after its predecessor.
-            time = self._last + 1 if filtered.pts is None else filtered.pts - self._first
-            filtered.pts = self._last = max(time, self._last + 1)
-            filtered.pict_type = 0  # the encoder chooses key frames, not the source
-            self._container.mux(self.stream.encode(filtered))
-            self.count += 1
-
-    def _filters(self, frame: Any) -> Any:
-        graph = av.filter.Graph()
-        chain = [graph.add_buffer(template=self._source)]
         turns = round(frame.rotation / 90) % 4  # counter-clockwise
-        if turns == 2:
-            chain += [graph.add("hflip"), graph.add("vflip")]
-        elif turns:
-            chain.append(graph.add("transpose", "cclock" if turns == 1 else "clock"))
-        height, width = (frame.height, frame.width) if turns % 2 == 0 else (frame.width, frame.height)
-        height, width = scaled_size(height, width, self._short_side)
-        scale, pixels = graph.add("scale", f"{width}:{height}:flags=bicubic"), graph.add("format", "yuv420p")
-        graph.link_nodes(*chain, scale, pixels, graph.add("buffersink")).configure()
-        self.stream.width, self.stream.height = width, height
-        return graph
+        if not self.count:
+            self._first = frame.pts or 0
+            self._size = scaled_size(frame.height, frame.width, self._short_side)
+            self.stream.height, self.stream.width = self._size if turns % 2 == 0 else self._size[::-1]
+        # Without a time, or with one that does not rise, a frame comes one tick after its predecessor.
+        time = self._last + 1 if frame.pts is None else frame.pts - self._first
+        self._last = max(time, self._last + 1)
+        picture = _rotated(frame, turns, *self._size)
+        picture.pts, picture.time_base = self._last, frame.time_base
+        picture.pict_type = 0  # the encoder chooses key frames, not the source
+        self._container.mux(self.stream.encode(picture))
+        self.count += 1
 
-    def _filtered(self) -> Iterator[Any]:
-        while True:
-            try:
-                yield self._graph.pull()
-            except (av.BlockingIOError, av.EOFError):
-                return
+
+def _rotated(frame: Any, turns: int, height: int, width: int) -> Any:
+    """Scale a frame to an even height and width, then rotate it by quarter turns, counter-clockwise."""
+    frame = frame.reformat(width, height, "yuv420p", interpolation="BICUBIC")
+    if not turns:
+        return frame
+    packed = frame.to_ndarray()  # (3 / 2 height, width): Y, then U and V of half the size
+    planes = (packed[:height], *packed[height:].reshape(2, height // 2, width // 2))
+    turned = [np.rot90(plane, turns) for plane in planes]
+    packed = np.concatenate([plane.ravel() for plane in turned]).reshape(-1, turned[0].shape[1])
+    return av.VideoFrame.from_ndarray(packed, format="yuv420p")
 
 
 def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:

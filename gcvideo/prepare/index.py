@@ -114,18 +114,18 @@ def make_index(
     records = load_records(annotation, root=root, classes=classes)
     records.require_text()
     paths = [record.path for record in records]
-    with Journal(f"{out}.partial", {"format": 1}) as journal:
-        found = scan(describe_video, paths, journal=journal, title="index", limits=LIMITS, workers=workers)
-        folder = Path(records.root)
-        rows: list[Row] = [
-            {**describe_record(record), **found[record.path], "path": os.path.relpath(record.path, folder)}
-            for record in records
-        ]
-        lines = sorted(f"{row['id']}\t{row['label']}\t{row.get('hash')}\n" for row in rows)
-        content = hashlib.sha256("".join(lines).encode()).hexdigest()
-        fingerprints = {"fingerprint": records.fingerprint, "content": content}
-        table = write_index(out, records, rows, root=os.path.relpath(folder, out.parent), **fingerprints)
-        journal.remove()
+    journal = Journal(f"{out}.partial", {"format": 1})
+    found = scan(describe_video, paths, journal=journal, title="index", limits=LIMITS, workers=workers)
+    folder = Path(records.root)
+    rows: list[Row] = [
+        {**describe_record(record), **found[record.path], "path": os.path.relpath(record.path, folder)}
+        for record in records
+    ]
+    lines = sorted(f"{row['id']}\t{row['label']}\t{row.get('hash')}\n" for row in rows)
+    content = hashlib.sha256("".join(lines).encode()).hexdigest()
+    fingerprints = {"fingerprint": records.fingerprint, "content": content}
+    table = write_index(out, records, rows, root=os.path.relpath(folder, out.parent), **fingerprints)
+    journal.remove()
     used = {row["path"] for row in rows}
     ids = {clip_name(row["path"]) for row in rows} | {row["id"] for row in rows}
     unused = [path for path in videos_under(folder) if path not in used]

@@ -66,10 +66,10 @@ def transcode(source: str | Path, target: str | Path, encoding: Encoding, *, wor
     if encoding.preset not in PRESETS:
         raise DataError(f"no preset {encoding.preset!r}; the presets are {', '.join(PRESETS)}")
     copies = _copies(source, target)
-    with Journal(target / JOURNAL, encoding._asdict()) as journal:
-        if journal.path.exists() and not journal.fits:
-            raise DataError(f"{target}: holds videos transcoded with other settings; choose another folder")
-        return _transcode(copies, encoding, journal, workers)
+    journal = Journal(target / JOURNAL, encoding._asdict())
+    if journal.path.exists() and not journal.fits:
+        raise DataError(f"{target}: holds videos transcoded with other settings; choose another folder")
+    return _transcode(copies, encoding, journal, workers)
 
 
 def compare_presets(
@@ -84,9 +84,8 @@ def compare_presets(
     with tempfile.TemporaryDirectory(prefix="gcvideo-presets-") as folder:
         for preset in PRESETS:
             copies = {path: os.path.join(folder, preset, f"{number}.mp4") for number, path in enumerate(chosen)}
-            with Journal(os.path.join(folder, f"{preset}.jsonl"), {}) as journal:
-                encoding = Encoding(preset=preset, short_side=short_side)
-                results[preset] = _transcode(copies, encoding, journal, workers)
+            encoding, journal = Encoding(preset=preset, short_side=short_side), Journal(f"{folder}/{preset}.jsonl", {})
+            results[preset] = _transcode(copies, encoding, journal, workers)
     return results
 
 

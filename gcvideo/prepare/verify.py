@@ -60,12 +60,12 @@ def verify(
     """
     records = load_records(annotation, root=root)
     paths = [record.path for record in records]
-    with Journal(f"{quarantine}.partial", {"format": 1}) as journal:
-        rows = scan(verify_video, paths, journal=journal, title="verify", limits=limits, workers=workers)
-        failures = [Failure(r.id, r.path, rows[r.path]["error"]) for r in records if "error" in rows[r.path]]
-        lines = [json.dumps(failure._asdict(), ensure_ascii=False) + "\n" for failure in failures]
-        write_atomically(quarantine, "".join(lines).encode())
-        journal.remove()
+    journal = Journal(f"{quarantine}.partial", {"format": 1})
+    rows = scan(verify_video, paths, journal=journal, title="verify", limits=limits, workers=workers)
+    failures = [Failure(r.id, r.path, rows[r.path]["error"]) for r in records if "error" in rows[r.path]]
+    lines = [json.dumps(failure._asdict(), ensure_ascii=False) + "\n" for failure in failures]
+    write_atomically(quarantine, "".join(lines).encode())
+    journal.remove()
     return Verification(len(rows), sum(row.get("frames", 0) for row in rows.values()), failures)
 
 

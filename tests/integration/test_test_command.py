@@ -247,8 +247,8 @@ def test_a_restart_forgets_the_finished_videos(place: Path, tmp_path: Path) -> N
     nonsense = np.ones(4, np.float32)
     kept = []
     for arguments in ([], ["--restart"]):
-        with testing._open_journal(tmp_path, key) as journal:
-            journal.add("0", VideoScores(0, "video_0.mp4", 0, 6, 0, 0, nonsense, nonsense, nonsense).to_row())
+        journal = testing._open_journal(tmp_path, key)
+        journal.add("0", VideoScores(0, "video_0.mp4", 0, 6, 0, 0, nonsense, nonsense, nonsense).to_row())
         _, predictions = run(place, tmp_path, "train.precision=fp32", *arguments)
         kept.append(bool((predictions.scores[0] == 1).all()))
     assert kept == [True, False]

@@ -6,10 +6,10 @@ from gcvideo.journal import Journal
 
 
 def test_rows_come_back_in_the_next_run(tmp_path):
-    with Journal(tmp_path / "new folder" / "journal", {"size": 256}) as journal:
-        assert not journal.fits
-        journal.add("a", {"ok": 1})
-        journal.add("b", {"ok": 2}, stamp=[7, 8])
+    journal = Journal(tmp_path / "new folder" / "journal", {"size": 256})
+    assert not journal.fits
+    journal.add("a", {"ok": 1})
+    journal.add("b", {"ok": 2}, stamp=[7, 8])
     again = Journal(tmp_path / "new folder" / "journal", {"size": 256})
     assert again.fits
     assert again.rows() == [{"ok": 1}, {"ok": 2}]
@@ -20,11 +20,11 @@ def test_rows_come_back_in_the_next_run(tmp_path):
 
 
 def test_a_journal_of_other_work_starts_over(tmp_path):
-    with Journal(tmp_path / "journal", {"size": 256}) as journal:
-        journal.add("a", {})
-    with Journal(tmp_path / "journal", {"size": 320}) as other:
-        assert (other.fits, other.rows()) == (False, [])
-        other.add("b", {"x": 1})
+    journal = Journal(tmp_path / "journal", {"size": 256})
+    journal.add("a", {})
+    other = Journal(tmp_path / "journal", {"size": 320})
+    assert (other.fits, other.rows()) == (False, [])
+    other.add("b", {"x": 1})
     assert Journal(tmp_path / "journal", {"size": 320}).rows() == [{"x": 1}]
     (tmp_path / "journal").write_bytes(b"\xff\x00")
     assert Journal(tmp_path / "journal", {"size": 320}).rows() == []
@@ -32,23 +32,23 @@ def test_a_journal_of_other_work_starts_over(tmp_path):
 
 def test_a_line_cut_short_by_a_kill_is_lost_alone(tmp_path):
     path = tmp_path / "journal"
-    with Journal(path, {}) as journal:
-        journal.add("a", {"x": 1})
+    journal = Journal(path, {})
+    journal.add("a", {"x": 1})
     with path.open("a") as file:
-        file.write('{"path": "torn')
-    with Journal(path, {}) as journal:
-        journal.add("b", {"x": 2})
+        file.write('\n{"path": "torn')
+    journal = Journal(path, {})
+    journal.add("b", {"x": 2})
     assert Journal(path, {}).rows() == [{"x": 1}, {"x": 2}]
 
 
 def test_processes_share_a_journal_and_any_number_of_them_resumes(tmp_path):
     path = tmp_path / "jour[n]al"
     for rank in range(3):
-        with Journal(path, {}, rank=rank) as journal:
-            journal.add(str(rank), {"rank": rank})
+        journal = Journal(path, {}, rank=rank)
+        journal.add(str(rank), {"rank": rank})
     assert [row["rank"] for row in Journal(path, {}).rows()] == [0, 1, 2]
-    with Journal(path, {}, rank=1) as journal:
-        journal.add("3", {"rank": 1})
+    journal = Journal(path, {}, rank=1)
+    journal.add("3", {"rank": 1})
     assert len(Journal(path, {}, rank=9).rows()) == 4
     Journal(path, {}).remove()
     assert list(tmp_path.iterdir()) == []

@@ -233,7 +233,8 @@ def test_a_killed_test_keeps_its_finished_videos(tmp_path):
         raise KeyboardInterrupt
 
     test = TestConfig(clips=3, crops=1, short_side=8, crop=8, views_per_batch=6)
-    with Journal(tmp_path / "parts", {}) as journal, pytest.raises(KeyboardInterrupt):
+    journal = Journal(tmp_path / "parts", {})
+    with pytest.raises(KeyboardInterrupt):
         evaluate(
             SmallNet(),
             until_killed(),

@@ -129,14 +129,12 @@ def test_scan_goes_on_from_its_journal_and_repeats_only_what_changed(tmp_path):
     for path in paths:
         Path(path).write_text("old")
     journal = tmp_path / "journal"
-    with Journal(journal, {"format": 1}) as notes:
-        scan(count_and_name, paths[:2], journal=notes, title="first", workers=1)
+    scan(count_and_name, paths[:2], journal=Journal(journal, {"format": 1}), title="first", workers=1)
     with journal.open("a") as file:
-        file.write('{"path": "torn')  # as a kill in the middle of a write leaves it
+        file.write('\n{"path": "torn')  # as a kill in the middle of a write leaves it
     Path(paths[1]).write_text("newer")
     for again in range(2):
-        with Journal(journal, {"format": 1}) as notes:
-            rows = scan(count_and_name, paths, journal=notes, title="second", workers=1)
+        rows = scan(count_and_name, paths, journal=Journal(journal, {"format": 1}), title="second", workers=1)
         assert list(rows) == paths, again
         assert rows[paths[0]] == {"name": "a"}
     assert [Path(f"{path}.seen").read_text() for path in paths] == ["x", "xx", "x"]
