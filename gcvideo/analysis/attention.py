@@ -11,15 +11,12 @@ import torch
 from gcvideo import console
 from gcvideo.analysis import networks
 from gcvideo.analysis.attention_stats import MEASURES, PAPER, block_statistics, summarize
-from gcvideo.config import config_to_dict
 from gcvideo.console import percent, printable
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import make_views
 from gcvideo.data.records import RecordTable
-from gcvideo.device import versions
 from gcvideo.errors import ConfigError, DataError
-from gcvideo.eval.test_run import protocol
 from gcvideo.eval.trained import TrainedNetwork
 from gcvideo.files import write_json
 from gcvideo.layers import TracedBlock, record_attention
@@ -111,17 +108,11 @@ def analyze(
         reason = f"; {failures[0].path}: {failures[0].reason}" if failures else ""
         raise DataError(f"{records.source}: no video can be read{reason}")
     return {
-        "checkpoint": str(network.path),
-        "annotation": records.source,
-        "videos": len(records),
-        "view": protocol(config.test),
+        **networks.about(network, records, failures),
         **summarize(network.model, measured),
         "paper_from_memory_unverified": PAPER,
         "clips": measured,
-        "failures": [failure._asdict() for failure in failures],
         "pictures": [path for paths in drawn.values() for path in paths],
-        "versions": versions(),
-        "config": config_to_dict(config),
     }
 
 
@@ -129,7 +120,7 @@ def show(results: dict[str, Any]) -> None:
     """Print the table of blocks, with the paper's values below."""
     blocks = results["blocks"]
     kinds = list(dict.fromkeys(row["kind"] for row in blocks))
-    console.say(f"{results['videos'] - len(results['failures'])} of {results['videos']} videos, {results['view']}")
+    console.say(f"{results['videos'] - len(results['failures'])} of {results['videos']} videos, {results['protocol']}")
     console.say("Cosine distance (1 - cos) / 2 and Jensen-Shannon divergence in nats, mean over all ordered pairs of")
     console.say("query positions, a position with itself included. Evenness: 1 if a map weighs all positions equally.")
     rows = [[row["block"], row["kind"], *_cells(row)] for row in blocks]

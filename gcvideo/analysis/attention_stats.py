@@ -11,7 +11,7 @@ map of query i); the divergence is of the maps that a softmax normalises. Their 
 maps hardly do, so one map for all queries is enough. ``gathered`` is measured here as well: what the map gathers,
 before W_z and its batch norm. The shift of that norm is common to all positions and makes outputs look more alike.
 
-Maps also agree where they tell nothing apart: a block that has learnt no attention averages all positions. So the
+Maps also agree where they tell nothing apart: a block that has learned no attention averages all positions. So the
 ``evenness`` of the maps of a softmax is measured as well, exp(H(p)) / K of a map p over K keys, H its entropy: 1 where
 all keys weigh the same, 1 / K where one has all the weight; the mean over the queries.
 

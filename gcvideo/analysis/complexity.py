@@ -23,7 +23,6 @@ from gcvideo.config import ContextConfig, ModelConfig, RunConfig, find_config, l
 from gcvideo.errors import ConfigError
 from gcvideo.files import write_atomically, write_json
 from gcvideo.models import MODELS, build_model, model_config
-from gcvideo.report.page import render
 
 # The rows of GCNet's Kinetics table as remembered, not verified: millions of parameters, G of multiply-adds. The
 # parameters and the differences to the first row agree with our count; 39.29 and 59.60 come out of no natural counting.
@@ -102,6 +101,8 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         write_json(args.json, rows)
     if args.markdown:
+        from gcvideo.report.page import render
+
         inputs = list(dict.fromkeys(_shape(row) for row in rows))
         configs: dict[str, dict[str, Any]] = {}
         for row in rows:

@@ -12,15 +12,17 @@ import torch
 from torch import nn
 
 from gcvideo import console
-from gcvideo.config import ModelConfig, RunConfig, SplitConfig
+from gcvideo.config import ModelConfig, RunConfig, SplitConfig, config_to_dict
+from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.loader import EvalLoader, eval_loader
 from gcvideo.data.records import RecordTable
+from gcvideo.device import versions
 from gcvideo.errors import ConfigError
 from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.eval.predictions import Predictions
-from gcvideo.eval.test_run import test_records
+from gcvideo.eval.test_run import protocol, test_records
 from gcvideo.eval.trained import TrainedNetwork, load_trained
 
 # Keys of a network's config that hardly change its cost.
@@ -114,6 +116,19 @@ def load_predictions(place: str) -> Predictions:
     """The predictions of an earlier test: the file, or the folder of its run."""
     path = Path(place).expanduser()
     return Predictions.load(path / "predictions.npz" if path.is_dir() else path)
+
+
+def about(network: TrainedNetwork, records: RecordTable, failures: Sequence[Failure]) -> dict[str, Any]:
+    """What an analysis writes about its network and its videos, as plain values for JSON."""
+    return {
+        "checkpoint": str(network.path),
+        "annotation": records.source,
+        "videos": len(records),
+        "protocol": protocol(network.config.test),
+        "failures": [failure._asdict() for failure in failures],
+        "versions": versions(),
+        "config": config_to_dict(network.config),
+    }
 
 
 def warn_of(failures: Sequence[dict[str, Any]]) -> None:

@@ -18,13 +18,10 @@ from torch import Tensor, nn
 from gcvideo import console
 from gcvideo.analysis import networks
 from gcvideo.analysis.statistics import mcnemar
-from gcvideo.config import config_to_dict
 from gcvideo.console import percent
 from gcvideo.data.records import RecordTable
-from gcvideo.device import versions
 from gcvideo.errors import ConfigError, DataError
 from gcvideo.eval.predictions import Predictions
-from gcvideo.eval.test_run import protocol
 from gcvideo.eval.trained import TrainedNetwork
 from gcvideo.files import write_json
 from gcvideo.layers import NonLocalBlock
@@ -139,16 +136,8 @@ def simplify(network: TrainedNetwork, records: RecordTable, *, each: bool = Fals
         title = "all blocks share" if blocks == names else f"{blocks[0]} shares"
         predictions = test(share_maps(network.model, blocks), title)
         simplified.append({"blocks": blocks, **accuracy_lost(original, predictions)})
-    return {
-        "checkpoint": str(network.path),
-        "annotation": records.source,
-        "protocol": protocol(network.config.test),
-        "original": original.accuracy(),
-        "simplified": simplified,
-        "failures": [failure._asdict() for failure in original.failures],
-        "versions": versions(),
-        "config": config_to_dict(network.config),
-    }
+    about = networks.about(network, records, original.failures)
+    return {**about, "original": original.accuracy(), "simplified": simplified}
 
 
 def show(results: dict[str, Any]) -> None:

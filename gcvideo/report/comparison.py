@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from gcvideo import console
 from gcvideo.console import printable
 from gcvideo.report.page import write_page
 from gcvideo.report.plots import Series, line_plot
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Table = tuple[list[str], list[list[object]]]  # columns, and rows of cells
 
@@ -138,7 +137,7 @@ def left_out_lines(networks: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def plots_of(results: dict[str, Any]) -> dict[str, Figure]:
-    """Name -> figure: block cost against T and against H, W; accuracy against cost where there is accuracy."""
+    """Name -> plot: block cost against T and against H, W; accuracy against cost where there is accuracy."""
     plots = {}
     if results["scaling"]:
         plots = {f"block_{way}": _block_plot(results["scaling"], way) for way in ("frames", "size")}

@@ -2,7 +2,9 @@
 
 Templates of pages escape every value. Strings are also kept on one line and free of direction characters, so no
 label, file name or error message can change the page around it. The content-security policy lets the page run its own
-script and nothing else. jinja2 is imported when the first page is rendered.
+script and nothing else.
+
+This module imports jinja2 and matplotlib: import it only where something is drawn.
 """
 
 from __future__ import annotations
@@ -14,15 +16,15 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from gcvideo.console import clock, duration, printable
 from gcvideo.files import write_atomically
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from markupsafe import Markup
-    from matplotlib.figure import Figure
+from gcvideo.report import plots
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -38,11 +40,9 @@ def render(template: str, **values: Any) -> str:
     Args:
         template: file name in ``templates/``. A page, ``NAME.html.j2``, extends ``base.html.j2``, which needs
             ``title``; ``parts.html.j2`` has macros for tables, bars, cards and pictures.
-        values: what the template uses. Figures of ``gcvideo.report.plots`` are drawn by the filter ``svg``. A value
+        values: what the template uses. Plots (matplotlib figures) are drawn by the filter ``svg``. A value
             that is missing is a ``jinja2.UndefinedError``.
     """
-    from markupsafe import Markup
-
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
@@ -52,8 +52,6 @@ def render(template: str, **values: Any) -> str:
 
 @functools.cache
 def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(["html.j2"]),
@@ -76,15 +74,11 @@ def _one_line(value: object) -> object:
 
 def text(value: object) -> Markup:
     """Filter: text from outside, isolated so that its direction does not change the text around it."""
-    from markupsafe import Markup
-
     return Markup("<bdi>{}</bdi>").format(printable(str(value)))
 
 
 def breakable(value: object) -> Markup:
     """Filter: the same for a file name, with line breaks allowed after a slash, dot, dash or underscore."""
-    from markupsafe import Markup
-
     return Markup(re.sub(r"(?<=[/_.-])(?=\w)", "<wbr>", text(value).replace("</bdi>", ""))) + Markup("</bdi>")
 
 
@@ -106,10 +100,6 @@ def number_columns(rows: Sequence[Sequence[object]]) -> list[bool]:
     return [all(number.fullmatch(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
 
 
-def svg(figure: Figure) -> Markup:
-    """Filter: a figure of ``gcvideo.report.plots`` as SVG."""
-    from markupsafe import Markup
-
-    from gcvideo.report import plots
-
-    return Markup(plots.svg(figure))
+def svg(plot: Figure) -> Markup:
+    """Filter: a plot of ``gcvideo.report.plots`` as SVG."""
+    return Markup(plots.svg(plot))

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from gcvideo.analysis.statistics import Scoring, calibration, confusion_matrix, per_class, score, worst_pairs
 from gcvideo.config import config_to_dict, load_config
@@ -22,9 +23,6 @@ from gcvideo.report.page import percent, plain, write_page
 from gcvideo.report.pictures import data_uri, scale_in_css, thumbnails
 from gcvideo.report.plots import Series, calibration_plot, line_plot
 from gcvideo.train.logger import read_metrics
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MOST_CLASSES = 24  # of a confusion matrix that can be read; of more classes only the most confused ones are shown
 MOST_MISTAKES = 12
@@ -167,7 +165,7 @@ def _mistakes(scoring: Scoring) -> list[dict[str, Any]]:
 
 
 def _curves(lines: Sequence[dict[str, Any]]) -> list[Figure]:
-    """Figures of the lines of ``metrics.jsonl`` over the epochs."""
+    """Plots of the lines of ``metrics.jsonl`` over the epochs."""
     figures = []
     for title, (label, factor, curves) in CURVES.items():
         series = []

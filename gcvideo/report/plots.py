@@ -1,10 +1,10 @@
 """Line, scatter and reliability plots with matplotlib: as SVG for pages, or as PNG files.
 
-Only matplotlib's object interface is used, never ``pyplot``, so a plot leaves no global state behind. matplotlib is
-imported when the first plot is drawn.
+    plot = line_plot([Series("GC", [(4, 1.0), (64, 16.0)])], title="Cost", x="frames T", y="ms", log_y=True)
+    png(plot, "cost.png")
 
-    figure = line_plot([Series("GC", [(4, 1.0), (64, 16.0)])], title="Cost", x="frames T", y="ms", log_y=True)
-    png(figure, "cost.png")
+Only matplotlib's object interface is used, never ``pyplot``, so a plot leaves no global state behind. This module
+imports matplotlib: import it only where something is drawn.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import AutoLocator, LogLocator, NullLocator, StrMethodFormatter
 
 from gcvideo.console import printable
 from gcvideo.files import write_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
 
 # The colours of Okabe and Ito 2008, which people without colour vision can tell apart too. All are readable on white
 # and on black. Markers differ as well, so that series can be told apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#808080")
 MARKERS = "osD^vP*"
-INK = "#010203"  # text and axes in a figure; in an SVG it becomes the text colour of the page, light or dark
+INK = "#010203"  # text and axes of a plot; in an SVG it becomes the text colour of the page, light or dark
 INKED = ("axes.edgecolor", "axes.labelcolor", "grid.color", "text.color", "xtick.color", "ytick.color")
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(INKED, INK),
@@ -68,6 +70,7 @@ class Series:
     dots: Sequence[tuple[float, float]] = ()
 
 
+@matplotlib.rc_context(STYLE)
 def line_plot(
     series: Sequence[Series],
     *,
@@ -89,100 +92,79 @@ def line_plot(
         log_y: logarithmic y axis; all y must be positive.
         x_ticks: where to put the ticks of the x axis; by default at round numbers.
     """
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(title, x, y)
-        for number, one in enumerate(series):
-            _draw(axes, one, number)
-        axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
-        for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
-            if log:
-                _plain_ticks(axis)
-        if x_ticks is not None:
-            axes.set_xticks(list(x_ticks))
-        if [one.name.lower() for one in series] != [title.lower()]:  # a single series named like its plot needs none
-            longest = max(len(_short(one.name)) for one in series)
-            columns = max(1, 54 // (longest + 7))  # about as many characters fit into a line
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderaxespad=0.2)
-        return figure
+    plot, axes = _axes(title, x, y)
+    for number, one in enumerate(series):
+        _draw(axes, one, number)
+    axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
+    for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
+        if log:
+            _plain_ticks(axis)
+    if x_ticks is not None:
+        axes.set_xticks(list(x_ticks))
+    if [one.name.lower() for one in series] != [title.lower()]:  # a single series named like its plot needs none
+        longest = max(len(_short(one.name)) for one in series)
+        columns = max(1, 54 // (longest + 7))  # about as many characters fit into a line
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderaxespad=0.2)
+    return plot
 
 
+@matplotlib.rc_context(STYLE)
 def calibration_plot(bins: Sequence[dict[str, Any]]) -> Figure:
     """Reliability diagram: accuracy by confidence, and the diagonal on which the two are equal.
 
     Args:
-        bins: with "from", "to" and "accuracy" of each, fractions in [0, 1]; see ``gcvideo.analysis``.
+        bins: with "from", "to" and "accuracy" of each, fractions in [0, 1]; see ``gcvideo.analysis.statistics``.
     """
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _figure("Accuracy by confidence", "confidence", "accuracy", size=(3.6, 3.6))
-        widths = [0.94 * (one["to"] - one["from"]) for one in bins]
-        middles = [(one["from"] + one["to"]) / 2 for one in bins]
-        axes.bar(middles, [one["accuracy"] for one in bins], widths, color=COLOURS[0])
-        axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1)
-        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        return figure
+    plot, axes = _axes("Accuracy by confidence", "confidence", "accuracy", size=(3.6, 3.6))
+    widths = [0.94 * (one["to"] - one["from"]) for one in bins]
+    middles = [(one["from"] + one["to"]) / 2 for one in bins]
+    axes.bar(middles, [one["accuracy"] for one in bins], widths, color=COLOURS[0])
+    axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    return plot
 
 
-def svg(figure: Figure) -> str:
-    """The figure as an SVG element for a page: as wide as there is room, in the text colour of the page."""
-    import matplotlib
-
+@matplotlib.rc_context(STYLE)
+def svg(plot: Figure) -> str:
+    """The plot as an SVG element for a page: as wide as there is room, in the text colour of the page."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    plot.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     content = buffer.getvalue()
     content = content[content.index("<svg") :].replace(INK, "currentColor")
     content = re.sub(r' xmlns[:a-z]*="[^"]*"', "", content).replace("xlink:href", "href")  # HTML needs no namespaces
     content = re.sub(r"<style.*?</style>", "", content)  # would hold for the whole page
     content = re.sub(r'<g id="[^"]*"', "<g", content)  # several plots of a page would share these names
-    label = html.escape(figure.get_suptitle(), quote=True)
-    width = round(100 * figure.get_figwidth())
+    label = html.escape(plot.get_suptitle(), quote=True)
+    width = round(100 * plot.get_figwidth())
     look = f'role="img" aria-label="{label}" style="width:100%;max-width:{width}px"'
     return re.sub(r'width="[^"]*" height="[^"]*"', lambda _: look, content, count=1)
 
 
-def png(figure: Figure, path: str | Path) -> None:
-    """Write the figure as a PNG file on white, 200 pixels an inch."""
-    import matplotlib
-
+@matplotlib.rc_context(STYLE)
+def png(plot: Figure, path: str | Path) -> None:
+    """Write the plot as a PNG file on white, 200 pixels an inch."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="png", dpi=200, facecolor="white")
+    plot.savefig(buffer, format="png", dpi=200, facecolor="white")
     write_atomically(path, buffer.getvalue())
 
 
-def _figure(title: str, x: str, y: str, *, size: tuple[float, float] = (4.8, 3.3)) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained", facecolor="none")
-    figure.suptitle(printable(title), x=0.02, ha="left", weight="bold", size=9)
-    axes = figure.subplots()
+def _axes(title: str, x: str, y: str, *, size: tuple[float, float] = (4.8, 3.3)) -> tuple[Figure, Axes]:
+    plot = Figure(figsize=size, layout="constrained", facecolor="none")
+    plot.suptitle(printable(title), x=0.02, ha="left", weight="bold", size=9)
+    axes = plot.subplots()
     axes.set(xlabel=x, ylabel=y, facecolor="none")
-    return figure, axes
+    return plot, axes
 
 
 def _draw(axes: Axes, one: Series, number: int) -> None:
     colour = COLOURS[number % len(COLOURS)]
     marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]  # shifts when the colours repeat
-    xs, ys = zip(*one.points, strict=True)
-    errors = None
-    if one.errors is not None:
-        errors = [[y - low for y, (low, _) in zip(ys, one.errors, strict=True)]]
-        errors.append([high - y for y, (_, high) in zip(ys, one.errors, strict=True)])
-    axes.errorbar(
-        xs,
-        ys,
-        yerr=errors,
-        color=colour,
-        label=_short(one.name),
-        linestyle="-" if one.line else "none",
-        marker=marker if one.marks else None,
-    )
+    xs, ys = np.transpose(one.points)
+    errors = None if one.errors is None else np.abs(np.transpose(one.errors) - ys)  # lengths down and up
+    line, mark = "-" if one.line else "none", marker if one.marks else None
+    axes.errorbar(xs, ys, yerr=errors, color=colour, label=_short(one.name), linestyle=line, marker=mark)
     if one.dots:
-        axes.plot(*zip(*one.dots, strict=True), ".", color=colour, markersize=4)
+        axes.plot(*np.transpose(one.dots), ".", color=colour, markersize=4)
 
 
 def _short(name: str) -> str:
@@ -192,8 +174,6 @@ def _short(name: str) -> str:
 
 def _plain_ticks(axis: Axis) -> None:
     """Ticks of a logarithmic axis as plain numbers: powers of ten; on a shorter axis 1, 2 and 5 times these, or any."""
-    from matplotlib.ticker import AutoLocator, LogLocator, NullLocator, StrMethodFormatter
-
     low, high = axis.get_view_interval()
     powers = LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,))
     axis.set_major_locator(AutoLocator() if high < 8 * low else powers)

@@ -46,7 +46,7 @@ def test_attention_of_every_instantiation(place: Path, capsys: pytest.CaptureFix
     found = analyze(place, "attention", path, "data.stride=1", "--pairs", "500", "test.crop=36")
     shown = capsys.readouterr().out
     assert [row["block"] for row in found["blocks"]] == ["res2.1.context", "res3.0.context", "res3.1.context"]
-    assert found["view"] == "1 clips x 1 crops of 36"
+    assert found["protocol"] == "1 clips x 1 crops of 36"
     assert found["config"]["data"]["stride"] == 1
     assert len(found["clips"]) == 4
     assert [failure["id"] for failure in found["failures"]] == ["broken.mp4"]

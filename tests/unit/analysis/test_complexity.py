@@ -60,7 +60,10 @@ TARGETS: dict[str, tuple[str, dict[str, Any], int, tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("row", TARGETS)
+FAST = ("slow_r50", "nl5", "gc5")
+
+
+@pytest.mark.parametrize("row", [row if row in FAST else pytest.param(row, marks=pytest.mark.slow) for row in TARGETS])
 def test_every_target_to_the_integer(row: str) -> None:
     name, context, params, macs = TARGETS[row]
     config = model_config(name, **({"context": context} if context else {}))
@@ -76,6 +79,7 @@ def test_targets_are_those_of_the_reference_table(shared: Path) -> None:
     assert sorted(rows) == sorted(target[2:] for target in TARGETS.values())
 
 
+@pytest.mark.slow
 def test_increments_of_the_published_table() -> None:
     shape = (1, 3, 8, 224, 224)
     plain = count_config(model_config("slow_r50"), shape).macs
@@ -86,6 +90,7 @@ def test_increments_of_the_published_table() -> None:
     assert [round(macs / 1e9, 2) for macs in added.values()] == [0.03, 0.02, 0.06]
 
 
+@pytest.mark.slow
 def test_what_the_paper_prints() -> None:
     """Its parameters and increments are ours; 39.29 and 59.60 G are shown as the paper's, unmatched."""
     shape = (1, 3, 8, 224, 224)
@@ -98,6 +103,7 @@ def test_what_the_paper_prints() -> None:
         assert round((cost.macs - plain.macs) / 1e9, 2) == round(PAPER[name][1] - printed, 2), name
 
 
+@pytest.mark.slow
 def test_the_page_of_the_documentation_is_the_commands() -> None:
     page = (Path(__file__).parents[3] / "docs" / "complexity.md").read_text()
     table = [line for line in page.splitlines() if line.startswith("| `")]

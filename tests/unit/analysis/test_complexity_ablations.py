@@ -31,6 +31,7 @@ def test_every_row_has_its_file() -> None:
     assert {file.stem for file in FILES} == expected | {"baseline"}
 
 
+@pytest.mark.slow
 def test_files_rest_on_one_base_and_differ_in_the_model_alone(configs: dict[str, RunConfig]) -> None:
     baseline = configs["baseline"]
     assert baseline.model.context.kind == "none"
@@ -61,6 +62,7 @@ def test_sizes_of_rows_that_are_published(row: str, params: int, configs: dict[s
     assert count_config(configs[row].model, (1, 3, 1, 64, 64)).params == params
 
 
+@pytest.mark.slow
 def test_one_block_is_one_block(configs: dict[str, RunConfig]) -> None:
     """Parameters of a single block of width 1024, in closed form."""
     plain = count_config(configs["baseline"].model, (1, 3, 1, 64, 64)).params
@@ -74,6 +76,7 @@ def test_one_block_is_one_block(configs: dict[str, RunConfig]) -> None:
         assert count_config(configs[row].model, (1, 3, 1, 64, 64)).params - plain == size, row
 
 
+@pytest.mark.slow
 def test_no_layer_norm_takes_its_parameters_away(configs: dict[str, RunConfig]) -> None:
     hidden = 4 * 128 + 6 * 256 + 3 * 512
     shape = (1, 3, 1, 64, 64)
@@ -97,6 +100,7 @@ def test_each_row_of_the_bottleneck_has_the_layers_of_its_name(configs: dict[str
     }
 
 
+@pytest.mark.slow
 def test_ratios_in_closed_form(configs: dict[str, RunConfig]) -> None:
     """13 GC blocks, C + 2 C p + 3 p + C parameters each, with p = C / r."""
     shape = (1, 3, 1, 64, 64)

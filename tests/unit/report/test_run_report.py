@@ -16,7 +16,7 @@ from gcvideo.report import pages
 from gcvideo.report.pages import thinned, write_run_report
 from tests.browser import visit
 from tests.training import train_config
-from tests.unit.report.test_test_report import EVIL, Elements, predictions, results
+from tests.unit.report.test_pages import EVIL, Elements, predictions, results
 
 
 def lines(steps: int) -> list[dict[str, Any]]:
@@ -131,6 +131,7 @@ def test_a_training_that_was_stopped_has_curves(tmp_path: Path) -> None:
     assert "Not one step was recorded" in write_run_report(folder).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_browser_finds_no_fault(report: Path, tmp_path: Path) -> None:
     script = """document.title = document.documentElement.scrollWidth > document.documentElement.clientWidth;"""
     dom, console = visit(report, tmp_path, script)

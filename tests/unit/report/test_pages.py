@@ -198,12 +198,14 @@ def outcome(dom: str) -> dict[str, Any]:
     return json.loads(html.unescape(re.findall(r'data-outcome="([^"]*)"', dom)[0]))
 
 
+@pytest.mark.slow
 def test_a_fault_would_be_found(report: Path, tmp_path: Path) -> None:
     _, console = visit(report, tmp_path, "nothing.at.all()")
     assert len(console) == 1
 
 
 @pytest.mark.parametrize("name", ["report", "predicted"])
+@pytest.mark.slow
 def test_the_browser_finds_no_fault(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     dom, console = visit(request.getfixturevalue(name), tmp_path)
     assert console == []
@@ -211,6 +213,7 @@ def test_the_browser_finds_no_fault(name: str, request: pytest.FixtureRequest, t
 
 
 @pytest.mark.parametrize("name", ["report", "predicted"])
+@pytest.mark.slow
 def test_a_phone_needs_no_sideways_scrolling(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     script = """
       const page = document.documentElement;
@@ -220,6 +223,7 @@ def test_a_phone_needs_no_sideways_scrolling(name: str, request: pytest.FixtureR
     assert 350 < found["content"] == found["width"] <= 390  # less where a scroll bar takes some
 
 
+@pytest.mark.slow
 def test_the_report_sorts_its_classes(report: Path, tmp_path: Path) -> None:
     script = """
       const tops = () => [...document.querySelectorAll("#classes li")].map((item) => Number(item.dataset.top));
@@ -242,6 +246,7 @@ def test_the_report_sorts_its_classes(report: Path, tmp_path: Path) -> None:
     assert not found["wide"], "the page must not scroll sideways"
 
 
+@pytest.mark.slow
 def test_a_long_list_of_classes_is_searched(tmp_path: Path) -> None:
     videos = [VideoScores(i, str(i), i, 1, 1, 1, *[np.eye(20, dtype=np.float32)[i]] * 3) for i in range(20)]
     found = Predictions.collect(videos)
@@ -258,6 +263,7 @@ def test_a_long_list_of_classes_is_searched(tmp_path: Path) -> None:
     assert names == ["Class 1", *(f"Class {i}" for i in range(10, 20))]
 
 
+@pytest.mark.slow
 def test_the_page_of_predictions_scrubs_and_switches(predicted: Path, tmp_path: Path) -> None:
     script = """
       const slider = document.querySelector("input[type=range]");
