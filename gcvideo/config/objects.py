@@ -40,17 +40,11 @@ def import_object(text: str, *, key: str) -> Any:
         sys.path.append(os.getcwd())
     try:
         found = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigError(f"{key}: {text!r}: module {module_name!r} needs {error.name!r}; install it") from None
-        raise ConfigError(
-            f"{key}: {text!r}: no module {error.name!r} in {os.getcwd()} or on the Python path; "
-            "run from its folder, or add that folder to PYTHONPATH"
-        ) from None
     except Exception as error:
-        raise ConfigError(
-            f"{key}: {text!r}: importing {module_name!r} fails: {type(error).__name__}: {error}; correct the module"
-        ) from error
+        absent = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
+        fix = "run from its folder, or add that folder to PYTHONPATH" if absent else "correct that module"
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"{key}: {text!r}: cannot import {module_name!r}: {reason}; {fix}") from error
     for part in name.split("."):
         if not hasattr(found, part):
             fix = nearest(part, dir(found)) or "; correct the name after the colon"

@@ -1,4 +1,4 @@
-"""The non-local block: every position gathers from every other.
+"""Non-local block: every position gathers from every other.
 
 Source: Wang et al., "Non-local Neural Networks" (CVPR 2018, arXiv 1711.07971), section 3, and the authors' Caffe2 code
 (facebookresearch/video-nonlocal-net). With keys and values j, queries i and inner width d::
@@ -31,10 +31,10 @@ INSTANTIATIONS = ("gaussian", "embedded_gaussian", "dot_product", "concatenation
 
 
 class NonLocalBlock(TracedBlock):
-    """Pairwise attention over all positions of a clip.
+    """Non-local block: pairwise attention over all positions of a clip.
 
     The last layer starts at zero (the scale of the batch norm, or W_z without one), so that a fresh block changes
-    nothing at all. The other maps start from N(0, 0.01), as in the Caffe2 code.
+    nothing. The other maps start from N(0, 0.01), as in the Caffe2 code.
 
     Args:
         channels: C, channels of input and output.
@@ -78,7 +78,7 @@ class NonLocalBlock(TracedBlock):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise afresh, the last layer at zero. To be called after any global initialisation."""
+        """Initialise again, the last layer at zero. Call it after any global initialisation."""
         for layer in (self.theta, self.phi, self.g, self.concat, self.out):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=0.01)

@@ -1,4 +1,4 @@
-"""What a block attended to, taken from the forward pass that computes its output anyway."""
+"""Attention of blocks, recorded in the forward pass that computes their output."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 
 class BlockTrace(NamedTuple):
-    """One forward pass through a context or non-local block.
+    """Trace of one forward pass through a context or non-local block.
 
     Attributes:
         input: x (N, C, T, H, W).
         attention: weights over the positions attended to. (N, 1, T, H, W) for attention pooling, one map for all
             queries; (N, T * H * W, T, H', W') for the non-local block, a map for each query; None for average pooling.
-        context: what the weights gathered. (N, C) pooled; (N, d, T, H, W) in a non-local block.
+        context: the gathered features. (N, C) pooled; (N, d, T, H, W) in a non-local block.
         output: the term that is fused with x. (N, C), the gate itself where the fusion only scales; (N, C, T, H, W)
             in a non-local block.
     """
@@ -28,12 +28,15 @@ class BlockTrace(NamedTuple):
 
 
 class TracedBlock(nn.Module):
-    """Base of the blocks whose ``forward(x, return_attention=True)`` returns ``(y, BlockTrace)`` instead of y."""
+    """Base class of blocks whose ``forward(x, return_attention=True)`` returns ``(y, BlockTrace)`` instead of y.
+
+    An own block that is one has its attention shown and analysed as well.
+    """
 
 
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[dict[str, BlockTrace]]:
-    """Collect the trace of every context and non-local block while the model runs as usual.
+    """Traces of every context and non-local block, collected while the model runs as usual.
 
     Usage::
 

@@ -103,7 +103,7 @@ class ResNet3d(nn.Module):
     """3D ResNet: stem, four stages of residual blocks, head.
 
     Weights are drawn for the plain network first and for its context blocks last, so that one seed gives one backbone
-    whatever blocks are added, and no global initialisation touches the zeros that make a fresh block harmless.
+    with any blocks added, and no global initialisation touches the zeros that make a fresh block harmless.
 
     Args:
         config: architecture, depth, width, number of classes and placement of blocks.
@@ -188,8 +188,8 @@ class ResNet3d(nn.Module):
         nn.init.normal_(self.head.proj.weight, std=0.01)
         nn.init.zeros_(self.head.proj.bias)
         for _, block in self.blocks() if self.config.zero_init_last_norm else ():
-            *_, last_norm = (layer for layer in block.branch2.children() if isinstance(layer, nn.BatchNorm3d))
-            nn.init.zeros_(last_norm.weight)
+            *_, weight, _ = block.branch2.parameters()  # weight and bias of the last batch norm
+            nn.init.zeros_(weight)
 
     def blocks(self) -> Iterator[tuple[str, ResBlock]]:
         """Residual blocks from first to last, by name ("res2.0", ...)."""
@@ -263,8 +263,9 @@ class ResBlock(nn.Module):
         self, in_channels: int, planes: int, *, config: ModelConfig, temporal_kernel: int, stride: int, drop_path: float
     ) -> None:
         super().__init__()
-        branch = BottleneckBranch if config.depth >= 50 else BasicBranch
-        self.branch2 = branch(in_channels, planes, config=config, temporal_kernel=temporal_kernel, stride=stride)
+        self.branch2 = ResidualBranch(
+            in_channels, planes, config=config, temporal_kernel=temporal_kernel, stride=stride
+        )
         self.channels = self.branch2.channels
         project = in_channels != self.channels or stride != 1
         self.branch1_conv = _conv(in_channels, self.channels, (1, 1, 1), stride) if project else None
@@ -288,59 +289,46 @@ class ResBlock(nn.Module):
         return x
 
 
-class BottleneckBranch(nn.Module):
-    """Bottleneck branch: T x 1 x 1, 1 x 3 x 3 and 1 x 1 x 1 convolutions, each with batch norm.
+class ResidualBranch(nn.Module):
+    """Residual branch: two or three convolutions (a, b, c), each with batch norm, and ReLU between them.
 
-    The 3 x 3 has the stride and the groups.
-    With inflation "3x3x3" an I3D inflates the 3 x 3 convolution in time instead of the first one.
+    ===============  =================================================================================
+    depth            convolutions, with T the temporal kernel
+    ===============  =================================================================================
+    18 and 34        a: T x 3 x 3 with the stride; b: 1 x 3 x 3
+    50 and more      a: T x 1 x 1; b: 1 x 3 x 3 with the stride and the groups; c: 1 x 1 x 1. With inflation
+                     "3x3x3" an I3D inflates b in time instead of a
+    ===============  =================================================================================
     """
 
     def __init__(self, in_channels: int, planes: int, *, config: ModelConfig, temporal_kernel: int, stride: int):
         super().__init__()
-        self.channels = planes * 4
-        self.hidden = hidden = planes * config.width_per_group // 64 * config.groups  # ResNeXt: Xie et al. 2017
-        kernel_a, kernel_b = temporal_kernel, 1
-        if config.arch == "i3d" and config.inflation == "3x3x3":
-            kernel_a, kernel_b = kernel_b, kernel_a
-        self.conv_a = _conv(in_channels, hidden, (kernel_a, 1, 1))
-        self.norm_a = nn.BatchNorm3d(hidden)
-        self.act_a = nn.ReLU(inplace=True)
-        self.conv_b = _conv(hidden, hidden, (kernel_b, 3, 3), stride, config.groups)
-        self.norm_b = nn.BatchNorm3d(hidden)
-        self.act_b = nn.ReLU(inplace=True)
-        self.conv_c = _conv(hidden, self.channels, (1, 1, 1))
-        self.norm_c = nn.BatchNorm3d(self.channels)
+        self.channels = planes * _expansion(config.depth)
+        self.hidden = planes * config.width_per_group // 64 * config.groups  # ResNeXt: Xie et al. 2017
+        if config.depth < 50:
+            convs = [_conv(in_channels, planes, (temporal_kernel, 3, 3), stride), _conv(planes, planes, (1, 3, 3))]
+        else:
+            in_b = config.arch == "i3d" and config.inflation == "3x3x3"
+            kernel_a, kernel_b = (1, temporal_kernel) if in_b else (temporal_kernel, 1)
+            convs = [
+                _conv(in_channels, self.hidden, (kernel_a, 1, 1)),
+                _conv(self.hidden, self.hidden, (kernel_b, 3, 3), stride, config.groups),
+                _conv(self.hidden, self.channels, (1, 1, 1)),
+            ]
+        for name, conv in zip("abc", convs, strict=False):
+            self.add_module(f"conv_{name}", conv)
+            self.add_module(f"norm_{name}", nn.BatchNorm3d(conv.out_channels))
+            if conv is not convs[-1]:
+                self.add_module(f"act_{name}", nn.ReLU(inplace=True))
 
     def forward(self, x: Tensor, inner: nn.Module | None = None) -> Tensor:
-        """Apply the branch, with ``inner`` on the (N, hidden, T, H, W) features after the 3 x 3 convolution."""
-        x = self.act_a(self.norm_a(self.conv_a(x)))
-        x = self.act_b(self.norm_b(self.conv_b(x)))
+        """Apply the branch, with ``inner`` on the (N, hidden, T, H, W) features before the last convolution."""
+        *layers, last_conv, last_norm = self.children()
+        for layer in layers:
+            x = layer(x)
         if inner is not None:
             x = inner(x)
-        return self.norm_c(self.conv_c(x))
-
-
-class BasicBranch(nn.Module):
-    """Basic branch of ResNet-18 and 34: T x 3 x 3 and 1 x 3 x 3 convolutions; the first has the stride.
-
-    Having no 1 x 1, it takes ``after_3x3`` as after its first convolution and ``after_1x1`` as after its last.
-    """
-
-    def __init__(self, in_channels: int, planes: int, *, config: ModelConfig, temporal_kernel: int, stride: int):
-        super().__init__()
-        self.channels = self.hidden = planes
-        self.conv_a = _conv(in_channels, planes, (temporal_kernel, 3, 3), stride)
-        self.norm_a = nn.BatchNorm3d(planes)
-        self.act_a = nn.ReLU(inplace=True)
-        self.conv_b = _conv(planes, planes, (1, 3, 3))
-        self.norm_b = nn.BatchNorm3d(planes)
-
-    def forward(self, x: Tensor, inner: nn.Module | None = None) -> Tensor:
-        """Apply the branch, with ``inner`` between its two convolutions."""
-        x = self.act_a(self.norm_a(self.conv_a(x)))
-        if inner is not None:
-            x = inner(x)
-        return self.norm_b(self.conv_b(x))
+        return last_norm(last_conv(x))
 
 
 def frame_difference(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import yaml
@@ -133,23 +134,15 @@ def _temporal(parsed: Parsed, stem: Tensor, arch: str | None) -> dict[str, Any]:
             in_b = max(in_b, tensor.shape[2])
     if in_b > 1:  # the 3 x 3 convolutions carry the time; which of them is a matter of the architecture
         return {"arch": "i3d", "inflation": "3x3x3"}
-    arch = arch or max(TEMPORAL_KERNELS, key=lambda name: _agreement(kernels, TEMPORAL_KERNELS[name]))
-    differing = {
-        stage: along for stage, along in kernels.items() if along != _repeat(TEMPORAL_KERNELS[arch][stage], len(along))
-    }
+    arch = arch or max(TEMPORAL_KERNELS, key=lambda name: sum(map(sum, _compare(kernels, name).values())))
+    differing = {stage: kernels[stage] for stage, same in _compare(kernels, arch).items() if not all(same)}
     return {"arch": arch, **({"temporal_kernels": differing} if differing else {})}
 
 
-def _agreement(kernels: dict[str, list[int]], basis: dict[str, list[int]]) -> int:
-    return sum(
-        one == other
-        for stage, along in kernels.items()
-        for one, other in zip(along, _repeat(basis[stage], len(along)), strict=True)
-    )
-
-
-def _repeat(basis: list[int], count: int) -> list[int]:
-    return [basis[i % len(basis)] for i in range(count)]
+def _compare(kernels: dict[str, list[int]], arch: str) -> dict[str, list[bool]]:
+    """For each stage, which blocks have the temporal kernels of an architecture."""
+    own = TEMPORAL_KERNELS[arch]
+    return {stage: [k == other for k, other in zip(along, cycle(own[stage]))] for stage, along in kernels.items()}
 
 
 def _context(parsed: Parsed) -> dict[str, Any]:

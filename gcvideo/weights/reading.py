@@ -113,10 +113,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         with safetensors.safe_open(path, framework="pt") as file:
             plain = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
             return {**plain, "model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its metadata is not JSON: {error}") from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {_short(error)}") from None
 
 
 def _read_pickled(path: Path, unsafe_pickle: bool) -> Any:
@@ -131,34 +129,23 @@ def _read_pickled(path: Path, unsafe_pickle: bool) -> Any:
         raise CheckpointError(
             f"{path}: a raw pickle, which can run any code when read; if you trust its source, add --unsafe-pickle"
         )
-    if start.startswith(_ZIP):
-        _check_sums(path)
     try:
+        if start.startswith(_ZIP):
+            with zipfile.ZipFile(path) as archive:  # torch itself ignores the checksums
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
         if is_torch:
             return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
         with path.open("rb") as file:
             return pickle.load(file, encoding="latin1")  # latin1: NumPy arrays pickled by Python 2
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
+    except Exception as error:  # a damaged or hostile pickle can raise anything
+        refused = isinstance(error, pickle.UnpicklingError) and re.search(r"GLOBAL (\S+)", str(error))
         if is_torch and not unsafe_pickle and refused:
             raise CheckpointError(
                 f"{path}: holds {refused[1]}, which reading tensors alone does not allow; if you trust its source, "
                 "add --unsafe-pickle"
             ) from None
-        raise CheckpointError(f"{path}: damaged: {_short(error)}") from None
-    except Exception as error:  # a damaged or hostile pickle can raise anything
-        raise CheckpointError(f"{path}: damaged: {_short(error)}") from None
-
-
-def _check_sums(path: Path) -> None:
-    """Verify the checksums of the archive, which torch itself ignores."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
         raise CheckpointError(f"{path}: cut short or damaged: {_short(error)}") from None
-    if damaged is not None:
-        raise CheckpointError(f"{path}: damaged: {damaged} does not match its checksum")
 
 
 def _tensor(value: Tensor | np.ndarray) -> Tensor:

@@ -25,7 +25,7 @@ pytest.importorskip("onnxscript")
 
 
 def randomize_zeros(model: nn.Module) -> nn.Module:
-    """Fresh blocks end in zeros, which would hide whatever comes before them."""
+    """Fresh blocks end in zeros, which would hide the layers before them."""
     torch.manual_seed(0)
     for parameter in model.parameters():
         if not parameter.any():

@@ -1,5 +1,6 @@
 """Configs: bases, overrides, and one-line errors that name the file, the key and the nearest right one."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from gcvideo.config import (
 from gcvideo.errors import ConfigError
 
 SHIPPED = sorted(shipped_configs().rglob("*.yaml"))
+load_shipped = functools.cache(load_config)
 
 
 def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
@@ -145,7 +147,7 @@ def test_shipped_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_config_loads_and_is_named_after_its_file(path):
-    assert load_config(path).name.endswith(path.stem)
+    assert load_shipped(path).name.endswith(path.stem)
 
 
 @pytest.mark.parametrize("name", ["kinetics400/slow_r50_8x8.yaml", "kinetics400/slow_r50_gc_c345_8x8.yaml"])
@@ -154,7 +156,7 @@ def test_the_kinetics_recipe_measures_batch_norms_as_pyslowfast_does(name):
 
 
 def test_no_two_shipped_configs_write_into_one_run_folder():
-    names = [load_config(path).name for path in SHIPPED]
+    names = [load_shipped(path).name for path in SHIPPED]
     assert len(names) == len(set(names))
 
 

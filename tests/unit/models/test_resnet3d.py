@@ -106,7 +106,7 @@ def test_fresh_blocks_that_add_change_nothing(kind: str, position: str, depth: i
     assert torch.equal(model.train()(x), plain.train()(x))
 
 
-def test_one_seed_gives_one_backbone_whatever_the_blocks() -> None:
+def test_one_seed_gives_one_backbone_with_any_blocks() -> None:
     states = []
     for context in ({}, {"kind": "gc", "stages": {"res2": "all"}}, {"kind": "nl", "stages": {"res4": [1]}}):
         torch.manual_seed(11)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from gcvideo.layers import ContextBlock, NonLocalBlock, se_block
 from gcvideo.models import create_model
 
+pytestmark = pytest.mark.slow
+
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "slow gc": ("slow_r18", {"kind": "gc"}),
     "slow nl": ("slow_r18", {"kind": "nl"}),
@@ -30,7 +32,7 @@ BLOCKS = {
 
 
 def randomise(module: nn.Module) -> nn.Module:
-    """No zeros for blocks to hide behind."""
+    """Replace the zeros of fresh blocks, which would make them do nothing."""
     torch.manual_seed(0)
     for parameter in module.parameters():
         if parameter.dim() < 2 or not parameter.any():
@@ -98,7 +100,6 @@ def test_a_block_compiles_under_autocast(key: str) -> None:
     torch.testing.assert_close(actual, expected, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.slow
 def test_gc_compiles_to_native_code_in_channels_last() -> None:
     block = randomise(BLOCKS["gc"]())
     x = clips(2, 8, 2, 4, 4).contiguous(memory_format=torch.channels_last_3d)
