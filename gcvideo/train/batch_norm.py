@@ -91,7 +91,7 @@ def measure_batch_norms(network: nn.Module, batches: Iterable[Tensor], count: in
 
     Args:
         network: in any mode, which is restored. Dropout and drop-path are off meanwhile, and frozen batch norms keep
-            their statistics.
+            their statistics. Batch norms no longer split their batches.
         batches: clips (N, C, T, H, W) as the network takes them.
         count: number of batches to use, at least 1.
     """
@@ -102,19 +102,15 @@ def measure_batch_norms(network: nn.Module, batches: Iterable[Tensor], count: in
         return
     modes = {module: module.training for module in network.modules()}
     buffers = [(norm.running_mean, norm.running_var) for norm in norms]
-    splits = {norm: norm.splits for norm in norms if isinstance(norm, SubBatchNorm3d)}
     network.eval()
     for norm in norms:
         norm.train()
-    for norm in splits:
-        norm.splits = 1  # with several parts, each would overwrite the statistics of the one before
+    split_batch_norms(network, 1)  # with several parts, each would overwrite the statistics of the one before
     try:
         update_bn_stats(network, batches, count)
     finally:
         for module, mode in modes.items():
             module.training = mode
-        for norm, parts in splits.items():
-            norm.splits = parts
     for norm, (mean, var) in zip(norms, buffers, strict=True):
         assert norm.running_mean is not None
         assert norm.running_var is not None

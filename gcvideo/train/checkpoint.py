@@ -53,9 +53,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     Raises:
         CheckpointError: the file cannot be written, for example because the disk is full; an older file at ``path``
             is unchanged.
-        TypeError: the state holds something that ``load_checkpoint`` would refuse.
     """
-    _check_plain(state)
     path = Path(path)
     content = io.BytesIO()
     torch.save({"format": FORMAT, **state}, content)
@@ -66,17 +64,6 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
         raise CheckpointError(
             f"{path}: cannot write the checkpoint: {error.strerror}; older checkpoints are unchanged"
         ) from None
-
-
-def _check_plain(value: Any, where: str = "state") -> None:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _check_plain(item, f"{where}[{key!r}]")
-    elif type(value) in (list, tuple):
-        for index, item in enumerate(value):
-            _check_plain(item, f"{where}[{index}]")
-    elif not (value is None or type(value) in (bool, int, float, str) or isinstance(value, torch.Tensor)):
-        raise TypeError(f"{where} is a {type(value).__name__}: a checkpoint holds tensors and plain values only")
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -141,8 +128,11 @@ class CheckpointFolder:
         """
         numbered = self.folder / f"step_{state['step']:08d}.pt"
         save_checkpoint(numbered, state)
-        for name in (self.last, self.best) if best else (self.last,):
-            _link(numbered, name)
+        try:
+            for name in (self.last, self.best) if best else (self.last,):
+                _link(numbered, name)
+        except OSError as error:
+            raise CheckpointError(f"{name}: cannot be written: {error.strerror}; {numbered} is complete") from None
         older = [path for path in self._numbered() if path != numbered]
         for old in older[max(self.keep - 1, 0) :]:
             old.unlink(missing_ok=True)
@@ -211,17 +201,11 @@ def _link(source: Path, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     try:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"{target}: cannot write the checkpoint: {error.strerror}; {source} is complete"
-        ) from None
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+    _sync_folder(target.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -39,6 +39,8 @@ from tests.training import (
     train_in_processes,
 )
 
+pytestmark = pytest.mark.slow  # starts many processes
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:

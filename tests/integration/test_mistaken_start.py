@@ -23,8 +23,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All that a run has left, but the log, which notes the mistake."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("train.log", ".overwrite")]
+    """All that a run has left, but the log, which notes the mistake (``--overwrite`` keeps the old one beside it)."""
+    other = ("train.log", "train.log.old", ".overwrite")
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in other]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -44,6 +45,8 @@ def test_a_mistake_does_not_cost_the_old_run(
         Trainer(train_config(place, name, **{section: values})).fit(**options)
     assert contents(config.run_dir) == before
     assert "typo" in complaints(config)[-1]
+    logs = "".join(path.read_text() for path in config.run_dir.glob("train.log*"))
+    assert "final: " in logs  # of the old run
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_config_as_it_was(place: Path) -> None:
@@ -70,6 +73,7 @@ def test_overwriting_takes_nothing_over_from_the_old_run(place: Path) -> None:
     assert log.count("run folder ") == 1
 
 
+@pytest.mark.slow
 def test_a_restart_finishes_the_overwriting_that_it_was_asked_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under torchrun a start that dies before it has removed the old run must not end up going on with that run."""
 

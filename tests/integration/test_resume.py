@@ -34,6 +34,8 @@ from tests.training import (
     wait_for,
 )
 
+pytestmark = pytest.mark.slow  # starts many processes
+
 SEEDS = range(int(os.environ.get("GCVIDEO_KILL_SEEDS", "1")))
 STEPS = 9
 # Everything that could make a difference: dropout, drop-path, averaging, clipping, accumulation, momentum.

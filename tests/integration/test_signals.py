@@ -20,6 +20,8 @@ from gcvideo.train.signals import EXIT_CODE, Stopped
 from gcvideo.train.trainer import Trainer
 from tests.training import last_state, make_videos, metrics, start, train_config, train_in_processes, wait, wait_for
 
+pytestmark = pytest.mark.slow  # starts many processes
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:

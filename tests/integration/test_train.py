@@ -122,6 +122,7 @@ def test_the_best_checkpoint_is_of_the_best_validation(place: Path, monkeypatch:
     assert best["best"] == last_state(config)["best"] == {"top1": 0.6, "epoch": 2, "step": 4}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(place: Path) -> None:
     states = []
     for name, workers, seed in (("one", 0, 1), ("two", 2, 1), ("other", 0, 2)):
@@ -190,6 +191,7 @@ def test_batch_norms_are_measured_over_the_first_batches_of_the_epoch(place: Pat
             torch.testing.assert_close(saved[name], buffer, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_lines_and_checkpoints_come_when_they_are_due(place: Path) -> None:
     """A line of the log has the means over the steps since the one before it."""
     runs = []
@@ -295,6 +297,7 @@ def test_a_start_that_failed_over_a_mistake_does_not_count_as_a_run(place: Path)
     assert train(config) == 0
 
 
+@pytest.mark.slow
 def test_overwrite_removes_the_old_run_and_nothing_else(place: Path) -> None:
     config = train_config(place, "overwrite", train={"epochs": 1})
     assert train(config) == 0
@@ -353,6 +356,7 @@ def test_a_batch_that_does_not_divide_is_refused(place: Path, monkeypatch: pytes
         Trainer(train_config(place, "divide"))
 
 
+@pytest.mark.slow
 def test_a_bad_video_is_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_videos(tmp_path)
     (tmp_path / "empty.mp4").write_bytes(b"")
@@ -372,6 +376,7 @@ def test_a_bad_video_is_counted_and_named(tmp_path: Path, capsys: pytest.Capture
 # --- all at once, and before a long training -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_recipe_at_once(place: Path) -> None:
     many = place / "many.txt"  # for the large batches of multigrid: each video eight times
     many.write_text(8 * (place / "val.txt").read_text())
@@ -436,6 +441,7 @@ def test_a_dry_run_of_multigrid_takes_the_steps_of_a_training(
     assert f"a step of {clips / plan.total_steps:.4g} clips, averaged over all shapes" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_profile_names_operators_and_leaves_a_trace(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = train_config(place, "profile")
     assert train(config, "--profile") == 0
@@ -463,6 +469,7 @@ def test_a_place_that_cannot_be_written_is_one_line_before_the_first_step(
     assert "it is a folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_few_videos_are_overfitted_until_all_are_learned(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     in_the_way = {"ema": 0.9999, "multigrid": "long", "precise_bn": 2, "val_every": 0}  # all of it is changed
     config = train_config(place, "overfit", train={"epochs": 200, "batch_size": 2, **in_the_way}, optim={"lr": 0.05})

@@ -107,6 +107,7 @@ def test_a_validation_list_without_labels_is_refused(place: Path, tmp_path: Path
     assert not (config.run_dir / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_validation_without_a_readable_video_is_never_the_best(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

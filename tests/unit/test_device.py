@@ -105,6 +105,7 @@ def test_freed_memory_is_kept_on_glibc() -> None:
     assert cpu.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 def test_more_than_a_gibibyte_is_kept() -> None:
     """What a training step frees at its end, the next one needs again."""

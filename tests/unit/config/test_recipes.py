@@ -219,7 +219,7 @@ def test_precise_batch_norm_measures_all_parts_of_a_batch() -> None:
     measure_batch_norms(network, [clips, clips], 2)
     torch.testing.assert_close(network[0].running_mean, torch.full((2,), 5.0))
     torch.testing.assert_close(network[0].running_var, torch.full((2,), 25.0), rtol=0.01, atol=0)
-    assert network[0].splits == 2
+    assert network[0].splits == 1
 
 
 def test_frozen_batch_norms_keep_their_statistics() -> None:

@@ -155,6 +155,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_videos(tmp_path_factory.mktemp("multigrid"), count=32)
 
 
+@pytest.mark.slow
 def test_batch_norms_of_a_run_measure_batches_of_the_original_size(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +176,7 @@ def test_batch_norms_of_a_run_measure_batches_of_the_original_size(
     assert {clips // splits for splits, clips in seen} == {2}
 
 
+@pytest.mark.slow
 def test_each_step_sees_clips_of_its_shape(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
     forward = TrainStep.forward
@@ -196,6 +198,7 @@ def test_each_step_sees_clips_of_its_shape(place: Path, monkeypatch: pytest.Monk
     assert seen == expected
 
 
+@pytest.mark.slow
 def test_a_multigrid_run_changes_shapes_and_rates_and_resumes_exactly(place: Path) -> None:
     train = {"multigrid": "long", "multigrid_cycles": 1, "epochs": 8, "batch_size": 2, "checkpoint_every": 3}
     data = {"crop": 64, "short_side": [64, 72]}
