@@ -72,8 +72,8 @@ VIDEOS: dict[str, tuple[dict, bool]] = {
     "av1.mkv": ({"codec": "libsvtav1", "gop": 12}, False),
     "animation.gif": ({"codec": "gif", "pixel_format": "rgb8"}, False),
 }
-# Those of decord's in which decord starts at IDR pictures only, so that PyAV is preferred.
-OPEN_GOP = {"open_gop.mp4", "open_gop_many_b.mp4"}
+# Those of decord's that PyAV reads where nobody asks for decord.
+PYAV_PREFERRED = {"open_gop.mp4", "open_gop_many_b.mp4", "hevc_closed.mp4", "hevc_open.mp4", "hevc_layers.mp4"}
 # Those that torchcodec may read beside decord's.
 FOR_TORCHCODEC = {
     *("fragmented.mp4", "late_start.mkv", "hevc_open.mkv", "open_gop.mkv"),

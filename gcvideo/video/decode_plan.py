@@ -92,7 +92,8 @@ class SampleTable:
         Args:
             frames: indices of presentable frames.
             disposable: whether no other sample refers to a sample.
-            ahead: samples to list after the last wanted one of each group, as far as the next group.
+            ahead: samples to list behind the last one of each group that is wanted or presented before a wanted one, as
+                far as the next group.
         """
         wanted = {int(self.order[frame]) for frame in frames}
         last: dict[int, int] = {}  # start -> its last wanted sample
@@ -103,7 +104,9 @@ class SampleTable:
             ends = [sample for sample, kind in self.starts.items() if kind is Start.ANYWHERE] + [len(self.pts)]
             for start, sample in last.items():
                 end = next(end for end in ends if end > sample)
-                last[start] = min(sample + ahead, end - 1)
+                latest = max(self.pts[other] for other in wanted if start <= other <= sample)
+                earlier = np.flatnonzero(self.pts[sample + 1 : end] < latest)
+                last[start] = min(sample + ahead + 1 + int(earlier[-1] if len(earlier) else -1), end - 1)
         needed: list[int] = []
         position = 0
         floor = None  # the decoder was fresh at a key presented at this time

@@ -80,7 +80,7 @@ class Mp4Track:
         sample_entry: body of the sample entry box, its type included, for writing another file with it.
         config: body of its avcC or hvcC box, a decoder's extradata.
         table: the samples.
-        fps: average frames per second, those counted that have no data; 25 for a single one.
+        fps: average frames per second; 25 for a single one.
         offset: int64 (S,), position of each sample in the file.
         size: int64 (S,), bytes of each sample.
         orientation: for display.
@@ -227,6 +227,8 @@ def _read_video_track(file: int, file_size: int, movie: _Box, track: _Box) -> Mp
     if (offset + size > file_size).any():
         missing = int((offset + size > file_size).sum())
         raise Mp4DataError(f"cut short: {missing} of {len(size)} pictures lie beyond its end")
+    if (size == 0).any():
+        raise Mp4Error("a sample is empty")
     order = np.argsort(pts, kind="stable")
     if (np.diff(pts[order]) == 0).any():
         raise Mp4Error("two pictures are shown at the same time")
@@ -238,13 +240,6 @@ def _read_video_track(file: int, file_size: int, movie: _Box, track: _Box) -> Mp
         pts = pts - pts[order[0]] + edit.delay  # the first picture shown opens the presentation, as in libavformat
     span = int(pts[order[-1]] - pts[order[0]])
     fps = (len(order) - 1) * time_scale / span if span else 25.0
-    if (size == 0).any():  # samples that hold nothing repeat the picture before them; they are left out
-        held = size > 0
-        number = np.cumsum(held) - 1
-        marked, order = number[marked[held[marked]]], number[order[held[order]]]
-        offset, pts, size = offset[held], pts[held], size[held]
-    if not len(order):
-        raise Mp4DataError("shows no picture: its samples are empty")
     table = SampleTable(pts, order, _starts(file, marked, offset, size, info), Fraction(1, time_scale))
     if not info.progressive:
         raise Mp4Error("interlaced")  # a frame may be two samples, one a field

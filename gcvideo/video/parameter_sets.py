@@ -36,7 +36,7 @@ class StreamInfo:
         reorder: pictures that may precede a picture in decoding order and follow it in output order; None where the
             stream does not say.
         chroma: chroma_format_idc: 0 grey, 1 4:2:0, 2 4:2:2, 3 4:4:4.
-        skipped_bits: of a slice header, in front of idr_pic_id (H.264) or slice_type (HEVC).
+        skipped_bits: of a slice header: of frame_num (H.264), in front of slice_type (HEVC).
         order_bits: of the picture order count in a slice header; 0: pictures are output in decoding order.
         temporal_layers: HEVC only; 0: unknown.
         sets: the parameter sets, NAL units without trailing zero bytes.
@@ -161,10 +161,11 @@ def _parse_avc_sps(unit: bytes, *, length_size: int) -> StreamInfo:
     profile = bits.u(8)
     bits.u(16)  # constraint flags, level
     bits.ue()  # id
-    chroma, depth, separate_planes = 1, 8, 0
+    chroma, depth = 1, 8
     if profile in _HIGH_PROFILES:
         chroma = bits.ue()
-        separate_planes = bits.u(1) if chroma == 3 else 0
+        if chroma == 3 and bits.u(1):
+            raise BitstreamError("colour planes coded one by one")
         depth = 8 + bits.ue()
         bits.ue()  # chroma depth
         bits.u(1)
@@ -185,9 +186,8 @@ def _parse_avc_sps(unit: bytes, *, length_size: int) -> StreamInfo:
         bits.u(1)
     bits.u(1)
     left, right, top, bottom = bits.several(4) if bits.u(1) else (0, 0, 0, 0)
-    format_ = 0 if separate_planes else chroma
-    unit_x = 1 if format_ in (0, 3) else 2  # table 6-1 and equations 7-19 to 7-22
-    unit_y = (2 if format_ == 1 else 1) * (2 - frame_only)
+    unit_x = 1 if chroma in (0, 3) else 2  # table 6-1 and equations 7-19 to 7-22
+    unit_y = (2 if chroma == 1 else 1) * (2 - frame_only)
     reorder = _avc_reorder(bits) if bits.u(1) else None
     if profile == 66 or order_type == 2:  # Baseline has no B pictures; type 2 is output in decoding order (8.2.1.3)
         reorder = 0
@@ -201,7 +201,7 @@ def _parse_avc_sps(unit: bytes, *, length_size: int) -> StreamInfo:
         progressive=bool(frame_only),
         reorder=reorder,
         chroma=chroma,
-        skipped_bits=frame_number_bits + 2 * separate_planes,
+        skipped_bits=frame_number_bits,
         order_bits=order_bits,
     )
 

@@ -141,9 +141,11 @@ class LibavVideo:
                 raise DecodeError("the first picture cannot be decoded")
             self._describe(first)
             self.seconds, self.keyframes = self._table.seconds, self._table.keyframes
+            self.fps = declared_fps(self._container, self._stream)
+            if len(self.seconds) > 1 and abs(np.median(np.diff(self.seconds)) * self.fps - 1) > 0.01:
+                self.fps = (len(self.seconds) - 1) / float(self.seconds[-1] - self.seconds[0])
         else:
             self._count_frames()
-        self.fps = self._average_fps()
         self.codec = str(self._stream.codec_context.codec.canonical_name)
 
     def decode(self, wanted: np.ndarray) -> np.ndarray:
@@ -194,9 +196,9 @@ class LibavVideo:
         starts: dict[int, Start] = {}
         pictures: list[Picture] = []
         for packet in self._container.demux(self._stream):
-            if packet.size == 0:
-                continue
-            if packet.pts is None or packet.has_sidedata("new_extradata"):
+            if packet.pts is None and packet.size == 0:
+                break  # the end
+            if packet.pts is None or packet.size == 0 or packet.is_corrupt or packet.has_sidedata("new_extradata"):
                 return None
             sample = memoryview(packet)
             if packet.is_keyframe:
@@ -302,18 +304,13 @@ class LibavVideo:
         if not times:
             raise DecodeError("shows no picture that can be decoded")
         self.keyframes = np.array([key for key in keys if key < sound], np.int64)
+        self.fps = declared_fps(self._container, self._stream)
         known = [pts for pts in times if pts is not None]
         if len(known) == len(times) and len(set(known)) == len(known):
             # Times that do not rise (AVI gives them in decoding order) are still the right ones, in the wrong order.
             self.seconds = np.sort(np.array(known)) * float(self._stream.time_base)
         else:
-            self.seconds = np.arange(len(times)) / declared_fps(self._container, self._stream)
-
-    def _average_fps(self) -> float:
-        span = float(self.seconds[-1] - self.seconds[0])
-        if span <= 0 or set(self._container.format.name.split(",")) & _UNTIMED_CONTAINERS:
-            return declared_fps(self._container, self._stream)
-        return (len(self.seconds) - 1) / span
+            self.seconds = np.arange(len(times)) / self.fps
 
     def _describe(self, frame: Any) -> None:
         self.height, self.width = frame.height, frame.width

@@ -206,12 +206,9 @@ class Mp4Video:
         span = table.needed(wanted.tolist(), ahead=ahead)
         data = dict(zip(span, read_samples(self._file, track, span), strict=True))
         pictures = {sample: read_picture(data[sample], track.info) for sample in span}
-        held = [sample for sample in span if pictures[sample].pictures]
-        doubt = why_not_in_order([pictures[sample] for sample in held], table.pts[held], track.info)
+        doubt = why_not_in_order(list(pictures.values()), table.pts[span], track.info)
         if doubt:
             return self._count(doubt).decode(wanted)
-        if len(held) < len(span):
-            self._leave_to_pyav("a sample holds no picture")
         samples = table.needed(wanted.tolist(), lambda sample: pictures[sample].disposable)
         slices = [data[sample] for sample in samples]
         targets = table.order[wanted].tolist()
@@ -231,10 +228,11 @@ class Mp4Video:
 
     def _count(self, doubt: str) -> LibavVideo:
         self._leave_to_pyav(doubt)
-        self._counted = LibavVideo(self._path, count=True)
-        if len(self._counted.seconds) != len(self.seconds):
-            raise DecodeError(f"{doubt}, and {len(self._counted.seconds)} of {len(self.seconds)} can be decoded")
-        return self._counted
+        counted = LibavVideo(self._path, count=True)
+        if len(counted.seconds) != len(self.seconds):
+            raise DecodeError(f"{doubt}, and {len(counted.seconds)} of {len(self.seconds)} can be decoded")
+        self._counted = counted
+        return counted
 
     def _leave_to_pyav(self, why: str) -> None:
         if not self._fallback and self.backend != "pyav":
@@ -280,7 +278,9 @@ def choose_decoder(tables: Mp4Track | str, backend: str) -> tuple[str | None, st
         return "pyav", str(refusal)
     if not has_decord():
         return "pyav", "decord is not installed"
-    if tables.info.codec == "h264" and Start.FRESH in tables.table.starts.values():
+    if tables.info.codec == "hevc":
+        return "pyav", "HEVC, where only PyAV tells that a picture is lost"
+    if Start.FRESH in tables.table.starts.values():
         return "pyav", "open groups of pictures, within which only PyAV may start"
     return "decord", "sound tables"
 

@@ -39,6 +39,7 @@ class Picture(NamedTuple):
     Args:
         pictures: coded pictures that begin in it; 1 in a sound file.
         order: low bits of the picture order count.
+        number: frame_num of H.264, one more than that of the anchor before; else 0.
         forgets: the decoder forgets everything before, and counts the order from 0 again.
         anchor: the order of later pictures is coded relative to this one.
         disposable: no other picture refers to it.
@@ -47,6 +48,7 @@ class Picture(NamedTuple):
 
     pictures: int
     order: int
+    number: int
     forgets: bool
     anchor: bool
     disposable: bool
@@ -70,7 +72,7 @@ def read_picture(sample: Buffer, info: StreamInfo) -> Picture:
         elif _holds_set(unit, info):
             same_sets = same_sets and bytes(unit).rstrip(b"\0") in info.sets
     if not first:
-        return Picture(0, 0, False, False, False, same_sets)
+        return Picture(0, 0, 0, False, False, False, same_sets)
     if avc:
         return _avc_picture(first, info, count, same_sets)
     return _hevc_picture(first, info, count, same_sets)
@@ -79,30 +81,31 @@ def read_picture(sample: Buffer, info: StreamInfo) -> Picture:
 def _avc_picture(unit: bytes, info: StreamInfo, count: int, same_sets: bool) -> Picture:
     """Section 7.3.3."""
     idr, reference = unit[0] & 31 == 5, unit[0] & 0x60 != 0
-    order = _order_count(unit[1:], 0, 3, info.skipped_bits, int(idr), info.order_bits) if info.order_bits else 0
-    return Picture(count, order, idr, reference, not reference, same_sets)
+    number, order = _read_codes(unit[1:], 0, 3, info.skipped_bits, int(idr), info.order_bits)
+    return Picture(count, order, number, idr, reference, not reference, same_sets)
 
 
 def _hevc_picture(unit: bytes, info: StreamInfo, count: int, same_sets: bool) -> Picture:
     """Section 7.3.6.1."""
     kind, layer = unit[0] >> 1 & 63, unit[1] & 7
     intra = 16 <= kind <= 23  # then no_output_of_prior_pics_flag follows the first flag
-    order = 0 if kind in _HEVC_IDR else _order_count(unit[2:], 1 + intra, 1, info.skipped_bits, 1, info.order_bits)
+    order_bits = 0 if kind in _HEVC_IDR else info.order_bits
+    _, order = _read_codes(unit[2:], 1 + intra, 1, info.skipped_bits, 1, order_bits)
     unreferenced = kind < 16 and kind % 2 == 0
     anchor = layer == 1 and not unreferenced and not 6 <= kind <= 9  # prevTid0Pic of section 8.3.1
-    return Picture(count, order, 16 <= kind <= 20, anchor, unreferenced and layer == info.temporal_layers, same_sets)
+    return Picture(count, order, 0, 16 <= kind <= 20, anchor, unreferenced and layer == info.temporal_layers, same_sets)
 
 
-def _order_count(data: bytes, position: int, codes: int, skipped: int, more_codes: int, size: int) -> int:
-    """The low bits of the picture order count: behind some Exp-Golomb codes, skipped bits, and more codes; or -1."""
-    bits = f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}"
-    for codes_here, skipped_behind in ((codes, skipped), (more_codes, 0)):
-        for _ in range(codes_here):
-            one = bits.find("1", position)
-            position = 2 * one - position + 1 if one >= 0 else len(bits)
-        position += skipped_behind
-    found = bits[position : position + size]
-    return int(found, 2) if len(found) == size else -1
+def _read_codes(data: bytes, position: int, codes: int, size: int, more: int, more_size: int) -> tuple[int, int]:
+    """From a bit on, pass Exp-Golomb codes, read ``size`` bits, pass ``more`` codes, read ``more_size`` bits."""
+    bits = f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}1"  # of damaged data, codes end at the last bit
+    values = []
+    for passed, read in ((codes, size), (more, more_size)):
+        for _ in range(passed):
+            position = 2 * bits.index("1", min(position, len(bits) - 1)) - position + 1
+        values.append(int(bits[position : position + read] or "0", 2))
+        position += read
+    return values[0], values[1]
 
 
 def why_not_in_order(pictures: Sequence[Picture], pts: np.ndarray, info: StreamInfo) -> str | None:
@@ -114,30 +117,25 @@ def why_not_in_order(pictures: Sequence[Picture], pts: np.ndarray, info: StreamI
     """
     if not all(picture.same_sets for picture in pictures):
         return "the parameter sets of the stream change"
-    if any(picture.pictures > 1 for picture in pictures):
-        return "a sample holds several pictures"
-    orders = _picture_orders(pictures, info)
+    if any(picture.pictures != 1 for picture in pictures):
+        return "a sample holds no picture or several"
+    period = before = number = 0  # of the anchor before, its order as a whole count
+    half, numbers = 1 << max(info.order_bits - 1, 0), 1 << info.skipped_bits
+    orders = []
+    for place, picture in enumerate(pictures):
+        if picture.forgets or not place:
+            period, before, number = period + _NEXT_PERIOD, picture.order, picture.number - 1
+        if info.codec == "h264" and (picture.number - number) % numbers != 1:
+            return "pictures are lost"
+        # the count with these low bits that is nearest to the anchor's (H.264, section 8.2.1.1; HEVC, section 8.3.1)
+        order = before + half - (before + half - picture.order) % (2 * half) if info.order_bits else place
+        orders.append(period + order)
+        if picture.anchor:
+            before, number = order, picture.number
     by_order = np.argsort(orders, kind="stable")
-    if (np.diff(orders[by_order]) <= 0).any() or (np.diff(pts[by_order]) <= 0).any():
+    if (np.diff(np.array(orders)[by_order]) <= 0).any() or (np.diff(pts[by_order]) <= 0).any():
         return "its times contradict the order of its pictures"
     return None
-
-
-def _picture_orders(pictures: Sequence[Picture], info: StreamInfo) -> np.ndarray:
-    """int64 (len(pictures),), rising in output order (H.264, section 8.2.1.1; HEVC, section 8.3.1)."""
-    if not info.order_bits:
-        return np.arange(len(pictures))
-    half = 1 << info.order_bits - 1
-    period = before = 0  # the anchor before, as a whole picture order count
-    orders = []
-    for number, picture in enumerate(pictures):
-        if picture.forgets or not number:
-            period, before = period + _NEXT_PERIOD, picture.order
-        # the count with these low bits that is nearest to the anchor's
-        order = before + half - (before + half - picture.order) % (2 * half)
-        orders.append(period + order)
-        before = order if picture.anchor else before
-    return np.array(orders, np.int64)
 
 
 def start_kind(sample: Buffer, info: StreamInfo) -> Start:

@@ -18,7 +18,7 @@ from gcvideo.video import reader as reader_module
 from gcvideo.video.mp4_tables import read_track
 from gcvideo.video.parameter_sets import BitstreamError, parse_avc_config
 from gcvideo.video.pyav_decoder import LibavVideo
-from tests.reading import COUNT, INSTALLED, OPEN_GOP, RNG, VIDEOS, assert_right, x264
+from tests.reading import COUNT, INSTALLED, PYAV_PREFERRED, RNG, VIDEOS, assert_right, x264
 from tests.videos import decode_all, moving_frames, remux, write_video
 
 
@@ -27,7 +27,7 @@ def test_every_frame_by_index(name, folder):
     settings, for_decord = VIDEOS[name]
     path = write_video(folder / name, moving_frames(COUNT, 64, 128), **settings)
     assert assert_right(path, "pyav").backend == "pyav"
-    assert assert_right(path, "auto").backend == ("decord" if for_decord and name not in OPEN_GOP else "pyav")
+    assert assert_right(path, "auto").backend == ("decord" if for_decord and name not in PYAV_PREFERRED else "pyav")
     if for_decord:
         assert assert_right(path, "decord").backend == "decord"
     else:
