@@ -1,4 +1,4 @@
-"""Decode plan: which coded pictures must be decoded to see the frames that are wanted.
+"""Decode plan: which coded pictures must be decoded to see the frames that are wanted, and how these are turned.
 
 A container lists its samples (coded pictures) in decoding order with their presentation times. Decoding starts at key
 pictures only; between a key and a wanted frame lie pictures that the frame may refer to, and pictures to which nothing
@@ -7,15 +7,53 @@ refers. ``SampleTable.needed`` picks the fewest samples that are safe.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 
 from gcvideo.video.slice_headers import Start
 
 MAX_REORDER = 16  # frames of the largest decoded picture buffer
+
+
+class UnreadableError(ValueError):
+    """No decoder can help: a file has lost part of its data, is encrypted, shows no picture or is turned oddly."""
+
+
+class Orientation(NamedTuple):
+    """How decoded frames are turned for display: transposed or not, then flipped."""
+
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+    @classmethod
+    def from_matrix(cls, matrix: np.ndarray) -> Orientation:
+        """Read a display matrix (ISO/IEC 14496-12, section 8.3.2) as FFmpeg's tools do.
+
+        Args:
+            matrix: (2, 2), a b over c d: a pixel at (p, q) is shown at (ap + cq, bp + dq). One that cannot be inverted
+                turns nothing.
+
+        Raises:
+            UnreadableError: it turns by an angle that is no multiple of 90 degrees.
+        """
+        (a, b), (c, d) = matrix.tolist()
+        if a * d == b * c:
+            return cls()
+        angle, transpose = math.degrees(math.atan2(b, a)), abs(b) > abs(a)
+        if abs(angle - 90 * round(angle / 90)) > 1 or (abs(c) > abs(d)) != transpose:
+            raise UnreadableError(f"its display matrix turns by {angle:.0f} degrees; only multiples of 90 are read")
+        return cls(True, b < 0, c < 0) if transpose else cls(False, d < 0, a < 0)
+
+    def apply(self, images: np.ndarray) -> np.ndarray:
+        """Turn images (..., H, W, C); returns (..., H, W, C) or (..., W, H, C), without a copy."""
+        images = images.swapaxes(-3, -2) if self.transpose else images
+        return images[..., :: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1, :]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,12 @@ def has_decord() -> bool:
     return importlib.util.find_spec("decord") is not None
 
 
-def decode_with_decord(
-    track: Mp4Track, samples: Sequence[int], data: Sequence[memoryview], wanted: Sequence[int]
-) -> np.ndarray:
+def decode_with_decord(track: Mp4Track, data: Mapping[int, memoryview], wanted: Sequence[int]) -> np.ndarray:
     """Decode samples with decord.
 
     Args:
         track: the video track.
-        samples: what to decode, in decoding order.
-        data: its bytes.
+        data: the bytes of each sample that is to be decoded, in decoding order.
         wanted: the samples whose frames are asked for.
 
     Returns:
@@ -44,13 +41,12 @@ def decode_with_decord(
 
     # What goes wrong is raised, with the file's name; libav's own messages have none and would fill the log.
     decord.logging.set_level(decord.logging.QUIET)
-    pieces, rank = write_slice(track, samples, data)
-    frame_of = dict(zip(samples, rank.tolist(), strict=True))
+    pieces, frame_of = write_slice(track, data)
     with in_memory(pieces) as path:
         # fault_tol: any picture that decord would fill in from its neighbour is an error.
         reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1, fault_tol=_NO_FAULTS)
-        if len(reader) != len(samples):
-            raise DecodeError(f"decord counts {len(reader)} pictures of {len(samples)}")
+        if len(reader) != len(data):
+            raise DecodeError(f"decord counts {len(reader)} pictures of {len(data)}")
         batch = reader.get_batch([frame_of[sample] for sample in wanted])
         del reader  # a live one goes on decoding in the background
     return _shared(batch)

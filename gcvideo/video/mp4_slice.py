@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -24,39 +24,42 @@ _UNITY_MATRIX = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 RATE = 30  # frames per second of the slice: any will do
 
 
-def read_samples(file: int, track: Mp4Track, samples: Sequence[int]) -> list[memoryview]:
+def read_samples(file: int, track: Mp4Track, samples: Sequence[int]) -> dict[int, memoryview]:
     """The bytes of some samples, neighbours in one read."""
     offset, size = track.offset[samples], track.size[samples]
     by_place = np.argsort(offset, kind="stable")
     gap = offset[by_place][1:] - (offset + size)[by_place][:-1]
-    found: list[memoryview] = [memoryview(b"")] * len(samples)
+    data = dict.fromkeys(samples, memoryview(b""))
     for group in np.split(by_place, np.flatnonzero((gap < 0) | (gap > _READ_THROUGH)) + 1):
         start, end = int(offset[group[0]]), int((offset[group] + size[group]).max())
-        data = memoryview(os.pread(file, end - start, start))
-        if len(data) < end - start:
+        piece = memoryview(os.pread(file, end - start, start))
+        if len(piece) < end - start:
             raise OSError("the file has become shorter while it was read")
         for item in group.tolist():
             position = int(offset[item]) - start
-            found[item] = data[position : position + int(size[item])]
-    return found
+            data[samples[item]] = piece[position : position + int(size[item])]
+    return data
 
 
-def write_slice(
-    track: Mp4Track, samples: Sequence[int], data: Sequence[memoryview]
-) -> tuple[list[memoryview], np.ndarray]:
-    """Wrap samples, given in decoding order, as an MP4 file.
+def write_slice(track: Mp4Track, data: Mapping[int, memoryview]) -> tuple[list[memoryview], dict[int, int]]:
+    """Wrap samples as an MP4 file.
+
+    Args:
+        track: the video track.
+        data: the bytes of each sample, in decoding order.
 
     Returns:
-        the file in pieces; and int64 (S,), the place of each sample in presentation order, which is its frame number.
+        the file in pieces; and the frame number of each sample, its place in presentation order.
     """
-    count = len(samples)
+    samples, count = list(data), len(data)
     rank = np.empty(count, np.int64)
     rank[np.argsort(track.table.pts[samples], kind="stable")] = np.arange(count)
     composition = rank - np.arange(count)
     composition -= composition.min()
-    header = _header(track, [len(piece) for piece in data], composition, data_offset=0)
-    header = _header(track, [len(piece) for piece in data], composition, data_offset=len(header))
-    return [memoryview(header), *data], rank
+    sizes = [len(piece) for piece in data.values()]
+    header = _header(track, sizes, composition, data_offset=0)
+    header = _header(track, sizes, composition, data_offset=len(header))
+    return [memoryview(header), *data.values()], dict(zip(samples, rank.tolist(), strict=True))
 
 
 @contextmanager
@@ -65,23 +68,11 @@ def in_memory(pieces: Sequence[memoryview]) -> Iterator[str]:
 
     decord dies by a segmentation fault on damaged input that it gets as a bytes object, so that it needs a path.
     """
-    if hasattr(os, "memfd_create"):
-        file = os.memfd_create("slice.mp4", os.MFD_CLOEXEC)
-        try:
-            _write(file, pieces)
-            yield f"/proc/self/fd/{file}"
-        finally:
-            os.close(file)
-    else:
-        with tempfile.NamedTemporaryFile(suffix=".mp4") as temporary:
-            _write(temporary.fileno(), pieces)
-            yield temporary.name
-
-
-def _write(file: int, pieces: Sequence[memoryview]) -> None:
-    data = memoryview(b"".join(pieces))
-    while data:
-        data = data[os.write(file, data) :]
+    in_linux = hasattr(os, "memfd_create")
+    with open(os.memfd_create("slice.mp4"), "wb") if in_linux else tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        file.writelines(pieces)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}" if in_linux else str(file.name)
 
 
 def _header(track: Mp4Track, sizes: list[int], composition: np.ndarray, *, data_offset: int) -> bytes:
@@ -90,7 +81,7 @@ def _header(track: Mp4Track, sizes: list[int], composition: np.ndarray, *, data_
     width, height = track.info.width, track.info.height
     samples = _box(
         b"stbl",
-        _full_box(b"stsd", struct.pack(">I", 1), _sample_entry(track.sample_entry)),
+        _full_box(b"stsd", struct.pack(">I", 1), _box(track.sample_entry[:4], track.sample_entry[4:])),
         _full_box(b"stts", struct.pack(">III", 1, count, 1)),
         _full_box(
             b"ctts", struct.pack(">I", count), np.stack([np.ones(count), composition], 1).astype(">u4").tobytes()
@@ -127,8 +118,3 @@ def _box(kind: bytes, *body: bytes) -> bytes:
 
 def _full_box(kind: bytes, *body: bytes, flags: int = 0) -> bytes:
     return _box(kind, struct.pack(">I", flags), *body)
-
-
-def _sample_entry(entry: bytes) -> bytes:
-    """The original's sample entry: its type, then its body."""
-    return _box(entry[:4], entry[4:])

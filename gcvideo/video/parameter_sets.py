@@ -6,10 +6,11 @@ and picture parameter sets (PPS) of ISO/IEC 14496-10 (H.264) and ISO/IEC 23008-2
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TypeVar
 
 Buffer = bytes | memoryview
+T = TypeVar("T")
 
 # NAL unit types: table 7-1 of both standards.
 AVC_SPS, HEVC_SPS, HEVC_PPS = 7, 33, 34
@@ -28,88 +29,73 @@ class StreamInfo:
     Args:
         codec: ``h264`` or ``hevc``.
         length_size: bytes of the length in front of each NAL unit.
+        sets: the parameter sets, NAL units without trailing zero bytes.
         width: of the decoded frames, after cropping.
         height: of the decoded frames, after cropping.
-        pixels: of the coded frames, which is what a decoder allocates.
+        chroma: chroma_format_idc: 0 grey, 1 4:2:0, 2 4:2:2, 3 4:4:4.
         bit_depth: bits of a luma sample.
-        progressive: no picture is a single field.
         reorder: pictures that may precede a picture in decoding order and follow it in output order; None where the
             stream does not say.
-        chroma: chroma_format_idc: 0 grey, 1 4:2:0, 2 4:2:2, 3 4:4:4.
-        skipped_bits: of a slice header: of frame_num (H.264), in front of slice_type (HEVC).
         order_bits: of the picture order count in a slice header; 0: pictures are output in decoding order.
+        skipped_bits: of a slice header: of frame_num (H.264), in front of slice_type (HEVC).
         temporal_layers: HEVC only; 0: unknown.
-        sets: the parameter sets, NAL units without trailing zero bytes.
     """
 
     codec: str
     length_size: int
+    sets: frozenset[bytes]
     width: int
     height: int
-    pixels: int
+    chroma: int
     bit_depth: int
-    progressive: bool
     reorder: int | None
-    chroma: int = 1
-    skipped_bits: int = 4
-    order_bits: int = 4
+    order_bits: int
+    skipped_bits: int
     temporal_layers: int = 1
-    sets: frozenset[bytes] = frozenset()
 
 
 def parse_config(codec: str, record: Buffer) -> StreamInfo:
     """Read an avcC or hvcC record.
 
     Raises:
-        BitstreamError: it is damaged, holds several sequence parameter sets, or uses what no known encoder writes.
+        BitstreamError: it is damaged, of another codec, or tells of what slice headers are not read of: several
+            sequence parameter sets, interlaced pictures, and what hardly any encoder writes.
     """
-    parse = {"h264": parse_avc_config, "hevc": parse_hevc_config}.get(codec)
-    if parse is None:
-        raise BitstreamError(f"codec {codec}")
     try:
-        return parse(record)
-    except IndexError as error:
-        raise BitstreamError("a configuration record that ends too early") from error
+        return {"h264": _parse_avc_config, "hevc": _parse_hevc_config}[codec](record)
+    except KeyError:
+        raise BitstreamError(f"codec {codec}") from None
+    except IndexError:
+        raise BitstreamError("a configuration record that ends too early") from None
 
 
-def parse_avc_config(record: Buffer) -> StreamInfo:
-    """Read an AVCDecoderConfigurationRecord (ISO/IEC 14496-15, section 5.3.3.1)."""
-    if len(record) < 8 or record[0] != 1 or record[5] & 31 == 0:
-        raise BitstreamError("no sequence parameter set in avcC")
+def _parse_avc_config(record: Buffer) -> StreamInfo:
+    """AVCDecoderConfigurationRecord (ISO/IEC 14496-15, section 5.3.3.1)."""
     position, units = 5, []
     for mask in (31, 255):  # sequence parameter sets, then picture parameter sets
-        count, position = record[position] & mask if position < len(record) else 0, position + 1
+        count, position = record[position] & mask, position + 1
         for _ in range(count):
             unit, position = _sized_unit(record, position)
             units.append(unit)
-    sequence_sets = {unit for unit in units if unit[0] & 31 == AVC_SPS}
-    if len(sequence_sets) != 1:
-        raise BitstreamError("several sequence parameter sets" if sequence_sets else "no sequence parameter set")
-    info = _parse_avc_sps(unescape(sequence_sets.pop()), length_size=(record[4] & 3) + 1)
-    return replace(info, sets=frozenset(units))
+    sequence_set = _only({unit for unit in units if unit[0] & 31 == AVC_SPS})
+    return StreamInfo("h264", (record[4] & 3) + 1, frozenset(units), *_parse_avc_sps(unescape(sequence_set)))
 
 
-def parse_hevc_config(record: Buffer) -> StreamInfo:
-    """Read an HEVCDecoderConfigurationRecord (ISO/IEC 14496-15, section 8.3.3.1)."""
-    if len(record) < 23:
-        raise BitstreamError("hvcC is too short")
+def _parse_hevc_config(record: Buffer) -> StreamInfo:
+    """HEVCDecoderConfigurationRecord (ISO/IEC 14496-15, section 8.3.3.1)."""
     length_size, layers = (record[21] & 3) + 1, record[21] >> 3 & 7
     units = []
     position = 23
     for _ in range(record[22]):
-        if position + 3 > len(record):
-            break
-        count, position = int.from_bytes(record[position + 1 : position + 3], "big"), position + 3
+        count, position = record[position + 1] << 8 | record[position + 2], position + 3
         for _ in range(count):
             unit, position = _sized_unit(record, position)
             units.append(unit)
-    base = {unit for unit in units if len(unit) > 2 and unit[0] & 1 == 0 and unit[1] >> 3 == 0}  # nuh_layer_id 0
-    sequence_sets = {unit for unit in base if unit[0] >> 1 == HEVC_SPS}
-    extra_bits = {_hevc_extra_bits(unescape(unit)) for unit in base if unit[0] >> 1 == HEVC_PPS}
-    if len(sequence_sets) != 1 or len(extra_bits) != 1:
-        raise BitstreamError("not one sequence parameter set in hvcC")
-    info = _parse_hevc_sps(unescape(sequence_sets.pop()), length_size=length_size, layers=layers)
-    return replace(info, skipped_bits=extra_bits.pop(), sets=frozenset(units))
+    base = {unit for unit in units if unit[0] & 1 == 0 and unit[1] >> 3 == 0}  # nuh_layer_id 0
+    sequence_set = _only({unit for unit in base if unit[0] >> 1 == HEVC_SPS})
+    extra_bits = _only({_hevc_extra_bits(unescape(unit)) for unit in base if unit[0] >> 1 == HEVC_PPS})
+    sps = _parse_hevc_sps(unescape(sequence_set))
+    return StreamInfo("hevc", length_size, frozenset(units), *sps, skipped_bits=extra_bits, temporal_layers=layers)
 
 
 def unescape(unit: Buffer) -> bytes:
@@ -121,9 +107,15 @@ def unescape(unit: Buffer) -> bytes:
 def _sized_unit(record: Buffer, position: int) -> tuple[bytes, int]:
     """The NAL unit behind a length of 16 bits, without trailing zeros; and the position behind it."""
     end = position + 2 + int.from_bytes(record[position : position + 2], "big")
-    if end > len(record) or end < position + 3:
+    if end > len(record):
         raise BitstreamError("a configuration record that ends too early")
-    return bytes(record[position + 2 : end]).rstrip(b"\0") or b"\0", end
+    return bytes(record[position + 2 : end]).rstrip(b"\0"), end
+
+
+def _only(found: set[T]) -> T:
+    if len(found) != 1:
+        raise BitstreamError("several parameter sets" if found else "no parameter set")
+    return found.pop()
 
 
 class _Bits:
@@ -147,16 +139,16 @@ class _Bits:
                 raise BitstreamError("not an Exp-Golomb code")
         return (1 << zeros) - 1 + self.u(zeros)
 
-    def se(self) -> int:
-        code = self.ue()
-        return (code + 1) // 2 if code % 2 else -(code // 2)
+    def several(self, count: int) -> list[int]:
+        return [self.ue() for _ in range(count)]
 
-    def several(self, count: int) -> Iterator[int]:
-        return (self.ue() for _ in range(count))
+    def optional(self, count: int) -> int:
+        """Bits that are there if the flag in front of them is set; else 0."""
+        return self.u(count) if self.u(1) else 0
 
 
-def _parse_avc_sps(unit: bytes, *, length_size: int) -> StreamInfo:
-    """Section 7.3.2.1.1 as far as the frame size, then Annex E for the order of output."""
+def _parse_avc_sps(unit: bytes) -> tuple[int, int, int, int, int | None, int, int]:
+    """Section 7.3.2.1.1 as far as the frame size, then Annex E; returns what ``StreamInfo`` takes."""
     bits = _Bits(unit[1:])
     profile = bits.u(8)
     bits.u(16)  # constraint flags, level
@@ -170,8 +162,8 @@ def _parse_avc_sps(unit: bytes, *, length_size: int) -> StreamInfo:
         bits.ue()  # chroma depth
         bits.u(1)
         if bits.u(1):
-            _skip_scaling_lists(bits, 12 if chroma == 3 else 8)
-    frame_number_bits = 4 + bits.ue()
+            raise BitstreamError("scaling lists")
+    number_bits = 4 + bits.ue()
     order_type = bits.ue()
     if order_type not in (0, 2):
         raise BitstreamError(f"pictures in order of type {order_type}")
@@ -179,59 +171,31 @@ def _parse_avc_sps(unit: bytes, *, length_size: int) -> StreamInfo:
     bits.ue()  # max_num_ref_frames
     if bits.u(1):
         raise BitstreamError("gaps in the frame numbers")  # decoders fill them in, each in its own way
-    columns, rows = bits.ue() + 1, bits.ue() + 1
-    frame_only = bits.u(1)
-    rows *= 2 - frame_only
-    if not frame_only:
-        bits.u(1)
+    width, height = 16 * bits.ue() + 16, 16 * bits.ue() + 16
+    if not bits.u(1):
+        raise BitstreamError("interlaced")  # a frame may be two samples, one a field
     bits.u(1)
-    left, right, top, bottom = bits.several(4) if bits.u(1) else (0, 0, 0, 0)
-    unit_x = 1 if chroma in (0, 3) else 2  # table 6-1 and equations 7-19 to 7-22
-    unit_y = (2 if chroma == 1 else 1) * (2 - frame_only)
+    if bits.u(1):  # cropping (table 6-1 and equations 7-19 to 7-22)
+        left, right, top, bottom = bits.several(4)
+        width -= (2 if chroma in (1, 2) else 1) * (left + right)
+        height -= (2 if chroma == 1 else 1) * (top + bottom)
     reorder = _avc_reorder(bits) if bits.u(1) else None
     if profile == 66 or order_type == 2:  # Baseline has no B pictures; type 2 is output in decoding order (8.2.1.3)
         reorder = 0
-    return StreamInfo(
-        "h264",
-        length_size,
-        width=16 * columns - unit_x * (left + right),
-        height=16 * rows - unit_y * (top + bottom),
-        pixels=256 * columns * rows,
-        bit_depth=depth,
-        progressive=bool(frame_only),
-        reorder=reorder,
-        chroma=chroma,
-        skipped_bits=frame_number_bits,
-        order_bits=order_bits,
-    )
-
-
-def _skip_scaling_lists(bits: _Bits, count: int) -> None:
-    """Section 7.3.2.1.1.1."""
-    for index in range(count):
-        if not bits.u(1):
-            continue
-        last = following = 8
-        for _ in range(16 if index < 6 else 64):
-            if following:
-                following = (last + bits.se()) % 256
-            last = following or last
+    return width, height, chroma, depth, reorder, order_bits, number_bits
 
 
 def _avc_reorder(bits: _Bits) -> int | None:
     """max_num_reorder_frames of the video usability information (section E.1.1), None where it is not given."""
-    if bits.u(1) and bits.u(8) == 255:  # aspect_ratio_idc: extended
+    if bits.optional(8) == 255:  # aspect_ratio_idc: extended
         bits.u(32)
-    if bits.u(1):  # overscan
-        bits.u(1)
+    bits.optional(1)  # overscan
     if bits.u(1):  # video signal type
         bits.u(4)
-        if bits.u(1):
-            bits.u(24)
+        bits.optional(24)
     if bits.u(1):  # chroma location
-        bits.ue(), bits.ue()
-    if bits.u(1):  # timing
-        bits.u(65)
+        bits.several(2)
+    bits.optional(65)  # timing
     has_hrd = False
     for _ in range(2):  # NAL and VCL parameters of the hypothetical reference decoder (section E.1.2)
         if bits.u(1):
@@ -239,28 +203,25 @@ def _avc_reorder(bits: _Bits) -> int | None:
             count = bits.ue() + 1
             bits.u(8)
             for _ in range(min(count, 32)):
-                bits.ue(), bits.ue(), bits.u(1)
+                bits.several(2)
+                bits.u(1)
             bits.u(20)
-    if has_hrd:
-        bits.u(1)
-    bits.u(1)  # pic_struct_present_flag
+    bits.u(2 if has_hrd else 1)  # low_delay_hrd_flag, pic_struct_present_flag
     if not bits.u(1):  # bitstream_restriction_flag
         return None
     bits.u(1)
-    *_, reorder = bits.several(5)
-    return reorder
+    return bits.several(5)[-1]
 
 
-def _parse_hevc_sps(unit: bytes, *, length_size: int, layers: int) -> StreamInfo:
-    """Section 7.3.2.2.1 as far as the order of output."""
+def _parse_hevc_sps(unit: bytes) -> tuple[int, int, int, int, int, int]:
+    """Section 7.3.2.2.1 as far as the order of output; returns what ``StreamInfo`` takes."""
     bits = _Bits(unit[2:])
     bits.u(4)
     sub_layers = bits.u(3)
     bits.u(1)
     bits.u(96)  # profile, tier and level (section 7.3.3)
     present = [(bits.u(1), bits.u(1)) for _ in range(sub_layers)]
-    if sub_layers:
-        bits.u(2 * (8 - sub_layers))
+    bits.u(2 * (8 - sub_layers) if sub_layers else 0)
     for profile, level in present:
         bits.u(88 * profile + 8 * level)
     bits.ue()  # id
@@ -268,7 +229,6 @@ def _parse_hevc_sps(unit: bytes, *, length_size: int, layers: int) -> StreamInfo
     if chroma == 3 and bits.u(1):
         raise BitstreamError("colour planes coded one by one")
     width, height = bits.ue(), bits.ue()
-    pixels = width * height
     if bits.u(1):  # conformance window (equations 7-3 and 7-4)
         left, right, top, bottom = bits.several(4)
         width -= (2 if chroma in (1, 2) else 1) * (left + right)
@@ -276,28 +236,16 @@ def _parse_hevc_sps(unit: bytes, *, length_size: int, layers: int) -> StreamInfo
     depth = 8 + bits.ue()
     bits.ue()  # chroma depth
     order_bits = 4 + bits.ue()
-    every_layer = bits.u(1)
-    for _ in range(sub_layers + 1 if every_layer else 1):
-        _, reorder, _ = bits.several(3)
-    return StreamInfo(
-        "hevc",
-        length_size,
-        width=width,
-        height=height,
-        pixels=pixels,
-        bit_depth=depth,
-        progressive=True,  # fields are pictures of their own here (section D.3.3)
-        reorder=reorder,
-        chroma=chroma,
-        order_bits=order_bits,
-        temporal_layers=layers,
-    )
+    layers = sub_layers + 1 if bits.u(1) else 1
+    reorder = bits.several(3 * layers)[-2]  # of the highest layer; the buffer before it and the latency behind it
+    return width, height, chroma, depth, reorder, order_bits
 
 
 def _hevc_extra_bits(unit: bytes) -> int:
     """num_extra_slice_header_bits of a picture parameter set (section 7.3.2.3.1)."""
     bits = _Bits(unit[2:])
-    bits.ue(), bits.ue(), bits.u(1)  # ids, dependent_slice_segments_enabled_flag
+    bits.several(2)  # ids
+    bits.u(1)  # dependent_slice_segments_enabled_flag
     if bits.u(1):
         raise BitstreamError("pictures that are not output")  # output_flag_present_flag
     return bits.u(3)

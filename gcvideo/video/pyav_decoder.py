@@ -9,17 +9,18 @@ beginning. That is slow, and right.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from gcvideo.video.decode_plan import SampleTable
-from gcvideo.video.mp4_tables import Mp4Track, Orientation
+from gcvideo.video.decode_plan import Orientation, SampleTable
+from gcvideo.video.mp4_tables import Mp4Track
 from gcvideo.video.parameter_sets import BitstreamError, StreamInfo, parse_config
-from gcvideo.video.slice_headers import Picture, Start, by_old_x264, read_picture, start_kind, why_not_in_order
+from gcvideo.video.slice_headers import Picture, Start, by_old_x264, read_picture, why_not_in_order
 
 # The largest coded frame that is decoded: a little over 8K UHD. decord ends the process where memory runs out.
 MAX_PIXELS = 1 << 25
@@ -40,9 +41,7 @@ class DamageError(DecodeError):
     """The decoder produced a frame, and says that it is damaged."""
 
 
-def decode_with_pyav(
-    track: Mp4Track, samples: Sequence[int], data: Sequence[memoryview], wanted: Sequence[int]
-) -> np.ndarray:
+def decode_with_pyav(track: Mp4Track, data: Mapping[int, memoryview], wanted: Sequence[int]) -> np.ndarray:
     """Decode samples with libavcodec through PyAV; arguments and result as in ``decode_with_decord``."""
     import av
 
@@ -52,7 +51,7 @@ def decode_with_pyav(
     codec.options = _OPTIONS
 
     def frames() -> Iterator[tuple[int, Any]]:
-        for sample, piece in zip(samples, data, strict=True):
+        for sample, piece in data.items():
             packet = av.Packet(bytes(piece))
             packet.pts = sample
             yield from ((frame.pts, frame) for frame in codec.decode(packet))
@@ -100,8 +99,8 @@ def collect(frames: Iterable[tuple[int, Any]], wanted: Sequence[int], *, size: t
 
 def orientation_of(frame: Any) -> Orientation:
     """How PyAV's frame is turned for display."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    return Orientation() if matrix is None else Orientation.from_matrix(np.frombuffer(matrix, np.int32).tolist())
+    data = frame.side_data.get("DISPLAYMATRIX")
+    return Orientation.from_matrix(np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2]) if data else Orientation()
 
 
 def declared_fps(container: Any, stream: Any) -> float:
@@ -119,7 +118,7 @@ class LibavVideo:
         count: count frames from the beginning, even where the container tells their times.
 
     Attributes:
-        seconds: float64 (F,), presentation time of each frame.
+        times: float64 (F,), presentation time of each frame in seconds.
         fps: average frames per second.
         height: of the decoded frames, before rotation.
         width: of the decoded frames, before rotation.
@@ -131,8 +130,9 @@ class LibavVideo:
 
     def __init__(self, path: str, *, count: bool = False) -> None:
         self._path = path
-        self._container: Any = None
+        self._opened = contextlib.ExitStack()
         self._open()
+        self.fps = declared_fps(self._container, self._stream)
         self._table = None if count else self._read_table()
         if self._table is not None:
             self._time_of = {int(pts): sample for sample, pts in enumerate(self._table.pts)}
@@ -140,10 +140,9 @@ class LibavVideo:
             if first is None:
                 raise DecodeError("the first picture cannot be decoded")
             self._describe(first)
-            self.seconds, self.keyframes = self._table.seconds, self._table.keyframes
-            self.fps = declared_fps(self._container, self._stream)
-            if len(self.seconds) > 1 and abs(np.median(np.diff(self.seconds)) * self.fps - 1) > 0.01:
-                self.fps = (len(self.seconds) - 1) / float(self.seconds[-1] - self.seconds[0])
+            self.times, self.keyframes = self._table.seconds, self._table.keyframes
+            if len(self.times) > 1 and abs(np.median(np.diff(self.times)) * self.fps - 1) > 0.01:
+                self.fps = (len(self.times) - 1) / float(self.times[-1] - self.times[0])
         else:
             self._count_frames()
         self.codec = str(self._stream.codec_context.codec.canonical_name)
@@ -160,9 +159,7 @@ class LibavVideo:
 
     def close(self) -> None:
         """Close the file."""
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        self._opened.close()
 
     def _open(self) -> None:
         import av
@@ -170,7 +167,8 @@ class LibavVideo:
         self.close()
         # A playlist must not reach out to the network; a title in another alphabet must not matter.
         options = {"protocol_whitelist": "file"}
-        self._container = av.open(f"file:{self._path}", metadata_errors="replace", options=options)
+        opened = av.open(f"file:{self._path}", metadata_errors="replace", options=options)
+        self._container: Any = self._opened.enter_context(opened)
         pictures = av.stream.Disposition.attached_pic
         streams = [stream for stream in self._container.streams.video if not stream.disposition & pictures]
         if not streams:
@@ -186,10 +184,11 @@ class LibavVideo:
 
     def _read_table(self) -> SampleTable | None:
         """The samples, by reading through the file without decoding; None where frames must be counted."""
-        container_names = set(self._container.format.name.split(","))
-        codec = self._stream.codec_context
-        info = _stream_info(codec)
-        if not container_names & _TIMED_CONTAINERS or (info is None and codec.name not in _TIMED_CODECS):
+        codec, names = self._stream.codec_context, set(self._container.format.name.split(","))
+        info: StreamInfo | None = None  # of other codecs and of byte streams there is none
+        with contextlib.suppress(BitstreamError):
+            info = parse_config(codec.name, codec.extradata or b"")
+        if not names & _TIMED_CONTAINERS or (info is None and codec.name not in _TIMED_CODECS):
             return None
         times: list[int] = []
         shown: list[bool] = []
@@ -200,15 +199,12 @@ class LibavVideo:
                 break  # the end
             if packet.pts is None or packet.size == 0 or packet.is_corrupt or packet.has_sidedata("new_extradata"):
                 return None
-            sample = memoryview(packet)
-            if packet.is_keyframe:
-                kind = start_kind(sample, info) if info else Start.ANYWHERE
-                if kind is not Start.NO:
-                    starts[len(times)] = kind
-            if info is not None:
-                if not times and by_old_x264(sample, info):
-                    return None
-                pictures.append(read_picture(sample, info))
+            if info and not times and by_old_x264(memoryview(packet), info):
+                return None
+            picture = read_picture(memoryview(packet), info) if info else Picture(1, True, Start.ANYWHERE)
+            if packet.is_keyframe and picture.start is not Start.NO:
+                starts[len(times)] = picture.start
+            pictures.append(picture)
             times.append(packet.pts)
             shown.append(not packet.is_discard)
         pts = np.array(times, np.int64)
@@ -216,12 +212,11 @@ class LibavVideo:
         order = order[np.array(shown, bool)[order]]
         if len(np.unique(pts)) < len(pts) or not len(order) or starts.get(0) is not Start.ANYWHERE:
             return None
+        self._disposable = [picture.disposable for picture in pictures]
         table = SampleTable(pts, order, starts, Fraction(self._stream.time_base))
-        self._disposable = [picture.disposable for picture in pictures] if info else [False] * len(times)
-        if info is None:
-            return table if (np.diff(pts) > 0).all() else None
-        in_order = table.starts_in_order and table.reorder <= (info.reorder or 0)
-        return table if in_order and why_not_in_order(pictures, pts, info) is None else None
+        if not table.starts_in_order or table.reorder > (info.reorder or 0 if info else 0):
+            return None
+        return None if info and why_not_in_order(pictures, pts, info) else table
 
     def _decode_needed(self, frames: list[int]) -> Iterator[Any]:
         """Decode what these frames need; more frames than these come out."""
@@ -234,35 +229,31 @@ class LibavVideo:
                 remaining.remove(sample)
             if not remaining:
                 break
+        if remaining:
+            raise DecodeError("the container gives other times on a second reading")
         yield from self._stream.codec_context.decode(None)
 
     def _packets_from(self, sample: int) -> Iterator[tuple[int, Any]]:
         """Samples and their packets, from this one on or from one before."""
-        assert self._table is not None
-        packets = self._seek(sample)
-        packet = next(packets, None)
-        if packet is None or self._time_of.get(packet.pts, len(self._time_of)) > sample:  # too far
-            self._open()
-            packets = self._container.demux(self._stream)
-            packet = next(packets, None)
-        while packet is not None:
-            if packet.size:
-                if packet.pts not in self._time_of:
-                    raise DecodeError("the container gives other times on a second reading")
-                yield self._time_of[packet.pts], packet
-            packet = next(packets, None)
-
-    def _seek(self, sample: int) -> Iterator[Any]:
-        """Packets from some place near a sample; none where the container cannot seek."""
         import av
 
         assert self._table is not None
-        try:
+        first = None
+        with contextlib.suppress(av.FFmpegError):  # not every file can be sought in
             self._container.seek(int(self._table.pts[sample]), stream=self._stream)
-        except av.FFmpegError:
-            return iter(())
-        packets: Iterator[Any] = self._container.demux(self._stream)
-        return packets
+            packets = self._numbered_packets()
+            first = next(packets, None)
+        if first is None or first[0] > sample:  # too far
+            self._open()
+            packets = self._numbered_packets()
+            first = next(packets)
+        yield first
+        yield from packets
+
+    def _numbered_packets(self) -> Iterator[tuple[int, Any]]:
+        """Packets from here on, and which samples they are; one of an unknown time comes behind all samples."""
+        unknown, packets = len(self._time_of), self._container.demux(self._stream)
+        return ((self._time_of.get(packet.pts, unknown), packet) for packet in packets if packet.size)
 
     def _decode_from_start(self) -> Iterator[Any]:
         """Every frame, in the order of output.
@@ -304,26 +295,12 @@ class LibavVideo:
         if not times:
             raise DecodeError("shows no picture that can be decoded")
         self.keyframes = np.array([key for key in keys if key < sound], np.int64)
-        self.fps = declared_fps(self._container, self._stream)
         known = [pts for pts in times if pts is not None]
         if len(known) == len(times) and len(set(known)) == len(known):
             # Times that do not rise (AVI gives them in decoding order) are still the right ones, in the wrong order.
-            self.seconds = np.sort(np.array(known)) * float(self._stream.time_base)
+            self.times = np.sort(np.array(known)) * float(self._stream.time_base)
         else:
-            self.seconds = np.arange(len(times)) / self.fps
+            self.times = np.arange(len(times)) / self.fps
 
     def _describe(self, frame: Any) -> None:
-        self.height, self.width = frame.height, frame.width
-        try:
-            self.orientation = orientation_of(frame)
-        except ValueError as error:
-            raise DecodeError(str(error)) from None
-
-
-def _stream_info(codec: Any) -> StreamInfo | None:
-    """What avcC or hvcC says; None for other codecs and for byte streams, which have no such record."""
-    try:
-        info = parse_config(codec.name, codec.extradata or b"")
-    except BitstreamError:
-        return None
-    return info if info.progressive and info.reorder is not None else None
+        self.height, self.width, self.orientation = frame.height, frame.width, orientation_of(frame)

@@ -41,10 +41,10 @@ from pathlib import Path
 import numpy as np
 
 from gcvideo.errors import DamagedVideoError, VideoError
-from gcvideo.video.decode_plan import MAX_REORDER
+from gcvideo.video.decode_plan import MAX_REORDER, UnreadableError
 from gcvideo.video.decord_decoder import decode_with_decord, has_decord
 from gcvideo.video.mp4_slice import read_samples
-from gcvideo.video.mp4_tables import Mp4DataError, Mp4Track, read_tables
+from gcvideo.video.mp4_tables import Mp4Track, read_tables
 from gcvideo.video.pyav_decoder import MAX_PIXELS, DamageError, DecodeError, LibavVideo, decode_with_pyav
 from gcvideo.video.slice_headers import Start, read_picture, why_not_in_order
 from gcvideo.video.tar_members import local_path
@@ -69,8 +69,7 @@ def open_video(path: str | Path, *, backend: str = "auto") -> VideoReader:
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
     path = os.fspath(path)
-    missing = why_missing(backend)
-    if missing:
+    if missing := why_missing(backend):
         raise VideoError(path, missing)
     with ExitStack() as opened:
         try:
@@ -78,7 +77,7 @@ def open_video(path: str | Path, *, backend: str = "auto") -> VideoReader:
             reader = VideoReader(path, *_open_source(file, backend))
         except VideoError as error:
             raise error if error.path == path else VideoError(path, error.reason) from error
-        except (Mp4DataError, DecodeError) as error:
+        except (UnreadableError, DecodeError) as error:
             raise VideoError(path, str(error)) from error
         except Exception as error:  # PyAV raises what it meets: InvalidDataError, UnicodeDecodeError ...
             raise VideoError(path, f"cannot be opened ({_one_line(error)})") from error
@@ -105,13 +104,12 @@ class VideoReader:
         self.reason = reason
         self._source = source
         self._opened = ExitStack()  # what must stay open as long as the source
-        self.height, self.width = source.height, source.width
-        if source.height * source.width > MAX_PIXELS:
-            raise VideoError(path, f"frames of {source.width} x {source.height} are larger than {MAX_PIXELS} pixels")
-        if source.orientation.transpose:
-            self.height, self.width = self.width, self.height
+        size = source.height, source.width
+        if size[0] * size[1] > MAX_PIXELS:
+            raise VideoError(path, f"frames of {size[1]} x {size[0]} are larger than {MAX_PIXELS} pixels")
+        self.height, self.width = size[::-1] if source.orientation.transpose else size
         self.fps = source.fps
-        self.times = source.seconds
+        self.times = source.times
         self.codec = source.codec
         self.keyframes = source.keyframes
 
@@ -142,9 +140,7 @@ class VideoReader:
         if wanted[0] < 0 or wanted[-1] >= len(self):
             raise IndexError(f"{self.path}: frames {wanted[0]} to {wanted[-1]} of {len(self)}")
         if len(indices) * self.height * self.width * 3 > MAX_BYTES:
-            raise VideoError(
-                self.path, f"{len(indices)} frames of {self.width} x {self.height} exceed {MAX_BYTES} bytes"
-            )
+            raise VideoError(self.path, f"{len(indices)} frames of this size exceed {MAX_BYTES} bytes")
         try:
             images = self._source.decode(wanted)
         except DamageError as error:
@@ -193,7 +189,7 @@ class Mp4Video:
         self.height, self.width = track.info.height, track.info.width
         self.orientation = track.orientation
         self.fps = track.fps
-        self.seconds = track.table.seconds
+        self.times = track.table.seconds
         self.keyframes = track.table.keyframes
 
     def decode(self, wanted: np.ndarray) -> np.ndarray:
@@ -204,21 +200,21 @@ class Mp4Video:
         # A picture is output before as many later ones are decoded as the stream may reorder.
         ahead = MAX_REORDER if track.info.reorder is None else max(2, track.info.reorder)
         span = table.needed(wanted.tolist(), ahead=ahead)
-        data = dict(zip(span, read_samples(self._file, track, span), strict=True))
-        pictures = {sample: read_picture(data[sample], track.info) for sample in span}
+        data = read_samples(self._file, track, span)
+        pictures = {sample: read_picture(piece, track.info) for sample, piece in data.items()}
         doubt = why_not_in_order(list(pictures.values()), table.pts[span], track.info)
         if doubt:
             return self._count(doubt).decode(wanted)
-        samples = table.needed(wanted.tolist(), lambda sample: pictures[sample].disposable)
-        slices = [data[sample] for sample in samples]
+        needed = table.needed(wanted.tolist(), lambda sample: pictures[sample].disposable)
+        data = {sample: data[sample] for sample in needed}
         targets = table.order[wanted].tolist()
         try:
-            return _DECODERS[self.backend](track, samples, slices, targets)
-        except Exception as error:  # decord refuses a few files that are sound, such as very narrow ones
-            if self.backend == "pyav":
+            return _DECODERS[self.backend](track, data, targets)
+        except Exception:  # decord refuses a few files that are sound, such as very narrow ones
+            if self.backend == "pyav" or not self._fallback:
                 raise
-            self._leave_to_pyav(_one_line(error))
-            return decode_with_pyav(track, samples, slices, targets)
+        self.backend = "pyav"
+        return decode_with_pyav(track, data, targets)
 
     def close(self) -> None:
         """Close the file."""
@@ -227,17 +223,14 @@ class Mp4Video:
             self._counted.close()
 
     def _count(self, doubt: str) -> LibavVideo:
-        self._leave_to_pyav(doubt)
+        if self.backend != "pyav" and not self._fallback:
+            raise DecodeError(doubt)
+        self.backend = "pyav"
         counted = LibavVideo(self._path, count=True)
-        if len(counted.seconds) != len(self.seconds):
-            raise DecodeError(f"{doubt}, and {len(counted.seconds)} of {len(self.seconds)} can be decoded")
+        if len(counted.times) != len(self.times):
+            raise DecodeError(f"{doubt}, and {len(counted.times)} of {len(self.times)} can be decoded")
         self._counted = counted
         return counted
-
-    def _leave_to_pyav(self, why: str) -> None:
-        if not self._fallback and self.backend != "pyav":
-            raise DecodeError(why)
-        self.backend = "pyav"
 
 
 _DECODERS = {"decord": decode_with_decord, "pyav": decode_with_pyav, "torchcodec": decode_with_torchcodec}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -76,6 +75,8 @@ class FrameStream:
         while True:
             try:
                 picture = next(frames, None)
+                if picture and not index:
+                    orientation_of(picture)  # raises here what ``rgb`` would raise
             except (OSError, ValueError) as error:
                 self.problem = f"cannot be decoded after {max(last, 0):.1f} s ({_why(error, self.name)})"
                 break
@@ -96,9 +97,7 @@ class FrameStream:
     def __enter__(self) -> FrameStream:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -120,6 +119,7 @@ def _what_to_open(source: str | IO[bytes]) -> tuple[Any, dict[str, Any]]:
 def _why(error: Exception, name: str) -> str:
     text = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
     if name == "standard input":
-        text += "; a pipe must carry a format that can be read from front to back, such as MPEG-TS, Matroska or "
-        text += "an MP4 with its index in front"
+        text += (
+            "; a pipe must carry a format that is read front to back: MPEG-TS, Matroska, MP4 with its index in front"
+        )
     return text

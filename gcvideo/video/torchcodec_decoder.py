@@ -10,24 +10,18 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gcvideo.errors import VideoError
+from gcvideo.video.decode_plan import Orientation
 from gcvideo.video.mp4_slice import RATE, in_memory, write_slice
-from gcvideo.video.mp4_tables import Mp4Track, Orientation
+from gcvideo.video.mp4_tables import Mp4Track
 from gcvideo.video.pyav_decoder import DecodeError, LibavVideo
 
 _SAME_TIME = 1e-6  # seconds
-# What torchcodec does for display, counter-clockwise.
-_QUARTER_TURNS = {
-    Orientation(): 0,
-    Orientation(transpose=True, flip_rows=True): 1,
-    Orientation(flip_rows=True, flip_columns=True): 2,
-    Orientation(transpose=True, flip_columns=True): 3,
-}
 
 
 @functools.cache
@@ -45,32 +39,28 @@ def why_no_torchcodec() -> str | None:
     return None
 
 
-def decode_with_torchcodec(
-    track: Mp4Track, samples: Sequence[int], data: Sequence[memoryview], wanted: Sequence[int]
-) -> np.ndarray:
+def decode_with_torchcodec(track: Mp4Track, data: Mapping[int, memoryview], wanted: Sequence[int]) -> np.ndarray:
     """Decode samples with torchcodec; arguments and result as in ``decode_with_decord``."""
-    pieces, rank = write_slice(track, samples, data)
-    frame_of = dict(zip(samples, rank.tolist(), strict=True))
+    pieces, frame_of = write_slice(track, data)
     frames = np.array([frame_of[sample] for sample in wanted])
     with in_memory(pieces) as path:
-        return _exact_frames(path, frames, frames / RATE, count=len(samples))
+        return _exact_frames(path, frames, frames / RATE, count=len(data))
 
 
 class TorchcodecVideo(LibavVideo):
     """A video that libavformat reads, decoded by torchcodec where that gives the frames that PyAV would give.
 
     Raises:
-        VideoError: times in the container do not tell the frames apart, or a sample has more than 8 bits.
+        VideoError: times in the container do not tell the frames apart, a sample has more than 8 bits, or frames are
+            turned for display.
     """
 
     backend = "torchcodec"
 
     def decode(self, wanted: np.ndarray) -> np.ndarray:
         """As in ``LibavVideo``."""
-        times = self.seconds[wanted] - self.seconds[0]
-        turns = _QUARTER_TURNS[self.orientation]
-        images = _exact_frames(self._path, wanted, times, count=len(self.seconds), quarter_turns=turns)
-        return np.rot90(images, -turns, axes=(1, 2))  # which torchcodec has turned for display
+        times = self.times[wanted] - self.times[0]
+        return _exact_frames(self._path, wanted, times, count=len(self.times))
 
     def _count_frames(self) -> None:
         raise self._refusal("its times do not tell its frames apart")
@@ -79,29 +69,21 @@ class TorchcodecVideo(LibavVideo):
         super()._describe(frame)
         if frame.format.components[0].bits > 8:
             raise self._refusal("more than 8 bits a sample")  # other rounding than PyAV's
-        if self.orientation not in _QUARTER_TURNS:
-            raise self._refusal("mirrored for display")
+        if self.orientation != Orientation():
+            raise self._refusal("turned for display")
 
     def _refusal(self, reason: str) -> VideoError:
         return VideoError(self._path, f"torchcodec cannot be trusted with it ({reason}); use backend pyav or auto")
 
 
-def _exact_frames(
-    path: str,
-    frames: np.ndarray,
-    times: np.ndarray,
-    *,
-    count: int,
-    quarter_turns: int = 0,
-) -> np.ndarray:
-    """Frames of a file by index, as displayed.
+def _exact_frames(path: str, frames: np.ndarray, times: np.ndarray, *, count: int) -> np.ndarray:
+    """Frames of a file by index.
 
     Args:
         path: the file.
         frames: rising.
         times: presentation times that they must have, in seconds after the first frame.
         count: number of frames that the file must have.
-        quarter_turns: that the file must ask for.
 
     Returns:
         uint8 (T, H, W, 3) RGB.
@@ -115,13 +97,9 @@ def _exact_frames(
         device="cpu",
         seek_mode="exact",
     )
-    facts = decoder.metadata
     if len(decoder) != count:
         raise DecodeError(f"torchcodec counts {len(decoder)} pictures of {count}")
-    if round((facts.rotation or 0) / 90) % 4 != quarter_turns:
-        raise DecodeError("torchcodec would turn it otherwise")
     batch = decoder.get_frames_at(frames.tolist())
-    if (np.abs(batch.pts_seconds.numpy() - facts.begin_stream_seconds - times) > _SAME_TIME).any():
+    if (np.abs(batch.pts_seconds.numpy() - decoder.metadata.begin_stream_seconds - times) > _SAME_TIME).any():
         raise DecodeError("torchcodec gives other pictures than those asked for")
-    images: np.ndarray = batch.data.numpy()
-    return images
+    return np.asarray(batch.data.numpy())

@@ -9,7 +9,7 @@ import pytest
 from gcvideo.errors import DamagedVideoError, VideoError
 from gcvideo.video import open_video
 from gcvideo.video import reader as reader_module
-from gcvideo.video.mp4_tables import read_track
+from gcvideo.video.mp4_tables import read_tables
 from tests.reading import COUNT, INSTALLED, WITH_TORCHCODEC, assert_right, x264
 from tests.videos import decode_all, moving_frames, remux, write_video
 
@@ -128,8 +128,7 @@ def test_truncated_files(closed, tmp_path):
 def test_damaged_picture_is_an_error(closed, tmp_path, capfd):
     """A picture that the decoder cannot make out must not shift those after it."""
     data = bytearray(closed.read_bytes())
-    with closed.open("rb") as file:
-        start = int(read_track(file.fileno()).offset[14])
+    start = int(read_tables(str(closed)).offset[14])
     data[start : start + 4] = b"\xff" * 4  # the length of its first unit
     path = tmp_path / "damaged.mp4"
     path.write_bytes(data)
@@ -148,8 +147,7 @@ def test_damaged_picture_is_an_error(closed, tmp_path, capfd):
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_damage_in_a_picture_that_others_refer_to_is_an_error_where_the_decoder_tells(suffix, closed, tmp_path):
     data = bytearray(closed.read_bytes())
-    with closed.open("rb") as file:
-        track = read_track(file.fileno())
+    track = read_tables(str(closed))
     start, size = int(track.offset[13]), int(track.size[13])  # the first after a key picture
     data[start + size // 3 : start + size] = bytes(size - size // 3)
     path = tmp_path / "hidden.mp4"
