@@ -109,6 +109,8 @@ def test_folders_and_patterns(checkpoint: str, place: Path, tmp_path: Path) -> N
     shutil.copy(place / "video_0.mp4", tmp_path / "sub dir" / "deeper" / "a.MP4")
     shutil.copy(place / "video_1.mp4", tmp_path / "sub dir" / "b [1].mp4")
     (tmp_path / "sub dir" / "notes.txt").write_text("no video")
+    (tmp_path / "sub dir" / "._1.mp4").write_text("what macOS writes beside 1.mp4")
+    (tmp_path / "sub dir" / "loop").symlink_to(tmp_path)
     predict(checkpoint, tmp_path, "--json", tmp_path / "a.json", "--clips", 1, "--crops", 1)
     found = [entry["video"] for entry in json.loads((tmp_path / "a.json").read_text())["videos"]]
     assert [Path(name).name for name in found] == ["b [1].mp4", "a.MP4"]
