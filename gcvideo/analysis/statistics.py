@@ -139,7 +139,9 @@ def common_videos(names: Sequence[str], tests: Sequence[Predictions]) -> list[Pr
     if not shared:
         failures = [failure for test in tests for failure in test.failures]
         reason = f"; {failures[0].path}: {failures[0].reason}" if failures else ""
-        raise DataError(f"{' and '.join(dict.fromkeys(names))}: have no labelled video in common{reason}")
+        ids = " and ".join(dict.fromkeys(str(test.ids[0]) for test in labelled if len(test.ids)))
+        fix = f" (ids: {ids}); test with the same data.test.root, which ids are relative to" if ids else ""
+        raise DataError(f"{' and '.join(dict.fromkeys(names))}: have no labelled video in common{fix}{reason}")
     common: list[Predictions] = []
     for name, test in zip(names, labelled, strict=True):
         kept = test.select([id_ in shared for id_ in test.ids])

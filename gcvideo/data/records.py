@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -64,7 +63,7 @@ class VideoRecord:
         return (first, last) if first < last else (max(first - 1, 0), max(first, 1))  # the frame shown at the start
 
 
-class RecordTable(Sequence[VideoRecord]):
+class RecordTable:
     """Records in columns: Kinetics-700 takes tens of megabytes, and worker processes share them untouched.
 
     A ``VideoRecord`` is made on access.
@@ -115,13 +114,10 @@ class RecordTable(Sequence[VideoRecord]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    @overload
-    def __getitem__(self, index: int) -> VideoRecord: ...
-    @overload
-    def __getitem__(self, index: slice) -> RecordTable: ...
-    def __getitem__(self, index: int | slice) -> VideoRecord | RecordTable:
-        if isinstance(index, slice):
-            return self.select(np.arange(len(self))[index])
+    def __iter__(self) -> Iterator[VideoRecord]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> VideoRecord:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         index = int(index) % len(self)

@@ -28,8 +28,8 @@ def read_index(annotation: Annotation) -> RecordTable:
     """
     path, root = annotation.path, annotation.root if annotation.root_given else None
     try:
-        times = [name for name in pq.read_schema(path).names if name in ("start", "end")]
-        columns = pq.read_table(path, columns=["id", "path", "label", *times])
+        spans = [name for name in ("start", "end") if name in pq.read_schema(path).names]
+        columns = pq.read_table(path, columns=["id", "path", "label", *spans])
         metadata = columns.schema.metadata or {}
         stored = json.loads(metadata.get(b"classes", b"null"))
         missing = json.loads(metadata.get(b"missing", b"[]"))
@@ -43,15 +43,12 @@ def read_index(annotation: Annotation) -> RecordTable:
     if None not in (annotation.classes, stored) and annotation.classes != stored:
         raise DataError(f"{path}: was made with other classes; make the index again with the new list of classes")
     _check_shards(path, shards)
+    ids, paths = (columns[name].combine_chunks() for name in ("id", "path"))
+    labels, classes = np.asarray(columns["label"]), annotation.classes or stored
+    times = np.column_stack([np.asarray(columns[name], float) for name in spans]) if len(spans) == 2 else None
+    source = str(path)
     return RecordTable(
-        ids=columns["id"].combine_chunks(),
-        paths=columns["path"].combine_chunks(),
-        labels=np.asarray(columns["label"]),
-        root=root,
-        classes=annotation.classes or stored,
-        source=str(path),
-        missing=missing,
-        segments=np.column_stack([np.asarray(columns[name], float) for name in ("start", "end")]) if times else None,
+        ids=ids, paths=paths, labels=labels, root=root, classes=classes, source=source, missing=missing, segments=times
     )
 
 

@@ -140,12 +140,12 @@ def make_table(
     table = RecordTable(
         ids=[row.id or _id(path, row) for path, row in zip(paths, found, strict=True)],
         paths=paths,
-        labels=(numbers[row.label] for row in found),
-        segments=np.array([(row.start, row.end) for row in found]).reshape(-1, 2),
-        missing=[row.id for row in missing],
+        labels=[numbers[row.label] for row in found],
         root=annotation.root,
         classes=classes,
         source=str(annotation.path),
+        missing=[row.id for row in missing],
+        segments=np.array([(row.start, row.end) for row in found]).reshape(-1, 2),
     )
     pair = table.contradiction()
     if pair is not None:
@@ -164,7 +164,8 @@ def number_labels(
     """The number of each label, and the class names in label order, where known.
 
     All labels of a file are read one way: as names if they are names of known classes, as numbers if all are numbers
-    ("1.0" is 1), else as names, of which the sorted ones are the classes. "" and "-1" stand for no label.
+    ("1.0" is 1), else as names, of which the sorted ones are the classes. Names that are numbers are compared as such
+    ("001" is 1). "" and "-1" stand for no label.
 
     Args:
         lines: label -> line of its first row.
@@ -179,7 +180,9 @@ def number_labels(
     classes = annotation.classes
     limit = annotation.num_classes or len(classes or ()) or math.inf
     numbers = {text: int(float(text)) for text in texts if NUMBER.fullmatch(text)}
-    names = {text: classes.index(normalize(text)) for text in texts if classes and normalize(text) in classes}
+    known = {_key(name): label for label, name in enumerate(classes or ())}
+    known |= {name: label for label, name in enumerate(classes or ())}  # the exact name wins
+    names = {text: known[key] for text in texts for key in (_key(text), normalize(text)) if key in known}
 
     def error(text: str, why: str) -> DataError:
         return annotation.error(lines[text], f"label {text!r} {why}")
@@ -209,6 +212,10 @@ def number_labels(
         classes = tuple(sorted(set(map(normalize, texts)))) or None
         names = {text: (classes or ()).index(normalize(text)) for text in texts}
     return names | unknown, classes
+
+
+def _key(name: str) -> str:
+    return str(int(float(name))) if NUMBER.fullmatch(name) else normalize(name)
 
 
 def normalize(name: str) -> str:

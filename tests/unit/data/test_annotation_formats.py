@@ -132,6 +132,12 @@ def test_numbers_that_are_class_names_too(root):
     assert load_records(write(root / "list", "jump/1.mp4,0"), classes=classes).labels.tolist() == [0]
     assert load_records(write(root / "list", "jump/1.mp4,30"), classes=["10", "20", "30"]).labels.tolist() == [2]
     assert load_records(write(root / "list", "jump/1.mp4,0"), classes=["1", "2", "3"]).labels.tolist() == [0]
+    padded = ["001", "002", "003"]
+    with pytest.raises(DataError, match=r"label '1' may be the name of class 0 or the number"):
+        load_records(write(root / "list", "jump/1.mp4,1", "run/2.mp4,2"), classes=padded)
+    assert load_records(write(root / "list", "jump/1.mp4,1", "run/2.mp4,3"), classes=padded).labels.tolist() == [0, 2]
+    write(root / "list", "path,class", "jump/1.mp4,1.0", "run/2.mp4,01")
+    assert load_records(root / "list", classes=["01", "1"]).labels.tolist() == [1, 0]
     assert load_records(write(root / "list", "jump/1.mp4,7"), classes=["7", "jump"], num_classes=2).labels.tolist() == [
         0
     ]

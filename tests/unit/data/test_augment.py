@@ -234,7 +234,7 @@ def test_class_balanced_switch(records):
 
 
 def test_a_record_that_comes_up_again_shows_another_clip(records):
-    one = records[:1]
+    one = records.select([0])
     (batch,) = train_loader(ClipDataset(one, data=augment(), seed=0), batch_size=3, seed=0, epoch=0)
     assert batch.indices.tolist() == [0, 0, 0]
     assert len({clip.numpy().tobytes() for clip in batch.clips}) == 3
