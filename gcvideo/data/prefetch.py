@@ -1,4 +1,4 @@
-"""Bringing clips to the device ahead of the step that needs them, and telling that wait from the work."""
+"""Asynchronous prefetch of batches to the device; the wait for data and the compute are measured separately."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from gcvideo.data.loader import ClipBatch
 
 
 class Prefetcher:
-    """Batches of a loader with their clips and labels on the device, and the time spent waiting for them.
+    """Iterator over a loader's batches with their clips and labels on the device; measures the wait for them.
 
-    On a GPU the next batch is copied on a stream of its own while the present one is computed on. The host may run at
-    most two batches ahead of the GPU: so it never idles, and the time that ``next`` takes is truly a wait for data.
+    On a GPU the next batch is copied on a separate stream during the computation of the current one. The host may run
+    at most two batches ahead of the GPU: so the GPU never idles, and the time that ``next`` takes is a wait for data.
 
     Attributes:
         waited: seconds spent waiting for the loader since the last ``reset``.
@@ -82,12 +82,12 @@ class Prefetcher:
 
 
 class Stopwatch:
-    """The time of a run: as a whole, and of its training steps the wait for data and the work.
+    """Time of a run: its total, and the data wait and compute of its training steps.
 
     Args:
-        seconds: that earlier parts of an interrupted run took.
-        data: those of them that were spent waiting for clips.
-        compute: those of them that were spent on the other work of training steps.
+        seconds: total of the parts before an interruption.
+        data: seconds of them that training steps waited for clips.
+        compute: seconds of them that training steps computed.
 
     Attributes:
         data: seconds of training steps spent waiting for clips.
@@ -101,18 +101,18 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Of the run so far, interruptions left out."""
+        """Total of the run so far, without interruptions."""
         return time.monotonic() - self._began
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Laps are counted from here."""
+        """Start the first lap."""
         self._lap = time.monotonic()
         yield
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that belongs to no lap."""
+        """Leave this time out of the current lap."""
         began = time.monotonic()
         yield
         self._lap += time.monotonic() - began

@@ -116,8 +116,7 @@ class WorkerPool(Generic[Task, Result]):
         sources: dict[Any, _Worker] = {worker.connection: worker for worker in self._running}
         for source in connection.wait(list(sources)):
             try:
-                number, result = sources[source].receive(pin_memory=self.pin_memory)
-                results[number] = result
+                results.update([sources[source].receive(pin_memory=self.pin_memory)])
                 self._idle_deaths = 0
             except (EOFError, OSError):
                 self._replace(sources[source])

@@ -70,7 +70,7 @@ def run_jobs(
         return
     pool: WorkerPool[int, tuple[int, Value | None, str | None]] = WorkerPool(
         work,
-        workers=min(workers or _cores(), len(items)),
+        workers=min(workers or len(os.sched_getaffinity(0)), len(items)),
         on_death=deaths.__setitem__,
         time_limit=limits.seconds,
         memory_limit=limits.memory,
@@ -113,10 +113,6 @@ def scan(
         rows[path] = {"error": error} if row is None else row
         journal.add(path, rows[path], _stamp(path))
     return {path: rows[path] for path in paths}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reason_of(error: Exception) -> str:

@@ -230,10 +230,7 @@ def _claim(folder: Path, wanted: dict[str, int]) -> None:
         raise DataError(f"{folder}: a synthetic set needs at least one video in each split")
     note = folder / "synthetic.json"
     if note.is_file():
-        try:
-            found = json.loads(note.read_text())
-        except ValueError:
-            found = None
+        found = json.loads(note.read_text())
         if found != wanted:
             raise DataError(f"{folder}: holds a synthetic set made with {found}, not {wanted}; choose another folder")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -60,7 +60,7 @@ def test_650_000_records_take_little_memory_and_workers_share_them(tmp_path):
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "k700.parquet"), str(COUNT)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     report = json.loads(done.stdout)
-    print(report)  # the measured figures, with pytest -s
+    print(report)  # the measurements, with pytest -s
     assert report["share"] == COUNT // 8
     assert report["peak"] < 1000  # MB, of the whole process with all its libraries
     assert report["loaded"] < 400

@@ -60,13 +60,13 @@ def test_training_from_shards_ends_with_the_weights_of_training_from_files(place
     assert names[0] == names[1] == [("empty.mp4", "is empty")]
 
 
-def test_a_test_on_shards_gives_the_answers_of_the_files(place: Path, tmp_path: Path) -> None:
-    answers = [
+def test_a_test_on_shards_gives_the_predictions_of_the_files(place: Path, tmp_path: Path) -> None:
+    predictions = [
         run_test(place, tmp_path / name, f"data.val.annotation={place / name}")[1] for name in ("val.txt", "shards")
     ]
-    assert answers[0].ids == answers[1].ids
-    assert (answers[0].scores == answers[1].scores).all()
-    assert [failure.id for failure in answers[1].failures] == ["empty.mp4"]
+    assert predictions[0].ids == predictions[1].ids
+    assert (predictions[0].scores == predictions[1].scores).all()
+    assert [failure.id for failure in predictions[1].failures] == ["empty.mp4"]
 
 
 def test_a_list_of_bad_videos_is_honoured_from_the_first_clip(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

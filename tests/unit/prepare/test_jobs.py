@@ -37,7 +37,7 @@ def behave(how: str) -> str:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_every_job_gives_one_result_whatever_becomes_of_its_worker(workers):
+def test_every_job_gives_one_result_even_if_its_worker_dies(workers):
     jobs = ["fine", "crash", "exit", "abort", "sleep", "raise", "video", "data", "eat", "well"]
     limits = Limits(seconds=0.5, memory=1 << 30)
     results = list(run_jobs(behave, jobs, title="test", workers=workers, limits=limits))

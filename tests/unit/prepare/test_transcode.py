@@ -201,7 +201,7 @@ def test_sources_that_break_off_leave_no_copy(clip, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_lists_are_written_anew_with_the_new_suffix(tree, tmp_path):
+def test_lists_are_copied_with_the_new_suffix(tree, tmp_path):
     os.rename(tree / "日本 語" / "-a b.mp4", tree / "日本 語" / "-a b.avi")
     (tree / "list.txt").write_text("日本 語/-a b.avi 3\n-büße'n/-a b.mp4 5\n")
     transcode(tree, tmp_path / "out", SMALL, workers=1)
