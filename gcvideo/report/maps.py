@@ -21,6 +21,7 @@ from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError
 from gcvideo.eval.predictor import Predictor
 from gcvideo.layers import BlockTrace, NonLocalBlock, record_attention
+from gcvideo.models.resnet3d import last_feature_layer
 from gcvideo.report.pictures import film_strip, overlay, ringed, save_animation, save_picture, sheet
 
 Place = tuple[float, float, float]  # time, height and width as fractions of a clip, in [0, 1]
@@ -126,7 +127,7 @@ def explain(predictor: Predictor, clip: Tensor, target: int, *, query: Place = M
     def over_frames(maps: Tensor) -> np.ndarray:
         return overlay(frames, stretch(resize_maps(maps, frames.shape[:3]))[0].cpu().numpy())
 
-    cam = grad_cam(model, x, target, layer=model.get_submodule("res5"))
+    cam = grad_cam(model, x, target, layer=last_feature_layer(model))
     nothing = "" if cam.any() else ": 0 everywhere"
     rows = [("frames", frames), (f"Grad-CAM for {predictor.classes[target]}{nothing}", over_frames(cam))]
     for name, attention in attention_maps(model, x, query=query).items():

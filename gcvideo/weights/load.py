@@ -114,7 +114,7 @@ def _keep_named_rows(
     common = [(label, row[name]) for label, name in enumerate(classes) if name in row]
     for key in own:
         source = weights.tensors.get(key)
-        if not key.startswith("head.") or source is None or len(source) != len(trained):
+        if not key.startswith("head.") or source is None or source.shape[:1] != (len(trained),):
             continue
         state.pop(key, None)
         if common and len(own[key]) == len(classes) and own[key].shape[1:] == source.shape[1:]:
