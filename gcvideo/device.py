@@ -14,7 +14,7 @@ from gcvideo import __version__, cpu, distributed
 from gcvideo.console import warn
 from gcvideo.errors import ConfigError
 
-# bf16 and fp16 conv3d was wrong in cuDNN 9.8 to 9.14 (pytorch issue 163539); torch answered by taking it off cuDNN,
+# bf16 and fp16 conv3d was wrong in cuDNN 9.8 to 9.14 (pytorch issue 163539); torch then stopped using cuDNN for it,
 # which made it several times slower (issues 166122, 166643). Releases from 9.15 on are right and fast.
 FIRST_GOOD_CUDNN = 91500
 

@@ -44,4 +44,4 @@ class InputShapeError(GcvideoError, ValueError):
 
 
 class TrainingError(GcvideoError):
-    """A training that must not go on, because its loss, weights or answers are no longer numbers."""
+    """A training that has to stop, because its loss, weights or scores are not finite."""

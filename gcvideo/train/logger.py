@@ -21,7 +21,6 @@ import json
 import math
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -92,14 +91,6 @@ class MetricsLogger:
             self._file = None
         if self._wandb is not None:
             self._wandb.finish()
-
-    def __enter__(self) -> MetricsLogger:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

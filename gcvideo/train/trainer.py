@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -119,7 +120,8 @@ class Trainer:
                     videos = ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
                     parts = dataclasses.replace(parts, train_set=videos)
                 first_step, wandb = state.position.step, config.train.wandb
-                with MetricsLogger(self.folder.path, step=first_step, epoch=state.resumed_at, wandb=wandb) as logger:
+                logger = MetricsLogger(self.folder.path, step=first_step, epoch=state.resumed_at, wandb=wandb)
+                with contextlib.closing(logger):
                     log.announce(config, state, parts.train_set, parts.val_set, device=self.device)
                     self._train(parts, stop, logger)
                 results = log.training_results(config, state)

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import types
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gcvideo.train.logger import MetricsLogger, read_metrics
 
 
 def test_figures_are_lines_of_strict_json(tmp_path: Path) -> None:
-    with MetricsLogger(tmp_path) as logger:
+    with closing(MetricsLogger(tmp_path)) as logger:
         logger.write("train", step=1, loss=2.5, top1=math.nan)
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line, parse_constant=pytest.fail) == {"kind": "train", "step": 1, "loss": 2.5, "top1": None}
@@ -25,29 +26,29 @@ def test_figures_are_lines_of_strict_json(tmp_path: Path) -> None:
 def test_tensorboard_has_the_same_figures(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with MetricsLogger(tmp_path) as logger:
+    with closing(MetricsLogger(tmp_path)) as logger:
         logger.write("train", step=3, loss=2.5)
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(3, 2.5)]
 
 
 def test_steps_that_will_be_done_again_are_taken_back(tmp_path: Path) -> None:
-    with MetricsLogger(tmp_path) as logger:
+    with closing(MetricsLogger(tmp_path)) as logger:
         for step in range(1, 6):
             logger.write("train", step=step, epoch=step / 10, loss=1.0)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # cut short by a kill
-    with MetricsLogger(tmp_path, step=3, epoch=3 / 10) as logger:
+    with closing(MetricsLogger(tmp_path, step=3, epoch=3 / 10)) as logger:
         logger.write("train", step=4, epoch=4 / 10, loss=2.0)
     figures = [(record["step"], record["loss"]) for record in read_metrics(tmp_path / "metrics.jsonl")]
     assert figures == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
 
 
 def test_a_larger_batch_takes_back_no_epoch_that_was_done(tmp_path: Path) -> None:
-    with MetricsLogger(tmp_path) as logger:
+    with closing(MetricsLogger(tmp_path)) as logger:
         for step in range(1, 8):
             logger.write("train", step=step, epoch=step / 4, loss=1.0)
-    with MetricsLogger(tmp_path, step=3, epoch=6 / 4) as logger:  # six steps of old, three of twice the batch
+    with closing(MetricsLogger(tmp_path, step=3, epoch=6 / 4)) as logger:  # six steps of old, three of twice the batch
         logger.write("train", step=4, epoch=4 / 2, loss=2.0)
     figures = [(record["step"], record["epoch"]) for record in read_metrics(tmp_path / "metrics.jsonl")]
     assert figures == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1), (5, 1.25), (6, 1.5), (4, 2)]
@@ -55,7 +56,7 @@ def test_a_larger_batch_takes_back_no_epoch_that_was_done(tmp_path: Path) -> Non
 
 def test_only_rank_zero_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    with MetricsLogger(tmp_path) as logger:
+    with closing(MetricsLogger(tmp_path)) as logger:
         logger.write("train", step=1, loss=1.0)
     assert not list(tmp_path.iterdir())
 
@@ -75,7 +76,7 @@ def test_weights_and_biases_gets_the_figures_too(tmp_path: Path, monkeypatch: py
         return Run()
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    with MetricsLogger(tmp_path / ".." / tmp_path.name, wandb="kinetics") as logger:
+    with closing(MetricsLogger(tmp_path / ".." / tmp_path.name, wandb="kinetics")) as logger:
         logger.write("val", step=7, video_top1=0.5)
     assert calls == [("kinetics", tmp_path.name, "allow"), ({"val/video_top1": 0.5}, 7), "finished"]
 
