@@ -49,6 +49,10 @@ def _resolve(name: str) -> list[Source]:
     if URL.match(name):
         return [Source(name, reason="is a URL; gcvideo reads local files: download it first")]
     if glob.has_magic(name):
-        matches = sorted(path for path in glob.glob(name, recursive=True) if not os.path.isdir(path))
-        return [Source(path) for path in matches] or [Source(name, reason="no file matches this pattern")]
+        files = [path for path in glob.glob(name, recursive=True) if not os.path.isdir(path)]
+        unique = {}  # a link to a folder above gives its files many names; the shortest one is kept
+        for path in sorted(files, key=len, reverse=True):
+            unique[os.path.realpath(os.path.dirname(path)), os.path.basename(path)] = path
+        found = [Source(path) for path in sorted(unique.values())]
+        return found or [Source(name, reason="no file matches this pattern")]
     return [Source(name)]
