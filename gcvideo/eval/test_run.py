@@ -148,6 +148,8 @@ def test_records(config: RunConfig, classes: Sequence[str] | None) -> RecordTabl
     try:
         records = load_split(config, split, name=name, classes=tuple(classes) if classes else None)
     except DataError as error:
+        if "no such" not in str(error):
+            raise
         keys = f"data.{name}.annotation=FILE data.{name}.root=FOLDER"
         raise DataError(f"{error}; if the data was moved, add {keys}") from None
     if records is None:

@@ -119,7 +119,8 @@ def read_rows(annotation: Annotation, layout: Layout) -> Iterator[tuple[int, dic
     keep = _subset(annotation, layout) if "split" in layout.columns else None
     for line, text in itertools.islice(read_lines(annotation.path), layout.is_header, None):
         row = layout.parse(text)
-        if row is None or (layout.columns == ("path",) and not _may_be_video(text)):
+        is_path = layout.columns != ("path",) or _may_be_video(text) or (annotation.root / text).exists()
+        if row is None or not is_path:
             raise annotation.error(line, f"expected {layout} as in the other rows, found {text!r}")
         if keep is None or row["split"] in keep:
             yield line, row

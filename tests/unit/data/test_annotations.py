@@ -156,6 +156,7 @@ def test_real_kinetics_annotation_against_real_files(shared):
         ("take 5 3", "take 5", 3),  # a file without a suffix, whose name ends in a number
         ("a.mp4", "a.mp4", -1),
         ("a 7.mp4", "a 7.mp4", -1),
+        ("take 5", "take 5", -1),
         ("  a.mp4   3  ", "a.mp4", 3),
         ("-a.mp4 3", "-a.mp4", 3),
         ("été/ça'.mp4 3", "été/ça'.mp4", 3),
