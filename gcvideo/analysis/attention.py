@@ -11,6 +11,7 @@ import torch
 from gcvideo import console
 from gcvideo.analysis import networks
 from gcvideo.analysis.attention_stats import MEASURES, PAPER, block_statistics, summarize
+from gcvideo.arguments import require_numbers
 from gcvideo.console import percent, printable
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.crops import normalize
@@ -39,10 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print, and write what was asked for."""
-    if args.pairs < 2:
-        raise ConfigError(f"--pairs: {args.pairs} must be 2 or more")
-    if args.max_pictures < 0:
-        raise ConfigError(f"--max-pictures: {args.max_pictures} must be 0 or more")
+    require_numbers(args, pairs=2, max_pictures=0)
     network, records = networks.load(args, defaults=ONE_VIEW)
     if not any(isinstance(module, TracedBlock) for module in network.model.modules()):
         raise ConfigError(f"{network.path}: this network has neither non-local nor context blocks to look into")

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gcvideo import console
+from gcvideo.arguments import require_numbers
 from gcvideo.config import ContextConfig, ModelConfig, RunConfig, find_config, load_config
 from gcvideo.errors import ConfigError
 from gcvideo.files import write_atomically, write_json
@@ -89,9 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Count, show, and write what was asked for."""
-    for name in ("frames", "size"):
-        if min(getattr(args, name) or [1]) < 1:
-            raise ConfigError(f"--{name}: must be 1 or more")
+    require_numbers(args, frames=1, size=1)
     rows = []
     for name, config in read_configs(args.configs):
         frames, sizes = args.frames or [config.data.frames], args.size or [config.data.crop]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gcvideo import console
+from gcvideo.arguments import require_numbers
 from gcvideo.config import ModelConfig, RunConfig, SplitConfig, config_to_dict
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import ViewDataset
@@ -47,8 +48,7 @@ def load(args: argparse.Namespace, *, defaults: tuple[str, ...] = ()) -> tuple[T
         args: with what ``add_arguments`` declares.
         defaults: ``key=value`` changes that the user's own come after.
     """
-    if args.videos is not None and args.videos < 1:
-        raise ConfigError(f"--videos: {args.videos} must be 1 or more")
+    require_numbers(args, videos=1)
     if args.overrides and "=" not in args.overrides[0]:
         raise ConfigError(f"{args.overrides[0]!r}: write key=value; the videos are given with --data")
     network = load_trained(args.checkpoint, overrides=[*defaults, *args.overrides])

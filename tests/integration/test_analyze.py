@@ -97,9 +97,9 @@ def test_simplify_reports_what_sharing_the_maps_costs(place: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["attention", "{gc}", "--videos", "0"], "--videos: 0 must be 1 or more"),
-        (["attention", "{gc}", "--pairs", "1"], "--pairs: 1 must be 2 or more"),
-        (["attention", "{gc}", "--max-pictures", "-1"], "--max-pictures: -1 must be 0 or more"),
+        (["attention", "{gc}", "--videos", "0"], "--videos: must be at least 1, not 0"),
+        (["attention", "{gc}", "--pairs", "1"], "--pairs: must be at least 2, not 1"),
+        (["attention", "{gc}", "--max-pictures", "-1"], "--max-pictures: must be at least 0, not -1"),
         (["attention", "{gc}", "--json", "{gc}/a.json"], "is no folder"),
         (["attention", "{gc}", "--pictures", "{gc}"], "is no folder"),
         (["attention", "{gc}", "test.crip=3"], "crip"),

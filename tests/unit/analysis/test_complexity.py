@@ -172,6 +172,6 @@ def test_command_refuses_in_one_line(
 
 def test_command_refuses_a_size_the_strides_do_not_allow(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "complexity", "slow_r50", "--size", "-5"]) == 2
-    assert "--size: must be 1 or more" in capsys.readouterr().err
+    assert "--size: must be at least 1, not -5" in capsys.readouterr().err
     assert main(["benchmark", "complexity", "slow_r50", "--size", "16"]) == 2
     assert "32" in capsys.readouterr().err
