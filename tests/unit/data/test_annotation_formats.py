@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -410,3 +411,28 @@ def test_without_duplicates():
     table = RecordTable(ids=["a", "b", "a"], paths=["a", "b", "a"], labels=[0, 1, 0])
     assert table.without_duplicates().labels.tolist() == [0, 1]
     assert np.array_equal(table.select([0, 1]).without_duplicates().labels, [0, 1])
+
+
+def test_random_lists_are_read_rightly_or_refused(tmp_path):
+    """Names with separators in them, and every layout: never another label than the one that was written."""
+    rng = random.Random(0)
+    pieces = ["a", "b 1", "c,2", "d;3", "7", "video", "path", "label, z"]
+    read = 0
+    for trial in range(200):
+        root = tmp_path / str(trial)
+        names = {f"{rng.choice(['', 'f/', 'g 2/', 'h,1/'])}{rng.choice(pieces)}.mp4" for _ in range(rng.randint(1, 5))}
+        make_files(root, *names)
+        separator, layout = rng.choice([" ", "\t", ",", ";"]), rng.choice(["label", "frames", "segment", "path"])
+        lines, want = [], []
+        for name in sorted(names):
+            label, start = rng.randrange(5), rng.randrange(20)
+            between = {"frames": [str(rng.randrange(400))], "segment": [str(start), str(start + 3)]}.get(layout, [])
+            lines.append(name if layout == "path" else separator.join([name, *between, str(label)]))
+            want.append((name, -1 if layout == "path" else label))
+        try:
+            table = load_records(write(root / "list", *lines), num_classes=5)
+        except DataError:
+            continue
+        read += 1
+        assert rows(table, root) == want, lines
+    assert read > 150
