@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from statistics import median
@@ -27,10 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from gcvideo.analysis.complexity import count
-from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers.networks import PortedContextBlock, pytorchvideo_non_local
-from gcvideo.benchmark.timing import time_contenders
+from gcvideo.benchmark.timing import Contender, time_contenders
 from gcvideo.benchmark.workloads import block_forward, block_training, forward_pass, random_clips, without_zeros
 from gcvideo.config import RunConfig
 from gcvideo.layers import NonLocalBlock, gc_block
@@ -40,22 +39,6 @@ from gcvideo.models import model_config
 STAGES = {"res3": (512, 8, 28, 28), "res4": (1024, 8, 14, 14), "res5": (2048, 8, 7, 7)}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# Name of a ratio -> (over, under).
-GC_RATIOS = {
-    "forward.floor": ("ours.forward", "floor.forward"),
-    "train.floor": ("ours.train", "floor.train"),
-    "forward.port": ("port.forward", "ours.forward"),
-    "train.port": ("port.train", "ours.train"),
-    "forward.compiled": ("ours.forward", "compiled.forward"),
-    "train.compiled": ("ours.train", "compiled.train"),
-}
-NON_LOCAL_RATIOS = {
-    "nl.forward.peer": ("peer.forward", "nl.forward"),
-    "gc.train.own_nl": ("nl.train", "gc.train"),
-    "gc.train.peer_nl": ("peer.train", "gc.train"),
-}
-
-
 # Name -> builder from channels: the default non-local block of the configs, and one without sub-sampled keys, which
 # shows the quadratic law more clearly.
 SCALED: dict[str, Callable[[int], nn.Module]] = {
@@ -63,7 +46,6 @@ SCALED: dict[str, Callable[[int], nn.Module]] = {
     "NL": NonLocalBlock,
     "NL, all keys": lambda channels: NonLocalBlock(channels, subsample="none"),
 }
-FITTED_SHARE = 1 / 8  # of the largest size
 
 
 class Case(NamedTuple):
@@ -93,40 +75,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
-    require_numbers(args, batch=1, nl_rounds=0, model_rounds=0)
-    device, _, machine = harness.set_up(args)
+    device, _, machine = harness.set_up(args, batch=1, nl_rounds=0, model_rounds=0)
     batches = args.batch or ([1, 8] if device.type == "cpu" else [8, 32])
     cases = [Case(*case) for case in product(args.stages, batches, args.layouts, args.dtypes)]
     few = [Case(*case) for case in product(args.stages, [1], ["contiguous"], args.dtypes) if args.nl_rounds]
     backend = "inductor" if device.type == "cuda" else None
-    gc = [measure_gc(case, rounds=args.rounds, device=device, backend=backend) for case in cases]
-    non_local = [measure_non_local(case, rounds=args.nl_rounds, device=device) for case in few]
+    gc = [measure(case, gc_blocks, rounds=args.rounds, device=device, backend=backend) for case in cases]
+    non_local = [measure(case, non_local_blocks, rounds=args.nl_rounds, device=device) for case in few]
     ratios = gc_ratios(gc) | non_local_ratios(non_local)
     if args.model_rounds:
         ratios["gc.model.overhead"] = model_overhead(args.model_rounds, device)
+    title = "GC over floor, port over GC, GC over compiled, peer over NL, NL over GC (own_nl), peer over GC (peer_nl)"
     rows = [{key: value for key, value in row.items() if key != "ms"} for row in [*gc, *non_local]]
-    tables = {
-        "GC block (floor: gcvideo / floor; port: port / gcvideo; compiled: eager / compiled)": rows[: len(gc)],
-        "non-local blocks (peer: peer / gcvideo; own_nl and peer_nl: non-local / GC)": rows[len(gc) :],
-    }
-    harness.finish(args, {"figures": ratios, "gc": gc, "non_local": non_local, "machine": machine}, tables)
+    results = {"figures": ratios, "gc": gc, "non_local": non_local, "machine": machine}
+    harness.finish(args, results, {title: rows})
 
 
-def measure_gc(case: Case, *, rounds: int, device: torch.device, backend: str | None) -> dict[str, Any]:
-    """The GC block and the ported one, forward and training, as multiples of the floor.
+def gc_blocks(channels: int) -> dict[str, nn.Module]:
+    """The GC block and the ported one with the same weights."""
+    ours = without_zeros(gc_block(channels))
+    return {"ours": ours, "port": PortedContextBlock(channels).copy_from(ours)}
+
+
+def non_local_blocks(channels: int) -> dict[str, nn.Module]:
+    """gcvideo's non-local block and pytorchvideo's with the same weights, neither sub-sampling, and the GC block."""
+    nl = without_zeros(NonLocalBlock(channels, subsample="none"))
+    for layer in nl.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)  # so that attention is neither uniform nor a single peak
+    return {"ours": without_zeros(gc_block(channels)), "nl": nl, "peer": pytorchvideo_non_local(nl)}
+
+
+def measure(
+    case: Case,
+    make: Callable[[int], dict[str, nn.Module]],
+    *,
+    rounds: int,
+    device: torch.device,
+    backend: str | None = None,
+) -> dict[str, Any]:
+    """Blocks and the floors, forward and training: the case, the ratios, and under "ms" milliseconds by contender.
 
     Args:
-        backend: of ``torch.compile``, for one more contender; None: without it.
+        make: the blocks by name, from channels.
+        backend: of ``torch.compile``, for gcvideo's GC block compiled as one more contender; None: without it.
     """
-    channels = STAGES[case.stage][0]
-    ours = without_zeros(gc_block(channels))
-    blocks: dict[str, Any] = {"ours": ours, "port": PortedContextBlock(channels).copy_from(ours)}
+    blocks: dict[str, Any] = make(STAGES[case.stage][0])
     blocks = {name: block.to(device, DTYPES[case.dtype]) for name, block in blocks.items()}
     if backend:
         torch.compiler.reset()  # its limit of compilations counts those of other cases too
         blocks["compiled"] = torch.compile(blocks["ours"], backend=backend, fullgraph=True)
     x, dy = case.tensor(device), case.tensor(device)
-    y, dx = torch.empty_like(x), torch.empty_like(x)
+    y, dx, leaf = torch.empty_like(x), torch.empty_like(x), x.detach().requires_grad_()
 
     def floor_forward() -> None:
         x.sum()
@@ -137,39 +137,22 @@ def measure_gc(case: Case, *, rounds: int, device: torch.device, backend: str | 
         dy.sum()
         torch.add(x, dy, out=dx)
 
-    contenders = {"floor.forward": floor_forward, "floor.train": floor_train, **both_ways(blocks, x, dy)}
+    contenders: dict[str, Contender] = {"floor.forward": floor_forward, "floor.train": floor_train}
+    for name, block in blocks.items():
+        contenders[f"{name}.forward"] = partial(block_forward, block, x)
+        contenders[f"{name}.train"] = partial(block_training, block, leaf, dy)
     calls = 20 if device.type == "cuda" else 1  # in one timing, so that waiting for the device weighs little
     times = time_contenders(contenders, rounds=rounds, device=device, calls=calls, title=" ".join(map(str, case)))
-    return {**case._asdict(), "ms": times.milliseconds(), **times.ratios(GC_RATIOS)}
-
-
-def measure_non_local(case: Case, *, rounds: int, device: torch.device) -> dict[str, Any]:
-    """gcvideo's non-local block and pytorchvideo's, neither sub-sampling, beside the GC block."""
-    channels = STAGES[case.stage][0]
-    ours = without_zeros(NonLocalBlock(channels, subsample="none"))
-    for layer in ours.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.kaiming_normal_(layer.weight)  # so that attention is neither uniform nor a single peak
-    blocks: dict[str, Any] = {"gc": without_zeros(gc_block(channels)), "nl": ours, "peer": pytorchvideo_non_local(ours)}
-    blocks = {name: block.to(device, DTYPES[case.dtype]) for name, block in blocks.items()}
-    contenders = both_ways(blocks, case.tensor(device), case.tensor(device))
-    times = time_contenders(contenders, rounds=rounds, device=device, title=" ".join(map(str, case)))
-    return {**case._asdict(), "ms": times.milliseconds(), **times.ratios(NON_LOCAL_RATIOS)}
-
-
-def both_ways(blocks: Mapping[str, nn.Module], x: Tensor, dy: Tensor) -> dict[str, Any]:
-    """Contenders of the forward pass and of training of each block."""
-    leaf = x.detach().requires_grad_()
-    forward = {f"{name}.forward": partial(block_forward, block, x) for name, block in blocks.items()}
-    return forward | {f"{name}.train": partial(block_training, block, leaf, dy) for name, block in blocks.items()}
+    return {**case._asdict(), "ms": times.milliseconds(), **times.ratios("blocks")}
 
 
 def model_overhead(rounds: int, device: torch.device) -> float:
     """Time of slow_r50 with 13 GC blocks over plain slow_r50: one clip of 8 x 224 x 224, bf16, compiled."""
-    names, clips = ("slow_r50_gc_c345", "slow_r50"), random_clips((1, 3, 8, 224, 224))
-    how: dict[str, Any] = {"device": device, "precision": "bf16", "compile": True}
-    networks = {name: forward_pass(RunConfig(model=model_config(name)), clips, **how) for name in names}
-    return time_contenders(networks, rounds=rounds, device=device, title="networks").ratio(*names)
+    networks = {}
+    for name in ("slow_r50_gc_c345", "slow_r50"):
+        config, clips = RunConfig(model=model_config(name)), random_clips((1, 3, 8, 224, 224))
+        networks[name] = forward_pass(config, clips, device=device, precision="bf16", compile=True)
+    return time_contenders(networks, rounds=rounds, device=device, title="networks").ratio(*networks)
 
 
 def gc_ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -256,9 +239,9 @@ def measure_scaling(
 
 
 def fit_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float | None:
-    """b of cost ~ size^b, over the sizes of at least ``FITTED_SHARE`` of the largest; None for fewer than two sizes."""
+    """b of cost ~ size^b, over the sizes of at least an eighth of the largest; None for fewer than two sizes."""
     size, cost = np.asarray(sizes, float), np.asarray(costs, float)
-    kept = size >= FITTED_SHARE * size.max()
+    kept = size >= size.max() / 8
     if len(set(size[kept])) < 2:
         return None
     return float(np.polyfit(np.log(size[kept]), np.log(cost[kept]), 1)[0])

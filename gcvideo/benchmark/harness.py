@@ -30,13 +30,16 @@ def add_options(
         parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help=text)
 
 
-def set_up(args: argparse.Namespace) -> tuple[torch.device, str, str]:
-    """Check the common options, set the CPU threads, and prepare the device.
+def set_up(args: argparse.Namespace, **least: Any) -> tuple[torch.device, str, str]:
+    """Check the options, set the CPU threads, and prepare the device.
+
+    Args:
+        least: smallest values of the benchmark's own options.
 
     Returns:
         the device, the precision ("fp32" or "bf16"), and a line that describes both.
     """
-    require_numbers(args, rounds=1, threads=1)
+    require_numbers(args, rounds=1, threads=1, **least)
     if args.threads:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers import networks as peers
 from gcvideo.benchmark.timing import time_contenders
@@ -37,13 +36,6 @@ OURS = {
     "plain": ("slow_r50", False),
     "plain_compiled": ("slow_r50", True),
 }
-# Name of a ratio -> (over, under).
-RATIOS = {
-    "infer_video.pytorchvideo": (THEIRS, "gc"),
-    "infer_video.pytorchvideo_compiled": (THEIRS, "gc_compiled"),
-    "infer_video.gc_overhead": ("gc", "plain"),
-    "infer_video.gc_overhead_compiled": ("gc_compiled", "plain_compiled"),
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,8 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
-    require_numbers(args, clips=1, crop=1, views_per_batch=1)
-    device, precision, machine = harness.set_up(args)
+    device, precision, machine = harness.set_up(args, clips=1, crop=1, views_per_batch=1)
     size = args.crop
     test = TestConfig(
         clips=args.clips, crops=args.crops, short_side=size, crop=size, views_per_batch=args.views_per_batch
@@ -74,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         contenders = {name: partial(predict, test) for name, predict in testers.items()}
         times = time_contenders(contenders, rounds=args.rounds, device=device, warmup=0, title="infer")
     took = times.milliseconds()
-    results = {"figures": times.ratios(RATIOS), "milliseconds": took, "machine": machine}
+    results = {"figures": times.ratios("infer"), "milliseconds": took, "machine": machine}
     count = test.clips * test.crops
     rows = [{"contender": name, "ms a video": ms, "ms a view": ms / count} for name, ms in took.items()]
     harness.finish(args, results, {f"{test.clips} x {test.crops} views of {test.crop}, {machine}": rows})

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -33,20 +31,17 @@ from gcvideo.data.annotations import videos_under
 from gcvideo.data.crops import crop_and_resize, random_short_side_box
 from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.records import RecordTable
-from gcvideo.errors import ConfigError, DataError, VideoError
+from gcvideo.errors import DataError, VideoError
 from gcvideo.video import open_video
 
 FRAMES, STRIDE, CROP = 8, 8, 224
 TEST = TestConfig(clips=10, crops=3, short_side=256, crop=256)
-# The clips that `--make-from` writes: what copies of Kinetics look like.
-MADE_SECONDS, MADE_SIZE = 10, "340x256"
 # gcvideo's contenders: name -> decoder, for the videos and for their transcoded copies.
 OURS = {"ours": "auto", "ours, decord": "decord", "ours, pyav": "pyav"}
 PREPARED = {"ours, prepared": "auto", "ours, prepared, pyav": "pyav"}
 CLIP_PEERS = {
     "mmaction2": peers.mmaction2_clip,
     "pytorchvideo": peers.pytorchvideo_clip,
-    "pytorchvideo_main": peers.pytorchvideo_main_clip,
     "libav": peers.libav_clip,
     "decord": peers.decord_clip,
 }
@@ -64,8 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark loader``."""
     parser.add_argument("directory", metavar="DIR", help="folder of videos, searched with its subfolders")
     parser.add_argument("--prepared", metavar="DIR2", help="the same videos, from gcvideo prepare transcode")
-    made = f"first fill DIR with {MADE_SECONDS} s of each video of FOLDER at {MADE_SIZE}, x264 (needs ffmpeg)"
-    parser.add_argument("--make-from", metavar="FOLDER", help=made)
     parser.add_argument("--videos", type=int, default=12, metavar="N", help="measure at most N (default 12)")
     parser.add_argument("--clips", type=int, default=3, metavar="N", help="training clips a video (default 3)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="measurements of each clip (default 3)")
@@ -77,9 +70,9 @@ def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
     require_numbers(args, videos=1, clips=1, repeats=1, seed=0)
     folder = Path(args.directory)
-    if args.make_from:
-        make_clips(Path(args.make_from), folder)
-    names = list_videos(folder)
+    names = list(videos_under(folder))
+    if not names:
+        raise DataError(f"{folder}: no such folder, or no videos in it")
     names = [names[i] for i in np.linspace(0, len(names) - 1, min(args.videos, len(names))).astype(int)]
     sides = [[folder / name for name in names]]
     if args.prepared:
@@ -105,14 +98,6 @@ def run(args: argparse.Namespace) -> None:
         ratios["prepared.bytes"] = new / old
     results = {"figures": ratios, "milliseconds": milliseconds, "measured": [str(path) for path in sides[0]]}
     harness.finish(args, results, tables)
-
-
-def list_videos(folder: Path) -> list[str]:
-    """The videos of a folder and its subfolders, relative to it."""
-    names = list(videos_under(folder))
-    if not names:
-        raise DataError(f"{folder}: no such folder, or no videos in it; --make-from FOLDER makes clips to measure with")
-    return names
 
 
 def measure(cases: Sequence[Any], ours: Callable[..., Any], peers: Mapping[str, Any], repeats: int) -> dict[str, float]:
@@ -170,7 +155,7 @@ def our_clip(clip: Clip, *, backend: str = "auto") -> torch.Tensor:
 def all_views(path: Path) -> Views:
     """The 30 views of a video."""
     with open_video(path) as video:
-        return Views(str(path), len(video), video.fps, TEST.clips, TEST.crops, TEST.crop)
+        return Views(str(path), len(video), video.fps, TEST)
 
 
 def our_views(video: Views, *, backend: str = "auto") -> torch.Tensor:
@@ -180,25 +165,3 @@ def our_views(video: Views, *, backend: str = "auto") -> torch.Tensor:
     if views.failure:
         raise VideoError(views.failure.path, views.failure.reason)
     return make_views(views)
-
-
-def make_clips(source: Path, target: Path) -> None:
-    """Write ten seconds of every readable video of a folder as the usual copies of Kinetics are, with ffmpeg.
-
-    340 x 256, H.264 with x264's defaults (crf 23, preset medium, a key frame every 250 pictures at most), AAC sound.
-    Shorter videos are looped; the sound is noise. Files that exist already are kept.
-    """
-    if shutil.which("ffmpeg") is None:
-        raise ConfigError("--make-from: there is no ffmpeg program on PATH; install ffmpeg")
-    target.mkdir(parents=True, exist_ok=True)
-    sound = "-f lavfi -i anoisesrc=amplitude=0.05:sample_rate=44100 -map 0:v:0 -map 1:a -c:a aac -ac 2"
-    pictures = f"-t {MADE_SECONDS} -vf scale={MADE_SIZE} -c:v libx264 -pix_fmt yuv420p -f mp4"
-    for name in list_videos(source):
-        made = target / Path(name.replace(os.sep, "_")).with_suffix(".mp4")
-        command = ["ffmpeg", "-v", "error", "-y", "-stream_loop", "-1", "-i", str(source / name)]
-        command += [*sound.split(), *pictures.split(), str(made.with_suffix(".part"))]
-        if not made.exists():
-            if subprocess.run(command).returncode:  # ffmpeg has said why
-                console.warn(f"{source / name}: left out")
-            else:
-                made.with_suffix(".part").replace(made)

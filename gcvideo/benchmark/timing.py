@@ -12,16 +12,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from gcvideo import console
 
 Contender = Callable[[], object]
 CPU = torch.device("cpu")
+# Benchmark -> name of a ratio -> (over, under).
+RATIOS = yaml.safe_load(Path(__file__).with_name("ratios.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,9 @@ class Times:
         """Median of ``within_rounds``."""
         return median(self.within_rounds(over, under))
 
-    def ratios(self, named: Mapping[str, tuple[str, str]]) -> dict[str, float]:
-        """``ratio`` of each named pair (over, under) of which both were measured."""
-        return {name: self.ratio(*pair) for name, pair in named.items() if self.seconds.keys() >= set(pair)}
+    def ratios(self, benchmark: str) -> dict[str, float]:
+        """The ratios that ``ratios.yaml`` names for a benchmark, as far as both contenders were measured."""
+        return {name: self.ratio(*pair) for name, pair in RATIOS[benchmark].items() if self.seconds.keys() >= set(pair)}
 
     def per_clip(self, clips: int) -> dict[str, dict[str, Any]]:
         """Times of each contender, and their ratio to the first one.

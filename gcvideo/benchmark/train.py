@@ -16,7 +16,6 @@ import torch
 
 from gcvideo import device as runtime
 from gcvideo.analysis.complexity import count_config
-from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers import networks as peers
 from gcvideo.benchmark.timing import time_contenders
@@ -31,13 +30,6 @@ OURS = {
     "nl": "kinetics400/slow_r50_nl5_8x8.yaml",
 }
 THEIRS = "pytorchvideo"
-# Name of a ratio -> (over, under).
-RATIOS = {
-    "train_step.pytorchvideo": ("plain", THEIRS),
-    "train_step.gc_overhead": ("gc", "plain"),
-    "train_step.se_overhead": ("se", "plain"),
-    "train_step.nl_overhead": ("nl", "plain"),
-}
 WARM_UP = 3  # rounds in which a CPU's heap still grows; its page faults can double the time of a step
 
 
@@ -57,8 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
-    require_numbers(args, batch=1, frames=1, crop=1, up_to=1)
-    device, precision, machine = harness.set_up(args)
+    device, precision, machine = harness.set_up(args, batch=1, frames=1, crop=1, up_to=1)
     configs = {name: load_config(OURS[name]) for name in args.contenders if name != THEIRS}
     how: dict[str, Any] = {"device": device, "precision": args.precision, "compile": args.compile}
     shape = (3, args.frames, args.crop, args.crop)
@@ -82,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         row["clips_per_second"] = 1000 * row["batch"] / row["ms"]
         if name in configs:
             row["share_of_matmul"] = matmul_share(configs[name], shape, row["clips_per_second"], peak)
-    results = {"figures": times.ratios(RATIOS), "milliseconds": took, "networks": networks, "limit": limits}
+    results = {"figures": times.ratios("train"), "milliseconds": took, "networks": networks, "limit": limits}
     tables = {
         f"training steps on {machine}": [{"network": name, **row} for name, row in networks.items()],
         f"largest batches that fit, up to {args.up_to}": [{"network": name, **row} for name, row in limits.items()],

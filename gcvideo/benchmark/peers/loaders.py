@@ -7,7 +7,6 @@ about the same.
 
 from __future__ import annotations
 
-import gc
 import io
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gcvideo.config import TestConfig
 from gcvideo.data.crops import crop_and_resize, crop_boxes
 from gcvideo.data.sampling import uniform_clips
 
@@ -51,17 +51,13 @@ class Views(NamedTuple):
         path: the video.
         num_frames: of the video.
         fps: of the video, for toolkits that count in seconds.
-        clips: evenly spaced, of 8 frames with a stride of 8.
-        crops: of each clip.
-        size: side of a view.
+        test: clips, crops, and side of a view; the clips have 8 frames with a stride of 8.
     """
 
     path: str
     num_frames: int
     fps: float
-    clips: int
-    crops: int
-    size: int
+    test: TestConfig
 
 
 def mmaction2_clip(clip: Clip) -> np.ndarray:
@@ -86,7 +82,7 @@ def mmaction2_views(video: Views) -> np.ndarray:
     Returns:
         uint8 (clips * crops, 3, T, size, size).
     """
-    clips, crops, size = video.clips, video.crops, video.size
+    clips, crops, size = video.test.clips, video.test.crops, video.test.crop
     indices = uniform_clips(video.num_frames, 8, 8, clips, convention="mmaction2").ravel()
     source = io.BytesIO(Path(video.path).read_bytes())
     frames = [_resize(frame, _short_side(frame, size)) for frame in _decord_frames(source, indices)]
@@ -131,18 +127,6 @@ def pytorchvideo_clip(clip: Clip) -> Tensor:
     videos, sampler = [(clip.path, {"label": 0})], SameClip(float(end - start))
     dataset = LabeledVideoDataset(videos, sampler, SequentialSampler, transform, decode_audio=False)
     sample: Tensor = next(iter(dataset))
-    return sample
-
-
-def pytorchvideo_main_clip(clip: Clip) -> Tensor:
-    """The same on the main branch of pytorchvideo's repository, which collects garbage after every video so that
-    memory cannot pile up (pytorchvideo/data/labeled_video_dataset.py); its release 0.1.5 does not.
-
-    Returns:
-        float32 (3, T, H, W).
-    """
-    sample = pytorchvideo_clip(clip)
-    gc.collect()
     return sample
 
 
@@ -198,9 +182,9 @@ def per_view_video(video: Views) -> list[Tensor]:
         clips * crops float32 (3, T, size, size).
     """
     views = []
-    size = video.size
-    for indices in uniform_clips(video.num_frames, 8, 8, video.clips):
-        for crop in range(video.crops):
+    clips, crops, size = video.test.clips, video.test.crops, video.test.crop
+    for indices in uniform_clips(video.num_frames, 8, 8, clips):
+        for crop in range(crops):
             span = np.arange(indices[0], min(indices[0] + 63, video.num_frames - 1) + 1)
             frames = torch.as_tensor(np.stack(libav_frames(video.path, span, video.fps)))
             frames = frames.index_select(0, torch.linspace(0, len(frames) - 1, 8).long())
@@ -208,7 +192,7 @@ def per_view_video(video: Views) -> list[Tensor]:
             height, width = frames.shape[2:]
             scaled = (height * size // min(height, width), width * size // min(height, width))
             frames = F.interpolate(frames, size=scaled, mode="bilinear", align_corners=False)
-            top, left, _, _ = crop_boxes(*scaled, size, video.crops)[crop].tolist()
+            top, left, _, _ = crop_boxes(*scaled, size, crops)[crop].tolist()
             views.append(frames[:, :, top : top + size, left : left + size])
     return views
 

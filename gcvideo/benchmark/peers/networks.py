@@ -53,7 +53,7 @@ def training_step(clips: Tensor, device: torch.device) -> Contender:
 def classify_video(network: nn.Module, video: str, device: torch.device, test: TestConfig) -> np.ndarray:
     """Mean softmax (K,) of a video's views, with one decode and one forward pass a view."""
     with open_video(video) as reader:
-        views = Views(video, len(reader), reader.fps, test.clips, test.crops, test.crop)
+        views = Views(video, len(reader), reader.fps, test)
     scores = [network(view[None].to(device)).softmax(dim=1)[0] for view in per_view_video(views)]
     return torch.stack(scores).mean(dim=0).cpu().numpy()
 

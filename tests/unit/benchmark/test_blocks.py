@@ -98,9 +98,27 @@ def test_the_compiled_block_is_one_more_contender(monkeypatch: pytest.MonkeyPatc
     """Run on a CPU, with a backend that compiles nothing."""
     monkeypatch.setattr(blocks, "STAGES", {"res3": (8, 2, 4, 4)})
     case = blocks.Case("res3", 2, "channels_last", "fp32")
-    row = blocks.measure_gc(case, rounds=1, device=CPU, backend="eager")
+    row = blocks.measure(case, blocks.gc_blocks, rounds=1, device=CPU, backend="eager")
     assert row["stage"] == "res3"
-    assert set(blocks.GC_RATIOS) <= set(row)
+    assert {"forward.floor", "train.port", "forward.compiled", "train.compiled"} <= set(row)
+
+
+def test_exponent_of_a_power_law_and_of_the_larger_sizes_only() -> None:
+    sizes = [10, 100, 1000, 2000, 4000]
+    costs = [5.0, 5.0, *(1e-3 * size**1.7 for size in sizes[2:])]  # small ones all cost the same
+    assert blocks.fit_exponent(sizes, costs) == pytest.approx(1.7)
+    assert blocks.fit_exponent([100], [3.0]) is None
+
+
+def test_multiply_adds_grow_in_a_line_for_gc_and_with_the_square_for_nl() -> None:
+    shapes = [(t, 8, 8) for t in (4, 8, 16, 32)]
+    found = blocks.measure_scaling(channels=8, shapes=shapes, rounds=1, device=CPU)
+    assert found["GC"]["macs_exponent"] == pytest.approx(1, abs=0.1)
+    assert found["NL, all keys"]["macs_exponent"] == pytest.approx(2, abs=0.1)
+    points = found["NL"]["points"]
+    assert [point["positions"] for point in points] == [256, 512, 1024, 2048]
+    assert set(points[0]["ms"]) == {"q1", "median", "q3"}
+    assert found["NL"]["time_exponent"] is not None
 
 
 def test_the_block_makes_few_passes_over_memory() -> None:

@@ -1,86 +1,14 @@
-"""The parts of ``gcvideo benchmark compare``: times and ratios, exponents, intervals, plots, memory."""
+"""What ``gcvideo benchmark compare`` measures itself: names of networks, and peak memory."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 
-from gcvideo.analysis.statistics import compare_accuracy
-from gcvideo.benchmark.blocks import fit_exponent, measure_scaling
 from gcvideo.benchmark.compare import short_name
-from gcvideo.benchmark.timing import CPU, Times
+from gcvideo.benchmark.timing import CPU
 from gcvideo.benchmark.workloads import peak_memory
 from gcvideo.config import RunConfig
-from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.models import model_config
-from gcvideo.report.comparison import accuracy_table, cost_table, plots_of, write_comparison
-
-
-def test_exponent_of_a_power_law_and_of_the_larger_sizes_only() -> None:
-    sizes = [10, 100, 1000, 2000, 4000]
-    costs = [5.0, 5.0, *(1e-3 * size**1.7 for size in sizes[2:])]  # small ones all cost the same
-    assert fit_exponent(sizes, costs) == pytest.approx(1.7)
-    assert fit_exponent([100], [3.0]) is None
-
-
-def test_multiply_adds_grow_in_a_line_for_gc_and_with_the_square_for_nl() -> None:
-    shapes = [(t, 8, 8) for t in (4, 8, 16, 32)]
-    found = measure_scaling(channels=8, shapes=shapes, rounds=1, device=CPU)
-    assert found["GC"]["macs_exponent"] == pytest.approx(1, abs=0.1)
-    assert found["NL, all keys"]["macs_exponent"] == pytest.approx(2, abs=0.1)
-    points = found["NL"]["points"]
-    assert [point["positions"] for point in points] == [256, 512, 1024, 2048]
-    assert set(points[0]["ms"]) == {"q1", "median", "q3"}
-    assert found["NL"]["time_exponent"] is not None
-
-
-def predictions(right: list[bool], *, views: list[int] | None = None, prefix: str = "v") -> Predictions:
-    videos = []
-    for i, is_right in enumerate(right):
-        scores = np.array([0.6, 0.3, 0.1] if is_right else [0.3, 0.6, 0.1], np.float32)
-        count = views[i] if views else 2
-        top1 = count if is_right else 0
-        videos.append(VideoScores(i, f"{prefix}{i}", 0, count, top1, count, scores, scores, scores))
-    return Predictions.collect(videos)
-
-
-def test_runs_of_one_network_read_as_mean_and_deviation() -> None:
-    rows = compare_accuracy(["a"], [[predictions([i < right for i in range(10)]) for right in (5, 6, 7)]])
-    columns, (line,) = accuracy_table([{"config": "a", "accuracy": rows[0]}])
-    assert line[:4] == ["a", 3, 10, "2"]
-    assert str(line[6]).startswith("60.0 ± 10.0 (")
-    assert columns[-1] == "video top-5", "nothing to compare with"
-
-
-def measured(**parts: object) -> dict[str, object]:
-    """A network's row with nothing but its size and what is given."""
-    known = {"config": "slow", "params": 1_500_000, "macs": 2 * 10**9, "input": [1, 3, 8, 64, 64]}
-    return {**known, **dict.fromkeys(("forward", "train", "memory", "throughput", "accuracy")), **parts}
-
-
-def test_parts_that_were_skipped_have_neither_column_nor_note(tmp_path: Path) -> None:
-    times = Times({"slow": [0.5], "other": [1.0]}).per_clip(1)
-    rows = [measured(train=times["slow"]), measured(train=times["other"])]
-    assert cost_table(rows)[1][0][-2:] == ["500.0 (500.0–500.0)", "1.00"]
-    columns, lines = cost_table(rows)
-    assert columns == ["network", "input", "params (M)", "GMAC", "train ms (quartiles)", "train x first"]
-    assert lines[1] == ["slow", "8×64×64", "1.50", "2.000", "1000 (1000–1000)", "2.00"]
-    write_comparison(tmp_path / "page.html", {"networks": rows, "scaling": None, "machine": "a CPU"}, {})
-    text = (tmp_path / "page.html").read_text()
-    assert "Times are of one clip" in text
-    assert "Memory is" not in text
-
-
-def test_one_network_without_memory_leaves_the_column_to_the_others() -> None:
-    columns, lines = cost_table([measured(memory={"inference": 2**20, "train": None}), measured()])
-    assert columns[-1] == "MiB inference"
-    assert [line[-1] for line in lines] == ["1", "–"]
-
-
-def test_throughput_reads_as_plain_numbers() -> None:
-    assert cost_table([measured(throughput={"1": 1.234, "4": 1366.5})])[1][0][-1] == "1: 1.23, 4: 1,366"
 
 
 def test_networks_are_called_by_their_file_or_run_unless_two_share_a_name() -> None:
@@ -89,38 +17,6 @@ def test_networks_are_called_by_their_file_or_run_unless_two_share_a_name() -> N
     assert short_name("slow_r50", []) == "slow_r50"
     assert short_name("b/gc.yaml", ["gc"]) == "b/gc.yaml"
     assert short_name("b/gc.yaml", ["gc", "b/gc.yaml"]) == "b/gc.yaml (2)"
-
-
-def test_plots_of_blocks_say_what_grows_what_stays_and_how_fast() -> None:
-    shapes = {"frames": [(4, 6, 6), (8, 6, 6)], "size": [(2, 4, 4), (2, 8, 8)]}
-    scaling = {way: measure_scaling(channels=8, shapes=of, rounds=1, device=CPU) for way, of in shapes.items()}
-    plots = plots_of({"networks": [], "scaling": {"channels": 8, **scaling}})
-    frames, size = plots["block_frames"], plots["block_size"]
-    assert frames.get_suptitle() == "Forward pass of one block: 8 channels, P = T x 6 x 6 positions"
-    assert size.get_suptitle() == "Forward pass of one block: 8 channels, P = 2 x S x S positions"
-    assert size.axes[0].containers[0][0].get_xdata().tolist() == [4, 8]
-    gc = frames.axes[0].get_legend_handles_labels()[1][0]
-    assert gc == f"GC ~ P^{scaling['frames']['GC']['time_exponent']:.2f}"
-
-
-def test_accuracy_stands_against_cost_with_its_interval_and_its_runs() -> None:
-    first = [predictions([i < right for i in range(10)]) for right in (5, 7)]
-    accuracies = compare_accuracy(["slow", "other"], [first, [predictions([i < 8 for i in range(10)])]])
-    times = Times({"slow": [0.5, 5.0], "other": [1.0, 10.0]}).per_clip(1)
-    rows = [
-        measured(config=name, accuracy=accuracy, forward=times[name])
-        for name, accuracy in zip(("slow", "other"), accuracies, strict=True)
-    ]
-    figure = plots_of({"networks": rows, "scaling": None})["accuracy_forward"]
-    axes = figure.axes[0]
-    assert axes.get_xlabel() == "time of a forward pass over that of slow"
-    assert figure.get_suptitle().endswith("dots: single runs")
-    slow, _, (bar,) = axes.containers[0]
-    assert slow.get_xydata().tolist() == [[1, pytest.approx(60)]]
-    assert bar.get_segments()[0][0][1] < 60 < bar.get_segments()[0][1][1]
-    assert axes.containers[1][0].get_xydata().tolist() == [[2, pytest.approx(80)]]
-    (dots,) = [line for line in axes.lines if line.get_marker() == "."]
-    assert dots.get_xydata().tolist() == [[1, pytest.approx(50)], [1, pytest.approx(70)]]
 
 
 @pytest.mark.slow
