@@ -146,14 +146,12 @@ class SampleTable:
                 earlier = np.flatnonzero(self.pts[sample + 1 : end] < latest)
                 last[start] = min(sample + ahead + 1 + int(earlier[-1] if len(earlier) else -1), end - 1)
         needed: list[int] = []
-        position = 0
-        floor = None  # the decoder was fresh at a key presented at this time
+        position = floor = 0  # the decoder was fresh at a key presented at this time
         for start in sorted(last):
             if not needed or (self.starts.get(start) is Start.ANYWHERE and start >= position):
                 position, floor = start, int(self.pts[start])
-            for sample in range(position, last[start] + 1):
-                leading = floor is not None and self.pts[sample] < floor
-                if sample in wanted or not (leading or disposable(sample)):
+            for sample, pts in enumerate(self.pts[position : last[start] + 1].tolist(), position):
+                if sample in wanted or not (pts < floor or disposable(sample)):
                     needed.append(sample)
             position = max(position, last[start] + 1)
         return needed

@@ -56,9 +56,9 @@ def write_slice(track: Mp4Track, data: Mapping[int, memoryview]) -> tuple[list[m
     rank[np.argsort(track.table.pts[samples], kind="stable")] = np.arange(count)
     composition = rank - np.arange(count)
     composition -= composition.min()
-    sizes = [len(piece) for piece in data.values()]
-    header = _header(track, sizes, composition, data_offset=0)
-    header = _header(track, sizes, composition, data_offset=len(header))
+    header = _header(track, [len(piece) for piece in data.values()], composition)
+    # The place of the data is the last field of the last table, in front of the head of mdat.
+    header = header[:-12] + struct.pack(">I", len(header)) + header[-8:]
     return [memoryview(header), *data.values()], dict(zip(samples, rank.tolist(), strict=True))
 
 
@@ -75,8 +75,8 @@ def in_memory(pieces: Sequence[memoryview]) -> Iterator[str]:
         yield f"/proc/self/fd/{file.fileno()}" if in_linux else str(file.name)
 
 
-def _header(track: Mp4Track, sizes: list[int], composition: np.ndarray, *, data_offset: int) -> bytes:
-    """Everything before the media data: ftyp, moov, and the head of mdat."""
+def _header(track: Mp4Track, sizes: list[int], composition: np.ndarray) -> bytes:
+    """Everything before the media data: ftyp, moov, and the head of mdat. The place of the data is left open."""
     count = len(sizes)
     width, height = track.info.width, track.info.height
     samples = _box(
@@ -90,7 +90,7 @@ def _header(track: Mp4Track, sizes: list[int], composition: np.ndarray, *, data_
         _full_box(b"stss", struct.pack(">II", 1, 1)),
         _full_box(b"stsc", struct.pack(">IIII", 1, 1, count, 1)),
         _full_box(b"stsz", struct.pack(">II", 0, count), np.array(sizes, ">u4").tobytes()),
-        _full_box(b"stco", struct.pack(">II", 1, data_offset)),
+        _full_box(b"stco", struct.pack(">II", 1, 0)),
     )
     data_reference = _box(b"dinf", _full_box(b"dref", struct.pack(">I", 1), _full_box(b"url ", flags=1)))
     media = _box(

@@ -18,7 +18,7 @@ from gcvideo.video.parameter_sets import Buffer, StreamInfo, unescape
 
 _AVC_SLICES, _AVC_IDR, _AVC_SEI, _AVC_SETS = (1, 5), 5, 6, (7, 8, 13)
 _HEVC_SLICES, _HEVC_IDR, _HEVC_CRA, _HEVC_SETS = range(32), (19, 20), 21, (32, 33, 34)
-_SLICE_HEAD = 24  # bytes of a slice that hold its picture order count
+_SLICE_HEAD = 20  # bytes of a slice that hold its picture order count
 _NEXT_PERIOD = 1 << 40  # more than any picture order count
 
 
@@ -69,7 +69,7 @@ def read_picture(sample: Buffer, info: StreamInfo) -> Picture:
         if kind in slices:
             # first_mb_in_slice is 0, first_slice_segment_in_pic_flag is 1; other layers of HEVC are not decoded
             if len(unit) > 3 and (unit[1] if avc else 0 if unit[0] & 1 or unit[1] >> 3 else unit[2]) & 128:
-                first = first or unit
+                first = first or unit[:_SLICE_HEAD]
                 pictures += 1
         elif kind in sets:
             same_sets = same_sets and bytes(unit).rstrip(b"\0") in info.sets
@@ -77,40 +77,42 @@ def read_picture(sample: Buffer, info: StreamInfo) -> Picture:
             recovers = recovers or _recovers_at_once(unescape(unit[1:64]))
     if not first:
         return Picture(0, same_sets)
-    head = unescape(first[:_SLICE_HEAD])
-    return Picture(pictures, same_sets, *(_avc_slice(head, info, recovers) if avc else _hevc_slice(head, info)))
+    if avc:
+        return _avc_picture(unescape(first), info, pictures, same_sets, recovers)
+    return _hevc_picture(unescape(first), info, pictures, same_sets)
 
 
-def _avc_slice(unit: bytes, info: StreamInfo, recovers: bool) -> tuple[Start, bool, bool, int, int]:
+def _avc_picture(unit: bytes, info: StreamInfo, pictures: int, same_sets: bool, recovers: bool) -> Picture:
     """Section 7.3.3."""
     idr, reference = unit[0] & 31 == _AVC_IDR, unit[0] & 0x60 != 0
     start = Start.ANYWHERE if idr else Start.FRESH if recovers else Start.NO
-    number, order = _read_codes(unit[1:], 0, 3, info.skipped_bits, int(idr), info.order_bits)
-    return start, not reference, reference, order, number
+    number, order = _read_codes(unit, 8, 3, info.skipped_bits, int(idr), info.order_bits)
+    return Picture(pictures, same_sets, start, not reference, reference, order, number)
 
 
-def _hevc_slice(unit: bytes, info: StreamInfo) -> tuple[Start, bool, bool, int, int]:
+def _hevc_picture(unit: bytes, info: StreamInfo, pictures: int, same_sets: bool) -> Picture:
     """Section 7.3.6.1."""
     kind, layer = unit[0] >> 1 & 63, unit[1] & 7
     start = Start.ANYWHERE if 16 <= kind <= 20 else Start.FRESH if kind == _HEVC_CRA else Start.NO
     order_bits = 0 if kind in _HEVC_IDR else info.order_bits
     flags = 2 if 16 <= kind <= 23 else 1  # no_output_of_prior_pics_flag of IRAP pictures
-    _, order = _read_codes(unit[2:], flags, 1, info.skipped_bits, 1, order_bits)
+    _, order = _read_codes(unit, 16 + flags, 1, info.skipped_bits, 1, order_bits)
     unreferenced = kind < 16 and kind % 2 == 0
     anchor = layer == 1 and not unreferenced and not 6 <= kind <= 9  # prevTid0Pic of section 8.3.1
-    return start, unreferenced and layer == info.temporal_layers, anchor, order, 0
+    disposable = unreferenced and layer == info.temporal_layers
+    return Picture(pictures, same_sets, start, disposable, anchor, order)
 
 
 def _read_codes(data: bytes, position: int, codes: int, size: int, more: int, more_size: int) -> tuple[int, int]:
     """From a bit on, pass Exp-Golomb codes, read ``size`` bits, pass ``more`` codes, read ``more_size`` bits."""
-    bits = f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}1"  # of damaged data, codes end at the last bit
-    values = []
-    for passed, read in ((codes, size), (more, more_size)):
-        for _ in range(passed):
-            position = 2 * bits.index("1", min(position, len(bits) - 1)) - position + 1
-        values.append(int(bits[position : position + read] or "0", 2))
-        position += read
-    return values[0], values[1]
+    bits = f"{int.from_bytes(data.ljust(_SLICE_HEAD), 'big'):0{8 * _SLICE_HEAD}b}"
+    for _ in range(codes):
+        position = 2 * bits.find("1", position) - position + 1
+    number = int(bits[position : position + size] or "0", 2)
+    position += size
+    for _ in range(more):
+        position = 2 * bits.find("1", position) - position + 1
+    return number, int(bits[position : position + more_size] or "0", 2)
 
 
 def why_not_in_order(pictures: Sequence[Picture], pts: np.ndarray, info: StreamInfo) -> str | None:
@@ -121,22 +123,22 @@ def why_not_in_order(pictures: Sequence[Picture], pts: np.ndarray, info: StreamI
         pts: int64 (len(pictures),), the times that the container gives.
     """
     period = before = number = 0  # of the anchor before, its order as a whole count
-    half, numbers = 1 << max(info.order_bits - 1, 0), 1 << info.skipped_bits
+    half, numbers, avc = (1 << info.order_bits) // 2, 1 << info.skipped_bits, info.codec == "h264"
     orders = []
-    for place, picture in enumerate(pictures):
-        if not picture.same_sets:
+    for place, (count, same_sets, start, _, anchor, low_bits, frame_number) in enumerate(pictures):
+        if not same_sets:
             return "the parameter sets of the stream change"
-        if picture.pictures != 1:
+        if count != 1:
             return "a sample holds no picture or several"
-        if picture.start is Start.ANYWHERE or not place:
-            period, before, number = period + _NEXT_PERIOD, picture.order, picture.number - 1
-        if info.codec == "h264" and (picture.number - number) % numbers != 1:
+        if start is Start.ANYWHERE or not place:
+            period, before, number = period + _NEXT_PERIOD, low_bits, frame_number - 1
+        if avc and (frame_number - number) % numbers != 1:
             return "pictures are lost"
         # the count with these low bits that is nearest to the anchor's (H.264, section 8.2.1.1; HEVC, section 8.3.1)
-        order = before + half - (before + half - picture.order) % (2 * half) if info.order_bits else place
+        order = before + half - (before + half - low_bits) % (2 * half) if half else place
         orders.append(period + order)
-        if picture.anchor:
-            before, number = order, picture.number
+        if anchor:
+            before, number = order, frame_number
     by_order = np.argsort(orders, kind="stable")
     if (np.diff(np.array(orders)[by_order]) <= 0).any() or (np.diff(pts[by_order]) <= 0).any():
         return "its times contradict the order of its pictures"
