@@ -224,7 +224,7 @@ class Mp4Video:
 
     def _count(self, doubt: str) -> LibavVideo:
         if self.backend != "pyav" and not self._fallback:
-            raise DecodeError(doubt)
+            raise DecodeError(f"{doubt}; use backend pyav or auto")
         self.backend = "pyav"
         counted = LibavVideo(self._path, count=True)
         if len(counted.times) != len(self.times):

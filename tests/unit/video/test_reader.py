@@ -5,6 +5,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -13,13 +14,15 @@ import pytest
 import torch
 
 from gcvideo.errors import VideoError
-from gcvideo.video import open_video, pyav_decoder
+from gcvideo.video import FrameStream, open_video, pyav_decoder
 from gcvideo.video import reader as reader_module
+from gcvideo.video.decode_plan import Orientation
 from gcvideo.video.mp4_tables import read_tables
 from gcvideo.video.parameter_sets import BitstreamError, parse_config
 from gcvideo.video.pyav_decoder import LibavVideo
 from tests.reading import COUNT, INSTALLED, PYAV_PREFERRED, RNG, VIDEOS, assert_right, x264
 from tests.videos import decode_all, moving_frames, remux, write_video
+from tests.zoo import STREAMS
 
 
 @pytest.mark.parametrize("name", VIDEOS)
@@ -124,6 +127,42 @@ def test_unusual_file_names(folder, closed):
         path.write_bytes(closed.read_bytes())
         for backend in ("auto", *INSTALLED):
             assert_right(path, backend)
+
+
+@pytest.mark.parametrize("name", ["rate_24000_1001.mp4", "rate_60.avi", "mp4_to_avi.avi", "h264_avi_to_mkv.mkv"])
+def test_rates(name, folder):
+    """Also of H.264 in AVI, where libavformat's average is twice the real one."""
+    path = STREAMS[name].make(folder)
+    expected = Fraction(name.split(".")[0].removeprefix("rate_").replace("_", "/")) if "rate" in name else 25
+    with open_video(path) as reader, FrameStream(str(path)) as stream:
+        assert reader.fps == pytest.approx(float(expected), rel=0.01)
+        assert stream.fps == pytest.approx(float(expected), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["matrix_mirrored.mp4", "matrix_transposed_fragments.mp4", "turned_90.mkv"])
+def test_streams_are_turned_as_readers_turn(name, folder):
+    path = STREAMS[name].make(folder)
+    with open_video(path) as reader, FrameStream(str(path)) as stream:
+        frames = reader.frames(range(len(reader)))
+        for frame, expected in zip(stream, frames, strict=True):
+            assert np.array_equal(frame.rgb(), expected)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ([[1, 0], [0, 1]], Orientation()),
+        ([[-1, 0], [0, 1]], Orientation(flip_columns=True)),
+        ([[0, 1], [-1, 0]], Orientation(transpose=True, flip_columns=True)),  # clockwise
+        ([[0, -1], [1, 0]], Orientation(transpose=True, flip_rows=True)),
+        ([[0, 1], [1, 0]], Orientation(transpose=True)),
+        ([[-2, 0.01], [-0.01, -2]], Orientation(flip_rows=True, flip_columns=True)),
+        ([[0, 0], [0, 0]], Orientation()),
+        ([[1, 0], [0, 0]], Orientation()),
+    ],
+)
+def test_display_matrices(matrix, expected):
+    assert Orientation.from_matrix(np.array(matrix)) == expected
 
 
 def test_relative_path(closed, monkeypatch):

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from gcvideo.errors import DamagedVideoError, VideoError
-from gcvideo.video import open_video
+from gcvideo.video import FrameStream, open_video
 from gcvideo.video import reader as reader_module
 from gcvideo.video.mp4_tables import read_tables
+from tests.boxes import read_number
 from tests.reading import COUNT, INSTALLED, WITH_TORCHCODEC, assert_right, x264
 from tests.videos import decode_all, moving_frames, remux, write_video
+from tests.zoo import STREAMS
 
 
 def test_fallback_when_decord_fails(closed, monkeypatch):
@@ -178,3 +180,49 @@ def test_what_lies_behind_damage_is_read_where_frames_are_counted(tmp_path):
             assert (reader.frames([index]) == whole[index]).all()
         with pytest.raises(VideoError, match="a picture is damaged"):
             reader.frames([20])
+
+
+ALL_KINDS = {
+    "h264_b2_gop12.mp4": ("decord", "sound tables"),
+    "h264_open_normal.mp4": ("pyav", "open groups of pictures"),
+    "hevc_b2_open0.mp4": ("pyav", "HEVC"),
+    "h264_yuv420p10le.mp4": ("pyav", "more than 8 bits"),
+    "h264_field_order.mp4": ("pyav", "interlaced"),
+    "h264_fragments.mp4": ("pyav", "fragmented"),
+    "joined_in_band_once.mp4": ("pyav", "parameter sets of the stream change"),
+    "joined_descriptions.mp4": ("pyav", "several sample descriptions"),
+    "h264.mkv": ("pyav", "not an MP4 file"),
+}
+
+
+@pytest.mark.parametrize("name", ALL_KINDS)
+def test_who_reads_it_and_why(name, folder):
+    path = STREAMS[name].make(folder)
+    decoder, reason = ALL_KINDS[name]
+    with open_video(path) as reader:
+        assert reader.backend == decoder
+        assert reason in reader.reason
+    with open_video(path, backend="pyav") as reader:
+        assert (reader.backend, reader.reason) == ("pyav", "asked for")
+
+
+def test_times_that_contradict_the_slices(folder):
+    path = STREAMS["h264_b2_gop12_decoding_times_rewritten.mp4"].make(folder)
+    with open_video(path) as reader:
+        assert reader.backend == "decord"
+        assert [read_number(frame) for frame in reader.frames([7, 5, 20])] == [7, 5, 20]
+        assert reader.backend == "pyav"
+    with (
+        open_video(path, backend="decord") as reader,
+        pytest.raises(VideoError, match=r"contradict .*; use backend pyav"),
+    ):
+        reader.frames([7])
+
+
+def test_a_display_matrix_of_45_degrees_is_refused(folder):
+    path = STREAMS["matrix_45.mp4"].make(folder)
+    for backend in ("auto", *INSTALLED):
+        with pytest.raises(VideoError, match="turns by 45 degrees"):
+            open_video(path, backend=backend)
+    with FrameStream(str(path)) as stream, pytest.raises(VideoError, match="turns by 45 degrees"):
+        next(iter(stream))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gcvideo.video import VideoError, open_video
+from tests.boxes import COUNT, decode_in_order, read_number
 from tests.reading import INSTALLED
-from tests.zoo import COUNT, STREAMS, decode_in_order, read_number
+from tests.zoo import STREAMS
 
 # One stream of each kind, for the quick tier.
 QUICK = [
