@@ -49,6 +49,7 @@ def test_deaths_and_hangs_are_noticed(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "suffix"),
     [

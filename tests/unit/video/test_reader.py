@@ -24,8 +24,12 @@ from tests.reading import COUNT, INSTALLED, PYAV_PREFERRED, RNG, VIDEOS, assert_
 from tests.videos import decode_all, moving_frames, remux, write_video
 from tests.zoo import STREAMS
 
+QUICK = ("closed_gop.mp4", "intra_only.mp4", "sound.mp4", "yuv444.mp4", "hevc_layers.mp4", "h264.ts", "mpeg4_b.avi")
 
-@pytest.mark.parametrize("name", VIDEOS)
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in VIDEOS]
+)
 def test_every_frame_by_index(name, folder):
     settings, for_decord = VIDEOS[name]
     path = write_video(folder / name, moving_frames(COUNT, 64, 128), **settings)
