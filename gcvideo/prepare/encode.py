@@ -1,9 +1,11 @@
-"""Encode one video as H.264 in MP4 with a layout that is fast to read clips from."""
+"""Encode H.264 in MP4: frames in memory, and videos with a layout that is fast to read clips from."""
 
 from __future__ import annotations
 
+import io
 import os
 from collections import deque
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +60,29 @@ class Encoding(NamedTuple):
     preset: str = "clip"
     short_side: int = 256
     audio: bool = False
+
+
+def encode_frames(frames: np.ndarray, *, fps: float, options: dict[str, str] | None = None) -> bytes:
+    """Encode frames in memory.
+
+    Args:
+        frames: uint8 (T, H, W, 3) RGB. The last row or column of an odd size is left out, as 4:2:0 sampling needs.
+        fps: frames per second.
+        options: of libx264.
+
+    Returns:
+        the content of the MP4 file.
+    """
+    buffer = io.BytesIO()
+    height, width = (side // 2 * 2 for side in frames.shape[1:3])
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
 
 
 def encode_video(source: str | Path, target: str | Path, encoding: Encoding) -> int:

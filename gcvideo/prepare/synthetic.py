@@ -15,18 +15,17 @@ Horizontal flips would swap classes: train with ``data.flip: 0``.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import numpy as np
 
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
+from gcvideo.prepare.encode import encode_frames
 from gcvideo.prepare.jobs import run_jobs
 
 CLASSES = (
@@ -42,6 +41,9 @@ CLASSES = (
 WIDTH, HEIGHT = 72, 60  # pixels
 FRAMES, FPS = 48, 20
 SECONDS = math.ceil(FRAMES / FPS)
+# The bytes must not depend on the number of cores, so one thread; nor on what lay in memory before, as they do with
+# macroblock trees where x264 computes in AVX-512.
+ENCODER = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
 COLUMNS, ROWS = 3, 2  # of discs
 SMALLEST, LARGEST = 4.5, 13.5  # radius of a disc, pixels
 RECIPE = 1  # raised whenever the same arguments would give other pixels
@@ -205,23 +207,8 @@ def _plan(made: SyntheticSet, split: str, count: int, seed: tuple[int, int]) -> 
 
 
 def _make_video(video: _Video) -> None:
-    write_atomically(video.path, _encode(draw_clip(video.label, np.random.default_rng(video.seed))))
-
-
-def _encode(frames: np.ndarray) -> bytes:
-    """H.264 in MP4, from uint8 (T, H, W, 3) RGB."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        # The bytes must not depend on the number of cores, so one thread; nor on what lay in memory before, as they do
-        # with macroblock trees where x264 computes in AVX-512.
-        options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
-        stream = container.add_stream("libx264", rate=FPS, options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()
+    frames = draw_clip(video.label, np.random.default_rng(video.seed))
+    write_atomically(video.path, encode_frames(frames, fps=FPS, options=ENCODER))
 
 
 def _claim(folder: Path, wanted: dict[str, int]) -> None:

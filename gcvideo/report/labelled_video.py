@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import bisect
 import functools
+import heapq
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,62 +66,47 @@ def check_destination(source: str, destination: str | Path) -> Path:
 def _copy(source: str, output: Any, segments: Sequence[Segment]) -> None:
     import av
 
-    with FrameStream(source) as stream:
-        first = next(iter(stream)).picture
-    with av.open(f"file:{os.path.abspath(source)}", metadata_errors="replace") as container:
-        video, *sounds = container.streams.video[:1] + container.streams.audio[:1]
-        # All tracks must be known before the first packet is written.
-        encoder = output.add_stream(
-            "libx264", rate=video.average_rate or 25, options={"crf": "20", "preset": "veryfast"}
-        )
-        encoder.height, encoder.width = _displayed(first).shape[:2]
-        encoder.pix_fmt, encoder.codec_context.time_base = "yuv420p", video.time_base
-        sound, is_copied = _sound_track(output, sounds)
-        ends = [segment.end for segment in segments]
-        for packet in container.demux(video, *sounds):
-            if packet.stream is video:
-                for frame in _decode(packet):
-                    rgb = _displayed(frame)
-                    time = (frame.time or 0.0) - (first.time or 0.0)
-                    draw_label(rgb, segments[min(bisect.bisect_right(ends, time), len(ends) - 1)])
-                    drawn = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-                    drawn.pts, drawn.time_base = frame.pts, frame.time_base
-                    output.mux(encoder.encode(drawn))
-            elif not is_copied:
-                output.mux([encoded for frame in packet.decode() for encoded in sound.encode(frame)])
-            elif packet.dts is not None:  # None: the packet that flushes a decoder
-                packet.stream = sound
-                output.mux(packet)
-        for stream in [encoder, *([] if is_copied else [sound])]:
-            output.mux(stream.encode(None))
+    with FrameStream(source) as stream, av.open(f"file:{os.path.abspath(source)}", metadata_errors="replace") as file:
+        tracks = [_label(stream, output, file.streams.video[0].average_rate or 25, segments)]
+        tracks += [_copy_sound(file, sound, output) for sound in file.streams.audio[:1]]
+        # Every track must be known before the first packet is written: "merge" asks each for a packet first.
+        for packet in heapq.merge(*tracks, key=lambda packet: packet.dts * packet.time_base):
+            output.mux(packet)
 
 
-def _decode(packet: Any) -> list[Any]:
-    """The frames of a packet; none if it is damaged, of which the timeline has warned."""
+def _label(stream: FrameStream, output: Any, rate: Any, segments: Sequence[Segment]) -> Iterator[Any]:
+    """The packets of the picture, with its labels."""
     import av
 
+    ends = [segment.end for segment in segments]
+    encoder = output.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
+    for frame in stream:
+        rgb = frame.rgb()
+        if frame.index == 0:
+            start, time_base = frame.picture.time or 0.0, frame.picture.time_base
+            encoder.height, encoder.width = (side // 2 * 2 for side in rgb.shape[:2])  # H.264 wants even sides
+            encoder.pix_fmt, encoder.codec_context.time_base = "yuv420p", time_base
+        rgb = np.ascontiguousarray(rgb[: encoder.height, : encoder.width])
+        draw_label(rgb, segments[min(bisect.bisect_right(ends, frame.time), len(ends) - 1)])
+        drawn = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+        drawn.pts, drawn.time_base = round((start + frame.time) / time_base), time_base
+        yield from encoder.encode(drawn)
+    yield from encoder.encode(None)
+
+
+def _copy_sound(file: Any, sound: Any, output: Any) -> Iterator[Any]:
+    """The packets of the sound, as they are; where the container does not take it, encoded as AAC."""
     try:
-        return list(packet.decode())
-    except (av.error.InvalidDataError, ValueError):
-        return []
-
-
-def _sound_track(output: Any, sounds: Sequence[Any]) -> tuple[Any, bool]:
-    """A track for the sound, if any, and whether it is copied: where the container does not take it, it becomes AAC."""
-    for sound in sounds:
-        try:
-            track = output.add_stream_from_template(sound)
-            track.time_base = sound.time_base
-            return track, True
-        except ValueError:
-            return output.add_stream("aac", rate=sound.codec_context.sample_rate), False
-    return None, True
-
-
-def _displayed(frame: Any) -> np.ndarray:
-    """uint8 (H, W, 3), rotated as displayed; H and W even, as H.264 requires."""
-    rgb = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
-    return np.ascontiguousarray(rgb[: len(rgb) // 2 * 2, : rgb.shape[1] // 2 * 2])
+        track = output.add_stream_from_template(sound)
+    except ValueError:
+        track = output.add_stream("aac", rate=sound.codec_context.sample_rate)
+        for frame in itertools.chain(file.decode(sound), [None]):
+            yield from track.encode(frame)
+    else:
+        for packet in file.demux(sound):
+            if packet.dts is not None:  # None: the packet that flushes a decoder
+                packet.stream = track
+                yield packet
 
 
 def draw_label(rgb: np.ndarray, segment: Segment) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gcvideo.errors import GcvideoError, VideoError
 from gcvideo.files import write_atomically
+from gcvideo.prepare.encode import encode_frames
 from gcvideo.video import open_video
 
 BAND = 18  # pixels above a frame, for its name
@@ -113,7 +113,7 @@ def save_animation(path: str | Path, frames: np.ndarray, *, fps: float = 8) -> N
         options = {"save_all": True, "append_images": images[1:], "duration": round(1000 / fps), "loop": 0}
         write_atomically(path, _encode(images[0], "GIF", **options))
     elif suffix == ".mp4":
-        write_atomically(path, _mp4(frames, fps))
+        write_atomically(path, encode_frames(frames, fps=fps))
     else:
         raise GcvideoError(f"{path}: an animation is written as .gif or .mp4")
 
@@ -148,19 +148,4 @@ def thumbnails(path: str, count: int, *, height: int = 120) -> list[tuple[float,
 def _encode(image: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def _mp4(frames: np.ndarray, fps: float) -> bytes:
-    import av
-
-    buffer = io.BytesIO()
-    height, width = (side // 2 * 2 for side in frames.shape[1:3])  # H.264 wants even sides
-    with av.open(buffer, "w", format="mp4") as output:
-        stream = output.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        for frame in frames:
-            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
-            output.mux(stream.encode(image))
-        output.mux(stream.encode(None))
     return buffer.getvalue()
