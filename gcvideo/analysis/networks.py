@@ -15,8 +15,8 @@ from gcvideo import console
 from gcvideo.arguments import require_numbers
 from gcvideo.config import ModelConfig, RunConfig, SplitConfig, config_to_dict
 from gcvideo.data.bad_videos import Failure
-from gcvideo.data.dataset import ViewDataset
-from gcvideo.data.loader import EvalLoader, eval_loader
+from gcvideo.data.dataset import VideoViews, ViewDataset
+from gcvideo.data.loader import Loader, eval_loader
 from gcvideo.data.records import RecordTable
 from gcvideo.device import versions
 from gcvideo.errors import ConfigError
@@ -63,7 +63,7 @@ def load(args: argparse.Namespace, *, defaults: tuple[str, ...] = ()) -> tuple[T
     return network, records
 
 
-def view_loader(config: RunConfig, records: RecordTable) -> EvalLoader:
+def view_loader(config: RunConfig, records: RecordTable) -> Loader[VideoViews]:
     """All views of each video, decoded by the config's workers."""
     dataset = ViewDataset(records, data=config.data, test=config.test)
     return eval_loader(dataset, rank=0, world_size=1, workers=min(config.data.workers, len(records)))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from gcvideo.benchmark.timing import CPU, Contender
 from gcvideo.config import RunConfig
 from gcvideo.data.crops import normalize
-from gcvideo.data.loader import ClipBatch
+from gcvideo.data.dataset import ClipBatch
 from gcvideo.device import memory_peak, pick_precision
 from gcvideo.errors import GcvideoError
 from gcvideo.eval.optimize import optimize_for_inference

@@ -27,27 +27,29 @@ from gcvideo.video import open_video, why_missing
 
 # A sample's decoded frames may take this much memory; test frames beyond it are decoded and resized in portions.
 MAX_DECODED_BYTES = 1 << 30
-# So many bad videos in a row mean that something other than the videos is broken.
-MAX_FAILURES_IN_A_ROW = 1000
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class ClipSample(NamedTuple):
-    """Training clips of one video.
+class ClipBatch(NamedTuple):
+    """Training clips of one video or of a micro-batch.
 
     Attributes:
-        clips: uint8 (K, C, T, H, W); K is ``data.augment.clips_per_video``.
-        label: of the record.
-        index: of the record.
-        failures: of the records that were tried before it.
+        clips: uint8 (N, C, T, H, W); ``data.augment.clips_per_video`` of each video, one after the other.
+        labels: int64 (N,).
+        indices: int64 (N,), of the records that the clips show.
+        failures: of the records that could not be read and whose slots the next good records fill.
     """
 
     clips: Tensor
-    label: int
-    index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody needs here
+    labels: Tensor
+    indices: Tensor
     failures: list[Failure]
+
+    def pin_memory(self) -> ClipBatch:
+        """The batch in page-locked memory, which GPUs copy from asynchronously."""
+        return ClipBatch(self.clips.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory(), self.failures)
 
 
 class VideoViews(NamedTuple):
@@ -172,7 +174,7 @@ class _VideoDataset(Dataset[T]):
         raise errors[0]
 
 
-class ClipDataset(_VideoDataset[ClipSample]):
+class ClipDataset(_VideoDataset[ClipBatch]):
     """Training clips. ``dataset[epoch, slot]`` is a pure function of (seed, epoch, slot) and the videos.
 
     The slot of a record that cannot be read is filled by the next good one in the order of the table (the first
@@ -202,10 +204,10 @@ class ClipDataset(_VideoDataset[ClipSample]):
                 f"({len(unlabelled):,} of {len(records):,} have none)"
             )
 
-    def __getitem__(self, key: tuple[int, int]) -> ClipSample:
+    def __getitem__(self, key: tuple[int, int]) -> ClipBatch:
         return self.sample(*key)
 
-    def sample(self, epoch: int, slot: int, hold: Hold = lambda index: None) -> ClipSample:
+    def sample(self, epoch: int, slot: int, hold: Hold = lambda index: None) -> ClipBatch:
         """The clips of a slot: record ``slot % len(dataset)``, once more for every full round.
 
         Args:
@@ -214,7 +216,7 @@ class ClipDataset(_VideoDataset[ClipSample]):
             hold: called with the index of each record before it is read.
 
         Raises:
-            DataError: no video can be read, or a thousand in a row cannot: something other than the videos is broken.
+            DataError: no video can be read: something other than the videos is broken.
         """
 
         def read(record: VideoRecord, backend: str) -> Tensor:
@@ -222,21 +224,17 @@ class ClipDataset(_VideoDataset[ClipSample]):
             return read_clips(record, backend, data=self.data, augment=self._augment, rng=rng)
 
         failures: list[Failure] = []
-        fresh = 0
         for offset in range(len(self)):
             index = (slot + offset) % len(self)
             try:
                 clips = self._read(index, read, hold, epoch=epoch)
-                return ClipSample(clips, int(self.records.labels[index]), index, failures)
             except VideoError as error:
                 failures.append(Failure(self.records[index].id, error.path, error.reason))
-                fresh += not self.quarantine.is_bad(index, epoch)
-            if fresh == MAX_FAILURES_IN_A_ROW:
-                break
-        raise DataError(
-            f"{self.records.source}: {len(failures):,} videos in a row cannot be read, the first of them "
-            f"{failures[0].path}: {failures[0].reason}"
-        )
+            else:
+                labels = torch.full((len(clips),), int(self.records.labels[index]))
+                return ClipBatch(clips, labels, torch.full_like(labels, index), failures)
+        _, path, reason = failures[0]
+        raise DataError(f"{self.records.source}: no video can be read, the first of them {path}: {reason}")
 
 
 class ViewDataset(_VideoDataset[VideoViews]):

@@ -8,38 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from gcvideo.data.bad_videos import NEVER, Failure
-from gcvideo.data.dataset import ClipDataset, VideoViews, ViewDataset
+from gcvideo.data.bad_videos import NEVER
+from gcvideo.data.dataset import ClipBatch, ClipDataset, VideoViews, ViewDataset
 from gcvideo.data.worker_pool import Hold, WorkerPool
 from gcvideo.errors import ConfigError
 
-
-class ClipBatch(NamedTuple):
-    """A micro-batch of training clips.
-
-    Attributes:
-        clips: uint8 (N, C, T, H, W).
-        labels: int64 (N,).
-        indices: int64 (N,), of the records that the clips show.
-        failures: of the records that could not be read and whose slots the next good records fill.
-    """
-
-    clips: Tensor
-    labels: Tensor
-    indices: Tensor
-    failures: list[Failure]
-
-    def pin_memory(self) -> ClipBatch:
-        """The batch in page-locked memory, which GPUs copy from asynchronously."""
-        return ClipBatch(self.clips.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory(), self.failures)
+T = TypeVar("T")
 
 
 def epoch_order(
@@ -99,50 +81,43 @@ def _times_before(values: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class TrainLoader:
-    """One epoch of micro-batches of one process; made by ``train_loader``."""
+class Loader(Generic[T]):
+    """Loader with a length; made by ``train_loader`` or ``eval_loader``.
 
-    dataset: ClipDataset
-    batches: np.ndarray  # (micro-batches, videos of each) slots
-    epoch: int
+    Attributes:
+        dataset: where the data comes from; its workers' deaths are held against the videos that they read.
+        load: loads the item of one task, in a worker process.
+        note: takes each item in the main process, puts its failures down as bad videos, and returns it.
+        tasks: one an item.
+        workers: worker processes; 0 loads in this one.
+        pin_memory: items of worker processes come in page-locked memory.
+    """
+
+    dataset: ClipDataset | ViewDataset
+    load: Callable[[Any, Hold], T]
+    note: Callable[[T], T]
+    tasks: Sequence[Any]
     workers: int
-    pin_memory: bool
+    pin_memory: bool = False
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.tasks)
 
-    def __iter__(self) -> Iterator[ClipBatch]:
-        for batch in _run(self.dataset, self._load, self.batches, self.workers, self.pin_memory):
-            add, later = self.dataset.quarantine.add, self.epoch + 1
-            yield batch._replace(failures=[add(failure, from_epoch=later) for failure in batch.failures])
-
-    def _load(self, slots: np.ndarray, hold: Hold) -> ClipBatch:
-        samples = [self.dataset.sample(self.epoch, int(slot), hold) for slot in slots]
-        repeats = [len(sample.clips) for sample in samples]
-        return ClipBatch(
-            clips=torch.cat([sample.clips for sample in samples]),
-            labels=torch.tensor(np.repeat([sample.label for sample in samples], repeats)),
-            indices=torch.tensor(np.repeat([sample.index for sample in samples], repeats)),
-            failures=[failure for sample in samples for failure in sample.failures],
+    def __iter__(self) -> Iterator[T]:
+        if self.workers == 0:
+            return (self.note(self.load(task, lambda item: None)) for task in self.tasks)
+        for decoder in ("av", "decord"):  # imported once here instead of in every worker of every epoch
+            with contextlib.suppress(ImportError):
+                importlib.import_module(decoder)
+        pool: WorkerPool[Any, T] = WorkerPool(
+            self.load,
+            workers=min(self.workers, max(len(self), 1)),
+            on_death=self.dataset.quarantine.strike,
+            time_limit=self.dataset.data.video_timeout,
+            memory_limit=int(self.dataset.data.worker_memory * 2**30),
+            pin_memory=self.pin_memory,
         )
-
-
-@dataclass(frozen=True)
-class EvalLoader:
-    """The videos of one process; made by ``eval_loader``."""
-
-    dataset: ViewDataset
-    indices: list[int]
-    workers: int
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[VideoViews]:
-        for views in _run(self.dataset, self.dataset.views, self.indices, self.workers):
-            if views.failure is not None:  # with the reason, if a worker process died on it
-                views = views._replace(failure=self.dataset.quarantine.add(views.failure, from_epoch=NEVER))
-            yield views
+        return (self.note(item) for item in pool.map(self.tasks))
 
 
 def train_loader(
@@ -157,7 +132,7 @@ def train_loader(
     world_size: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
-) -> TrainLoader:
+) -> Loader[ClipBatch]:
     """The micro-batches of one process for one epoch, from a step on.
 
     Step b of the epoch takes places b x B to (b + 1) x B of the epoch's order, where B is the number of videos a step:
@@ -177,9 +152,6 @@ def train_loader(
         world_size: number of processes.
         workers: worker processes; 0 decodes in this one, where a crash of the decoder ends the run.
         pin_memory: batches of worker processes come in page-locked memory, which saves ``pin_memory()`` its copy.
-
-    Returns:
-        An iterable of ``ClipBatch`` with a length.
 
     Raises:
         ConfigError: ``batch_size`` is no multiple of ``data.augment.clips_per_video``.
@@ -201,7 +173,17 @@ def train_loader(
         labels=dataset.records.labels if augment.class_balanced else None,
     )
     share = order.reshape(-1, world_size, accumulate, videos)[start_step:, rank]  # (steps, accumulate, videos)
-    return TrainLoader(dataset, share.reshape(-1, videos), epoch, workers, pin_memory)
+
+    def load(slots: np.ndarray, hold: Hold) -> ClipBatch:
+        samples = [dataset.sample(epoch, slot, hold) for slot in slots.tolist()]
+        clips, labels, indices, failures = zip(*samples, strict=True)
+        return ClipBatch(torch.cat(clips), torch.cat(labels), torch.cat(indices), [*itertools.chain(*failures)])
+
+    def note(batch: ClipBatch) -> ClipBatch:
+        failures = [dataset.quarantine.add(failure, from_epoch=epoch + 1) for failure in batch.failures]
+        return batch._replace(failures=failures)
+
+    return Loader(dataset, load, note, share.reshape(-1, videos), workers, pin_memory)  # type: ignore[arg-type]
 
 
 def eval_loader(
@@ -210,8 +192,8 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
-    skip: Collection[str] | Collection[int] = (),
-) -> EvalLoader:
+    skip: Collection[int] = (),
+) -> Loader[VideoViews]:
     """The videos of one process, one an item; every video is on exactly one process.
 
     A video that cannot be read comes as a ``VideoViews`` with its ``failure``; no other takes its place.
@@ -221,32 +203,15 @@ def eval_loader(
         rank: of this process, which takes every ``world_size``-th video.
         world_size: number of processes.
         workers: worker processes; 0 decodes in this one.
-        skip: ids (or indices) of videos that are done already.
+        skip: indices of videos that are done already.
     """
     done = set(skip)
-    mine = range(rank, len(dataset), world_size)
-    indices = [i for i in mine if i not in done and dataset.records[i].id not in done] if done else list(mine)
-    return EvalLoader(dataset, indices, workers)
+    indices = [index for index in range(rank, len(dataset), world_size) if index not in done]
 
+    def note(views: VideoViews) -> VideoViews:
+        if views.failure is None:
+            return views
+        # With the reason, if a worker process died on it.
+        return views._replace(failure=dataset.quarantine.add(views.failure, from_epoch=NEVER))
 
-def _run(
-    dataset: ClipDataset | ViewDataset,
-    load: Callable[[Any, Hold], Any],
-    tasks: Sequence[Any] | np.ndarray,
-    workers: int,
-    pin_memory: bool = False,
-) -> Iterator[Any]:
-    if workers == 0:
-        return (load(task, lambda item: None) for task in tasks)
-    for decoder in ("av", "decord"):  # imported once here instead of in every worker of every epoch
-        with contextlib.suppress(ImportError):
-            importlib.import_module(decoder)
-    pool: WorkerPool[Any, Any] = WorkerPool(
-        load,
-        workers=min(workers, max(len(tasks), 1)),
-        on_death=dataset.quarantine.strike,
-        time_limit=dataset.data.video_timeout,
-        memory_limit=int(dataset.data.worker_memory * 2**30),
-        pin_memory=pin_memory,
-    )
-    return pool.map(tasks)
+    return Loader(dataset, dataset.views, note, indices, workers)

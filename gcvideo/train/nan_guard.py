@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gcvideo import distributed
-from gcvideo.data.loader import ClipBatch
+from gcvideo.data.dataset import ClipBatch
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import TrainingError
 from gcvideo.eval.metrics import TrainMeter

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from gcvideo import device as runtime
@@ -11,7 +13,6 @@ from gcvideo import distributed
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
 from gcvideo.console import say, warn
 from gcvideo.data.bad_videos import Failure
-from gcvideo.data.prefetch import Stopwatch
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.train.schedule import Position, Schedule
@@ -24,6 +25,48 @@ HARMLESS = (
 )
 # Config keys that decide which tensors an optimizer keeps, and how they are grouped.
 LASTING = ("optim.optimizer", "optim.decay_norm_and_bias", "train.freeze")
+
+
+class Stopwatch:
+    """Time of a run: its total, and the data wait and compute of its training steps.
+
+    Args:
+        seconds: total of the parts before an interruption.
+        data: seconds of them that training steps waited for clips.
+        compute: seconds of them that training steps computed.
+
+    Attributes:
+        data: seconds of training steps spent waiting for clips.
+        compute: the other seconds of training steps.
+    """
+
+    def __init__(self, seconds: float = 0.0, *, data: float = 0.0, compute: float = 0.0) -> None:
+        self._began, self._lap = time.monotonic() - seconds, time.monotonic()
+        self.data, self.compute = data, compute
+
+    @property
+    def seconds(self) -> float:
+        """Total of the run so far, without interruptions."""
+        return time.monotonic() - self._began
+
+    def start_lap(self) -> None:
+        """Start the first lap of an epoch."""
+        self._lap = time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave this time out of the current lap."""
+        began = time.monotonic()
+        yield
+        self._lap += time.monotonic() - began
+
+    def lap(self, waited: float) -> tuple[float, float]:
+        """Seconds of data and of compute since the last lap, of which ``waited`` were spent waiting for data."""
+        compute = time.monotonic() - self._lap - waited
+        self.start_lap()
+        self.data += waited
+        self.compute += compute
+        return waited, compute
 
 
 class TrainState:

@@ -17,7 +17,7 @@ from gcvideo import device as runtime
 from gcvideo.config import RunConfig, TrainConfig, import_object
 from gcvideo.data.augment import ClipMixer
 from gcvideo.data.crops import normalize
-from gcvideo.data.loader import ClipBatch
+from gcvideo.data.dataset import ClipBatch
 from gcvideo.errors import ConfigError
 from gcvideo.eval.metrics import TrainMeter
 from gcvideo.models.resnet3d import build_model

@@ -15,8 +15,8 @@ from gcvideo import device as runtime
 from gcvideo import distributed
 from gcvideo.config import RunConfig
 from gcvideo.console import Progress, log_to, say
-from gcvideo.data.dataset import ClipDataset, ViewDataset
-from gcvideo.data.loader import TrainLoader, eval_loader, train_loader
+from gcvideo.data.dataset import ClipBatch, ClipDataset, ViewDataset
+from gcvideo.data.loader import Loader, eval_loader, train_loader
 from gcvideo.data.prefetch import Prefetcher
 from gcvideo.data.splits import load_split, spread
 from gcvideo.errors import ConfigError, DataError
@@ -162,7 +162,7 @@ class Trainer:
         guard = NonFiniteGuard(step.meter, records, self.folder.path / "nonfinite.json", self.folder.checkpoints)
         return Parts(train_set, val_set, schedule, step, state, guard)
 
-    def loader(self, parts: Parts, epoch: int, *, start_step: int = 0) -> TrainLoader:
+    def loader(self, parts: Parts, epoch: int, *, start_step: int = 0) -> Loader[ClipBatch]:
         """Micro-batches of this process in one epoch, from a step on; their clips have the epoch's shape."""
         config, dataset, data = self.config, parts.train_set, parts.schedule.data(epoch)
         if data is not config.data:
@@ -192,7 +192,8 @@ class Trainer:
             batches = Prefetcher(self.loader(parts, epoch, start_step=position.epoch_step), self.device)
             clips = config.train.batch_size * schedule.shapes[epoch].batch
             title, total, start = f"epoch {epoch + 1}/{schedule.epochs}", steps * clips, position.epoch_step * clips
-            with state.clock.training(), Progress(title, total=total, start=start, unit="clips") as progress:
+            state.clock.start_lap()
+            with Progress(title, total=total, start=start, unit="clips") as progress:
                 while position.epoch_step < steps:
                     lr = schedule.learning_rate(position)
                     used = step.step(batches, number=position.step, lr=lr)

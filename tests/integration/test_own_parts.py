@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gcvideo.data.dataset import ClipDataset, ClipSample
+from gcvideo.data.dataset import ClipBatch, ClipDataset
 from gcvideo.data.splits import load_split
 from gcvideo.errors import ConfigError
 from gcvideo.train.step import build_loss
@@ -75,7 +75,7 @@ def test_a_network_and_a_loss_as_objects(place: Path) -> None:
 
 def test_a_dataset_as_an_object(place: Path) -> None:
     class Black(ClipDataset):
-        def sample(self, *args: Any, **options: Any) -> ClipSample:
+        def sample(self, *args: Any, **options: Any) -> ClipBatch:
             sample = super().sample(*args, **options)
             return sample._replace(clips=torch.zeros_like(sample.clips))
 

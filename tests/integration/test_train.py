@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, load_config, save_config
-from gcvideo.data.dataset import ClipDataset
-from gcvideo.data.loader import ClipBatch, epoch_order, eval_loader, train_loader
+from gcvideo.data.dataset import ClipBatch, ClipDataset
+from gcvideo.data.loader import epoch_order, eval_loader, train_loader
 from gcvideo.data.splits import load_split
 from gcvideo.errors import ConfigError
 from gcvideo.eval.predictions import Predictions

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gcvideo import device as runtime
-from gcvideo.data.loader import ClipBatch
+from gcvideo.data.dataset import ClipBatch
 from gcvideo.errors import ConfigError
 from gcvideo.eval.metrics import by_class
 from gcvideo.models.resnet3d import build_model

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gcvideo.config import RunConfig
-from gcvideo.data.loader import ClipBatch
+from gcvideo.data.dataset import ClipBatch
 from gcvideo.errors import ConfigError
 from gcvideo.train.batch_norm import SubBatchNorm3d, split_batch_norms
 from gcvideo.train.optimizer import learning_rate
