@@ -1,37 +1,38 @@
-"""Range checks of config values: each raises a one-line ``ConfigError`` that names the key and the value."""
+"""Checks of config values: each raises a one-line ``ConfigError`` that names the key and the value."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from gcvideo.errors import ConfigError
 
-
-def check_positive(section: str, config: Any, *names: str) -> None:
-    """Refuse values of 0 and below; ``None`` passes as the default of an optional field."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise ConfigError(f"{section}.{name}: must be positive, not {value}")
-
-
-def check_not_negative(section: str, config: Any, *names: str) -> None:
-    """Refuse values below 0."""
-    for name in names:
-        if getattr(config, name) < 0:
-            raise ConfigError(f"{section}.{name}: must be 0 or more, is {getattr(config, name)}")
+_RANGES = yaml.safe_load(Path(__file__).with_name("ranges.yaml").read_text(encoding="utf-8"))
+_LIES: dict[str, Callable[[float], bool]] = {
+    "above 0": lambda number: number > 0,
+    "0 or more": lambda number: number >= 0,
+    "in [0, 1)": lambda number: 0 <= number < 1,
+    "in [0, 1]": lambda number: 0 <= number <= 1,
+    "in (0, 1]": lambda number: 0 < number <= 1,
+    "in [0, 30]": lambda number: 0 <= number <= 30,
+}
 
 
-def check_fraction(section: str, config: Any, *names: str, closed: bool = False) -> None:
-    """Refuse values outside [0, 1), or [0, 1] if ``closed``."""
-    for name in names:
-        value = getattr(config, name)
-        if not (0 <= value < 1 or (closed and value == 1)):
-            raise ConfigError(f"{section}.{name}: must lie in [0, 1{']' if closed else ')'}, is {value}")
+def check_ranges(section: str, config: Any) -> None:
+    """Refuse NaN, infinity and numbers outside the ranges of ``ranges.yaml``; ``section`` "" is the top level."""
+    for name, value in vars(config).items():
+        words = _RANGES[section or "run"].get(name)
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                words = "a finite number"
+            elif words is None or number is None or _LIES[words](number):
+                continue
+            raise ConfigError(f"{section}.{name}: must be {words}, is {number}".lstrip("."))
 
 
 def check_kind(key: str, value: str, kinds: Sequence[str]) -> None:
@@ -40,18 +41,6 @@ def check_kind(key: str, value: str, kinds: Sequence[str]) -> None:
         raise ConfigError(
             f"{key}: {value!r} is not one of {', '.join(kinds)}, nor a dotted path module:name{nearest(value, kinds)}"
         )
-
-
-def check_finite(key: str, value: Any) -> None:
-    """Refuse NaN and infinity anywhere in a config; comparisons alone would let NaN pass."""
-    if dataclasses.is_dataclass(value):
-        for entry in dataclasses.fields(value):
-            check_finite(f"{key}.{entry.name}".lstrip("."), getattr(value, entry.name))
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            check_finite(key, part)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{key}: must be a finite number, is {value}")
 
 
 def nearest(name: str, names: Sequence[str], cutoff: float = 0.6) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gcvideo.config.checks import check_fraction, check_not_negative, check_positive
+from gcvideo.config.checks import check_ranges
 from gcvideo.errors import ConfigError
 
 
@@ -65,19 +65,12 @@ class AugmentConfig:
     custom: str | None = None
 
     def __post_init__(self) -> None:
-        low, high = self.crop_area
-        if not 0 < low <= high <= 1:
-            raise ConfigError(f"data.augment.crop_area: [{low:g}, {high:g}] must rise within (0, 1]")
-        low, high = self.crop_ratio
-        if not 0 < low <= high:
-            raise ConfigError(f"data.augment.crop_ratio: [{low:g}, {high:g}] must rise and be positive")
-        if self.rand_augment < 0 or not 0 <= self.rand_magnitude <= 30:
-            raise ConfigError("data.augment: rand_augment must be 0 or more, and rand_magnitude lie in [0, 30]")
-        if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5:
-            raise ConfigError("data.augment.color_jitter: every value must be 0 or more, and the hue at most 0.5")
-        check_fraction("data.augment", self, "erase", "mix_chance", closed=True)
-        check_not_negative("data.augment", self, "mixup", "cutmix")
-        check_positive("data.augment", self, "clips_per_video")
+        check_ranges("data.augment", self)
+        for name, (low, high) in {"crop_area": self.crop_area, "crop_ratio": self.crop_ratio}.items():
+            if low > high:
+                raise ConfigError(f"data.augment.{name}: [{low:g}, {high:g}] must rise")
+        if self.color_jitter[3] > 0.5:
+            raise ConfigError(f"data.augment.color_jitter: the hue must be at most 0.5, is {self.color_jitter[3]:g}")
 
 
 @dataclass(kw_only=True)
@@ -141,19 +134,12 @@ class DataConfig:
     worker_memory: float = 8.0
 
     def __post_init__(self) -> None:
-        check_positive(
-            "data", self, "frames", "stride", "crop", "video_timeout", "worker_memory", "target_fps", "split"
-        )
+        check_ranges("data", self)
         low, high = self.short_side
         if self.augment.crop == "short_side" and not self.crop <= low <= high:
             raise ConfigError(
                 f"data.short_side: [{low}, {high}] must rise and start no lower than data.crop ({self.crop})"
             )
-        check_fraction("data", self, "flip", closed=True)
-        if min(self.std) <= 0:
-            raise ConfigError("data.std: every value must be positive")
-        if self.workers < 0:
-            raise ConfigError("data.workers: must be 0 (decode in the main process) or more")
         if self.target_fps is not None and self.convention == "mmaction2":
             raise ConfigError("data.target_fps: belongs to PySlowFast's conventions; data.convention is mmaction2")
 
@@ -187,6 +173,6 @@ class TestConfig:
     views_per_batch: int | None = None
 
     def __post_init__(self) -> None:
-        check_positive("test", self, "clips", "short_side", "crop", "views_per_batch")
+        check_ranges("test", self)
         if self.crop > self.short_side:
             raise ConfigError(f"test.crop: {self.crop} does not fit in test.short_side ({self.short_side})")

@@ -8,7 +8,6 @@ error is a one-line ``ConfigError`` that names the file, the key and the nearest
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import typing
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,10 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from gcvideo.config.checks import nearest
+from gcvideo.config.reference import nearest_key
 from gcvideo.config.schema import RunConfig
 from gcvideo.errors import ConfigError
 
@@ -60,14 +60,12 @@ def config_from_dict(values: dict[str, Any], *, where: str, overrides: Sequence[
     return _to_config(_override(merged, overrides), where=where)
 
 
-def find_config(path: str | Path) -> Path:
-    """Path of a config: the file itself, or a shipped config of that name."""
-    path = Path(path).expanduser()
-    if path.is_file():
-        return path
-    shipped = shipped_configs()
-    if (shipped / path).is_file():
-        return shipped / path
+def find_config(path: str | Path, *, beside: Path = Path()) -> Path:
+    """Path of a config: the file itself, from the folder ``beside``, or a shipped config of that name."""
+    path, shipped = Path(path).expanduser(), shipped_configs()
+    for folder in (beside, shipped):
+        if (folder / path).is_file():
+            return folder / path
     names = [str(p.relative_to(shipped)) for p in shipped.rglob("*.yaml")]
     raise ConfigError(f"{path}: no such config file{nearest(str(path), names)}")
 
@@ -85,16 +83,15 @@ def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[Path,
     if path in seen:
         raise ConfigError(f"{path}: _base_ refers back to itself through {' -> '.join(p.name for p in seen)}")
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path)) if path.read_text().strip() else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+        if not isinstance(values, dict):
+            raise ConfigError(f"expected `key: value` lines, found a {type(values).__name__}")
+        base = values.pop("_base_", None)
+        base = find_config(base, beside=path.parent) if base else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, ConfigError) as error:
         raise ConfigError(f"{path}: {_first_line(error)}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected `key: value` lines, found a {type(values).__name__}")
-    base = values.pop("_base_", None)
-    for name in [base] if isinstance(base, str) else base or []:
-        if not (path.parent / str(name)).is_file():
-            raise ConfigError(f"{path}: _base_ file {name!r} does not exist in {path.parent}")
-        yield from _with_bases(path.parent / str(name), (*seen, path))
+    if base:
+        yield from _with_bases(base, (*seen, path))
     yield path, typing.cast(dict[str, Any], values)
 
 
@@ -119,44 +116,17 @@ def _override(config: Any, overrides: Sequence[str]) -> Any:
 
 
 def _merge(config: Any, values: Any, *, where: str) -> Any:
-    check_keys(RunConfig, values, where=where)
     try:
-        # Each source replaces the places of blocks as a whole instead of adding to those of its bases.
-        if "stages" in (values.get("model") or {}).get("context", {}):
-            config.model.context.stages = {}
-        return OmegaConf.merge(config, values)
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "?"
-        raise ConfigError(f"{where}: {key}: {_first_line(error)}") from None
-
-
-def check_keys(schema: type, values: Any, *, where: str, prefix: str = "") -> None:
-    """Refuse keys that the dataclass does not have, naming the nearest one that exists."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: {prefix.rstrip('.')}: expected `key: value` lines, got {values!r}")
-    hints = typing.get_type_hints(schema)
-    for key, value in values.items():
-        if key not in hints:
-            raise ConfigError(f"{where}: unknown key {prefix}{key}{_nearest_key(str(key), prefix, list(hints))}")
-        if dataclasses.is_dataclass(hints[key]):
-            check_keys(typing.cast(type, hints[key]), value, where=where, prefix=f"{prefix}{key}.")
-
-
-def _nearest_key(name: str, prefix: str, siblings: list[str]) -> str:
-    """The nearest key of the same section, else of another section, as the end of an error message."""
-    own = difflib.get_close_matches(name, siblings, n=1)
-    keys = {key.rpartition(".")[2]: key for key in reversed(list(_all_keys(RunConfig)))}
-    near = [f"{prefix}{key}" for key in own] or [
-        keys[k] for k in difflib.get_close_matches(name, keys, n=1, cutoff=0.75)
-    ]
-    return f"; did you mean {near[0]!r}?" if near else "; gcvideo train --help-config lists the keys"
-
-
-def _all_keys(schema: type, prefix: str = "") -> Iterator[str]:
-    for key, hint in typing.get_type_hints(schema).items():
-        yield f"{prefix}{key}"
-        if dataclasses.is_dataclass(hint):
-            yield from _all_keys(typing.cast(type, hint), f"{prefix}{key}.")
+        config = OmegaConf.merge(config, values)
+        stages = values.get("model", {}).get("context", {}).get("stages")
+        if stages is not None:  # replaced as a whole instead of added to the places of the bases
+            config.model.context.stages = stages
+        return config
+    except ConfigKeyError as error:
+        raise ConfigError(f"{where}: unknown key {error.full_key}{nearest_key(str(error.full_key))}") from None
+    except (OmegaConfBaseException, TypeError) as error:
+        key = getattr(error, "full_key", None)
+        raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gcvideo.config.checks import check_fraction, check_kind, check_positive
+from gcvideo.config.checks import check_kind, check_ranges
 from gcvideo.config.objects import is_path
 from gcvideo.errors import ConfigError
 
@@ -70,6 +70,7 @@ class ContextConfig:
 
     def __post_init__(self) -> None:
         check_kind("model.context.kind", self.kind, ("none", *PRESETS, "nl"))
+        check_ranges("model.context", self)
         self._fill_in_defaults()
         if self.transform_first and (self.pool, self.transform, self.fusion) != PRESETS["snl"]:
             raise ConfigError("model.context.transform_first: needs attention pooling, a linear transform, add (snl)")
@@ -81,15 +82,6 @@ class ContextConfig:
             raise ConfigError(
                 f"model.context: kind {self.kind!r} needs stages, for example {{res3: all, res4: [1, 3, 5]}}"
             )
-        for stage, blocks in self.stages.items():
-            if stage not in STAGES:
-                raise ConfigError(f"model.context.stages: no stage {stage!r}; the stages are {', '.join(STAGES)}")
-            indices = isinstance(blocks, list) and all(isinstance(b, int) and b >= 0 for b in blocks)
-            if not indices and blocks not in ("all", "every_other"):
-                raise ConfigError(
-                    f"model.context.stages.{stage}: {blocks!r} is neither a list of block indices nor 'all' nor "
-                    "'every_other'"
-                )
 
     def _fill_in_defaults(self) -> None:
         if self.kind in PRESETS:
@@ -104,7 +96,6 @@ class ContextConfig:
             self.position = self.position or ("after_add" if self.kind == "nl" else "after_1x1")
             if self.reduction is None and not is_path(self.kind):
                 self.reduction = {"nl": 2, "se": 16}.get(self.kind, 4)
-        check_positive("model.context", self, "reduction")
 
 
 @dataclass(kw_only=True)
@@ -157,8 +148,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_kind("model.arch", self.arch, ("slow", "c2d", "i3d"))
-        check_positive("model", self, "num_classes", "width", "groups", "width_per_group")
-        check_fraction("model", self, "dropout", "drop_path")
+        check_ranges("model", self)
         if is_path(self.arch):
             return  # the rest describes ResNets; an own builder checks what it uses
         if self.options:
@@ -177,9 +167,12 @@ class ModelConfig:
             if not kernels or any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
                 raise ConfigError(f"model.temporal_kernels.{stage}: {kernels} must be a list of odd numbers")
         for stage, blocks in self.context.stages.items():
+            if stage not in STAGES:
+                raise ConfigError(f"model.context.stages: no stage {stage!r}; the stages are {', '.join(STAGES)}")
             count = BLOCKS_PER_STAGE[self.depth][STAGES.index(stage)]
-            if isinstance(blocks, list) and any(index >= count for index in blocks):
+            indices = isinstance(blocks, list) and all(index in range(count) for index in blocks)
+            if not indices and blocks not in ("all", "every_other"):
                 raise ConfigError(
-                    f"model.context.stages.{stage}: block {max(blocks)} does not exist; {stage} of depth {self.depth} "
-                    f"has blocks 0 to {count - 1}"
+                    f"model.context.stages.{stage}: {blocks!r} is neither all, every_other nor a list of the block "
+                    f"indices 0 to {count - 1}"
                 )

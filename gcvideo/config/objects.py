@@ -6,8 +6,8 @@ checkpoints whose modules you know.
 
 from __future__ import annotations
 
-import importlib
 import os
+import pkgutil
 import sys
 from typing import Any
 
@@ -33,21 +33,15 @@ def import_object(text: str, *, key: str) -> Any:
     Raises:
         ConfigError: the text has no colon, the module cannot be imported, or it has no such name.
     """
-    module_name, colon, name = text.partition(":")
-    if not (colon and module_name and name):
+    if not all(text.partition(":")):
         raise ConfigError(f"{key}: {text!r} is not a dotted path; write module:name, for example my_blocks:CBAM")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        found = importlib.import_module(module_name)
-    except Exception as error:
-        absent = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
-        fix = "run from its folder, or add that folder to PYTHONPATH" if absent else "correct that module"
+        return pkgutil.resolve_name(text)
+    except Exception as error:  # the module's own code can raise anything
+        fix = nearest(error.name or "", dir(error.obj)) if isinstance(error, AttributeError) else ""
+        if isinstance(error, ModuleNotFoundError):
+            fix = "; install it, run from its folder, or add that folder to PYTHONPATH"
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(f"{key}: {text!r}: cannot import {module_name!r}: {reason}; {fix}") from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            fix = nearest(part, dir(found)) or "; correct the name after the colon"
-            raise ConfigError(f"{key}: {text!r}: {module_name!r} has no {part!r}{fix}")
-        found = getattr(found, part)
-    return found
+        raise ConfigError(f"{key}: {text!r}: {reason}{fix}") from error

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import re
 import textwrap
@@ -17,7 +18,6 @@ from typing import Any, NamedTuple
 import yaml
 from omegaconf import MISSING
 
-from gcvideo.config.checks import nearest
 from gcvideo.config.schema import RunConfig
 from gcvideo.errors import ConfigError
 
@@ -59,7 +59,7 @@ def help_lines(key: str = "") -> list[str]:
     keys = list(config_keys())
     chosen = [entry for entry in keys if not key or entry.name == key or entry.name.startswith(f"{key}.")]
     if not chosen:
-        raise ConfigError(f"--help-config {key}: no such key{nearest(key, [entry.name for entry in keys])}")
+        raise ConfigError(f"--help-config {key}: no such key{nearest_key(key)}")
     lines = []
     for entry in chosen:
         lines.append(f"{entry.name}: {entry.type} = {entry.default}" if entry.type else f"{entry.name}.*")
@@ -67,24 +67,32 @@ def help_lines(key: str = "") -> list[str]:
     return lines
 
 
+def nearest_key(key: str) -> str:
+    """End of an error message about an unknown key: the key with the nearest last word, of its own section if any."""
+    section, _, word = key.rpartition(".")
+    names = sorted((entry.name for entry in config_keys()), key=lambda name: name.rpartition(".")[0] == section)
+    by_word = {name.rpartition(".")[2]: name for name in names}
+    near = difflib.get_close_matches(word, by_word, n=1)
+    return f"; did you mean {by_word[near[0]]!r}?" if near else "; gcvideo train --help-config lists the keys"
+
+
 def reference_markdown() -> str:
-    """Markdown page with a heading and a table (key, type, default, meaning) for each section of the config."""
-    lines = ["# Config reference"]
+    """Markdown with a heading and a table (key, type, default, meaning) for each section of the config."""
+    lines = []
     keys = [Key("", "", "", (inspect.getdoc(RunConfig) or "").splitlines()[0]), *config_keys()]
     for section in (entry for entry in keys if not entry.type):
         own = [entry for entry in keys if entry.type and entry.name.rpartition(".")[0] == section.name]
         lines += ["", f"## `{section.name}`" if section.name else "## Top level", "", section.doc, ""]
         lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
         for entry in own:
-            cells = (f"`{entry.name}`", f"`{entry.type}`", f"`{entry.default}`", entry.doc)
-            lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+            lines.append(f"| `{entry.name}` | `{entry.type}` | `{entry.default}` | {entry.doc} |")
     return "\n".join(lines) + "\n"
 
 
 def _type(annotation: str) -> str:
     """Type as a user reads it: the choices of a ``Literal``, otherwise the annotation."""
-    choices = re.sub(r"Literal\[(.*?)\]", lambda match: re.sub("['\"]", "", match[1]).replace(", ", " | "), annotation)
-    return choices.replace("None", "null")
+    choices = re.sub(r"Literal\[(.*?)\]", lambda match: re.sub("['\"]", "", match[1]).replace(", ", " / "), annotation)
+    return choices.replace("|", "/").replace("None", "null")
 
 
 def _default(entry: dataclasses.Field[Any]) -> str:

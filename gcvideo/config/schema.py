@@ -13,7 +13,7 @@ from typing import Literal
 
 from omegaconf import MISSING
 
-from gcvideo.config.checks import check_finite
+from gcvideo.config.checks import check_ranges
 from gcvideo.config.data import DataConfig, TestConfig
 from gcvideo.config.model import ModelConfig
 from gcvideo.config.train import OptimConfig, TrainConfig
@@ -49,9 +49,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name in (".", ".."):
             raise ConfigError(f"name: {self.name!r} cannot name a run folder")
-        check_finite("", self)
-        if self.seed < 0:
-            raise ConfigError(f"seed: must be 0 or more, is {self.seed}")
+        check_ranges("", self)
         if self.optim.warmup_epochs >= self.train.epochs:
             raise ConfigError(
                 f"optim.warmup_epochs: {self.optim.warmup_epochs:g} leaves nothing of train.epochs "

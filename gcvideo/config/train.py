@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gcvideo.config.checks import check_fraction, check_kind, check_not_negative, check_positive
+from gcvideo.config.checks import check_kind, check_ranges
 from gcvideo.errors import ConfigError
 
 
@@ -48,11 +48,9 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check_kind("optim.optimizer", self.optimizer, ("sgd", "adamw"))
-        check_positive("optim", self, "lr", "lr_for_batch")
-        check_not_negative("optim", self, "weight_decay", "warmup_epochs", "warmup_start_lr", "clip_grad_norm")
+        check_ranges("optim", self)
         if self.schedule == "step" and not self.milestones:
             raise ConfigError("optim.schedule: 'step' needs optim.milestones, the epochs at which the rate falls")
-        check_fraction("optim", self, "momentum")
         if self.nesterov and self.momentum <= 0 and self.optimizer == "sgd":
             raise ConfigError("optim.nesterov: needs optim.momentum above 0")
 
@@ -116,11 +114,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        check_positive("train", self, "epochs", "batch_size", "accumulate", "val_clips", "log_every")
-        check_positive("train", self, "keep_checkpoints", "multigrid_cycles")
-        check_not_negative("train", self, "val_every", "checkpoint_every", "checkpoint_minutes", "precise_bn")
-        check_not_negative("train", self, "sync_batch_norm")
-        check_fraction("train", self, "label_smoothing", "ema")
+        check_ranges("train", self)
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"train.batch_size: {self.batch_size} does not divide into {self.accumulate} accumulation steps"

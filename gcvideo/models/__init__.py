@@ -9,8 +9,7 @@ import dataclasses
 import difflib
 from typing import Any, cast
 
-from gcvideo.config import ContextConfig, ModelConfig
-from gcvideo.config.load import check_keys
+from gcvideo.config import ContextConfig, ModelConfig, config_from_dict
 from gcvideo.errors import ConfigError
 from gcvideo.models.resnet3d import ResNet3d, build_model
 
@@ -72,10 +71,8 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
         raise ConfigError(f"unknown model {name!r}; the nearest are {', '.join(near) or ', '.join(MODELS)}")
-    values = {**MODELS[name], **overrides}
-    context = values.pop("context", {})
+    context = overrides.pop("context", {})
     if isinstance(context, ContextConfig):
         context = dataclasses.asdict(context)
-    context = {**MODELS[name].get("context", {}), **context}
-    check_keys(ModelConfig, {**values, "context": context}, where=f"model {name}", prefix="model.")
-    return ModelConfig(**values, context=ContextConfig(**context))
+    fields = {**MODELS[name], **overrides, "context": {**MODELS[name].get("context", {}), **context}}
+    return config_from_dict({"name": name, "model": fields}, where=f"model {name}").model

@@ -2,9 +2,11 @@
 
 import functools
 import re
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gcvideo.config import (
     config_from_dict,
@@ -14,6 +16,7 @@ from gcvideo.config import (
     save_config,
     shipped_configs,
 )
+from gcvideo.config.reference import config_keys
 from gcvideo.errors import ConfigError
 
 SHIPPED = sorted(shipped_configs().rglob("*.yaml"))
@@ -34,6 +37,17 @@ def test_bases_and_overrides_win_in_order(tmp_path):
     assert (config.model.depth, config.model.width, config.optim.lr) == (34, 16, 1e-3)
     assert tuple(config.data.short_side) == (224, 256)
     assert config.name == "run"  # a config without a name takes its file's
+
+
+def test_a_base_may_be_a_shipped_config(tmp_path):
+    path = write(tmp_path, "_base_: demo/synthetic_gc.yaml\nname: mine")
+    assert load_config(path).model.context.kind == "gc"
+
+
+def test_every_range_belongs_to_a_field():
+    fields = {key.name for key in config_keys()}
+    for section, ranges in yaml.safe_load((files("gcvideo.config") / "ranges.yaml").read_text()).items():
+        assert {name if section == "run" else f"{section}.{name}" for name in ranges} <= fields
 
 
 def test_a_later_source_replaces_the_placement_of_blocks(tmp_path):
@@ -67,7 +81,7 @@ def test_kinds_fill_in_their_own_defaults(tmp_path, kind, expected):
         ("model: {context: {kind: gcc}}", "model.context.kind: .*'gcc'.*'gc'"),
         (
             "model: {context: {kind: gc, reduction: 0, stages: {res3: all}}}",
-            "reduction: must be positive, not 0",
+            "reduction: must be above 0, is 0",
         ),
         (
             "model: {context: {kind: gc, options: {a: 1}, stages: {res3: all}}}",
@@ -79,14 +93,17 @@ def test_kinds_fill_in_their_own_defaults(tmp_path, kind, expected):
         ("model: {context: {stages: {res3: all}}}", "set kind to gc, snl, se or nl"),
         ("model: {context: {kind: gc, stages: {res9: all}}}", "no stage 'res9'"),
         ("model: {context: {kind: gc, stages: {res3: some}}}", "stages.res3: 'some' is neither"),
-        ("model: {context: {kind: gc, stages: {res3: [0, 4]}}}", "block 4 does not exist"),
+        (
+            "model: {context: {kind: gc, stages: {res3: [0, 4]}}}",
+            r"stages.res3: \[0, 4\] is neither .* nor a list of the block indices 0 to 3",
+        ),
         ("model: {context: {kind: nl, pool: average, stages: {res3: all}}}", "belong to the kinds gc, snl and se"),
-        ("model: 3", "model: expected `key: value` lines"),
+        ("model: 3", "int is not a subclass of ModelConfig"),
         ("name: x\nname: y", "duplicate key name"),
         ("name: a/b", "name: 'a/b' cannot name a run folder"),
         ("a: [", "while parsing"),
         ("[1, 2]", "expected `key: value` lines"),
-        ("_base_: nowhere.yaml", "_base_ file 'nowhere.yaml' does not exist"),
+        ("_base_: nowhere.yaml", "nowhere.yaml: no such config file"),
         ("_base_: run.yaml", "_base_ refers back to itself"),
         ("data: {short_side: [320, 256]}", "data.short_side: .* must rise"),
         ("data: {crop: 256, short_side: [224, 256]}", "start no lower than data.crop"),
@@ -100,8 +117,8 @@ def test_kinds_fill_in_their_own_defaults(tmp_path, kind, expected):
         ("optim: {schedule: step, milestones: [1, .nan]}", "optim.milestones: must be a finite number"),
         ("data: {std: [0.2, 0.2, .nan]}", "data.std: must be a finite number"),
         ("data: {augment: {mixup: .nan}}", "data.augment.mixup: must be a finite number"),
-        ("optim: {momentum: -0.5, nesterov: false}", r"optim.momentum: must lie in \[0, 1\), is -0.5"),
-        ("optim: {momentum: 1.0}", r"optim.momentum: must lie in \[0, 1\), is 1.0"),
+        ("optim: {momentum: -0.5, nesterov: false}", r"optim.momentum: must be in \[0, 1\), is -0.5"),
+        ("optim: {momentum: 1.0}", r"optim.momentum: must be in \[0, 1\), is 1.0"),
     ],
 )
 def test_errors_are_one_line_that_names_file_and_key(tmp_path, text, message):

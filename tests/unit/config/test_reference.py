@@ -35,8 +35,8 @@ def test_help_of_one_key_gives_type_default_and_documentation():
         "optim.lr: float = 0.1",
         "    highest learning rate, for ``train.batch_size`` clips per step over all processes.",
     ]
-    assert help_lines("test.crops")[0] == "test.crops: 1 | 3 | 5 = 3"
-    assert help_lines("model.context.pool")[0] == "model.context.pool: attention | average | null = null"
+    assert help_lines("test.crops")[0] == "test.crops: 1 / 3 / 5 = 3"
+    assert help_lines("model.context.pool")[0] == "model.context.pool: attention / average / null = null"
     assert help_lines("data.short_side")[0] == "data.short_side: tuple[int, int] = [256, 320]"
 
 
