@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import product
 from statistics import median
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     backend = "inductor" if device.type == "cuda" else None
     gc = [measure(case, gc_blocks, rounds=args.rounds, device=device, backend=backend) for case in cases]
     non_local = [measure(case, non_local_blocks, rounds=args.nl_rounds, device=device) for case in few]
-    ratios = gc_ratios(gc) | non_local_ratios(non_local)
+    ratios = named_ratios(gc, non_local)
     if args.model_rounds:
         ratios["gc.model.overhead"] = model_overhead(args.model_rounds, device)
     title = "GC over floor, port over GC, GC over compiled, peer over NL, NL over GC (own_nl), peer over GC (peer_nl)"
@@ -155,14 +155,21 @@ def model_overhead(rounds: int, device: torch.device) -> float:
     return time_contenders(networks, rounds=rounds, device=device, title="networks").ratio(*networks)
 
 
-def gc_ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The named ratios of the GC block.
+def named_ratios(gc: Sequence[dict[str, Any]], non_local: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The named ratios of the blocks, as far as their cases were measured.
 
-    The floors and the port are medians over res3 and res4 at the larger batch, of the worst layout (and, forward, of
-    the worse dtype). The port runs in the contiguous layout, for which it was written.
+    GC: the floors and the port are medians over res3 and res4 at the larger batch, of the worst layout (and, forward,
+    of the worse dtype). The port runs in the contiguous layout, for which it was written.
+
+    Non-local: res3, one clip, contiguous (pytorchvideo's block takes nothing else). Ratios of training are those of the
+    dtype with the smaller one.
+
+    Args:
+        gc: rows of ``measure`` with the GC block.
+        non_local: rows of ``measure`` with the non-local block.
     """
-    batch = max(row["batch"] for row in rows)
-    main = [row for row in rows if row["batch"] == batch and row["stage"] in ("res3", "res4")] or rows
+    batch = max(row["batch"] for row in gc)
+    main = [row for row in gc if row["batch"] == batch and row["stage"] in ("res3", "res4")] or gc
 
     def worst_median(key: str, **fixed: str) -> float | None:
         groups = defaultdict(list)
@@ -171,29 +178,21 @@ def gc_ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
                 groups[row["layout"], row["dtype"]].append(row[key])
         return max(map(median, groups.values()), default=None)
 
+    def smallest(key: str, dtypes: Collection[str] = DTYPES) -> float | None:
+        found = (row[key] for row in non_local if row["stage"] == "res3" and row["dtype"] in dtypes)
+        return min(found, default=None)
+
     ratios = {
         "gc.forward.floor": worst_median("forward.floor"),
-        "gc.forward.floor.worst": max(row["forward.floor"] for row in rows),
+        "gc.forward.floor.worst": max(row["forward.floor"] for row in gc),
         "gc.train.floor.fp32": worst_median("train.floor", dtype="fp32"),
         "gc.train.floor.bf16": worst_median("train.floor", dtype="bf16"),
         "gc.train.port": worst_median("train.port", dtype="bf16", layout="contiguous"),
+        "gc.train.peer_nl": smallest("gc.train.peer_nl"),
+        "gc.train.own_nl": smallest("gc.train.own_nl"),
+        "nl.forward.peer": smallest("nl.forward.peer", dtypes=["bf16"]),
     }
     return {name: value for name, value in ratios.items() if value is not None}
-
-
-def non_local_ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The named ratios of the non-local block: res3, one clip, contiguous (pytorchvideo's block takes nothing else).
-
-    Ratios of training are those of the dtype with the smaller one.
-    """
-    rows = [row for row in rows if row["stage"] == "res3"]
-    if not rows:
-        return {}
-    ratios = {name: min(row[name] for row in rows) for name in ("gc.train.peer_nl", "gc.train.own_nl")}
-    for row in rows:
-        if row["dtype"] == "bf16":
-            ratios["nl.forward.peer"] = row["nl.forward.peer"]
-    return ratios
 
 
 def measure_scaling(

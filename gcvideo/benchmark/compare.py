@@ -19,13 +19,13 @@ from gcvideo import console, distributed
 from gcvideo.analysis.complexity import count_config, read_configs
 from gcvideo.analysis.networks import load_predictions, predict_checkpoint
 from gcvideo.analysis.statistics import compare_accuracy
-from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.blocks import measure_scaling
 from gcvideo.benchmark.timing import Contender, pick_clock, time_contenders
 from gcvideo.benchmark.workloads import forward_pass, peak_memory, random_clips, training_step
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
 from gcvideo.errors import ConfigError
+from gcvideo.eval.predictions import Predictions
 from gcvideo.report.comparison import plots_of, show, write_comparison
 from gcvideo.report.plots import png
 from gcvideo.train.trainer import Trainer
@@ -59,8 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--block-at", type=int, nargs=2, default=[8, 14], metavar=("T", "S"), help="(default 8 14)")
     about = "one PLACE (file or run folder) for each config, in order; runs with other seeds are joined by commas"
     add = parser.add_argument_group("accuracy", about).add_argument
-    add("--checkpoints", nargs="+", type=_places, metavar="PLACE", help="test these")
-    add("--predictions", nargs="+", type=_places, metavar="PLACE", help="predictions.npz of earlier tests")
+    places: dict[str, Any] = {"nargs": "+", "type": lambda text: text.split(","), "metavar": "PLACE"}
+    add("--checkpoints", **places, help="test these")
+    add("--predictions", **places, help="predictions.npz of earlier tests")
     add("--train", action="store_true", help="train each config first and test it; unfinished runs are resumed")
     add("--data", metavar="ANNOTATION", help="videos to test on (default: each run's own)")
     add = parser.add_argument_group("output").add_argument
@@ -68,16 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--png", metavar="DIR", help="the plots as PNG")
 
 
-def _places(text: str) -> list[str]:
-    return text.split(",")
-
-
 def run(args: argparse.Namespace) -> None:
     """Measure, show, and write what was asked for."""
-    require_numbers(args, frames=1, size=1, batch=1, batches=1, rounds=1)
-    require_numbers(args, block_channels=1, block_frames=1, block_sizes=2, block_at=1)
+    blocks = {"block_channels": 1, "block_frames": 1, "block_sizes": 2, "block_at": 1}
+    device, precision, machine = harness.set_up(args, frames=1, size=1, batch=1, batches=1, **blocks)
     candidates = read_candidates(args)
-    device, precision, machine = harness.set_up(args)
     console.say(f"{len(candidates)} networks on {machine}")
     accuracies = measure_accuracy(candidates, args, device=device, precision=precision)
     results: dict[str, Any] = {
@@ -111,11 +107,9 @@ def read_candidates(args: argparse.Namespace) -> list[Candidate]:
     if args.data and not (args.checkpoints or args.train):
         raise ConfigError("--data: says what --checkpoints or --train are tested on; give one of them")
     for option, places in (("checkpoints", args.checkpoints), ("predictions", args.predictions)):
-        if places and (len(places) != len(found) or not all(map(all, places))):
-            raise ConfigError(
-                f"--{option}: {len(places)} places for {len(found)} configs; give one for each, in order, "
-                "with single commas between the runs of one config"
-            )
+        if places and len(places) != len(found):
+            text = "give one for each, in order, with commas between the runs of one config"
+            raise ConfigError(f"--{option}: {len(places)} places for {len(found)} configs; {text}")
     if args.train and len({config.run_dir for _, config in found}) < len(found):
         raise ConfigError("--train: two configs have one name and would train in one folder; give each its own name")
     candidates: list[Candidate] = []
@@ -139,27 +133,28 @@ def measure_networks(
 ) -> list[dict[str, Any]]:
     """A row for each network; parts that were skipped are None."""
     how: dict[str, Any] = {"device": device, "precision": args.precision}
-    parts = ("forward", "train", "memory", "throughput", "accuracy")
-    rows: list[dict[str, Any]] = []
+    rows: dict[str, dict[str, Any]] = {}
     for name, config, shape in candidates:
         known = count_config(config.model, (1, *shape))._asdict()
-        rows.append({"config": name, **known, "input": [args.batch, *shape], **dict.fromkeys(parts)})
+        skipped = dict.fromkeys(("forward", "train", "memory", "throughput", "accuracy"))
+        rows[name] = {"config": name, **known, "input": [args.batch, *shape], **skipped}
 
-    def times_of(title: str, make: Callable[..., Contender], batch: int, rounds: int) -> list[dict[str, Any]]:
+    def times_of(title: str, make: Callable[..., Contender], batch: int, rounds: int) -> dict[str, dict[str, Any]]:
         contenders = {c.name: make(c.config, random_clips((batch, *c.shape)), **how) for c in candidates}
-        return list(time_contenders(contenders, rounds=rounds, device=device, title=title).per_clip(batch).values())
+        return time_contenders(contenders, rounds=rounds, device=device, title=title).per_clip(batch)
 
     for kind, make in (("forward", forward_pass), ("train", training_step)):
         if kind not in args.skip:
-            for row, times in zip(rows, times_of(kind, make, args.batch, args.rounds), strict=True):
-                row[kind] = times
+            for name, times in times_of(kind, make, args.batch, args.rounds).items():
+                rows[name][kind] = times
     for size in args.batches if "throughput" not in args.skip else ():
-        for row, times in zip(rows, times_of(f"batch {size}", forward_pass, size, min(args.rounds, 3)), strict=True):
-            row["throughput"] = {**(row["throughput"] or {}), str(size): 1000 / times["ms_per_clip"]["median"]}
-    for row, candidate in zip(rows, candidates, strict=True) if "memory" not in args.skip else ():
-        console.say(f"memory of {candidate.name}")
-        row["memory"] = peak_memory(candidate.config, row["input"], **how)
-    return rows
+        for name, times in times_of(f"batch {size}", forward_pass, size, min(args.rounds, 3)).items():
+            rates = rows[name]["throughput"] or {}
+            rows[name]["throughput"] = {**rates, str(size): 1000 / times["ms_per_clip"]["median"]}
+    for name, config, shape in candidates if "memory" not in args.skip else ():
+        console.say(f"memory of {name}")
+        rows[name]["memory"] = peak_memory(config, (args.batch, *shape), **how)
+    return list(rows.values())
 
 
 def scaling(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -178,20 +173,20 @@ def measure_accuracy(
     candidates: Sequence[Candidate], args: argparse.Namespace, *, device: torch.device, precision: str
 ) -> Sequence[dict[str, Any] | None]:
     """The accuracy of each network where checkpoints or predictions are given, else None for each."""
-    checkpoints = args.checkpoints
+    places = args.predictions or args.checkpoints
     if args.train:
-        checkpoints = [[str(candidate.config.run_dir)] for candidate in candidates]
+        places = [[str(candidate.config.run_dir)] for candidate in candidates]
         with distributed.init_from_env(device.type):
             for candidate in candidates:
                 Trainer(candidate.config).fit(resume=True)
-    if args.predictions:
-        predictions = [[load_predictions(place) for place in places] for places in args.predictions]
-    elif checkpoints:
-        how: dict[str, Any] = {"data": args.data, "device": device, "precision": precision}
-        predictions = [
-            [predict_checkpoint(place, name, config.model, **how) for place in places]
-            for (name, config, _), places in zip(candidates, checkpoints, strict=True)
-        ]
-    else:
+    if not places:
         return [None] * len(candidates)
-    return compare_accuracy([candidate.name for candidate in candidates], predictions)
+
+    def test(place: str, candidate: Candidate) -> Predictions:
+        if args.predictions:
+            return load_predictions(place)
+        how: dict[str, Any] = {"data": args.data, "device": device, "precision": precision}
+        return predict_checkpoint(place, candidate.name, candidate.config.model, **how)
+
+    tests = [[test(place, candidate) for place in own] for candidate, own in zip(candidates, places, strict=True)]
+    return compare_accuracy([candidate.name for candidate in candidates], tests)

@@ -4,15 +4,13 @@ Measured: milliseconds from a video file to its mean softmax, decoding included.
 plain float32, with one decode and one forward pass a view, as PySlowFast's loaders do it. gcvideo decodes the video
 once and runs the optimized network (batch norms folded, bfloat16 where the device is faster in it), eager and compiled.
 Matrix units for bf16 bring most of the advantage. Ratios are medians of times of the same round (see ``timing.py``).
-One clip warms each contender up; the compiled ones compile in it.
+One round before warms the contenders up; the compiled ones compile in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +19,8 @@ import torch
 
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers import networks as peers
-from gcvideo.benchmark.timing import time_contenders
+from gcvideo.benchmark.timing import Contender, time_contenders
+from gcvideo.benchmark.workloads import NETWORKS
 from gcvideo.config import DataConfig, RunConfig, TestConfig
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.eval.predictor import Predictor
@@ -29,19 +28,12 @@ from gcvideo.models import create_model, model_config
 from gcvideo.report.pictures import save_animation
 
 THEIRS = "pytorchvideo"
-# Contender -> model by name, and whether it is compiled.
-OURS = {
-    "gc": ("slow_r50_gc_c345", False),
-    "gc_compiled": ("slow_r50_gc_c345", True),
-    "plain": ("slow_r50", False),
-    "plain_compiled": ("slow_r50", True),
-}
+CONTENDERS = [THEIRS, "gc", "gc_compiled", "plain", "plain_compiled"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark infer``."""
-    contenders = [THEIRS, *OURS]
-    parser.add_argument("--contenders", nargs="+", choices=contenders, default=contenders, help="(default: all)")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS, help="(default: all)")
     parser.add_argument("--video", metavar="FILE", help="the video (default: a synthetic one, 10 s at 340 x 256)")
     parser.add_argument("--clips", type=int, default=10, metavar="N", help="clips a video (default 10)")
     parser.add_argument("--crops", type=int, default=3, choices=(1, 3, 5), help="crops a clip (default 3)")
@@ -53,17 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
     device, precision, machine = harness.set_up(args, clips=1, crop=1, views_per_batch=1)
-    size = args.crop
-    test = TestConfig(
-        clips=args.clips, crops=args.crops, short_side=size, crop=size, views_per_batch=args.views_per_batch
-    )
+    views = {"clips": args.clips, "crops": args.crops, "crop": args.crop, "short_side": args.crop}
+    test = TestConfig(**views, views_per_batch=args.views_per_batch)
     with tempfile.TemporaryDirectory() as folder:
         video = args.video or make_video(Path(folder) / "video.mp4")
-        testers = {name: tester(name, video, size, device, precision) for name in args.contenders}
-        for predict in testers.values():
-            predict(replace(test, clips=1))
-        contenders = {name: partial(predict, test) for name, predict in testers.items()}
-        times = time_contenders(contenders, rounds=args.rounds, device=device, warmup=0, title="infer")
+        contenders = {name: tester(name, video, test, device, precision) for name in args.contenders}
+        times = time_contenders(contenders, rounds=args.rounds, device=device, title="infer")
     took = times.milliseconds()
     results = {"figures": times.ratios("infer"), "milliseconds": took, "machine": machine}
     count = test.clips * test.crops
@@ -79,13 +66,14 @@ def make_video(path: Path) -> str:
     return str(path)
 
 
-def tester(name: str, video: str, crop: int, device: torch.device, precision: str) -> Callable[[TestConfig], object]:
-    """A function from views to the predictions for the video, which it reads from its file."""
+def tester(name: str, video: str, test: TestConfig, device: torch.device, precision: str) -> Contender:
+    """A function that reads the video from its file and predicts its class."""
     torch.manual_seed(0)
     if name == THEIRS:
-        network = peers.slow_r50(DataConfig().frames, crop).to(device).eval()
-        return partial(peers.classify_video, network, video, device)
-    model, compiled = OURS[name]
-    optimized = optimize_for_inference(create_model(model).to(device), precision=precision, compile=compiled)
-    predictor = Predictor(optimized, config=RunConfig(model=model_config(model)))
-    return lambda test: predictor.predict(video, test=test)
+        network = peers.slow_r50(DataConfig().frames, test.crop).to(device).eval()
+        return partial(peers.classify_video, network, video, device, test)
+    plain_name = name.removesuffix("_compiled")
+    network = create_model(NETWORKS[plain_name]).to(device)
+    optimized = optimize_for_inference(network, precision=precision, compile=name != plain_name)
+    predictor = Predictor(optimized, config=RunConfig(model=model_config(NETWORKS[plain_name])))
+    return partial(predictor.predict, video, test=test)

@@ -19,23 +19,17 @@ from gcvideo.analysis.complexity import count_config
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers import networks as peers
 from gcvideo.benchmark.timing import time_contenders
-from gcvideo.benchmark.workloads import cuda_peak, random_clips, training_step
-from gcvideo.config import RunConfig, load_config
+from gcvideo.benchmark.workloads import NETWORKS, cuda_peak, random_clips, training_step
+from gcvideo.config import RunConfig
+from gcvideo.models import model_config
 
-# Contender -> shipped config.
-OURS = {
-    "plain": "kinetics400/slow_r50_8x8.yaml",
-    "gc": "kinetics400/slow_r50_gc_c345_8x8.yaml",
-    "se": "kinetics400/slow_r50_se_c345_8x8.yaml",
-    "nl": "kinetics400/slow_r50_nl5_8x8.yaml",
-}
 THEIRS = "pytorchvideo"
 WARM_UP = 3  # rounds in which a CPU's heap still grows; its page faults can double the time of a step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark train``."""
-    contenders = [THEIRS, *OURS]
+    contenders = [THEIRS, *NETWORKS]
     parser.add_argument("--contenders", nargs="+", choices=contenders, default=[THEIRS, "plain", "gc"])
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="clips a step (default 1)")
     parser.add_argument("--frames", type=int, default=8, metavar="T", help="frames a clip (default 8)")
@@ -50,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
     device, precision, machine = harness.set_up(args, batch=1, frames=1, crop=1, up_to=1)
-    configs = {name: load_config(OURS[name]) for name in args.contenders if name != THEIRS}
+    configs = {name: RunConfig(model=model_config(NETWORKS[name])) for name in args.contenders if name != THEIRS}
     how: dict[str, Any] = {"device": device, "precision": args.precision, "compile": args.compile}
     shape = (3, args.frames, args.crop, args.crop)
     clips = random_clips((args.batch, *shape))

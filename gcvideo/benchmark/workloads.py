@@ -1,25 +1,23 @@
 """Workloads: random clips, forward passes and training steps of networks and of single blocks, and their peak memory.
 
-Peak memory is in bytes. On a GPU it is what torch's allocator counts; on a CPU the growth of the resident set, each in
-a new process. Weights, gradients, optimizer state, activations and scratch space are all in it; interpreter and
+Peak memory is in bytes, each in a new process: on a GPU what torch's allocator counts, on a CPU the growth of the
+resident set. Weights, gradients, optimizer state, activations and scratch space are all in it; interpreter and
 libraries are not.
 """
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gcvideo.benchmark.timing import CPU, Contender
+from gcvideo.benchmark.timing import Contender
 from gcvideo.config import RunConfig
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import ClipBatch
@@ -32,6 +30,9 @@ from gcvideo.train.step import TrainStep
 # Learning rate of steps that are timed: so low that no network overfits the one batch, and the gradients of the last
 # step have the size of those of the first.
 STEADY_LR = 1e-6
+
+# Contender -> named network.
+NETWORKS = {"plain": "slow_r50", "gc": "slow_r50_gc_c345", "se": "slow_r50_se_c345", "nl": "slow_r50_nl5"}
 
 
 def random_clips(shape: Sequence[int]) -> Tensor:
@@ -119,17 +120,12 @@ def peak_memory(config: RunConfig, shape: Sequence[int], *, device: torch.device
     Raises:
         GcvideoError: a measuring process died, as it does where memory runs out.
     """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # so that the libraries are loaded once
     found = {}
     for kind in ("inference", "train"):
-        if device.type == "cuda":
-            gc.collect()
-            before = torch.cuda.memory_allocated(device)
-            found[kind] = cuda_peak(partial(run, config, shape, kind, device, precision)) - before
-            continue
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])  # so that the libraries are loaded once
         with ProcessPoolExecutor(1, mp_context=context) as fresh:
-            job = fresh.submit(resident_growth, config, shape, kind, precision, torch.get_num_threads())
+            job = fresh.submit(memory_growth, config, shape, kind, device, precision, torch.get_num_threads())
             try:
                 found[kind] = job.result()
             except BrokenProcessPool:
@@ -145,14 +141,16 @@ def cuda_peak(contender: Contender) -> int:
     return torch.cuda.max_memory_allocated()
 
 
-def resident_growth(config: RunConfig, shape: Sequence[int], kind: str, precision: str, threads: int) -> int:
-    """How many bytes the resident set of this process grows at its peak; to be called in a new process."""
+def memory_growth(
+    config: RunConfig, shape: Sequence[int], kind: str, device: torch.device, precision: str, threads: int
+) -> int:
+    """How many bytes more this process holds at its peak; to be called in a new process."""
     torch.set_num_threads(threads)
     # The libraries set up their pools on first use, which is not the network's memory.
-    run(replace(config, model=replace(config.model, width=4)), (1, 3, 2, 96, 96), kind, CPU, precision)
-    before = memory_peak(CPU)
-    run(config, shape, kind, CPU, precision)
-    return memory_peak(CPU) - before
+    run(replace(config, model=replace(config.model, width=4)), (1, 3, 2, 96, 96), kind, device, precision)
+    before = memory_peak(device)
+    run(config, shape, kind, device, precision)
+    return memory_peak(device) - before
 
 
 def run(config: RunConfig, shape: Sequence[int], kind: str, device: torch.device, precision: str) -> None:

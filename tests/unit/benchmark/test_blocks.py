@@ -52,7 +52,7 @@ def test_ratios_are_medians_over_stages_of_the_worst_layout() -> None:
         row("res5", "contiguous", "bf16", **{"forward.floor": 2.5}),
         row("res3", "contiguous", "fp32", batch=1, **{"forward.floor": 2.9}),
     ]
-    ratios = blocks.gc_ratios(rows)
+    ratios = blocks.named_ratios(rows, [])
     assert ratios["gc.forward.floor"] == pytest.approx(1.3)
     assert ratios["gc.forward.floor.worst"] == 2.9
     assert ratios["gc.train.floor.fp32"] == pytest.approx(2.1)
@@ -70,9 +70,10 @@ def test_ratios_of_the_rivals_are_those_of_res3() -> None:
             ("res4", "fp32", (9.0, 1.0, 1.0)),
         )
     ]
-    expected = {"nl.forward.peer": 5.0}
-    assert blocks.non_local_ratios(rows) == {**expected, "gc.train.own_nl": 40.0, "gc.train.peer_nl": 101.0}
-    assert blocks.non_local_ratios(rows[2:]) == {}
+    gc = [row("res3", "contiguous", "bf16")]
+    found = blocks.named_ratios(gc, rows)
+    assert {name: found[name] for name in keys} == dict(zip(keys, (5.0, 40.0, 101.0), strict=True))
+    assert not set(keys) & blocks.named_ratios(gc, rows[2:]).keys()
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def test_both_classify_the_same_views(tmp_path: Path) -> None:
 def test_ratios_are_those_of_one_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(infer_benchmark, "OURS", {"gc": ("slow_r18_gc_c345", False), "plain": ("slow_r18", False)})
+    monkeypatch.setattr(infer_benchmark, "NETWORKS", {"gc": "slow_r18_gc_c345", "plain": "slow_r18"})
     monkeypatch.setattr(peers, "slow_r50", lambda frames, crop: Brightness())
     size = ["--clips", "1", "--crops", "1", "--crop", "64", "--rounds", "1", "--precision", "fp32", "--device", "cpu"]
     command = ["benchmark", "infer", *size, "--contenders", "pytorchvideo", "gc", "plain"]
