@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import platform
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from gcvideo import __version__, cpu, distributed
+from gcvideo import __version__, distributed
 from gcvideo.console import warn
 from gcvideo.errors import ConfigError
 
@@ -67,10 +69,8 @@ def pick_training_precision(setting: str, device: torch.device, network: nn.Modu
     if device.type != "cpu" or precision != "bf16":
         return precision
     overhang = find_overhang(network, (1, 3, frames, crop, crop))
-    if overhang is None:
-        return precision
-    if setting == "auto":
-        return "fp32"
+    if overhang is None or setting == "auto":
+        return "fp32" if overhang else "bf16"
     raise ConfigError(
         f"train.precision: on a CPU torch computes wrong bf16 gradients where a kernel is longer than its input, as in "
         f"{overhang}; set train.precision=fp32, or give longer or larger clips (here {frames} x {crop} x {crop})"
@@ -81,58 +81,39 @@ def find_overhang(network: nn.Module, shape: tuple[int, ...]) -> str | None:
     """The first convolution with a kernel longer than its input in time, height or width, or None.
 
     Args:
-        network: is not changed; see ``input_sizes``.
+        network: is not changed: a copy runs on the meta device, which computes nothing.
         shape: (N, C, T, H, W) of the clips.
     """
-    for name, module, size in input_sizes(network, shape):
-        if isinstance(module, nn.Conv3d) and any(k > s for k, s in zip(module.kernel_size, size[2:], strict=True)):
-            kernel, positions = (" x ".join(map(str, numbers)) for numbers in (module.kernel_size, size[2:]))
-            return f"{name} ({kernel} on {positions})"
-    return None
-
-
-def input_sizes(network: nn.Module, shape: tuple[int, ...]) -> list[tuple[str, nn.Module, tuple[int, ...]]]:
-    """Name, layer and input size of every convolution and batch norm, in the order in which they run.
-
-    A copy of the network runs on the meta device, which computes nothing.
-
-    Args:
-        network: takes tensors of this shape.
-        shape: (N, C, T, H, W).
-    """
-    found: list[tuple[str, nn.Module, tuple[int, ...]]] = []
+    found: list[str] = []
     network = copy.deepcopy(network).to("meta").eval()
     names = {module: name for name, module in network.named_modules()}
 
-    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        found.append((names[module], module, tuple(inputs[0].shape)))
+    def look(module: nn.Conv3d, inputs: tuple[torch.Tensor, ...]) -> None:
+        kernel, positions = module.kernel_size, inputs[0].shape[2:]
+        if any(k > p for k, p in zip(kernel, positions, strict=True)):
+            found.append(f"{names[module]} ({' x '.join(map(str, kernel))} on {' x '.join(map(str, positions))})")
 
     for module in names:
-        if isinstance(module, (nn.Conv3d, nn.BatchNorm3d)):
-            module.register_forward_pre_hook(note)
+        if isinstance(module, nn.Conv3d):
+            module.register_forward_pre_hook(look)
     with torch.no_grad():
         network(torch.empty(shape, device="meta"))
-    return found
+    return found[0] if found else None
 
 
 def bf16_is_faster(device: torch.device) -> bool:
     """Whether bf16 is faster than float32: with matrix units, and on AMD's CPUs with AVX512-BF16 (from Zen 4 on).
 
-    On an EPYC of that kind a large product ran at 210 GFLOP/s in bf16 and at 95 in float32, and a training step of
-    Slow-R50 took 0.57 times as long. The same instructions are no gain on Intel's: on a Xeon without AMX a product ran
-    at 75 GFLOP/s in bf16 and at 145 in float32, and a step took 1.2 times as long.
+    Matrix units are the tensor cores of GPUs from Ampere on, and AMX of CPUs. On an EPYC with AVX512-BF16 a large
+    product ran at 210 GFLOP/s in bf16 and at 95 in float32, and a training step of Slow-R50 took 0.57 times as long.
+    The same instructions are no gain on Intel's: on a Xeon without AMX a product ran at 75 GFLOP/s in bf16 and at 145
+    in float32, and a step took 1.2 times as long.
     """
-    if has_bf16_units(device):
-        return True
-    info = _cpu_info()
-    return device.type == "cpu" and info.get("vendor_id") == "AuthenticAMD" and "avx512_bf16" in info["flags"].split()
-
-
-def has_bf16_units(device: torch.device) -> bool:
-    """Whether the device has matrix units for bf16: tensor cores, or AMX on a CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return "amx_bf16" in _cpu_info()["flags"].split()
+    info = _cpu_info()
+    flags = info["flags"].split()
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and info.get("vendor_id") == "AuthenticAMD")
 
 
 def _cpu_info() -> dict[str, str]:
@@ -155,10 +136,38 @@ def pick_memory_format(setting: bool | None, precision: str, *, onednn: bool) ->
     Args:
         setting: ``train.channels_last``; None chooses.
         precision: "fp32" or "bf16".
-        onednn: whether oneDNN computes all convolutions (``cpu.onednn_computes``).
+        onednn: whether oneDNN computes all convolutions (``onednn_computes``).
     """
     channels_last = precision == "bf16" or onednn if setting is None else setting
     return torch.channels_last_3d if channels_last else torch.contiguous_format
+
+
+def onednn_computes(device: torch.device, *, clips: int, smallest: int) -> bool:
+    """Whether ATen gives all convolutions of a step to oneDNN on this device, once ``reach_onednn`` has been called.
+
+    It keeps the small ones of single clips to itself (``use_mkldnn`` in its Convolution.cpp).
+
+    Args:
+        device: that computes.
+        clips: N, in one forward pass.
+        smallest: C x T x H of the smallest input of a convolution.
+    """
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and (clips > 1 or smallest > 20480)
+
+
+def reach_onednn(network: nn.Module) -> None:
+    """Let one thread compute all convolutions in oneDNN, as several threads do.
+
+    ATen would compute fp32 convolutions whose kernels are 1 x 1 in height and width by itself there, slower and with
+    copies of channels-last tensors, unless they have strides or dilations. So a dilation is set in height and width,
+    where it changes nothing because the kernel has size 1 there. With it, a float32 training step of Slow-R50 took
+    0.75 times as long as pytorchvideo's (EPYC, Zen 4).
+    """
+    if torch.get_num_threads() > 1:
+        return
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d) and module.kernel_size[1:] == (1, 1) and module.stride == (1, 1, 1):
+            module.dilation = (module.dilation[0], 2, 2)
 
 
 def tune(device: torch.device) -> None:
@@ -167,20 +176,32 @@ def tune(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = True  # clips have one shape, so the search pays at once
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-        warn_about_cudnn(torch.backends.cudnn.version())
+        warn_about_cudnn(torch.backends.cudnn.version() or 0)
     else:
-        cpu.keep_freed_memory()
-        cpu.flush_denormals()
+        keep_freed_memory()
+        # Numbers below 1e-38 as zero: gradients become that small as a loss nears zero, and a CPU computes with them
+        # one at a time, which made steps on one overfitted clip up to 2.4 times as long.
+        torch.set_flush_denormal(True)
 
 
-def warn_about_cudnn(version: int | None) -> None:
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory instead of handing each large tensor's pages back to the system.
+
+    By default malloc maps every block of 32 MiB or more afresh, and the page faults cost more than the arithmetic:
+    ``x + 1`` on 50 MB took 27 ms instead of 5.7 ms. The environment variables MALLOC_MMAP_MAX_, MALLOC_TRIM_THRESHOLD_
+    and MALLOC_TOP_PAD_ do the same from outside.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, top_pad, mmap_max = -1, -2, -4  # M_... in glibc's malloc.h
+        for key, value in {mmap_max: 0, trim_threshold: -1, top_pad: 1 << 28}.items():  # -1: never trim; bytes
+            ctypes.CDLL(None).mallopt(key, value)
+
+
+def warn_about_cudnn(version: int) -> None:
     """Warn where bf16 conv3d is slow or wrong. ``version`` as torch reports it: 91002 is 9.10.2."""
-    if version is None:
-        warn("torch has no cuDNN: convolutions will be slow")
-    elif version < FIRST_GOOD_CUDNN:
-        shown = f"{version // 10000}.{version // 100 % 100}.{version % 100}"
+    if version < FIRST_GOOD_CUDNN:
         warn(
-            f"cuDNN {shown} has no fast and correct bf16 conv3d: install 9.15 or newer "
+            f"cuDNN {version} has no fast and correct bf16 conv3d: install 9.15 or newer "
             "(pip install -U nvidia-cudnn-cu12), or set train.precision=fp32"
         )
 
@@ -206,10 +227,8 @@ def versions() -> dict[str, str]:
     """Versions of what a result depends on, for checkpoints and reports."""
     found = {"gcvideo": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
     for package in ("torchvision", "pytorchvideo", "numpy", "av", "decord", "torchcodec"):
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     if torch.cuda.is_available():
         found["cuda"] = str(torch.version.cuda)
         found["cudnn"] = str(torch.backends.cudnn.version())

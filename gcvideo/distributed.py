@@ -10,10 +10,14 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from gcvideo.errors import GcvideoError
 
 if TYPE_CHECKING:
     import torch
@@ -54,12 +58,10 @@ def init_from_env(device_type: str = "cpu", *, timeout_minutes: float = 30) -> I
         get the same value, also those on a machine that has just joined.
     """
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    if world_size() == 1 or _initialized():
+    if world_size() == 1 or _group():
         yield restarted
         return
     import torch.distributed as dist
-
-    from gcvideo.rendezvous import fresh_store
 
     _end_with_torchrun()
     timeout = timedelta(minutes=timeout_minutes)
@@ -67,12 +69,33 @@ def init_from_env(device_type: str = "cpu", *, timeout_minutes: float = 30) -> I
     store, number, count = next(dist.rendezvous("env://", timeout=timeout))
     if number == 0:
         restarted = store.add("starts", 1) > 1 or restarted
-    store = fresh_store(store, rank=number, world_size=count, timeout=timeout)
+    store = dist.PrefixStore(_name_of_start(store, number, count), store)
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timeout)
     try:
         yield bool(agree(int(restarted)))
     finally:
         dist.destroy_process_group()
+
+
+def _name_of_start(store: Any, number: int, count: int) -> str:
+    """A name for this start of the job, the same on every process: a place in the store without earlier entries.
+
+    torchrun keeps its store when it restarts a job, so the addresses of processes that have died are still in it. Its
+    restart count does not tell one start from another: where a process of one machine fails, only that machine counts
+    a restart, and a machine that joins counts from 0. So every process sends a question that is unique to it, and
+    rank 0 replies with the name, perhaps also to a question that is left from an earlier start.
+    """
+    name = uuid.uuid4().hex
+    if number > 0:
+        store.set(f"question of {number}", name)
+        reply: bytes = store.get(f"reply to {name}")  # waits for it
+        store.set(f"{number} joined {reply.decode()}", "")
+        return reply.decode()
+    for other in range(1, count):
+        while not store.check([f"{other} joined {name}"]):
+            store.set(f"reply to {store.get(f'question of {other}').decode()}", name)
+            time.sleep(0.01)
+    return name
 
 
 def _end_with_torchrun() -> None:
@@ -87,9 +110,7 @@ def _end_with_torchrun() -> None:
 
 def all_reduce(tensor: torch.Tensor, op: Literal["sum", "mean", "max"] = "sum") -> torch.Tensor:
     """Combine a tensor over all processes, in place; returns it."""
-    if _initialized():
-        import torch.distributed as dist
-
+    if dist := _group():
         dist.all_reduce(tensor, dist.ReduceOp.MAX if op == "max" else dist.ReduceOp.SUM)
         if op == "mean":
             tensor /= world_size()
@@ -98,7 +119,7 @@ def all_reduce(tensor: torch.Tensor, op: Literal["sum", "mean", "max"] = "sum") 
 
 def agree(code: int) -> int:
     """The largest ``code`` that any process brings. Travels over the CPU, so it never waits for a GPU."""
-    if not _initialized():
+    if not _group():
         return code
     import torch
 
@@ -107,31 +128,44 @@ def agree(code: int) -> int:
 
 def gather_objects(item: T) -> list[T]:
     """Every process's item, in rank order, on every process."""
-    if not _initialized():
-        return [item]
-    import torch.distributed as dist
-
-    items: list[Any] = [None] * world_size()
-    dist.all_gather_object(items, item)
+    items: list[Any] = [item] * world_size()
+    if dist := _group():
+        dist.all_gather_object(items, item)
     return items
 
 
 def broadcast_object(item: T) -> T:
     """Rank 0's item, on every process."""
-    if not _initialized():
-        return item
-    import torch.distributed as dist
-
-    items: list[Any] = [item]
-    dist.broadcast_object_list(items, src=0)
+    items = [item]
+    if dist := _group():
+        dist.broadcast_object_list(items, src=0)
     return items[0]
 
 
-def broadcast_tensors(tensors: list[torch.Tensor]) -> None:
-    """Overwrite each tensor with rank 0's."""
-    if _initialized():
-        import torch.distributed as dist
+def on_main(work: Callable[[], T]) -> T:
+    """What a call returns on rank 0, on every process.
 
+    Raises:
+        GcvideoError: on every process, if the call raises one on rank 0, or an ``OSError``.
+    """
+    result: Any = None
+    error: GcvideoError | None = None
+    if is_main():
+        try:
+            result = work()
+        except GcvideoError as problem:
+            error = problem
+        except OSError as problem:
+            error = GcvideoError(f"{problem.filename}: {problem.strerror}")
+    result, error = broadcast_object((result, error))
+    if error is not None:
+        raise error
+    return result
+
+
+def broadcast_tensors(tensors: Iterable[torch.Tensor]) -> None:
+    """Overwrite each tensor with rank 0's."""
+    if dist := _group():
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
 
@@ -141,9 +175,10 @@ def barrier() -> None:
     agree(0)
 
 
-def _initialized() -> bool:
+def _group() -> Any:
+    """``torch.distributed`` where this process has joined a group, else None."""
     if world_size() == 1:
-        return False
+        return None
     import torch.distributed as dist
 
-    return dist.is_available() and dist.is_initialized()
+    return dist if dist.is_initialized() else None

@@ -24,7 +24,7 @@ class OptimConfig:
         decay_norm_and_bias: apply weight decay to batch norms, layer norms and biases too.
         schedule: learning rate over time: cosine, linear, step or constant.
         warmup_epochs: epochs of linear warm-up.
-        warmup_start_lr: learning rate at the start of the warm-up; at most ``lr``.
+        warmup_start_lr: learning rate at the start of the warm-up; the highest rate where that is lower.
         milestones: step schedule: epochs at which the learning rate is multiplied by ``gamma``.
         gamma: step schedule: factor at each milestone.
         clip_grad_norm: largest L2 norm of all gradients together; 0: no clipping.

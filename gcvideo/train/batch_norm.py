@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from gcvideo import distributed
-from gcvideo.device import input_sizes
 from gcvideo.errors import ConfigError
 
 
@@ -29,10 +27,11 @@ def synchronize_batch_norms(network: nn.Module, processes: int, device: torch.de
     size = processes or world
     if size == 1:
         return network
-    if world % size:
-        raise ConfigError(f"train.sync_batch_norm: {world} processes do not divide into groups of {size}")
-    if device.type == "cpu":
-        raise ConfigError("train.sync_batch_norm: needs GPUs, as nn.SyncBatchNorm does; set it to 1 on CPUs")
+    if world % size or device.type == "cpu":
+        raise ConfigError(
+            f"train.sync_batch_norm: needs GPUs, and their number must be a multiple of it; here {world} processes in "
+            f"groups of {size} on {device.type}"
+        )
     group, _ = torch.distributed.new_subgroups(group_size=size)
     return nn.SyncBatchNorm.convert_sync_batchnorm(network, process_group=group)
 
@@ -61,27 +60,6 @@ def split_batch_norms(network: nn.Module, splits: int) -> None:
             module.splits = splits
 
 
-def require_batch_statistics(network: nn.Module, *, clips: int, frames: int, crop: int) -> None:
-    """Check that every batch norm sees more than one value per channel, without which it has no variance.
-
-    Args:
-        network: takes clips (N, 3, T, H, W); it is not changed.
-        clips: N of the smallest batch.
-        frames: T of the smallest clip.
-        crop: H and W of the smallest clip.
-
-    Raises:
-        ConfigError: a batch norm would see a single value.
-    """
-    for name, module, (_, _, *size) in input_sizes(network, (1, 3, frames, crop, crop)):
-        if isinstance(module, nn.BatchNorm3d) and clips * math.prod(size) == 1:
-            raise ConfigError(
-                f"train.batch_size: batch norm {name} would see one value per channel of {clips} clip of {frames} x "
-                f"{crop} x {crop} and cannot be trained; give more clips per process and micro-batch, or larger clips "
-                "(data.frames, data.crop)"
-            )
-
-
 def measure_batch_norms(network: nn.Module, batches: Iterable[Tensor], count: int) -> None:
     """Precise batch norm: compute the statistics of all batch norms again, with fixed weights.
 
@@ -97,31 +75,26 @@ def measure_batch_norms(network: nn.Module, batches: Iterable[Tensor], count: in
     """
     from fvcore.nn.precise_bn import update_bn_stats
 
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and _is_trained(m)]
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and all(p.requires_grad for p in module.parameters())
+    ]
     if not norms:
         return
     modes = {module: module.training for module in network.modules()}
-    buffers = [(norm.running_mean, norm.running_var) for norm in norms]
+    buffers = [(norm.get_buffer("running_mean"), norm.get_buffer("running_var")) for norm in norms]
     network.eval()
     for norm in norms:
         norm.train()
     split_batch_norms(network, 1)  # with several parts, each would overwrite the statistics of the one before
-    try:
-        update_bn_stats(network, batches, count)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    update_bn_stats(network, batches, count)
+    for module, mode in modes.items():
+        module.training = mode
     for norm, (mean, var) in zip(norms, buffers, strict=True):
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        pooled = distributed.all_reduce(norm.running_mean.clone(), "mean")
+        own_mean, own_var = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+        pooled = distributed.all_reduce(own_mean.clone(), "mean")
         # Variances within and between the processes: E[x^2] - E[x]^2.
-        squares = distributed.all_reduce(norm.running_var + norm.running_mean.square(), "mean")
-        assert mean is not None
-        assert var is not None
+        squares = distributed.all_reduce(own_var + own_mean.square(), "mean")
         # fvcore put new tensors in place; the original ones are referenced elsewhere.
         norm.running_mean, norm.running_var = mean.copy_(pooled), var.copy_(squares - pooled.square())
-
-
-def _is_trained(norm: nn.Module) -> bool:
-    return all(parameter.requires_grad for parameter in norm.parameters())

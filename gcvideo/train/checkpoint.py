@@ -41,7 +41,7 @@ import torch
 
 from gcvideo import distributed
 from gcvideo.console import warn
-from gcvideo.errors import CheckpointError, GcvideoError
+from gcvideo.errors import CheckpointError
 from gcvideo.files import write_atomically
 
 FORMAT = 1
@@ -77,21 +77,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not check the checksums
-            damaged = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint, or cut short ({str(error).splitlines()[0]})") from None
-    if damaged is not None:
-        raise CheckpointError(f"{path}: damaged: {damaged} does not match its checksum")
-    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch itself does not check the checksums
+        if damaged is not None:
+            raise CheckpointError(f"{path}: damaged: {damaged} does not match its checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path}: holds Python objects besides tensors and plain values, which is unsafe to read; "
             "bring foreign weights in with gcvideo convert"
         ) from None
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+    except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint, or cut short ({str(error).splitlines()[0]})") from None
     if not isinstance(state, dict) or "format" not in state or "model" not in state:
         raise CheckpointError(f"{path}: not a gcvideo checkpoint; bring foreign weights in with gcvideo convert")
     if state["format"] != FORMAT:
@@ -128,11 +125,8 @@ class CheckpointFolder:
         """
         numbered = self.folder / f"step_{state['step']:08d}.pt"
         save_checkpoint(numbered, state)
-        try:
-            for name in (self.last, self.best) if best else (self.last,):
-                _link(numbered, name)
-        except OSError as error:
-            raise CheckpointError(f"{name}: cannot be written: {error.strerror}; {numbered} is complete") from None
+        for name in (self.last, self.best) if best else (self.last,):
+            _link(numbered, name)
         older = [path for path in self._numbered() if path != numbered]
         for old in older[max(self.keep - 1, 0) :]:
             old.unlink(missing_ok=True)
@@ -149,41 +143,23 @@ class CheckpointFolder:
         Raises:
             CheckpointError: there are checkpoints, but none can be read. Raised on every process.
         """
-        state: dict[str, Any] | None = None
-        path: str | None = None
-        error: GcvideoError | None = None
-        if distributed.is_main():
-            try:
-                state = self._newest_readable()
-                path = state["path"] if state is not None else None
-            except GcvideoError as problem:
-                error = problem
-        error, path = distributed.broadcast_object((error, path))
-        if error is not None:
-            raise error
-        if path is None or state is not None:
-            return state
-        return {**load_checkpoint(path), "path": path}
+        path = distributed.on_main(self._newest_readable)
+        return None if path is None else {**load_checkpoint(path), "path": str(path)}
 
-    def _newest_readable(self) -> dict[str, Any] | None:
+    def _newest_readable(self) -> Path | None:
         damaged: list[Path] = []
         for path in [path for path in (self.last, *self._numbered(), self.best) if path.exists()]:
-            if any(path.samefile(other) for other in damaged):  # another name of the same file
-                damaged.append(path)
-                continue
             try:
-                state = load_checkpoint(path)
-                if path == self.best:
-                    if "optimizer" not in state:
-                        raise CheckpointError(f"{path}: holds a network for testing, without the state of a training")
-                    warn(f"{path} is used, the best validation so far: later steps are repeated")
+                load_checkpoint(path)
             except CheckpointError as error:
                 warn(f"{error}; trying the one before it")
                 damaged.append(path)
                 continue
+            if path == self.best:
+                warn(f"{path} is used, the best validation so far: later steps are repeated")
             for other in damaged:
                 other.rename(f"{other}.damaged")
-            return {**state, "path": str(path)}
+            return path
         if damaged:
             names = ", ".join(path.name for path in damaged)
             raise CheckpointError(

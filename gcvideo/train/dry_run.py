@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gcvideo.console import duration, say
 from gcvideo.data.prefetch import Prefetcher
 from gcvideo.files import require_writable
 from gcvideo.train.logger import bound
+from gcvideo.train.schedule import Shape
 from gcvideo.train.trainer import Parts, Trainer
 
 DRY_STEPS = 4  # one to warm up
@@ -33,16 +35,14 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     parts = trainer.build()
     schedule, network = parts.schedule, parts.step.network
     total, workers = schedule.total_steps, config.data.workers
-    batches = sum(schedule.steps(epoch) * shape.batch for epoch, shape in enumerate(schedule.shapes))
-    clips = config.train.batch_size * batches / total  # of a step, like all that follows
-    data = compute = step = 0.0
-    for shape in dict.fromkeys(schedule.shapes):
-        epochs = [epoch for epoch in range(schedule.epochs) if schedule.shapes[epoch] == shape]
-        waited, computed = _take_steps(trainer, parts, DRY_STEPS, epoch=epochs[0])
-        share = sum(map(schedule.steps, epochs)) / total
-        data += share * waited
-        compute += share * computed
-        step += share * (max(waited, computed) if workers else waited + computed)
+    steps = Counter[Shape]()
+    for epoch, shape in enumerate(schedule.shapes):
+        steps[shape] += schedule.steps(epoch)
+    times = {shape: _take_steps(trainer, parts, DRY_STEPS, epoch=schedule.shapes.index(shape)) for shape in steps}
+    # Means of a step: its clips, and its seconds.
+    clips = config.train.batch_size * sum(count * shape.batch for shape, count in steps.items()) / total
+    data, compute = (sum(count * times[shape][i] for shape, count in steps.items()) / total for i in (0, 1))
+    step = max(data, compute) if workers else data + compute
     results: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "device": runtime.describe(trainer.device, parts.step.precision),
@@ -56,7 +56,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     }
     say(f"{results['device']}; {results['parameters']:,} parameters")
     say(f"memory of one process: {results['memory_bytes'] / 2**30:.2f} GiB at its peak")
-    mean = ", averaged over all shapes" if len(set(schedule.shapes)) > 1 else ""
+    mean = ", averaged over all shapes" if len(steps) > 1 else ""
     say(f"a step of {clips:.4g} clips{mean}: {1000 * data:.0f} ms waiting for data, {1000 * compute:.0f} ms computing")
     say(f"{clips / step:.3g} clips/s; {total:,} steps take {duration(total * step)}, validation and saving left out")
     say("dry run: everything fits together; nothing was kept")

@@ -28,7 +28,7 @@ import torch
 
 from gcvideo import distributed
 from gcvideo.config import RunConfig
-from gcvideo.console import duration, say, warn
+from gcvideo.console import duration, percent, say, warn
 from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.device import describe, versions
 from gcvideo.errors import ConfigError
@@ -62,13 +62,16 @@ class MetricsLogger:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        path = Path(folder) / "metrics.jsonl"
+        folder = Path(folder)
+        path = folder / "metrics.jsonl"
         if path.exists():
-            write_atomically(path, "".join(f"{line}\n" for line in _lines_up_to(path, epoch)).encode())
+            kept = [json.dumps(record) + "\n" for record in read_metrics(path) if record["epoch"] <= epoch]
+            write_atomically(path, "".join(kept).encode())
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
-        if wandb is not None:
-            self._wandb = _start_wandb(wandb, Path(folder))
+        if wandb is not None:  # the folder's name is the run's identity, so a resumed run continues the same curves
+            name, place = folder.name, str(folder)
+            self._wandb = import_wandb().init(project=wandb, name=name, id=name, dir=place, resume="allow")
 
     def write(self, kind: str, *, step: int, **values: float) -> None:
         """Append a line, and the same metrics to TensorBoard. NaN and infinity become null in the line."""
@@ -104,36 +107,24 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def require_wandb(project: str | None) -> None:
-    """Check that Weights & Biases is installed, if a project is given.
+def import_wandb() -> Any:
+    """The module of Weights & Biases.
 
     Raises:
         ConfigError: the package is not installed.
     """
-    if project is not None:
-        try:
-            import wandb  # noqa: F401
-        except ImportError:
-            raise ConfigError('train.wandb: Weights & Biases is missing: pip install "gcvideo[wandb]"') from None
-
-
-def _start_wandb(project: str, folder: Path) -> Any:
-    """A run of that project; the folder's name is its identity, so a resumed run continues the same curves."""
-    require_wandb(project)
-    import wandb
-
-    return wandb.init(project=project, name=folder.name, id=folder.name, dir=str(folder), resume="allow")
-
-
-def _lines_up_to(path: Path, epoch: float) -> list[str]:
-    return [json.dumps(record) for record in read_metrics(path) if record["epoch"] <= epoch]
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError('train.wandb: Weights & Biases is missing: pip install "gcvideo[wandb]"') from None
+    return wandb
 
 
 def validation_metrics(predictions: Predictions) -> dict[str, float]:
     """Accuracies as fractions (NaN where no video could be read), and the numbers of videos and of failures."""
     accuracy = predictions.accuracy()
     metrics = {
-        f"{of}_{top}": accuracy.get(of, {}).get(top, float("nan"))
+        f"{of}_{top}": accuracy[of][top] if accuracy else math.nan
         for of in ("clip", "video")
         for top in ("top1", "top5")
     }
@@ -143,9 +134,7 @@ def validation_metrics(predictions: Predictions) -> dict[str, float]:
 def validation_details(predictions: Predictions) -> dict[str, Any]:
     """Accuracy by class, confusions and calibration; see ``gcvideo.eval.metrics.by_class``."""
     known = predictions.labels >= 0
-    if not known.any():
-        return {}
-    return by_class(predictions.averages["softmax"][known], predictions.labels[known])
+    return by_class(predictions.averages["softmax"][known], predictions.labels[known]) if known.any() else {}
 
 
 def accuracy_line(metrics: dict[str, float]) -> str:
@@ -153,11 +142,11 @@ def accuracy_line(metrics: dict[str, float]) -> str:
     unread = f", {metrics['failures']:g} videos could not be read" if metrics["failures"] else ""
     if math.isnan(metrics["video_top1"]):
         return f"no accuracy, because no video could be decoded{unread}"
-    return (
-        f"clip top-1 {100 * metrics['clip_top1']:.2f} %, top-5 {100 * metrics['clip_top5']:.2f} %; "
-        f"video top-1 {100 * metrics['video_top1']:.2f} %, top-5 {100 * metrics['video_top5']:.2f} % "
-        f"of {metrics['videos']:g} videos{unread}"
+    accuracies = "; ".join(
+        f"{of} top-1 {percent(metrics[f'{of}_top1'])}, top-5 {percent(metrics[f'{of}_top5'])}"
+        for of in ("clip", "video")
     )
+    return f"{accuracies} of {metrics['videos']:g} videos{unread}"
 
 
 def announce(
@@ -208,45 +197,29 @@ def summarize(
     config: RunConfig, state: TrainState, val_set: ViewDataset | None, results: dict[str, Any], *, overfit: bool
 ) -> None:
     """Print how the training ended."""
+    metrics = state.validation
     if state.failures:
         warn(f"{len(state.failures)} training videos could not be read; {config.run_dir / 'results.json'} names them")
-    if val_set is not None and state.validation:
-        say(f"final: {accuracy_line(state.validation)}")
-        for line in chance_lines(state.validation, val_set.records.labels, config.model.num_classes):
-            say(line)
-    if overfit:
-        say(overfit_line(state.validation, epochs=state.position.epoch, limit=state.schedule.epochs))
+    if val_set is not None and metrics:
+        say(f"final: {accuracy_line(metrics)}")
+        labels = val_set.records.labels
+        chance, largest = 1 / config.model.num_classes, np.bincount(labels[labels >= 0]).max() / (labels >= 0).sum()
+        say(f"guessing reaches {percent(chance)} by chance, {percent(largest)} with the largest class alone")
+        if metrics["video_top1"] <= max(chance, largest):
+            say(
+                "not learned: the video top-1 is no better than guessing. Check the labels, try gcvideo train "
+                "--overfit 8, then another optim.lr (ten times lower, ten times higher) or more train.epochs"
+            )
+    if overfit and metrics["video_top1"] == 1:
+        say(f"overfit: learned all {metrics['videos']:g} videos after {state.position.epoch} epochs")
+    elif overfit:
+        say(
+            f"overfit: NOT learned: video top-1 {percent(metrics['video_top1'])} of {metrics['videos']:g} videos at "
+            f"the limit of {state.schedule.epochs} epochs (train.epochs). Try optim.lr ten times lower and ten times "
+            "higher, a larger limit, or fewer videos; then check labels, data.mean and data.std, and train.freeze"
+        )
     say(f"trained in {duration(state.clock.seconds)}; everything is in {config.run_dir}")
     say(bound_line(results["data_seconds"], results["compute_seconds"], workers=config.data.workers))
-
-
-def chance_lines(metrics: dict[str, float], labels: np.ndarray, classes: int) -> list[str]:
-    """What guessing reaches, and advice if the network is no better than that.
-
-    Args:
-        metrics: of the validation.
-        labels: (V,) int64 of its videos, -1 where unknown.
-        classes: K, of the network.
-    """
-    largest = np.bincount(labels[labels >= 0]).max() / max((labels >= 0).sum(), 1)
-    lines = [f"guessing reaches {100 / classes:.2f} % by chance, {100 * largest:.2f} % with the largest class alone"]
-    if metrics["video_top1"] <= max(1 / classes, largest):
-        lines.append(
-            "not learned: the video top-1 is no better than guessing. Check the labels, try gcvideo train --overfit 8, "
-            "then another optim.lr (ten times lower, ten times higher) or more train.epochs"
-        )
-    return lines
-
-
-def overfit_line(metrics: dict[str, float], *, epochs: int, limit: int) -> str:
-    """Verdict of ``gcvideo train --overfit N``."""
-    if metrics["video_top1"] == 1:
-        return f"overfit: learned all {metrics['videos']:g} videos after {epochs} epochs: the network can learn"
-    return (
-        f"overfit: NOT learned: video top-1 {100 * metrics['video_top1']:.2f} % of {metrics['videos']:g} videos at the "
-        f"limit of {limit} epochs (train.epochs). Try optim.lr ten times lower and ten times higher, a larger limit, "
-        "or fewer videos; then check labels, data.mean and data.std, and train.freeze"
-    )
 
 
 def bound(data_seconds: float, compute_seconds: float, *, workers: int) -> str:

@@ -23,7 +23,7 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimiz
     Raises:
         ConfigError: ``optim.optimizer`` names no optimizer.
     """
-    groups = parameter_groups(model.named_parameters(), optim)
+    groups = parameter_groups(model.parameters(), optim)
     if optim.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=optim.lr, fused=optim.fused)
     if optim.optimizer == "sgd":
@@ -34,17 +34,18 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimiz
     return optimizer
 
 
-def parameter_groups(parameters: Iterable[tuple[str, nn.Parameter]], optim: OptimConfig) -> list[dict[str, Any]]:
+def parameter_groups(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> list[dict[str, Any]]:
     """Parameter groups: weights, which decay, and scales, shifts and biases, all of which have one dimension.
 
     Without ``optim.decay_norm_and_bias`` the latter do not decay (He et al. 2019, "Bag of tricks", section 3.1).
     """
-    trained = [parameter for _, parameter in parameters if parameter.requires_grad]
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
     if optim.decay_norm_and_bias:
         return [{"params": trained, "weight_decay": optim.weight_decay}]
-    weights = [parameter for parameter in trained if parameter.ndim > 1]
-    rest = [parameter for parameter in trained if parameter.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": optim.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": optim.weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
 
 
@@ -59,31 +60,12 @@ def learning_rate(optim: OptimConfig, *, epoch: float, epochs: float, batch_size
         epochs: length of the training.
         batch_size: clips a step; with ``lr_for_batch`` the rate grows in proportion to it (Goyal et al. 2017).
     """
-    peak = peak_rate(optim, batch_size=batch_size)
+    peak = optim.lr if optim.lr_for_batch is None else optim.lr * batch_size / optim.lr_for_batch
     if epoch >= optim.warmup_epochs:
         return peak * schedule(optim, epoch / epochs, epoch)
     reached = peak * schedule(optim, optim.warmup_epochs / epochs, optim.warmup_epochs)
-    return optim.warmup_start_lr + (reached - optim.warmup_start_lr) * epoch / optim.warmup_epochs
-
-
-def peak_rate(optim: OptimConfig, *, batch_size: int) -> float:
-    """Highest learning rate, where the schedule starts, for so many clips per step."""
-    return optim.lr if optim.lr_for_batch is None else optim.lr * batch_size / optim.lr_for_batch
-
-
-def check_warm_up(optim: OptimConfig, *, batch_size: int) -> None:
-    """Check the warm-up at the start of a training, so that configs of older runs can still be read and tested.
-
-    Raises:
-        ConfigError: the warm-up would start above the rate that it leads to.
-    """
-    peak = peak_rate(optim, batch_size=batch_size)
-    if optim.warmup_epochs > 0 and optim.warmup_start_lr > peak:
-        scaled = "" if optim.lr_for_batch is None else " after its scaling by optim.lr_for_batch"
-        raise ConfigError(
-            f"optim.warmup_start_lr: {optim.warmup_start_lr:g} is above optim.lr ({peak:g}{scaled}), so the warm-up "
-            f"would fall; set it lower, for example optim.warmup_start_lr={peak / 10:g}, or optim.warmup_epochs=0"
-        )
+    start = min(optim.warmup_start_lr, peak)
+    return start + (reached - start) * epoch / optim.warmup_epochs
 
 
 def schedule(optim: OptimConfig, progress: float, epoch: float) -> float:
@@ -99,12 +81,6 @@ def schedule(optim: OptimConfig, progress: float, epoch: float) -> float:
     if optim.schedule == "step":
         return optim.gamma ** sum(epoch >= milestone for milestone in optim.milestones)
     return 1.0
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every parameter group."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

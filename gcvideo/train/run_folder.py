@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 from gcvideo import distributed
 from gcvideo.config import RunConfig, save_config
 from gcvideo.data.records import RecordTable
-from gcvideo.errors import ConfigError, GcvideoError
+from gcvideo.errors import ConfigError
 from gcvideo.eval.predictions import Predictions
 
-# Files of a run, its test and its report, besides the log. --overwrite removes these and the old log, nothing else.
+# Files of a run, its test and its report. --overwrite removes these; the log of the new run is appended to the old one.
 LEFTOVERS = (
-    "config.yaml",
-    "train.log.old",
-    "metrics.jsonl",
-    "events.out.tfevents.*",
-    "checkpoints",
-    "quarantine.jsonl",
-    "nonfinite.json",
-    "results*.json",  # results_fast.json as well
-    "predictions*.npz",
-    "test_parts",
-    "report.html",
+    *("config.yaml", "metrics.jsonl", "events.out.tfevents.*", "checkpoints", "quarantine.jsonl", "nonfinite.json"),
+    *("results*.json", "predictions*.npz", "test_parts", "report.html"),  # results_fast.json as well
 )
 
 
@@ -46,30 +35,41 @@ class RunFolder:
         self.results = self.path / "results.json"
         self.validation = self.path / "predictions_val.npz"
         self._intent = self.path / ".overwrite"
-        self._old_log = self.path / "train.log.old"  # until the new run replaces the old one
 
     def holds_run(self) -> bool:
         """Whether a training has begun here. A start that failed because of a mistake leaves only a log."""
         metrics = self.path / "metrics.jsonl"
         return (metrics.exists() and metrics.stat().st_size > 0) or any(self.checkpoints.glob("*.pt"))
 
-    def open(self, *, resume: bool = False, overwrite: bool = False) -> None:
-        """Check that a run may start here and make the folder; an old run is not changed. Every process must call it.
+    def open(self, *, resume: bool, overwrite: bool) -> None:
+        """Check that a run may start here and make the folder; an old run is not changed.
 
         Raises:
-            ConfigError: it holds a run and neither ``resume`` nor ``overwrite`` is set, or it cannot be made.
+            ConfigError: it holds a run and neither ``resume`` nor ``overwrite`` is set.
         """
-        _on_main(functools.partial(self._open, resume=resume, overwrite=overwrite))
+        if self.holds_run() and not (resume or overwrite):
+            raise ConfigError(
+                f"{self.path} already holds a run: continue it with --resume, replace it with --overwrite, or give "
+                "another name=..."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            self._intent.touch()
 
-    def claim(self, *, overwrite: bool = False) -> None:
-        """Write ``config.yaml``, after removing an old run with ``overwrite``. Every process must call it.
+    def claim(self, *, overwrite: bool) -> None:
+        """Write ``config.yaml``, after removing an old run with ``overwrite``.
 
         Called after everything is built, so that a config error cannot delete the previous run.
-
-        Raises:
-            ConfigError: the folder cannot be written to.
         """
-        _on_main(functools.partial(self._claim, overwrite=overwrite))
+        if overwrite:
+            for path in (path for pattern in LEFTOVERS for path in self.path.glob(pattern)):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        self.checkpoints.mkdir(exist_ok=True)
+        save_config(self.config, self.path / "config.yaml")
+        self._intent.unlink(missing_ok=True)
 
     def overwrite_is_pending(self) -> bool:
         """Whether a start with ``--overwrite`` died before it called ``claim``."""
@@ -89,47 +89,3 @@ class RunFolder:
             return {key: value for key, value in results.items() if key != "training"}
         except (OSError, ValueError, AttributeError):
             return {}
-
-    def _open(self, *, resume: bool, overwrite: bool) -> None:
-        if resume and overwrite:
-            raise ConfigError("--resume and --overwrite contradict each other: give one of them")
-        if self.holds_run() and not (resume or overwrite):
-            raise ConfigError(
-                f"{self.path} already holds a run: continue it with --resume, replace it with --overwrite, or give "
-                "another name=..."
-            )
-        self.path.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            self._intent.touch()
-            if self.log.exists() and not self._old_log.exists():
-                self.log.replace(self._old_log)
-
-    def _claim(self, *, overwrite: bool) -> None:
-        if overwrite:
-            self._clear()
-        self.checkpoints.mkdir(exist_ok=True)
-        save_config(self.config, self.path / "config.yaml")
-        self._intent.unlink(missing_ok=True)
-
-    def _clear(self) -> None:
-        for pattern in LEFTOVERS:
-            for path in self.path.glob(pattern):
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
-
-
-def _on_main(work: Callable[[], None]) -> None:
-    """Call ``work`` on rank 0; every process raises the error that it raises there."""
-    error: GcvideoError | None = None
-    if distributed.is_main():
-        try:
-            work()
-        except GcvideoError as problem:
-            error = problem
-        except OSError as problem:
-            error = ConfigError(f"{problem.filename}: cannot make the run folder: {problem.strerror}")
-    error = distributed.broadcast_object(error)
-    if error is not None:
-        raise error

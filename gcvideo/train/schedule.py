@@ -18,7 +18,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 
 from gcvideo.config import DataConfig, RunConfig
 from gcvideo.errors import ConfigError
@@ -158,23 +157,16 @@ def epoch_shapes(config: RunConfig) -> list[Shape]:
         )
     shapes = long_shapes(data.frames, data.crop)
     if config.model.frame_difference and shapes[0].frames < 2:
-        least = next(n for n in count(data.frames) if long_shapes(n, data.crop)[0].frames > 1)
         raise ConfigError(
             f"train.multigrid: makes clips of one frame of data.frames={data.frames}, and with "
-            f"model.frame_difference they show nothing; set data.frames to {least} or more"
+            "model.frame_difference they show nothing; set data.frames to 6 or more"
         )
     found = _share_epochs(shapes, epochs=epochs, cycles=train.multigrid_cycles)
-
-    def complete(found: Sequence[Shape]) -> bool:
-        return found[-1] == shapes[-1] and set(found) == set(shapes)
-
-    if not complete(found):
-        shared = (_share_epochs(shapes, epochs=n, cycles=train.multigrid_cycles) for n in count(epochs))
-        least = len(next(filter(complete, shared)))
+    if found[-1] != shapes[-1] or set(found) != set(shapes):
         raise ConfigError(
             f"train.epochs: {train.epochs:g} are too few for train.multigrid with "
             f"train.multigrid_cycles={train.multigrid_cycles}: every shape must be used, and the full one last; "
-            f"give {least} epochs or fewer cycles"
+            "give more epochs or fewer cycles"
         )
     return found
 

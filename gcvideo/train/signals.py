@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Iterator
-from types import FrameType, TracebackType
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 # EX_TEMPFAIL of sysexits.h: a temporary failure, the same command (with --resume) will succeed later.
 EXIT_CODE = 75
@@ -26,21 +26,16 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: str | None = None
         self.interrupted = False
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
         for number in SIGNALS:
-            try:
-                self._before[number] = signal.signal(number, self._note)
-            except ValueError:  # not in the main thread, where signals do not arrive anyway
-                break
+            self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # as signal.signal returned it
+            signal.signal(number, handler)
 
     def unless_received(self, items: Iterable[T]) -> Iterator[T]:
         """The items, until a signal comes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,13 +18,30 @@ from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.train.schedule import Position, Schedule
 from gcvideo.train.step import TrainStep
 
-# Config keys that change neither the final weights of a run nor the order of its samples.
-HARMLESS = (
-    *("name", "output", "device", "test.", "data.workers", "data.val.", "data.test.", "data.worker_memory"),
-    *("data.video_timeout", "train.val_", "train.log_", "train.checkpoint", "train.wandb", "train.keep_checkpoints"),
+# Keys of ``_identity`` that change neither the final weights of a run nor the order of its samples.
+HARMLESS = tuple(
+    f"config.{key}"
+    for key in (
+        *("name", "output", "device", "test.", "data.workers", "data.val.", "data.test.", "data.worker_memory"),
+        *(
+            "data.video_timeout",
+            "train.val_",
+            "train.log_",
+            "train.checkpoint",
+            "train.wandb",
+            "train.keep_checkpoints",
+        ),
+    )
 )
 # Config keys that decide which tensors an optimizer keeps, and how they are grouped.
 LASTING = ("optim.optimizer", "optim.decay_norm_and_bias", "train.freeze")
+# What other keys of ``_identity`` are called in warnings.
+TITLES = {
+    "fingerprint": "fingerprint of the training videos and their labels",
+    "order": "fingerprint of the order of the training videos",
+    "records": "number of training videos",
+    "world_size": "number of processes",
+}
 
 
 class Stopwatch:
@@ -140,10 +157,15 @@ class TrainState:
             ConfigError: a key that cannot change has changed.
             CheckpointError: the checkpoint does not fit the network.
         """
-        now = self._identity()
-        refuse_other_optimizer(state, now)
-        for line in differences(state, now):
-            warn(line)
+        changes = differences(state, self._identity())
+        for key in LASTING:
+            if f"config.{key}" in changes:
+                raise ConfigError(
+                    f"{key}: {changes[f'config.{key}']}, which --resume cannot change: keep it, or start a run of "
+                    f"another name from these weights with model.weights={state['path']}"
+                )
+        for key, change in changes.items():
+            warn(f"{TITLES.get(key, key.removeprefix('config.'))} {change}")
         try:
             self.step.load_state_dict(state)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -173,74 +195,19 @@ class TrainState:
         }
 
 
-def refuse_other_optimizer(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to resume with another optimizer or other trained parameters.
+def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """What changed since a checkpoint was written, as text by key; empty if the run continues exactly.
 
     Args:
-        before: the checkpoint.
-        now: the same keys of this run.
-
-    Raises:
-        ConfigError: the state of the optimizer would not fit.
+        before: the checkpoint; older ones lack some keys.
+        now: what must agree with it, see ``TrainState._identity``.
     """
-    old, new = _flat(before["config"]), _flat(now["config"])
-    for key in LASTING:
-        if old.get(key) != new.get(key):
-            path = before["path"]
-            raise ConfigError(
-                f"{key}: was {old.get(key)!r} in {path} and is {new.get(key)!r} now, which --resume cannot change: "
-                f"keep it, or start a run of another name from these weights with model.weights={path}"
-            )
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What changed since a checkpoint was written, one line each; empty if the run continues exactly.
-
-    Args:
-        before: the checkpoint.
-        now: the same keys of this run.
-    """
-    lines = []
-    old, new = _flat(before["config"]), _flat(now["config"])
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not key.startswith(HARMLESS):
-            lines.append(f"{key} was {old.get(key)!r} in the checkpoint and is {new.get(key)!r} now")
-    if before["fingerprint"] != now["fingerprint"]:
-        lines.append(
-            f"the training videos or their labels are not those of the checkpoint (fingerprint "
-            f"{before['fingerprint'][:12]}, now {now['fingerprint'][:12]})"
-        )
-    elif before.get("order", now.get("order")) != now.get("order"):
-        lines.append(
-            "the training videos are those of the checkpoint in another order: the remaining samples differ from those "
-            "of an uninterrupted run"
-        )
-    if before["classes"] is not None and now["classes"] is not None and before["classes"] != now["classes"]:
-        how = first_difference(before["classes"], now["classes"])
-        lines.append(f"the classes are not those of the checkpoint: {how}")
-    if before["world_size"] != now["world_size"]:
-        lines.append(
-            f"{before['world_size']} processes wrote the checkpoint, {now['world_size']} resume: the order of the "
-            "clips and the clips of each step stay the same, batch norms see other shares of them"
-        )
-    precision = before.get("precision", now["precision"])
-    if precision != now["precision"] and old["train.precision"] == new["train.precision"]:
-        lines.append(
-            f"the checkpoint was computed in {precision}, this machine computes in {now['precision']}; "
-            f"train.precision={precision} keeps it"
-        )
-    for package, version in before["versions"].items():
-        if now["versions"].get(package) != version:
-            lines.append(f"{package} was {version} and is {now['versions'].get(package)} now")
-    return lines
-
-
-def first_difference(before: Sequence[str], now: Sequence[str]) -> str:
-    """First difference of two lists of classes, in a few words."""
-    if len(before) != len(now):
-        return f"{len(before)} there, {len(now)} here"
-    label = next(i for i, (a, b) in enumerate(zip(before, now, strict=True)) if a != b)
-    return f"label {label} was {before[label]!r} and is {now[label]!r} now"
+    old, new = _flat({key: before[key] for key in now if key in before}), _flat(now)
+    return {
+        key: f"was {str(old.get(key))[:80]} in the checkpoint and is {str(new.get(key))[:80]} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key.partition(".")[0] in before and not key.startswith(HARMLESS)
+    }
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gcvideo import cpu, distributed
 from gcvideo import device as runtime
+from gcvideo import distributed
 from gcvideo.config import RunConfig, TrainConfig, import_object
 from gcvideo.data.augment import ClipMixer
 from gcvideo.data.crops import normalize
@@ -22,14 +22,8 @@ from gcvideo.errors import ConfigError
 from gcvideo.eval.metrics import TrainMeter
 from gcvideo.models.resnet3d import build_model
 from gcvideo.train.batch_norm import split_batch_norms, synchronize_batch_norms
-from gcvideo.train.optimizer import (
-    build_optimizer,
-    check_warm_up,
-    freeze,
-    frozen_parts,
-    load_optimizer,
-    set_learning_rate,
-)
+from gcvideo.train.optimizer import build_optimizer, freeze, frozen_parts, load_optimizer
+from gcvideo.train.schedule import smallest_clip
 from gcvideo.weights import load_initial_weights
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -45,8 +39,6 @@ class TrainStep:
         loss: maps logits (N, K), float32, and labels (N,) int64, or (N, K) float where clips are mixed, to a scalar.
             Default: ``train.loss``, else cross entropy.
         classes: class names of the data in label order, to be compared with those of ``model.weights``.
-        smallest_clip: fewest frames, and smallest height and width in pixels, of a clip; by default those of the
-            config.
 
     Attributes:
         network: the network itself.
@@ -63,28 +55,26 @@ class TrainStep:
         model: nn.Module | None = None,
         loss: Loss | None = None,
         classes: Sequence[str] | None = None,
-        smallest_clip: tuple[int, int] | None = None,
     ) -> None:
         self.config, self.device = config, device
-        check_warm_up(config.optim, batch_size=config.train.batch_size)
         torch.manual_seed(config.seed)
         network = build_model(config.model) if model is None else model
         self.loss = loss or build_loss(config.train)
         if isinstance(self.loss, nn.Module):
             self.loss.to(device)
-        frames, crop = smallest_clip or (config.data.frames, config.data.crop)
+        frames, crop = smallest_clip(config)
         self.precision = runtime.pick_training_precision(
             config.train.precision, device, network, frames=frames, crop=crop
         )
         clips = micro_batch_size(config)
         smallest = config.model.width * config.data.frames * config.data.crop // 4  # of res2, and of the other stages
-        onednn = cpu.onednn_computes(device, clips=clips, smallest=smallest)
+        onednn = runtime.onednn_computes(device, clips=clips, smallest=smallest)
         self.memory_format = runtime.pick_memory_format(config.train.channels_last, self.precision, onednn=onednn)
         if config.model.weights is not None:
             load_initial_weights(network, config.model.weights, classes=classes)
         freeze(network, config.train.freeze)
         if onednn:
-            cpu.reach_onednn(network)
+            runtime.reach_onednn(network)
         network = network.to(device).to(memory_format=self.memory_format)
         # Weights are averaged after each step; batch norm statistics are those of the network itself.
         self.ema: AveragedModel | None = None
@@ -128,7 +118,8 @@ class TrainStep:
         Returns:
             The micro-batches.
         """
-        set_learning_rate(self.optimizer, lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
         runtime.seed_step(self.config.seed, number, distributed.rank())
         parts = self.config.train.accumulate
         used = []

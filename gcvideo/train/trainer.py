@@ -22,14 +22,13 @@ from gcvideo.data.splits import load_split, spread
 from gcvideo.errors import ConfigError, DataError
 from gcvideo.eval.evaluator import evaluate
 from gcvideo.files import write_json
-from gcvideo.models.resnet3d import build_model
 from gcvideo.train import logger as log
-from gcvideo.train.batch_norm import measure_batch_norms, require_batch_statistics
+from gcvideo.train.batch_norm import measure_batch_norms
 from gcvideo.train.checkpoint import CheckpointFolder
 from gcvideo.train.logger import MetricsLogger
 from gcvideo.train.nan_guard import NonFiniteGuard
 from gcvideo.train.run_folder import RunFolder
-from gcvideo.train.schedule import Schedule, smallest_clip
+from gcvideo.train.schedule import Schedule
 from gcvideo.train.signals import Stopped, StopSignals
 from gcvideo.train.state import TrainState
 from gcvideo.train.step import Loss, TrainStep, micro_batch_size
@@ -78,10 +77,6 @@ class Trainer:
         self.config, self.model, self.loss, self.dataset, self.overfit = config, model, loss, dataset, overfit
         self.device = runtime.pick_device(config.device)
         self.micro_batch = micro_batch_size(config)
-        frames, crop = smallest_clip(config)
-        if self.micro_batch == 1:
-            network = build_model(config.model) if model is None else model
-            require_batch_statistics(network, clips=1, frames=frames, crop=crop)
         if dataset is not None and (overfit is not None or config.train.multigrid != "none"):
             raise ConfigError("Trainer(dataset=...): does not work with overfit, nor with train.multigrid")
         self.folder = RunFolder(config)
@@ -105,7 +100,7 @@ class Trainer:
         """
         config = self.config
         with StopSignals() as stop:
-            self.folder.open(resume=resume, overwrite=overwrite)
+            distributed.on_main(lambda: self.folder.open(resume=resume, overwrite=overwrite))
             with log_to(self.folder.log):
                 parts = self.build()
                 state = parts.state
@@ -114,7 +109,7 @@ class Trainer:
                     state.load_state_dict(checkpoint)
                 elif resume:
                     say(f"{self.checkpoints.folder} holds no checkpoint yet: starting from the beginning")
-                self.folder.claim(overwrite=overwrite)
+                distributed.on_main(lambda: self.folder.claim(overwrite=overwrite))
                 if self.dataset is None:  # the run's own list of bad videos is read and extended from here on
                     records, quarantine = parts.train_set.records, self.folder.quarantine
                     videos = ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
@@ -146,20 +141,14 @@ class Trainer:
             raise DataError(
                 f"{val.source}: has no labels to validate on; leave data.val.annotation unset to do without"
             )
-        log.require_wandb(config.train.wandb)
+        if config.train.wandb is not None:
+            log.import_wandb()
         train_set = self.dataset or ClipDataset(records, data=config.data, seed=config.seed)
         val_set = ViewDataset(val, data=config.data, test=self.val_test) if val is not None else None
         schedule = Schedule(config, len(records))
-        step = TrainStep(
-            config,
-            self.device,
-            model=self.model,
-            loss=self.loss,
-            classes=records.classes,
-            smallest_clip=smallest_clip(config),
-        )
+        step = TrainStep(config, self.device, model=self.model, loss=self.loss, classes=records.classes)
         state = TrainState(config, step, schedule, records, failures=train_set.quarantine.listed)
-        guard = NonFiniteGuard(step.meter, records, self.folder.path / "nonfinite.json", self.folder.checkpoints)
+        guard = NonFiniteGuard(step.meter, records, self.folder.path / "nonfinite.json")
         return Parts(train_set, val_set, schedule, step, state, guard)
 
     def loader(self, parts: Parts, epoch: int, *, start_step: int = 0) -> Loader[ClipBatch]:

@@ -89,4 +89,4 @@ def test_it_goes_on_to_the_end(run: Path) -> None:
     assert load_checkpoint(run / "checkpoints" / "last.pt")["step"] == 2 * STOP_AT
     log = (run / "train.log").read_text()
     assert "resuming from runs/run_0_1/checkpoints/last.pt: epoch 2, step 3" in log
-    assert "the training videos or their labels are not those" not in log
+    assert "fingerprint of the training videos" not in log

@@ -307,7 +307,8 @@ def test_overwrite_removes_the_old_run_and_nothing_else(place: Path) -> None:
     assert [line["step"] for line in metrics(config)] == [1, 2]
     assert len(list(config.run_dir.glob("events.out.tfevents*"))) == 1
     assert (config.run_dir / "notes.txt").read_text() == "mine"
-    assert train(config, "--overwrite", "--resume") == 2
+    with pytest.raises(SystemExit, match="2"):
+        train(config, "--overwrite", "--resume")
 
 
 @pytest.mark.parametrize(
@@ -326,7 +327,6 @@ def test_overwrite_removes_the_old_run_and_nothing_else(place: Path) -> None:
         ("train.val_clips=0", "train.val_clips"),
         ("train.multigrid_cycles=0", "train.multigrid_cycles"),
         ("optim.lr_for_batch=0", "optim.lr_for_batch"),
-        ("optim.lr=0.001", "optim.warmup_start_lr: 0.01 is above optim.lr (0.001)"),
     ],
 )
 def test_mistakes_end_with_one_line_and_exit_code_2(
@@ -491,17 +491,6 @@ def test_what_was_not_learned_is_said_with_what_to_try(place: Path, capsys: pyte
     assert "guessing reaches 25.00 % by chance, 25.00 % with the largest class alone" in output
     assert "not learned: the video top-1 is no better than guessing. Check the labels" in output
     assert "overfit: NOT learned: video top-1 25.00 % of 8 videos at the limit of 1 epochs (train.epochs)" in output
-
-
-def test_a_batch_norm_without_a_variance_is_one_line_before_the_run_folder(
-    place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = train_config(place, "single", train={"batch_size": 1}, data={"frames": 1, "crop": 32})
-    assert train(config) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "train.batch_size: batch norm res5.0" in error
-    assert not config.run_dir.exists()
 
 
 def test_a_full_disk_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,16 +68,15 @@ def test_spoilt_weights_are_not_saved(place: Path, value: float, ema: float, mon
     assert all(tensor.isfinite().all() for tensor in saved["model"].values())
 
 
-def test_where_nothing_was_saved_there_is_no_talk_of_a_checkpoint(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_was_saved_the_run_starts_from_the_beginning(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = train_config(place, "unsaved")
     spoil_after(0, math.nan, monkeypatch)
-    with pytest.raises(TrainingError, match="not finite at step 1") as caught:
+    with pytest.raises(TrainingError, match=r"not finite at step 1 .*Lower optim\.lr .*, then --resume"):
         Trainer(config).fit()
-    assert str(caught.value).endswith(
-        "No checkpoint was saved: lower optim.lr or set optim.clip_grad_norm, then start again with --overwrite"
-    )
     monkeypatch.undo()
-    Trainer(config).fit(overwrite=True)
+    Trainer(config).fit(resume=True)
 
 
 def test_weights_too_large_to_go_on_from_are_left_behind_as_the_message_says(
@@ -91,7 +90,7 @@ def test_weights_too_large_to_go_on_from_are_left_behind_as_the_message_says(
     with pytest.raises(TrainingError) as caught:  # they are finite, so they were saved
         Trainer(config).fit(resume=True)
     folder = config.run_dir / "checkpoints"
-    assert f"remove last.pt and the newest step_*.pt of {folder}, and --resume" in str(caught.value)
+    assert "remove last.pt and the newest step_*.pt, and --resume" in str(caught.value)
     (folder / "last.pt").unlink()
     max(folder.glob("step_*.pt")).unlink()
     Trainer(config).fit(resume=True)

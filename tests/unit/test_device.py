@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from gcvideo import cpu
 from gcvideo import device as runtime
 from gcvideo.config import ModelConfig
 from gcvideo.errors import ConfigError
@@ -52,12 +51,12 @@ def test_channels_last_is_taken_where_it_is_faster_unless_told() -> None:
 
 def test_onednn_computes_what_is_large_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert cpu.onednn_computes(CPU, clips=2, smallest=1)
-    assert cpu.onednn_computes(CPU, clips=1, smallest=28672)
-    assert not cpu.onednn_computes(CPU, clips=1, smallest=20480)
-    assert not cpu.onednn_computes(torch.device("cuda"), clips=2, smallest=1)
+    assert runtime.onednn_computes(CPU, clips=2, smallest=1)
+    assert runtime.onednn_computes(CPU, clips=1, smallest=28672)
+    assert not runtime.onednn_computes(CPU, clips=1, smallest=20480)
+    assert not runtime.onednn_computes(torch.device("cuda"), clips=2, smallest=1)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert not cpu.onednn_computes(CPU, clips=2, smallest=1)
+    assert not runtime.onednn_computes(CPU, clips=2, smallest=1)
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def test_one_thread_computes_in_onednn_and_gets_the_same(one_thread: None) -> No
     expected.square().sum().backward()
     gradients = [parameter.grad for parameter in network.parameters()]
     network.zero_grad(set_to_none=True)
-    cpu.reach_onednn(network)
+    runtime.reach_onednn(network)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         found = network(clips)
         found.square().sum().backward()
@@ -101,18 +100,14 @@ def test_numbers_too_small_for_a_fast_cpu_are_zero() -> None:
     assert (torch.tensor([1e-40]) * 1).item() == 0
 
 
-def test_freed_memory_is_kept_on_glibc() -> None:
-    assert cpu.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
 def test_more_than_a_gibibyte_is_kept() -> None:
     """What a training step frees at its end, the next one needs again."""
     lines = [
         "import torch",
-        "from gcvideo import cpu",
-        "cpu.keep_freed_memory()",
+        "from gcvideo import device",
+        "device.keep_freed_memory()",
         "x = torch.ones(300_000_000)",  # 1.2 GB
         "del x",
         "print(open('/proc/self/statm').read().split()[1])",  # resident pages

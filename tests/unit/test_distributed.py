@@ -12,6 +12,8 @@ import torch.distributed as dist
 
 from gcvideo import distributed
 
+pytestmark = pytest.mark.slow  # starts processes
+
 
 def _join(environment: dict[str, str], path: str) -> None:
     os.environ.update(environment)
@@ -42,7 +44,6 @@ def store() -> dist.TCPStore:
     return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=1))
 
 
-@pytest.mark.slow
 def test_a_machine_that_is_replaced_joins_the_others(store: dist.TCPStore, tmp_path: Path) -> None:
     """The new one has counted no restarts, the old one has; and the world may have another size."""
     assert start_all(store, tmp_path, restarts=[0, 0]) == ["[0, 1] False"] * 2

@@ -76,6 +76,7 @@ def test_averaged_weights_are_what_a_checkpoint_offers_to_test(tmp_path: Path) -
 # --- how the step is run ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_compilation_is_a_switch(tmp_path: Path) -> None:
     compiled = [
         learner(tmp_path, train={"compile": on}).network._compiled_call_impl is not None for on in (True, False)
@@ -232,13 +233,13 @@ def test_frozen_batch_norms_keep_their_statistics() -> None:
 def test_shared_batch_norms_need_processes_that_divide(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Sequential(nn.BatchNorm3d(3))
     assert synchronize_batch_norms(network, 0, CPU) is network  # one process shares with itself
-    with pytest.raises(ConfigError, match="1 processes do not divide into groups of 2"):
+    with pytest.raises(ConfigError, match="here 1 processes in groups of 2 on cpu"):
         synchronize_batch_norms(network, 2, CPU)
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert synchronize_batch_norms(network, 1, CPU) is network
-    with pytest.raises(ConfigError, match="4 processes do not divide into groups of 3"):
+    with pytest.raises(ConfigError, match="multiple of it; here 4 processes in groups of 3 on cpu"):
         synchronize_batch_norms(network, 3, CPU)
-    with pytest.raises(ConfigError, match=r"needs GPUs, .* set it to 1 on CPUs"):
+    with pytest.raises(ConfigError, match="needs GPUs"):
         synchronize_batch_norms(network, 2, CPU)
 
 

@@ -142,8 +142,7 @@ def test_a_damaged_last_one_falls_back_and_says_so(tmp_path: Path, capsys: pytes
     assert latest is not None
     assert latest["step"] == 1
     warning = capsys.readouterr().err
-    assert warning.count("\n") == 1
-    assert "last.pt" in warning
+    assert "last.pt: not a checkpoint, or cut short" in warning
     assert "trying the one before" in warning
     folder.save(state(3))  # the damaged one is out of the way: two sound ones are kept
     assert sorted(path.name for path in tmp_path.glob("step*")) == [
@@ -168,14 +167,6 @@ def test_the_best_one_is_the_last_resort(tmp_path: Path, capsys: pytest.CaptureF
         "last.pt.damaged",
         "step_00000002.pt.damaged",
     ]
-
-
-def test_a_network_without_its_training_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_checkpoint(tmp_path / "best.pt", state())
-    with pytest.raises(CheckpointError, match=r"none of the checkpoints can be read \(best\.pt\)"):
-        CheckpointFolder(tmp_path).load_latest()
-    assert "holds a network for testing, without the state of a training" in capsys.readouterr().err
-    assert load_checkpoint(tmp_path / "best.pt")["step"] == 1
 
 
 def test_all_damaged_is_an_error_and_not_a_fresh_start(tmp_path: Path) -> None:

@@ -112,12 +112,12 @@ def test_a_schedule_counts_steps_by_shape(tmp_path: Path) -> None:
 )
 def test_epochs_that_leave_out_a_shape_are_refused(tmp_path: Path, cycles: int, refused: list[int]) -> None:
     """With every other number of epochs no shape is missing and the last one is full."""
+    train = {"multigrid": "long", "multigrid_cycles": cycles}
+    config = train_config(tmp_path, data={"crop": 64, "short_side": [64, 72]}, train=train)
     for epochs in range(1, 30):
-        train = {"multigrid": "long", "multigrid_cycles": cycles, "epochs": epochs}
-        config = train_config(tmp_path, data={"crop": 64, "short_side": [64, 72]}, train=train)
+        config.train.epochs = epochs
         if epochs in refused:
-            least = next(number for number in range(epochs, 30) if number not in refused)
-            with pytest.raises(ConfigError, match=rf"epochs: {epochs} are too few .*cycles={cycles}: .* give {least} "):
+            with pytest.raises(ConfigError, match=rf"epochs: {epochs} are too few .*cycles={cycles}: .* give more"):
                 Schedule(config, 1000)
         else:
             shapes = Schedule(config, 1000).shapes
