@@ -1,4 +1,4 @@
-"""Frames that carry their number, and an MP4 writer that does as it is told, sound or not."""
+"""Frames that carry their number, copies of packets, and an MP4 writer that does as it is told, sound or not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 
 COUNT, HEIGHT, WIDTH = 24, 64, 96
 ONE, UNIT = 1 << 16, 1 << 30  # of a display matrix
@@ -181,5 +182,26 @@ def patched(kind: bytes, at: int, data: bytes) -> Callable[[Path, Path], None]:
         start = whole.index(kind) + 4 + at
         whole[start : start + len(data)] = data
         target.write_bytes(whole)
+
+    return change
+
+
+def copied(*, from_: int = 0, to: int = 1 << 30, times: str = "pts", **options: str) -> Callable[[Path, Path], None]:
+    """Copy packets ``from_`` to ``to`` in decoding order; ``times`` "dts" writes those of decoding, as from AVI."""
+
+    def change(source: Path, target: Path) -> None:
+        with av.open(str(source)) as old, av.open(str(target), "w", options=options) as new:
+            stream = old.streams.video[0]
+            copy = new.add_stream_from_template(stream)
+            packets = [packet for packet in old.demux(stream) if packet.size][from_:to]
+            if target.suffix == ".avi":  # which holds byte streams
+                to_bytes = BitStreamFilterContext("h264_mp4toannexb", stream, copy)
+                packets = [packet for p in packets for packet in to_bytes.filter(p)]
+            step = round(1 / stream.time_base / (stream.guessed_rate or 25))
+            for number, packet in enumerate(packets):
+                if times == "dts" or packet.pts is None:
+                    packet.pts = packet.dts = number * step
+                packet.stream = copy
+                new.mux(packet)
 
     return change

@@ -160,13 +160,13 @@ def read_all(paths: list[Path], backend: str) -> dict[str, str]:
         for path in left:
             try:
                 child.stdin.write(json.dumps(path) + "\n")
-                answer = _line_within(child, SECONDS_PER_FILE)
+                reply = _line_within(child, SECONDS_PER_FILE)
             except BrokenPipeError:
-                answer = ""
-            if answer:
-                results[path] = json.loads(answer)
+                reply = ""
+            if reply:
+                results[path] = json.loads(reply)
                 continue
-            results[path] = "hung" if answer is None else f"died with code {child.wait()}"
+            results[path] = "hung" if reply is None else f"died with code {child.wait()}"
             break
         child.kill()
         child.wait()
@@ -183,7 +183,7 @@ def _line_within(child: subprocess.Popen, seconds: float) -> str | None:
 
 
 def _child(backend: str) -> None:
-    """Read a path a line from stdin; answer a line each."""
+    """Read a path a line from stdin; reply a line each."""
     from gcvideo.errors import VideoError
     from gcvideo.video import open_video
 
@@ -195,12 +195,12 @@ def _child(backend: str) -> None:
                 frames = reader.frames(rng.integers(0, len(reader), 8))
                 assert frames.shape == (8, reader.height, reader.width, 3)
                 assert len(reader.times) == len(reader)
-            answer = "frames"
+            reply = "frames"
         except VideoError as error:
-            answer = f"VideoError {error.reason}" if error.path == path else f"names {error.path}"
+            reply = f"VideoError {error.reason}" if error.path == path else f"names {error.path}"
         except BaseException as error:
-            answer = f"{type(error).__name__}: {error}"
-        print(json.dumps(answer), flush=True)
+            reply = f"{type(error).__name__}: {error}"
+        print(json.dumps(reply), flush=True)
 
 
 def is_failure(result: str) -> bool:

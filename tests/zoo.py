@@ -14,7 +14,6 @@ from typing import Any
 
 import av
 import numpy as np
-from av.bitstream import BitStreamFilterContext
 
 from tests.boxes import (
     COUNT,
@@ -22,6 +21,7 @@ from tests.boxes import (
     ONE,
     WIDTH,
     Sample,
+    copied,
     exchanged,
     first_bytes,
     in_decoding_order,
@@ -108,27 +108,6 @@ def derived(
 
 
 # ---- Copies
-def copied(*, from_: int = 0, to: int = 1 << 30, times: str = "pts", **options: str) -> Callable[[Path, Path], None]:
-    """Copy packets ``from_`` to ``to`` in decoding order; ``times`` "dts" writes those of decoding, as from AVI."""
-
-    def change(source: Path, target: Path) -> None:
-        with av.open(str(source)) as old, av.open(str(target), "w", options=options) as new:
-            stream = old.streams.video[0]
-            copy = new.add_stream_from_template(stream)
-            packets = [packet for packet in old.demux(stream) if packet.size][from_:to]
-            if target.suffix == ".avi":  # which holds byte streams
-                to_bytes = BitStreamFilterContext("h264_mp4toannexb", stream, copy)
-                packets = [packet for p in packets for packet in to_bytes.filter(p)]
-            step = round(1 / stream.time_base / (stream.guessed_rate or 25))
-            for number, packet in enumerate(packets):
-                if times == "dts" or packet.pts is None:
-                    packet.pts = packet.dts = number * step
-                packet.stream = copy
-                new.mux(packet)
-
-    return change
-
-
 def joined(*sources: str) -> Callable[[Path, Path], None]:
     """Join streams by copying their packets into one track; the later parameter sets stand in front of key pictures."""
 

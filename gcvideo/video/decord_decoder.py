@@ -1,7 +1,8 @@
 """decord: decodes slices of MP4 files, the fastest way to read H.264 and HEVC.
 
 It gives the same pixels as PyAV: libavcodec decodes and swscale converts in either. It counts pictures where PyAV
-knows them by their times, and knows of no damage; so it gets only slices whose pictures were checked before.
+knows them by their times, so it gets only slices whose pictures were checked before. It does not tell of damage: of an
+HEVC file that has lost a picture it shows what refers to that one, where PyAV refuses it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def decode_with_decord(track: Mp4Track, data: Mapping[int, memoryview], wanted: 
         if len(reader) != len(data):
             raise DecodeError(f"decord counts {len(reader)} pictures of {len(data)}")
         batch = reader.get_batch([frame_of[sample] for sample in wanted])
-        del reader  # a live one goes on decoding in the background
+        del reader  # a live one continues to decode in the background
     return _shared(batch)
 
 

@@ -7,13 +7,15 @@ uint8 RGB. What cannot be read raises one ``VideoError`` that says why. Who read
 ====================================================  =======================================================
 file                                                  read by
 ====================================================  =======================================================
-MP4 and MOV, H.264 and HEVC of 8 bits, whose tables   decord, a slice of the file at a time; before each, the
-are sound: one sample description, whole pictures,    slice headers of the pictures in it must agree with
-at most one edit, known order of output               the times of the file
-of these: open groups of pictures in H.264, order of  the same, PyAV only
-output not told, more than 8 bits
-anything else that libav knows                        PyAV through a demuxer
-cut short, encrypted, without pictures, huge          refused, with the reason
+MP4 and MOV, H.264 of 8 bits, whose tables are        decord, a slice of the file at a time; before each, the
+sound: one sample description, whole pictures, at     slice headers of the pictures in it must agree with
+most one edit, known order of output                  the times of the file
+of these: HEVC, open groups of pictures, order of     the same, PyAV only (HEVC and open groups of pictures also
+output not told, more than 8 bits                     by decord where it is asked for)
+anything else that libav knows, and files whose       PyAV through a demuxer; where their times are not to be
+slice headers contradict their times                  relied on it counts frames from the beginning
+cut short, encrypted, without pictures, huge,         refused, with the reason
+turned by other angles than multiples of 90 degrees
 ====================================================  =======================================================
 
 torchcodec reads only where it is asked to, and of these files only those that it reads rightly.

@@ -32,7 +32,7 @@ def test_damaged_files(files, backend):
 
 
 def test_deaths_and_hangs_are_noticed(tmp_path, monkeypatch):
-    """The harness itself: a child that dies or sleeps is told from one that answers."""
+    """The harness itself: a child that dies or sleeps is told from one that replies."""
     monkeypatch.setattr(fuzz.sys, "executable", str(tmp_path / "child"))
     (tmp_path / "child").write_text(
         "#!/bin/sh\nread line\n"
@@ -58,7 +58,7 @@ def test_deaths_and_hangs_are_noticed(tmp_path, monkeypatch):
     ],
 )
 def test_memory_does_not_grow(backend, suffix, tmp_path):
-    """Less than 20 MB, whatever the number of files opened."""
+    """Less than 20 MB for any number of files opened."""
     paths = [
         write_video(
             tmp_path / f"{i}.{suffix}", moving_frames(12, 96 + 16 * i, 128), gop=6, options={"preset": "medium"}

@@ -54,7 +54,7 @@ def track_of_bytes(data: bytes) -> Mp4Track:
 
 
 def rebuild(data: bytes, change, path: tuple[bytes, ...] = ()) -> bytes:
-    """Write every box anew; ``change(path, body)`` returns a new body, whole boxes (a list), or None for no change."""
+    """Write every box again; ``change(path, body)`` returns a new body, whole boxes (a list), or None for no change."""
     containers = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts"}
     result, position = [], 0
     while position < len(data):
