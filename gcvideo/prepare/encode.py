@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import os
-from collections import deque
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
+import yaml
 
 from gcvideo.errors import VideoError
+from gcvideo.video import open_video
 
 
 class Preset(NamedTuple):
@@ -22,28 +23,9 @@ class Preset(NamedTuple):
     options: dict[str, str]
 
 
-# A clip of 8 frames with a stride of 8 needs one frame in eight. Frames that no other refers to need not be decoded
-# unless they are wanted; so presets differ in how many there are, and in how far the next key frame is.
 PRESETS = {
-    "clip": Preset(
-        "long runs of B-frames that nothing refers to: little to decode, few bytes",
-        {"g": "96", "bf": "7", "x264-params": "b-pyramid=none:b-adapt=0:scenecut=0"},
-    ),
-    "fast": Preset(
-        "longer runs, more key frames, no loop filter and no arithmetic coding: least to decode, more bytes",
-        {
-            "preset": "slower",  # saves a part of the bytes
-            "g": "48",
-            "bf": "11",
-            "tune": "fastdecode",
-            "x264-params": "b-pyramid=none:b-adapt=0:scenecut=0:ref=4",
-        },
-    ),
-    "gop16": Preset(
-        "a key frame every 16 frames, no B-frames, fast to decode", {"g": "16", "bf": "0", "tune": "fastdecode"}
-    ),
-    "intra": Preset("key frames only: any frame at the cost of one, many bytes", {"g": "1", "tune": "fastdecode"}),
-    "default": Preset("libx264's defaults: a key frame every 250 frames", {"g": "250"}),
+    name: Preset(**preset)
+    for name, preset in yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text(encoding="utf-8")).items()
 }
 CRF = "23"  # libx264's default quality
 
@@ -92,13 +74,17 @@ def encode_video(source: str | Path, target: str | Path, encoding: Encoding) -> 
     it is complete.
 
     Raises:
-        VideoError: the source cannot be decoded to its end.
+        VideoError: the source cannot be opened, or not be decoded to its end.
     """
+    with open_video(source) as video:
+        expected, size = len(video), scaled_size(video.height, video.width, encoding.short_side)
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.part")
     try:
-        frames = _encode(str(source), str(temporary), encoding)
+        frames = _encode(str(source), str(temporary), encoding, *size)
+        if frames != expected:
+            raise VideoError(source, f"only {frames} of {expected} frames can be decoded")
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -109,77 +95,48 @@ def encode_video(source: str | Path, target: str | Path, encoding: Encoding) -> 
     return frames
 
 
-def _encode(source: str, target: str, encoding: Encoding) -> int:
+def _encode(source: str, target: str, encoding: Encoding, height: int, width: int) -> int:
     # The moov box in front: opening a file then takes one read.
     options = {"movflags": "+faststart"}
     with (
         av.open(f"file:{source}", metadata_errors="replace") as old,
         av.open(f"file:{target}", "w", format="mp4", options=options) as new,
     ):
-        if not old.streams.video:
-            raise VideoError(source, "has no video track")
-        pictures = _Pictures(new, old.streams.video[0], encoding)
-        tracks: list[Any] = [old.streams.video[0]]
-        sound: Any = None
-        if encoding.audio and old.streams.audio:
-            tracks.append(old.streams.audio[0])
-            sound = new.add_stream("aac", rate=tracks[1].codec_context.sample_rate or 44_100)
-        waiting: deque[Any] = deque()  # audio frames before the first picture: its size must be known first
+        track = old.streams.video[0]
+        track.codec_context.thread_count = 1  # one worker process a core already
+        options = {"crf": CRF, "threads": "1", **PRESETS[encoding.preset].options}
+        pictures = new.add_stream("libx264", rate=track.average_rate or 25, options=options)
+        pictures.height, pictures.width, pictures.pix_fmt = height, width, "yuv420p"
+        pictures.codec_context.time_base = track.time_base
+        tracks: list[Any] = [track, *(old.streams.audio[:1] if encoding.audio else ())]
+        sounds = [new.add_stream("aac", rate=audio.codec_context.sample_rate or 44_100) for audio in tracks[1:]]
+        count, first, last = 0, 0, -1
         for packet in old.demux(tracks):
             for frame in packet.decode():
-                if packet.stream is tracks[0]:
-                    pictures.take(frame)
-                else:
+                if packet.stream is not track:
                     frame.pts = None  # counted again from the samples
-                    waiting.append(frame)
-            while waiting and pictures.count:
-                new.mux(sound.encode(waiting.popleft()))
-        if not pictures.count:
-            raise VideoError(source, "has no frame that can be decoded")
-        for stream in [pictures.stream, *([sound] if sound else [])]:
+                    new.mux(sounds[0].encode(frame))
+                    continue
+                first = first if count else frame.pts or 0
+                # Without a time, or with one that does not rise, a frame comes one tick after its predecessor.
+                last = last + 1 if frame.pts is None else max(last + 1, frame.pts - first)
+                picture = _upright(frame).reformat(width, height, "yuv420p", interpolation="BICUBIC")
+                picture.pts, picture.time_base = last, frame.time_base
+                picture.pict_type = 0  # the encoder chooses key frames, not the source
+                new.mux(pictures.encode(picture))
+                count += 1
+        for stream in (pictures, *sounds):
             new.mux(stream.encode(None))
-    return pictures.count
+    return count
 
 
-class _Pictures:
-    """The video track: scaled, rotated and encoded frame by frame."""
-
-    def __init__(self, container: Any, source: Any, encoding: Encoding) -> None:
-        self.count = 0
-        self._container, self._short_side = container, encoding.short_side
-        source.codec_context.thread_count = 1  # one worker process a core already
-        options = {"crf": CRF, "threads": "1", **PRESETS[encoding.preset].options}
-        self.stream = container.add_stream("libx264", rate=source.average_rate or 25, options=options)
-        self.stream.pix_fmt = "yuv420p"
-        self.stream.codec_context.time_base = source.time_base
-        self._first, self._last = 0, -1
-
-    def take(self, frame: Any) -> None:
-        turns = round(frame.rotation / 90) % 4  # counter-clockwise
-        if not self.count:
-            self._first = frame.pts or 0
-            self._size = scaled_size(frame.height, frame.width, self._short_side)
-            self.stream.height, self.stream.width = self._size if turns % 2 == 0 else self._size[::-1]
-        # Without a time, or with one that does not rise, a frame comes one tick after its predecessor.
-        time = self._last + 1 if frame.pts is None else frame.pts - self._first
-        self._last = max(time, self._last + 1)
-        picture = _rotated(frame, turns, *self._size)
-        picture.pts, picture.time_base = self._last, frame.time_base
-        picture.pict_type = 0  # the encoder chooses key frames, not the source
-        self._container.mux(self.stream.encode(picture))
-        self.count += 1
-
-
-def _rotated(frame: Any, turns: int, height: int, width: int) -> Any:
-    """Scale a frame to an even height and width, then rotate it by quarter turns, counter-clockwise."""
-    frame = frame.reformat(width, height, "yuv420p", interpolation="BICUBIC")
+def _upright(frame: Any) -> Any:
+    """A frame rotated as its metadata says, by quarter turns."""
+    turns = round(frame.rotation / 90) % 4  # counter-clockwise
     if not turns:
         return frame
-    packed = frame.to_ndarray()  # (3 / 2 height, width): Y, then U and V of half the size
-    planes = (packed[:height], *packed[height:].reshape(2, height // 2, width // 2))
-    turned = [np.rot90(plane, turns) for plane in planes]
-    packed = np.concatenate([plane.ravel() for plane in turned]).reshape(-1, turned[0].shape[1])
-    return av.VideoFrame.from_ndarray(packed, format="yuv420p")
+    rgb = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
 
 
 def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
