@@ -76,9 +76,9 @@ def synthetic(args: argparse.Namespace) -> dict[str, Any]:
     """Make the synthetic action set."""
     from gcvideo.prepare.synthetic import CLASSES, make_synthetic
 
-    made = make_synthetic(args.out, train=args.train, val=args.val, seed=args.seed, workers=args.workers)
-    say(f"{args.train} training and {args.val} validation videos of {len(CLASSES)} classes: {made.train}, {made.val}")
-    return {"train": str(made.train), "val": str(made.val), "classes": list(CLASSES)}
+    train, val = make_synthetic(args.out, train=args.train, val=args.val, seed=args.seed, workers=args.workers)
+    say(f"{args.train} training and {args.val} validation videos of {len(CLASSES)} classes: {train}, {val}")
+    return {"train": str(train), "val": str(val), "classes": list(CLASSES)}
 
 
 def index(args: argparse.Namespace) -> dict[str, Any]:

@@ -22,10 +22,10 @@ import pickle
 import resource
 import signal
 import traceback
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from multiprocessing import connection, util
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -125,8 +125,6 @@ class WorkerPool(Generic[Task, Result]):
     def _replace(self, worker: _Worker) -> None:
         """Restart a dead worker, report its item, and resend its tasks."""
         worker.process.join(timeout=10)
-        worker.process.kill()  # where only its connection is broken
-        worker.process.join()
         number = self._running.index(worker)
         cause = _cause_of_death(worker.process.exitcode, self.time_limit)
         item = int(self._held[number])
@@ -168,11 +166,11 @@ class WorkerPool(Generic[Task, Result]):
                 os._exit(0)
             hold(NOTHING)  # starts the alarm also for work that holds no item
             try:
-                result: Any = self.work(task, hold)
+                packed = _pack(self.work(task, hold), files[slot])
             except Exception as error:
-                result = _Raised(error, traceback.format_exc())
+                packed = _pack(_Raised(error, traceback.format_exc()), files[slot])
             hold(NOTHING)
-            message = pickle.dumps((task_number, slot, _pack(result, files[slot])))
+            message = pickle.dumps((task_number, slot, packed))
             signal.setitimer(signal.ITIMER_REAL, 0)  # the main process may take its time to receive
             link.send_bytes(message)
 
@@ -186,9 +184,7 @@ class _Worker:
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=run, args=(number, theirs, self._files), daemon=True)
-        with warnings.catch_warnings():  # Python 3.12 warns of forks beside threads; workers use none of them
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.process.start()
+        self.process.start()
         theirs.close()
 
     def send(self, number: int, task: Any) -> None:
@@ -243,8 +239,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, tag: tuple[torch.dtype, tuple[int, ...]]) -> Tensor:
         dtype, shape = tag
         tensor = torch.empty(shape, dtype=dtype, pin_memory=self._pin_memory)
-        if self._file.readinto(_bytes(tensor)) != tensor.nbytes:
-            raise OSError("a worker's memory file ends early")
+        self._file.readinto(_bytes(tensor))
         return tensor
 
 
@@ -257,11 +252,7 @@ def _pack(value: Any, file: int) -> bytes:
     buffer = io.BytesIO()
     with open(file, "wb", closefd=False) as out:
         out.seek(0)
-        try:
-            _Pickler(buffer, out).dump(value)
-        except Exception as error:  # most often an exception that cannot be pickled
-            buffer = io.BytesIO()
-            pickle.dump(_Raised(RuntimeError(f"{type(error).__name__}: {error}"), traceback.format_exc()), buffer)
+        _Pickler(buffer, out).dump(value)
     return buffer.getvalue()
 
 
@@ -273,18 +264,16 @@ def _kill(workers: list[_Worker]) -> None:
 def _cause_of_death(exitcode: int | None, time_limit: float | None) -> str:
     if exitcode == -signal.SIGALRM:
         return f"decoding took longer than {time_limit:g} s"
-    if exitcode is not None and exitcode < 0:
+    if exitcode and exitcode < 0:
         return f"the decoder died of {signal.Signals(-exitcode).name}"
     return f"the decoder ended its process with exit code {exitcode}"
 
 
 def _address_space() -> int:
     """Bytes of address space in use. A limit must lie above what was inherited, which a GPU's driver makes huge."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * mmap.PAGESIZE
+    return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
 
 
 def _limit(what: int, amount: int) -> None:
-    hard = resource.getrlimit(what)[1]
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(what, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard))
+    with contextlib.suppress(ValueError):  # the process has a lower limit already
+        resource.setrlimit(what, (amount, resource.getrlimit(what)[1]))

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gcvideo.data.annotations import clip_name, load_records, videos_under
-from gcvideo.data.records import RecordTable, VideoRecord
+from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.files import hash_file, write_atomically
 from gcvideo.journal import Journal, Row
@@ -117,26 +117,18 @@ def make_index(
     journal = Journal(f"{out}.partial", {"format": 1})
     found = scan(describe_video, paths, journal=journal, title="index", limits=LIMITS, workers=workers)
     folder = Path(records.root)
-    rows: list[Row] = [
-        {**describe_record(record), **found[record.path], "path": os.path.relpath(record.path, folder)}
-        for record in records
-    ]
-    lines = sorted(f"{row['id']}\t{row['label']}\t{row.get('hash')}\n" for row in rows)
+    rows = [{**found[record.path], "path": os.path.relpath(record.path, folder)} for record in records]
+    lines = sorted(f"{r.id}\t{r.label}\t{row.get('hash')}\n" for r, row in zip(records, rows, strict=True))
     content = hashlib.sha256("".join(lines).encode()).hexdigest()
     fingerprints = {"fingerprint": records.fingerprint, "content": content}
     table = write_index(out, records, rows, root=os.path.relpath(folder, out.parent), **fingerprints)
     journal.remove()
     used = {row["path"] for row in rows}
-    ids = {clip_name(row["path"]) for row in rows} | {row["id"] for row in rows}
+    ids = {clip_name(path) for path in used} | {record.id for record in records}
     unused = [path for path in videos_under(folder) if path not in used]
     extra = [path for path in unused if clip_name(path) not in ids]
     replaced = [path for path in unused if clip_name(path) in ids]
     return Index(out, table, missing=records.missing, extra=extra, replaced=replaced, **fingerprints)
-
-
-def describe_record(record: VideoRecord) -> Row:
-    """The row of an index for one record, without its path."""
-    return {"id": record.id, "label": record.label, "start": record.start, "end": record.end}
 
 
 def describe_video(path: str) -> Row:
@@ -161,22 +153,19 @@ def describe_video(path: str) -> Row:
     return row
 
 
-def write_index(
-    path: Path, records: RecordTable, rows: Sequence[Row], *, columns: Sequence[str] | None = None, **metadata: Any
-) -> pa.Table:
+def write_index(path: Path, records: RecordTable, rows: Sequence[Row], **metadata: Any) -> pa.Table:
     """Write the Parquet file that ``load_records`` reads.
 
     Args:
         path: of the file.
-        records: the data set, for its classes and missing videos.
-        rows: of the records, in their order; see ``SCHEMA``.
-        columns: some of ``SCHEMA``; by default all.
+        records: the data set.
+        rows: where the video of each record lies, and what else is known of it; see ``SCHEMA``.
         metadata: JSON values for the metadata of the file.
     """
     metadata |= {"classes": list(records.classes) if records.classes else None, "missing": list(records.missing)}
-    schema = pa.schema([SCHEMA.field(name) for name in columns or SCHEMA.names])
-    schema = schema.with_metadata({name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()})
-    table = pa.Table.from_pylist(rows, schema=schema)
+    schema = SCHEMA.with_metadata({name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()})
+    named = [{"id": r.id, "label": r.label, "start": r.start, "end": r.end} for r in records]
+    table = pa.Table.from_pylist([{**name, **row} for name, row in zip(named, rows, strict=True)], schema=schema)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_atomically(path, sink.getvalue().to_pybytes())

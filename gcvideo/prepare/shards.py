@@ -21,10 +21,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gcvideo.data.annotations import load_records
-from gcvideo.data.records import RecordTable, VideoRecord
+from gcvideo.data.records import VideoRecord
 from gcvideo.errors import DataError
 from gcvideo.files import write_json
-from gcvideo.prepare.index import describe_record, write_index
+from gcvideo.prepare.index import write_index
 from gcvideo.prepare.jobs import run_jobs
 from gcvideo.video.tar_members import INDEX, MANIFEST, Member
 
@@ -86,7 +86,8 @@ def write_shards(
         if members is None:
             raise DataError(f"{shard.path}: {error}")
         paths |= members
-    _write_index(folder, records, {index: paths[_key(position)] for position, index in enumerate(order)}, names)
+    rows = [{"path": paths[_key(position)]} for position in np.argsort(order).tolist()]
+    write_index(folder / INDEX, records, rows, shards={name: os.path.getsize(folder / name) for name in names})
     os.replace(partial, folder / MANIFEST)
     return ShardSet(folder, names, counts, records.fingerprint)
 
@@ -151,9 +152,3 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)  # owner, group and time stay 0: the same samples give the same bytes
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
-
-
-def _write_index(folder: Path, records: RecordTable, paths: dict[int, str], names: list[str]) -> None:
-    rows = [{**describe_record(record), "path": paths[index]} for index, record in enumerate(records)]
-    sizes = {name: os.path.getsize(folder / name) for name in names}
-    write_index(folder / INDEX, records, rows, columns=["id", "path", "label", "start", "end"], shards=sizes)

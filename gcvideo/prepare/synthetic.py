@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,27 +49,6 @@ RECIPE = 1  # raised whenever the same arguments would give other pixels
 ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
-@dataclass(frozen=True)
-class SyntheticSet:
-    """Where a set lies: the two annotations and the folders of their videos."""
-
-    folder: Path
-
-    @property
-    def train(self) -> Path:
-        """Annotation of the training split, in the official Kinetics columns."""
-        return self.folder / "train.csv"
-
-    @property
-    def val(self) -> Path:
-        """Annotation of the validation split."""
-        return self.folder / "val.csv"
-
-    def videos(self, split: str) -> Path:
-        """Folder of a split's videos, ``ID_SSSSSS_EEEEEE.mp4``."""
-        return self.folder / split
-
-
 def make_synthetic(
     folder: str | Path,
     *,
@@ -78,7 +56,7 @@ def make_synthetic(
     val: int = 80,
     seed: int = 0,
     workers: int | None = None,
-) -> SyntheticSet:
+) -> tuple[Path, Path]:
     """Make the set, or finish one that was interrupted. A complete one is left as it is.
 
     Args:
@@ -87,12 +65,16 @@ def make_synthetic(
         seed: the same seed gives the same videos.
         workers: processes that draw and encode; by default one a core.
 
+    Returns:
+        The annotations ``train.csv`` and ``val.csv``, in the official Kinetics columns. The videos of each lie in the
+        folder of the same name, as ``ID_SSSSSS_EEEEEE.mp4``.
+
     Raises:
         DataError: the folder holds something else, such as a set made with other arguments.
     """
-    made = SyntheticSet(Path(folder).expanduser())
-    _claim(made.folder, {"recipe": RECIPE, "train": train, "val": val, "seed": seed})
-    splits = {"train": _plan(made, "train", train, (seed, 0)), "val": _plan(made, "val", val, (seed, 1))}
+    folder = Path(folder).expanduser()
+    _claim(folder, {"recipe": RECIPE, "train": train, "val": val, "seed": seed})
+    splits = {"train": _plan(folder / "train", train, (seed, 0)), "val": _plan(folder / "val", val, (seed, 1))}
     videos = [video for split in splits.values() for video in split]
     missing = [video for video in videos if not video.path.is_file()]
     done = len(videos) - len(missing)
@@ -102,8 +84,8 @@ def make_synthetic(
     for split, listed in splits.items():
         lines = ["label,youtube_id,time_start,time_end,split\n"]
         lines += [f"{CLASSES[v.label]},{v.id},{v.start},{v.start + SECONDS},{split}\n" for v in listed]
-        write_atomically(made.folder / f"{split}.csv", "".join(lines).encode())
-    return made
+        write_atomically(folder / f"{split}.csv", "".join(lines).encode())
+    return folder / "train.csv", folder / "val.csv"
 
 
 class Motion(NamedTuple):
@@ -194,14 +176,14 @@ class _Video(NamedTuple):
     seed: tuple[int, int, int]
 
 
-def _plan(made: SyntheticSet, split: str, count: int, seed: tuple[int, int]) -> list[_Video]:
+def _plan(folder: Path, count: int, seed: tuple[int, int]) -> list[_Video]:
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(CLASSES))
     videos = []
     for index, label in enumerate(labels.tolist()):
         name = "".join(rng.choice(list(ID_LETTERS), 11))
         start = int(rng.integers(0, 290))
-        path = made.videos(split) / f"{name}_{start:06d}_{start + SECONDS:06d}.mp4"
+        path = folder / f"{name}_{start:06d}_{start + SECONDS:06d}.mp4"
         videos.append(_Video(path, label, name, start, (*seed, index)))
     return videos
 
@@ -216,11 +198,7 @@ def _claim(folder: Path, wanted: dict[str, int]) -> None:
     if wanted["train"] < 1 or wanted["val"] < 1:
         raise DataError(f"{folder}: a synthetic set needs at least one video in each split")
     note = folder / "synthetic.json"
-    if note.is_file():
-        found = json.loads(note.read_text())
-        if found != wanted:
-            raise DataError(f"{folder}: holds a synthetic set made with {found}, not {wanted}; choose another folder")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder}: exists and is not a synthetic set; choose another folder")
-    else:
-        write_json(note, wanted)
+    found = json.loads(note.read_text()) if note.is_file() else "other files"
+    if found != wanted and folder.exists() and any(folder.iterdir()):
+        raise DataError(f"{folder}: holds {found}, not the synthetic set of {wanted}; choose another folder")
+    write_json(note, wanted)

@@ -90,12 +90,11 @@ def compare_presets(
 def copy_annotation(annotation: str | Path, source: str | Path, target: str | Path) -> Path:
     """Write a list of the copies of an annotation's videos into ``target``; returns its path.
 
-    Its rows are ``path label``, or ``path,start,end,label`` under a header where there are segments.
+    Its columns are ``path``, ``start``, ``end`` and ``label``, separated by tabs; times are empty for whole videos.
     """
     records = load_records(annotation, root=None)
     records.require_text()
-    segmented = any(record.start is not None for record in records)
-    lines = ["path\tstart\tend\tlabel\n"] if segmented else []
+    lines = ["path\tstart\tend\tlabel\n"]
     for record in records:
         relative = os.path.relpath(record.path, source)
         if relative.startswith(os.pardir):
@@ -104,9 +103,8 @@ def copy_annotation(annotation: str | Path, source: str | Path, target: str | Pa
             raise DataError(
                 f"{annotation}: whether {record.path} is one clip is not known; use the CSV for the copies too"
             )
-        path = f"{os.path.splitext(relative)[0]}.mp4"
         times = ["" if time is None else str(time) for time in (record.start, record.end)]
-        lines.append("\t".join([path, *times, f"{record.label}\n"]) if segmented else f"{path} {record.label}\n")
+        lines.append("\t".join([f"{os.path.splitext(relative)[0]}.mp4", *times, f"{record.label}\n"]))
     copy = Path(target) / f"{Path(annotation).stem}.txt"
     write_atomically(copy, "".join(lines).encode())
     return copy

@@ -58,7 +58,7 @@ def tested(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "synthetic":
         videos, classes = 16, list(CLASSES)
-        data = {"annotation": str(make_synthetic(folder / "set", train=8, val=videos, workers=1).val)}
+        data = {"annotation": str(make_synthetic(folder / "set", train=8, val=videos, workers=1)[1])}
         data["root"] = str(folder / "set" / "val")
     else:
         root = request.getfixturevalue("shared") / "datasets/ucf101_10"

@@ -36,7 +36,7 @@ def test_verify_transcode_and_shard_report_what_they_did(videos, tmp_path):
     out = str(tmp_path / "out")
     assert main(["prepare", "transcode", str(videos), out, "--annotation", str(videos / "list.txt"), *tail]) == 0
     assert json.loads(note.read_text())["clip"]["videos"] == 2
-    assert (tmp_path / "out" / "list.txt").read_text() == "a.mp4 0\n"
+    assert (tmp_path / "out" / "list.txt").read_text() == "path\tstart\tend\tlabel\na.mp4\t\t\t0\n"
     assert main(["prepare", "shard", str(videos / "list.txt"), str(tmp_path / "shards"), *tail]) == 0
     assert json.loads(note.read_text())["videos"] == 1
 

@@ -175,5 +175,5 @@ def test_a_folder_with_something_else_is_refused(small_set, tmp_path):
     with pytest.raises(DataError, match=r"'seed': 3.*choose another folder"):
         make_synthetic(small_set, train=8, val=8, seed=5)
     (tmp_path / "photo.jpg").write_bytes(b"mine")
-    with pytest.raises(DataError, match="is not a synthetic set"):
+    with pytest.raises(DataError, match="holds other files"):
         make_synthetic(tmp_path)
