@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gcvideo.analysis.complexity import count
 from gcvideo.benchmark import harness
+from gcvideo.benchmark.complexity import count
 from gcvideo.benchmark.peers.networks import PortedContextBlock, pytorchvideo_non_local
 from gcvideo.benchmark.timing import Contender, time_contenders
 from gcvideo.benchmark.workloads import block_forward, block_training, forward_pass, random_clips, without_zeros

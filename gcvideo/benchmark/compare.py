@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import torch
 
 from gcvideo import console, distributed
-from gcvideo.analysis.complexity import count_config, read_configs
 from gcvideo.analysis.networks import load_predictions, predict_checkpoint
 from gcvideo.analysis.statistics import compare_accuracy
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.blocks import measure_scaling
+from gcvideo.benchmark.complexity import count_config, read_configs
 from gcvideo.benchmark.timing import Contender, pick_clock, time_contenders
 from gcvideo.benchmark.workloads import forward_pass, peak_memory, random_clips, training_step
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from gcvideo import device as runtime
-from gcvideo.analysis.complexity import count_config
 from gcvideo.benchmark import harness
+from gcvideo.benchmark.complexity import count_config
 from gcvideo.benchmark.peers import networks as peers
 from gcvideo.benchmark.timing import time_contenders
 from gcvideo.benchmark.workloads import NETWORKS, cuda_peak, random_clips, training_step

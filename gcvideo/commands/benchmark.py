@@ -3,7 +3,7 @@
 # Name -> module with `add_arguments(parser)` and `run(args) -> int | None`, and a line of help.
 SUBCOMMANDS = {
     "compare": ("gcvideo.benchmark.compare", "networks in one table: size, time, memory, accuracy, scaling of blocks"),
-    "complexity": ("gcvideo.analysis.complexity", "parameters and multiply-adds of configs, without running them"),
+    "complexity": ("gcvideo.benchmark.complexity", "parameters and multiply-adds of configs, without running them"),
     "blocks": ("gcvideo.benchmark.blocks", "blocks against memory bandwidth, the original code and each other"),
     "infer": ("gcvideo.benchmark.infer", "time to test a video, decoding included, beside pytorchvideo's network"),
     "loader": ("gcvideo.benchmark.loader", "time to read a training clip and a test video, beside other toolkits"),

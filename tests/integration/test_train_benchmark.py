@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from gcvideo.analysis.complexity import count_config
 from gcvideo.benchmark import train as train_benchmark
+from gcvideo.benchmark.complexity import count_config
 from gcvideo.benchmark.timing import CPU, Times
 from gcvideo.benchmark.train import at_the_limit, matmul_peak, matmul_share
 from gcvideo.benchmark.workloads import random_clips

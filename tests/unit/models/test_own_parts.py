@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from gcvideo.analysis.complexity import count_config
+from gcvideo.benchmark.complexity import count_config
 from gcvideo.cli import main
 from gcvideo.config import ContextConfig, ModelConfig
 from gcvideo.errors import ConfigError

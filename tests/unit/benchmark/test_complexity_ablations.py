@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gcvideo.analysis.complexity import count_config
+from gcvideo.benchmark.complexity import count_config
 from gcvideo.config import RunConfig, load_config, shipped_configs
 from gcvideo.models import build_model
 

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import argparse
 import copy
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gcvideo import console
 from gcvideo.arguments import require_numbers
+from gcvideo.benchmark import harness
 from gcvideo.config import ContextConfig, ModelConfig, RunConfig, find_config, load_config
 from gcvideo.errors import ConfigError
-from gcvideo.files import write_atomically, write_json
+from gcvideo.files import write_atomically
 from gcvideo.models import MODELS, build_model, model_config
 
 # The rows of GCNet's Kinetics table as remembered, not verified: millions of parameters, G of multiply-adds. The
@@ -84,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("configs", nargs="+", metavar="CONFIG", help="YAML file, folder of them, or model name")
     add("--frames", type=int, nargs="+", metavar="T", help="frames a clip (default: the config's)")
     add("--size", type=int, nargs="+", metavar="S", help="height and width (default: the config's crop)")
-    add("--json", metavar="FILE", help="write a list of {config, params, macs, input, ...}")
+    add("--json", metavar="FILE", help="write all results with settings and versions")
     add("--markdown", metavar="FILE", help="write the table as Markdown, one line a config")
 
 
@@ -93,22 +94,28 @@ def run(args: argparse.Namespace) -> None:
     require_numbers(args, frames=1, size=1)
     rows = []
     for name, config in read_configs(args.configs):
-        frames, sizes = args.frames or [config.data.frames], args.size or [config.data.crop]
-        rows += _rows(name, config.model, [(1, 3, t, size, size) for t in frames for size in sizes])
-    columns = ["config", "input", "params (M)", "GMAC", "blocks add (M)", "(GMAC)"]
-    console.table([_cells(row) for row in rows], columns=columns)
-    if args.json:
-        write_json(args.json, rows)
+        without_blocks = replace(config.model, context=ContextConfig())
+        for frames, size in product(args.frames or [config.data.frames], args.size or [config.data.crop]):
+            shape = (1, 3, frames, size, size)
+            cost, plain = count_config(config.model, shape), count_config(without_blocks, shape)
+            added = {"added_params": cost.params - plain.params, "added_macs": cost.macs - plain.macs}
+            rows.append({"config": name, "input": shape, **cost._asdict(), **added})
+    table = [
+        {
+            "config": row["config"],
+            "input": " x ".join(map(str, row["input"][2:])),
+            "params (M)": f"{row['params'] / 1e6:.2f}",
+            "GMAC": f"{row['macs'] / 1e9:.2f}",
+            "blocks add (M)": f"{row['added_params'] / 1e6:+.2f}",
+            "(GMAC)": f"{row['added_macs'] / 1e9:+.2f}",
+        }
+        for row in rows
+    ]
+    harness.finish(args, {"networks": rows}, {"parameters and multiply-adds": table})
     if args.markdown:
         from gcvideo.report.page import render
 
-        inputs = list(dict.fromkeys(_shape(row) for row in rows))
-        configs: dict[str, dict[str, Any]] = {}
-        for row in rows:
-            configs.setdefault(row["config"], {})[_shape(row)] = row
-        names = {name: Path(name).stem for name in configs}
-        page = render("complexity.md.j2", inputs=inputs, configs=configs, names=names, paper=PAPER)
-        write_atomically(args.markdown, page.encode())
+        write_atomically(args.markdown, render("complexity.md.j2", rows=rows, paper=PAPER).encode())
 
 
 def read_configs(arguments: Sequence[str]) -> list[tuple[str, RunConfig]]:
@@ -126,33 +133,3 @@ def read_configs(arguments: Sequence[str]) -> list[tuple[str, RunConfig]]:
         else:
             found.append((argument, load_config(find_config(path))))
     return found
-
-
-def _rows(name: str, config: ModelConfig, shapes: Sequence[tuple[int, ...]]) -> list[dict[str, Any]]:
-    """One result for each input, with what the blocks add to the plain network."""
-    with torch.device("meta"):
-        model, plain_model = build_model(config), build_model(dataclasses.replace(config, context=ContextConfig()))
-    rows = []
-    for shape in shapes:
-        cost, plain = count(model, shape), count(plain_model, shape)
-        rows.append(
-            {
-                "config": name,
-                "params": cost.params,
-                "macs": cost.macs,
-                "input": list(shape),
-                "added_params": cost.params - plain.params,
-                "added_macs": cost.macs - plain.macs,
-            }
-        )
-    return rows
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    total = [f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.2f}"]
-    added = [f"{row['added_params'] / 1e6:+.2f}", f"{row['added_macs'] / 1e9:+.2f}"]
-    return [row["config"], _shape(row), *total, *added]
-
-
-def _shape(row: dict[str, Any]) -> str:
-    return " x ".join(map(str, row["input"][2:]))
