@@ -58,7 +58,7 @@ def test_deaths_and_hangs_are_noticed(tmp_path, monkeypatch):
     ],
 )
 def test_memory_does_not_grow(backend, suffix, tmp_path):
-    """Less than 20 MB for any number of files opened."""
+    """Less than 30 MB for any number of files opened, which is what the allocators of libav keep."""
     paths = [
         write_video(
             tmp_path / f"{i}.{suffix}", moving_frames(12, 96 + 16 * i, 128), gop=6, options={"preset": "medium"}
@@ -80,4 +80,4 @@ def test_memory_does_not_grow(backend, suffix, tmp_path):
     read(opens)
     grown = (resident() - before) / 1e6
     print(f"{backend}, {suffix}: {grown:.1f} MB after {opens} opens")
-    assert grown < 20
+    assert grown < 30
