@@ -157,9 +157,9 @@ def clock(seconds: float) -> str:
     return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{rest // 10:02}.{rest % 10}"
 
 
-def percent(share: float) -> str:
+def percent(share: float, digits: int = 2) -> str:
     """A fraction in [0, 1] as text: "62.50 %"."""
-    return f"{100 * share:.2f} %"
+    return f"{100 * share:.{digits}f} %"
 
 
 def _live_bar(total: int | None) -> Any:

@@ -26,7 +26,7 @@ from gcvideo.benchmark.workloads import forward_pass, peak_memory, random_clips,
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
 from gcvideo.errors import ConfigError
 from gcvideo.eval.predictions import Predictions
-from gcvideo.report.comparison import plots_of, show, write_comparison
+from gcvideo.report.comparison import left_out_lines, plots_of, tables_of, write_comparison
 from gcvideo.report.plots import png
 from gcvideo.train.trainer import Trainer
 
@@ -84,8 +84,9 @@ def run(args: argparse.Namespace) -> None:
     }
     for row, accuracy in zip(results["networks"], accuracies, strict=True):
         row["accuracy"] = accuracy
-    show(results)
-    harness.finish(args, results, tables={})
+    harness.finish(args, results, tables_of(results))
+    for line in left_out_lines(results["networks"]):
+        console.warn(line)
     plots = plots_of(results)
     if args.html:
         write_comparison(args.html, results, plots)

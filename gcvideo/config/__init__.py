@@ -11,7 +11,15 @@
 """
 
 from gcvideo.config.data import AugmentConfig, DataConfig, SplitConfig, TestConfig
-from gcvideo.config.load import config_from_dict, config_to_dict, find_config, load_config, save_config, shipped_configs
+from gcvideo.config.load import (
+    config_from_dict,
+    config_to_dict,
+    find_config,
+    flatten,
+    load_config,
+    save_config,
+    shipped_configs,
+)
 from gcvideo.config.model import ContextConfig, ModelConfig
 from gcvideo.config.objects import import_object, is_path
 from gcvideo.config.reference import reference_markdown
@@ -31,6 +39,7 @@ __all__ = [
     "config_from_dict",
     "config_to_dict",
     "find_config",
+    "flatten",
     "import_object",
     "is_path",
     "load_config",

@@ -54,6 +54,14 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
     return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))  # tuples become lists
 
 
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of a config as plain dicts: ``{"data.crop": 224}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
 def config_from_dict(values: dict[str, Any], *, where: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Config from ``config_to_dict``'s values and ``key=value`` overrides; ``where`` names the source in errors."""
     merged = _merge(OmegaConf.structured(RunConfig), values, where=where)

@@ -8,56 +8,47 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from gcvideo import console
 from gcvideo.console import printable
 from gcvideo.report.page import write_page
 from gcvideo.report.plots import Series, line_plot
 
-Table = tuple[list[str], list[list[object]]]  # columns, and rows of cells
+Row = dict[str, object]  # column -> value; a row that lacks a column of another one shows a dash
 
 
-def show(results: dict[str, Any]) -> None:
-    """Print the tables of cost, accuracy and block scaling, as far as they were measured."""
+def tables_of(results: dict[str, Any]) -> dict[str, list[Row]]:
+    """Title -> rows of the tables of cost, accuracy and block scaling, as far as they were measured.
+
+    Args:
+        results: what ``gcvideo benchmark compare --json`` writes.
+    """
     networks = results["networks"]
-    tables = {"": cost_table(networks), "Accuracy on the same videos, with 95 % intervals": accuracy_table(networks)}
+    tables = {
+        "Cost": cost_table(networks),
+        "Accuracy on the same videos, with 95 % intervals": accuracy_table(networks),
+    }
     if results["scaling"]:
         tables["One block against the size of its features"] = exponent_table(results["scaling"])
-    for title, (columns, rows) in tables.items():
-        if title and rows:
-            console.say()
-        if rows:
-            console.table(rows, columns=columns, title=title or None)
-    for line in left_out_lines(networks):
-        console.warn(line)
+    return tables
 
 
 def write_comparison(path: str | Path, results: dict[str, Any], plots: dict[str, Figure]) -> None:
-    """Write the tables and plots as one self-contained page.
-
-    Args:
-        path: of the HTML file.
-        results: what ``gcvideo benchmark compare --json`` writes.
-        plots: of ``plots_of``.
-    """
-    networks = results["networks"]
+    """Write the tables and plots (``plots_of``) as one self-contained page."""
     write_page(
         path,
         "comparison.html.j2",
         title="Networks side by side",
         results=results,
-        cost=cost_table(networks),
-        accuracy=accuracy_table(networks),
-        left_out=left_out_lines(networks),
-        exponents=exponent_table(results["scaling"]) if results["scaling"] else None,
+        tables=list(tables_of(results).items()),
+        left_out=left_out_lines(results["networks"]),
         plots=list(plots.values()),
     )
 
 
-def cost_table(networks: Sequence[dict[str, Any]]) -> Table:
+def cost_table(networks: Sequence[dict[str, Any]]) -> list[Row]:
     """A row for each network. What was measured for none has no column."""
     rows = []
     for network in networks:
-        row: dict[str, object] = {
+        row: Row = {
             "network": network["config"],
             "input": "×".join(map(str, network["input"][2:])),
             "params (M)": f"{network['params'] / 1e6:.2f}",
@@ -66,25 +57,23 @@ def cost_table(networks: Sequence[dict[str, Any]]) -> Table:
         for kind in ("forward", "train"):
             if times := network[kind]:
                 low, middle, high = (times["ms_per_clip"][name] for name in ("q1", "median", "q3"))
-                digits = 1 if high < 1000 else 0
-                row[f"{kind} ms (quartiles)"] = f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+                row[f"{kind} ms (quartiles)"] = f"{middle:.1f} ({low:.1f}–{high:.1f})"
                 row[f"{kind} x first"] = f"{times['ratio']['median']:.2f}"
         for kind, peak in (network["memory"] or {}).items():
             if peak:
                 row[f"MiB {kind}"] = f"{peak / 2**20:.0f}"
         if rates := network["throughput"]:
-            shown = (f"{size}: {rate:.3g}" if rate < 1000 else f"{size}: {rate:,.0f}" for size, rate in rates.items())
-            row["clips/s by batch"] = ", ".join(shown)
+            row["clips/s by batch"] = ", ".join(f"{size}: {rate:,.2f}" for size, rate in rates.items())
         rows.append(row)
-    return _table(rows)
+    return rows
 
 
-def accuracy_table(networks: Sequence[dict[str, Any]]) -> Table:
+def accuracy_table(networks: Sequence[dict[str, Any]]) -> list[Row]:
     """A row for each network with accuracy."""
     rows = []
     for network in networks:
         if found := network["accuracy"]:
-            row = {"network": network["config"], "runs": found["runs"], "videos": found["videos"]}
+            row: Row = {"network": network["config"], "runs": found["runs"], "videos": found["videos"]}
             row["views"] = "–".join(map(str, sorted(set(found["views"]))))
             for measure in ("clip_top1", "clip_top5", "video_top1", "video_top5"):
                 row[measure.replace("_top", " top-")] = _percent(found[measure])
@@ -92,34 +81,28 @@ def accuracy_table(networks: Sequence[dict[str, Any]]) -> Table:
                 row["top-1 over first"] = _percent(found["minus_first"], sign="+")
                 row["McNemar p"] = ", ".join(f"{test['p_value']:.3g}" for test in found["mcnemar"])
             rows.append(row)
-    return _table(rows)
+    return rows
 
 
-def exponent_table(scaling: dict[str, Any]) -> Table:
+def exponent_table(scaling: dict[str, Any]) -> list[Row]:
     """A row for each block and each way of growing."""
     rows = []
     for way, label in (("frames", "T"), ("size", "H and W")):
         for name, line in scaling[way].items():
             first, last = line["points"][0], line["points"][-1]
-            row = {"block": name, "grows with": label}
+            row: Row = {"block": name, "grows with": label}
             row["sizes"] = " to ".join("×".join(map(str, point["shape"])) for point in (first, last))
             row["ms at the largest"] = f"{last['ms']['median']:.2f}"
             for kind, key in (("time", "time_exponent"), ("multiply-adds", "macs_exponent")):
-                row[f"{kind} exponent"] = "–" if line[key] is None else f"{line[key]:.2f}"
+                if line[key] is not None:
+                    row[f"{kind} exponent"] = f"{line[key]:.2f}"
             rows.append(row)
-    return _table(rows)
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Rows by column name as lists; a dash for what a row does not have."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    return columns, [[row.get(column, "–") for column in columns] for row in rows]
+    return rows
 
 
 def _percent(interval: dict[str, Any], *, sign: str = "") -> str:
     value, low, high = (100 * interval[name] for name in ("value", "low", "high"))
-    deviation = interval.get("sd")
-    spread = "" if deviation is None else f" ± {100 * deviation:.1f}"
+    spread = f" ± {100 * interval['sd']:.1f}" if interval.get("sd") is not None else ""
     return f"{value:{sign}.1f}{spread} ({low:{sign}.1f} to {high:{sign}.1f})"
 
 
@@ -127,13 +110,11 @@ def left_out_lines(networks: Sequence[dict[str, Any]]) -> list[str]:
     """What the accuracies leave out: videos that could not be read, and those that not all networks have."""
     lines = []
     for network in networks:
-        name, found = network["config"], network["accuracy"] or {}
-        for failure in found.get("failures", ()):
-            place = printable(failure["path"] or failure["id"])
-            lines.append(f"{name}: {place}: {printable(failure['reason'])}")
-        if found.get("left_out"):
+        name, found = network["config"], network["accuracy"] or {"failures": [], "left_out": 0}
+        lines += [f"{name}: {failure['path'] or failure['id']}: {failure['reason']}" for failure in found["failures"]]
+        if found["left_out"]:
             lines.append(f"{name}: {found['left_out']} videos are left out because not all networks have them")
-    return lines
+    return [printable(line) for line in lines]
 
 
 def plots_of(results: dict[str, Any]) -> dict[str, Figure]:

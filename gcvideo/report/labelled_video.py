@@ -84,12 +84,14 @@ def _label(stream: FrameStream, output: Any, rate: Any, segments: Sequence[Segme
         rgb = frame.rgb()
         if frame.index == 0:
             start, time_base = frame.picture.time or 0.0, frame.picture.time_base
+            pts = round(start / time_base) - 1
             encoder.height, encoder.width = (side // 2 * 2 for side in rgb.shape[:2])  # H.264 wants even sides
             encoder.pix_fmt, encoder.codec_context.time_base = "yuv420p", time_base
         rgb = np.ascontiguousarray(rgb[: encoder.height, : encoder.width])
         draw_label(rgb, segments[min(bisect.bisect_right(ends, frame.time), len(ends) - 1)])
         drawn = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-        drawn.pts, drawn.time_base = round((start + frame.time) / time_base), time_base
+        pts = max(round((start + frame.time) / time_base), pts + 1)  # must rise, as it does not for H.264 in AVI
+        drawn.pts, drawn.time_base = pts, time_base
         yield from encoder.encode(drawn)
     yield from encoder.encode(None)
 

@@ -18,7 +18,6 @@ from gcvideo.config import TestConfig
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.records import RecordTable
-from gcvideo.errors import ConfigError
 from gcvideo.eval.predictor import Predictor
 from gcvideo.layers import BlockTrace, NonLocalBlock, record_attention
 from gcvideo.models.resnet3d import last_feature_layer
@@ -42,17 +41,12 @@ def attention_maps(model: nn.Module, clips: Tensor, *, query: Place = MIDDLE) ->
     Args:
         model: not compiled.
         clips: (N, 3, T, H, W), as the model takes them.
-        query: position in the clip, for non-local blocks.
+        query: position in the clip, for non-local blocks: fractions in [0, 1].
 
     Returns:
         block name -> (N, T', H', W') float32 at the block's own resolution, in order of execution. Softmax attention
         sums to 1 over all positions. That of the dot product is not normalised, and may be negative.
-
-    Raises:
-        ConfigError: the query is outside the clip.
     """
-    if not all(0 <= fraction <= 1 for fraction in query):
-        raise ConfigError(f"a query is a place in the clip, three fractions in [0, 1], not {query}")
     with torch.no_grad(), record_attention(model) as traces:
         model(clips)
     return {name: map_of_query(trace, query) for name, trace in traces.items() if trace.attention is not None}
@@ -164,17 +158,15 @@ def map_stems(folder: str | Path, videos: Sequence[str]) -> list[Path]:
 
     A number is added if a file of that name is one of the videos, or belongs to another video of the same name.
     """
-    taken = {os.path.abspath(video) for video in videos}
+    taken = {os.path.splitext(os.path.abspath(video))[0] for video in videos}
     stems = []
     for video in videos:
-        name = f"{Path(video).stem[:100]}_maps"
-        for number in itertools.count(1):
-            stem = Path(folder) / (name if number == 1 else f"{name}_{number}")
-            files = {os.path.abspath(f"{stem}{suffix}") for suffix in MAP_SUFFIXES}
-            if not files & taken:
-                break
-        taken |= files
-        stems.append(stem)
+        name = stem = f"{Path(video).stem[:100]}_maps"
+        numbers = itertools.count(2)
+        while os.path.abspath(Path(folder) / stem) in taken:
+            stem = f"{name}_{next(numbers)}"
+        taken.add(os.path.abspath(Path(folder) / stem))
+        stems.append(Path(folder) / stem)
     return stems
 
 
@@ -197,33 +189,32 @@ def save_maps(stem: str | Path, predictor: Predictor, video: str, target: int, *
     picture, *films = [Path(f"{stem}{suffix}") for suffix in MAP_SUFFIXES]
     save_picture(picture, sheet([film_strip(*row) for row in rows]))
     columns = math.ceil(math.sqrt(len(rows)))
-    played = []
-    for t in range(clip.shape[2]):
-        tiles = [(name, frames[t]) for name, frames in rows]
-        lines = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-        played.append(sheet(lines, frame_height=192))
+    grid = [rows[start : start + columns] for start in range(0, len(rows), columns)]
+    played = [
+        sheet([[(name, frames[t]) for name, frames in line] for line in grid], frame_height=192)
+        for t in range(clip.shape[2])
+    ]
     for film in films:
         save_animation(film, np.stack(played), fps=4)
     return [picture, *films]
 
 
-def far_apart_maps(clip: Tensor, trace: BlockTrace, *, max_frames: int = 8) -> np.ndarray:
+def far_apart_maps(clip: Tensor, trace: BlockTrace) -> np.ndarray:
     """One picture of a clip and, below it, the attention maps of four far-apart queries, each marked by a ring.
 
-    All maps have one colour scale, from 0 to the highest weight of any of them, so rows that look alike are alike. A
-    block with one map for all queries has one row.
+    Of a long clip 8 evenly spaced frames are shown. All maps have one colour scale, from 0 to the highest weight of any
+    of them, so rows that look alike are alike. A block with one map for all queries has one row.
 
     Args:
         clip: uint8 (1, 3, T, H, W).
         trace: of that clip, with attention. Negative weights (of the dot product) are drawn by their size.
-        max_frames: of a longer clip so many evenly spaced frames are shown.
 
     Returns:
         uint8 (height, width, 3).
     """
     assert trace.attention is not None
     size = clip.shape[2:]  # (T, H, W)
-    shown = torch.linspace(0, size[0] - 1, min(size[0], max_frames)).round().long()
+    shown = torch.linspace(0, size[0] - 1, min(size[0], 8)).round().long()
     frames = clip[0, :, shown].permute(1, 2, 3, 0).cpu().numpy()
     is_shared = trace.attention.shape[1] == 1
     queries = (MIDDLE,) if is_shared else FAR_APART

@@ -10,7 +10,6 @@ This module imports jinja2 and matplotlib: import it only where something is dra
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
 import json
 import re
@@ -20,11 +19,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from gcvideo.console import clock, duration, printable
+from gcvideo.console import clock, duration, percent, printable
 from gcvideo.files import write_atomically
-from gcvideo.report import plots
+from gcvideo.report.plots import svg
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -46,25 +44,8 @@ def render(template: str, **values: Any) -> str:
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    page = _environment().get_template(template)
-    return page.render(style=Markup(style), script=Markup(script), policy=Markup(policy), **values)
-
-
-@functools.cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(["html.j2"]),
-        extensions=["jinja2.ext.do"],
-        undefined=StrictUndefined,
-        finalize=_one_line,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    filters = (text, breakable, percent, clock, duration, plain, number_columns, svg)
-    environment.filters.update({function.__name__: function for function in filters})
-    return environment
+    own = {"style": style, "script": script, "policy": policy}
+    return ENVIRONMENT.get_template(template).render({name: Markup(text) for name, text in own.items()}, **values)
 
 
 def _one_line(value: object) -> object:
@@ -77,16 +58,6 @@ def text(value: object) -> Markup:
     return Markup("<bdi>{}</bdi>").format(printable(str(value)))
 
 
-def breakable(value: object) -> Markup:
-    """Filter: the same for a file name, with line breaks allowed after a slash, dot, dash or underscore."""
-    return Markup(re.sub(r"(?<=[/_.-])(?=\w)", "<wbr>", text(value).replace("</bdi>", ""))) + Markup("</bdi>")
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """Filter: a fraction in [0, 1] as "62.5 %"."""
-    return f"{100 * share:.{digits}f} %"
-
-
 def plain(value: object) -> str:
     """Filter: a value of a config or of results as text: strings as they are, dicts as "key value, key value"."""
     if isinstance(value, dict):
@@ -94,12 +65,22 @@ def plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def number_columns(rows: Sequence[Sequence[object]]) -> list[bool]:
-    """Filter: for each column of a table whether it holds numbers only, with or without a unit."""
+def columns(rows: Sequence[dict[str, object]]) -> dict[str, bool]:
+    """Filter: the columns of a table, and whether each holds numbers only, with or without a unit."""
     number = re.compile(r"(-?\d+(\.\d+)?( s| %)?|–)")
-    return [all(number.fullmatch(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: all(number.fullmatch(str(row.get(name, "–"))) for row in rows) for name in names}
 
 
-def svg(plot: Figure) -> Markup:
-    """Filter: a plot of ``gcvideo.report.plots`` as SVG."""
-    return Markup(plots.svg(plot))
+ENVIRONMENT = Environment(
+    loader=FileSystemLoader(TEMPLATES),
+    autoescape=select_autoescape(["html.j2"]),
+    extensions=["jinja2.ext.do"],
+    undefined=StrictUndefined,
+    finalize=_one_line,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+FILTERS = (clock, columns, duration, percent, plain, printable, svg, text)
+ENVIRONMENT.filters.update({function.__name__: function for function in FILTERS})

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from gcvideo.analysis.statistics import Scoring, calibration, confusion_matrix, per_class, score, worst_pairs
-from gcvideo.config import config_to_dict, load_config
-from gcvideo.console import printable
+from gcvideo.analysis.statistics import Scoring, score, summary
+from gcvideo.config import config_to_dict, flatten, load_config
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.predictor import Predictor
 from gcvideo.report.maps import FROM_THE_RING, explain, label_in_the_middle, middle_clip
-from gcvideo.report.page import percent, plain, write_page
+from gcvideo.report.page import write_page
 from gcvideo.report.pictures import data_uri, scale_in_css, thumbnails
 from gcvideo.report.plots import Series, calibration_plot, line_plot
 from gcvideo.train.logger import read_metrics
@@ -50,7 +49,7 @@ def write_test_report(path: str | Path, results: dict[str, Any], predictions: Pr
         results: the content of ``results.json`` of ``gcvideo test``.
         predictions: of the same test.
     """
-    config = _flat(results.get("config", {}))
+    config = flatten(results.get("config", {}))
     write_page(path, "test.html.j2", title="Test report", results=results, scored=_score(predictions), config=config)
 
 
@@ -66,7 +65,8 @@ def write_run_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     config = load_config(folder / "config.yaml")
-    results = _read_json(folder / "results.json")
+    written = folder / "results.json"
+    results = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
     tested = "answered" in results and (folder / "predictions.npz").exists()
     file = folder / ("predictions.npz" if tested else "predictions_val.npz")
     predictions = Predictions.load(file) if file.exists() else None
@@ -80,8 +80,8 @@ def write_run_report(folder: str | Path) -> Path:
         results=results,
         predictions=predictions,
         scored=_score(predictions) if predictions else None,
-        config=_flat(config_to_dict(config)),
-        tested_config=_flat(results.get("config", {})),
+        config=flatten(config_to_dict(config)),
+        tested_config=flatten(results.get("config", {})),
     )
     return folder / "report.html"
 
@@ -97,14 +97,12 @@ def write_prediction_page(path: str | Path, predictor: Predictor, entries: Seque
     """
     videos, labelled = [], 0
     for entry in entries:
-        video: dict[str, Any] = {"entry": entry, "name": _name(entry["video"])}
+        pictures, maps = [], []
         if entry["error"] is None:
             labelled += 1
-            is_file = Path(entry["video"]).is_file()
-            video["pictures"] = thumbnails(entry["video"], 16 if "timeline" in entry else 8) if is_file else []
-            video["slider"] = _slider(entry) if "timeline" in entry else None
-            video["maps"] = _maps(entry, predictor) if video["pictures"] and labelled <= MOST_MAPS else []
-        videos.append(video)
+            pictures = thumbnails(entry["video"], 16 if "timeline" in entry else 8)
+            maps = _maps(entry, predictor) if pictures and labelled <= MOST_MAPS else []
+        videos.append({**entry, "pictures": pictures, "maps": maps})
     write_page(
         path,
         "predictions.html.j2",
@@ -123,50 +121,50 @@ def _score(predictions: Predictions) -> dict[str, Any] | None:
     if not (predictions.labels >= 0).any():
         return None
     scoring = score(predictions)
-    found = calibration(scoring)
+    found = summary(scoring)
     return {
-        "classes": per_class(scoring),
-        "confusion": _confusion(scoring),
-        "worst_pairs": worst_pairs(scoring),
-        "calibration": found,
-        "reliability": calibration_plot(found["bins"]),
+        **found,
+        "confusion": _most_confused(np.array(found["confusion"]), scoring.classes),
+        "reliability": calibration_plot(found["calibration"]["bins"]),
         "mistakes": _mistakes(scoring),
     }
 
 
-def _confusion(scoring: Scoring) -> dict[str, Any]:
-    """The matrix of all classes that occur, or of the most confused ones if these are many."""
-    confusion = confusion_matrix(scoring)
-    wrong = confusion - np.diag(np.diag(confusion))
-    occurs = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
-    involved = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[:MOST_CLASSES]
+def _most_confused(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """The part of a confusion matrix (K, K) with the classes that occur, or the most confused ones if many do."""
+    both = counts.sum(axis=0) + counts.sum(axis=1)
+    occurs = np.flatnonzero(both)
+    wrong = both - 2 * counts.diagonal()
+    involved = np.argsort(-wrong, kind="stable")[:MOST_CLASSES]
     chosen = np.sort(involved) if len(occurs) > MOST_CLASSES else occurs
     return {
-        "names": [scoring.classes[k] for k in chosen],
-        "counts": confusion[np.ix_(chosen, chosen)].tolist(),
-        "totals": confusion[chosen].sum(axis=1).tolist(),
+        "names": [classes[k] for k in chosen],
+        "counts": counts[np.ix_(chosen, chosen)].tolist(),
+        "totals": counts[chosen].sum(axis=1).tolist(),
         "of": len(occurs),
     }
 
 
 def _mistakes(scoring: Scoring) -> list[dict[str, Any]]:
     """The wrong predictions with the highest confidence, with a picture if the video is still there."""
-    confidence = scoring.probabilities.max(axis=1)
+    predictions, confidence = scoring.predictions, scoring.probabilities.max(axis=1)
     wrong = np.flatnonzero(~scoring.right)
-    found = []
-    for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_MISTAKES].tolist():
-        path = scoring.predictions.paths[i] if scoring.predictions.paths else ""
-        mistake = {"id": scoring.predictions.ids[i], "rank": scoring.ranks[i] + 1, "confidence": confidence[i]}
-        mistake["class"] = scoring.classes[scoring.labels[i]]
-        mistake["taken_for"] = scoring.classes[scoring.predicted[i]]
-        mistake["pictures"] = thumbnails(path, 1) if path else []
-        found.append(mistake)
-    return found
+    return [
+        {
+            "id": predictions.ids[i],
+            "class": scoring.classes[scoring.labels[i]],
+            "taken_for": scoring.classes[scoring.predicted[i]],
+            "rank": scoring.ranks[i] + 1,
+            "confidence": confidence[i],
+            "pictures": thumbnails(predictions.paths[i], 1) if predictions.paths else [],
+        }
+        for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_MISTAKES]
+    ]
 
 
 def _curves(lines: Sequence[dict[str, Any]]) -> list[Figure]:
     """Plots of the lines of ``metrics.jsonl`` over the epochs."""
-    figures = []
+    plots = []
     for title, (label, factor, curves) in CURVES.items():
         series = []
         for name, place in curves.items():
@@ -176,8 +174,8 @@ def _curves(lines: Sequence[dict[str, Any]]) -> list[Figure]:
             if points:
                 series.append(Series(name, thinned(points, MOST_POINTS), marks=kind == "val"))
         if series:
-            figures.append(line_plot(series, title=title, x="epoch", y=label))
-    return figures
+            plots.append(line_plot(series, title=title, x="epoch", y=label))
+    return plots
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
@@ -185,22 +183,6 @@ def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[floa
     size = -(-len(points) // most)
     groups = [np.mean(points[start : start + size], axis=0) for start in range(0, len(points), size)]
     return [(float(x), float(y)) for x, y in groups]
-
-
-def _name(video: str) -> str:
-    """What is shown as the name of a file, a camera or standard input, as they are given to ``gcvideo predict``."""
-    if not Path(video).exists() and (video == "-" or video.isdecimal()):
-        return "standard input" if video == "-" else f"camera {video}"
-    return Path(video).name or video
-
-
-def _slider(entry: dict[str, Any]) -> dict[str, Any]:
-    """What the page's script needs of a timeline: [start, label] of segments, [middle, text] of windows."""
-    windows = []
-    for window in entry["windows"]:
-        said = ", ".join(f"{printable(p['label'])} {percent(p['score'])}" for p in window["predictions"])
-        windows.append([(window["start"] + window["end"]) / 2, said])
-    return {"segments": [[s["start"], printable(s["label"])] for s in entry["timeline"]], "windows": windows}
 
 
 def _maps(entry: dict[str, Any], predictor: Predictor) -> list[tuple[str, list[str]]]:
@@ -211,19 +193,3 @@ def _maps(entry: dict[str, Any], predictor: Predictor) -> list[tuple[str, list[s
     (_, frames), *rows = explain(predictor, clip, label_in_the_middle(entry))
     rows.append(("the frames alone", frames))
     return [(name, [data_uri(frame, height=112) for frame in shown]) for name, shown in rows]
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> list[list[str]]:
-    """Dotted key and value of every field of a config."""
-    rows = []
-    for key, value in config.items():
-        nested = isinstance(value, dict) and bool(value)
-        rows += _flat(value, f"{prefix}{key}.") if nested else [[f"{prefix}{key}", plain(value)]]
-    return rows
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}

@@ -35,18 +35,17 @@ def scale_in_css() -> str:
     return ",".join(f"rgb({r} {g} {b})" for r, g, b in colour(np.linspace(0, 1, 9)))
 
 
-def overlay(frames: np.ndarray, maps: np.ndarray, *, strength: float = 0.75) -> np.ndarray:
+def overlay(frames: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Lay maps over frames: where a map is high its colour covers the frame, where it is 0 the frame shows, dimmed.
 
     Args:
         frames: uint8 (T, H, W, 3).
-        maps: (T, H, W) in [0, 1].
-        strength: how much of the frame the highest value covers.
+        maps: (T, H, W) in [0, 1]; 1 covers three quarters of the frame.
 
     Returns:
         uint8 (T, H, W, 3).
     """
-    opacity = strength * np.clip(maps, 0, 1)[..., None]
+    opacity = 0.75 * np.clip(maps, 0, 1)[..., None]
     return (0.6 * frames * (1 - opacity) + colour(maps) * opacity).round().astype(np.uint8)
 
 
@@ -124,23 +123,21 @@ def _dithered(image: Image.Image) -> Image.Image:
     return image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
 
 
-def data_uri(picture: np.ndarray, *, height: int | None = None, quality: int = 80) -> str:
+def data_uri(picture: np.ndarray, *, height: int) -> str:
     """A picture (H, W, 3) as a ``data:`` address of a JPEG, scaled down to ``height`` pixels."""
     image = Image.fromarray(picture)
-    if height is not None and height < image.height:
-        image = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS)
-    return "data:image/jpeg;base64," + base64.b64encode(_encode(image, "JPEG", quality=quality)).decode()
+    image.thumbnail((image.width, height), Image.Resampling.LANCZOS)
+    return "data:image/jpeg;base64," + base64.b64encode(_encode(image, "JPEG", quality=80)).decode()
 
 
 def thumbnails(path: str, count: int, *, height: int = 120) -> list[tuple[float, str]]:
     """Frames spread evenly over a video, as seconds and ``data:`` addresses; none if it cannot be read."""
     try:
         with open_video(path) as video:
-            places = ((np.arange(count) + 0.5) * len(video) / count).astype(int)
-            unique = np.unique(np.minimum(places, len(video) - 1))
-            times = video.times[unique] - video.times[0]
-            frames = [video.frames([index])[0] for index in unique]  # one at a time: 4K frames are large
-        return [(float(time), data_uri(frame, height=height)) for time, frame in zip(times, frames, strict=True)]
+            places = np.unique(((np.arange(count) + 0.5) * len(video) / count).astype(int))
+            times = (video.times[places] - video.times[0]).tolist()
+            # One frame at a time, as 4K frames are large.
+            return [(t, data_uri(video.frames([i])[0], height=height)) for t, i in zip(times, places, strict=True)]
     except VideoError:
         return []
 

@@ -30,7 +30,7 @@ from gcvideo.files import write_atomically
 # The colours of Okabe and Ito 2008, which people without colour vision can tell apart too. All are readable on white
 # and on black. Markers differ as well, so that series can be told apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#808080")
-MARKERS = "osD^vP*"
+MARKERS = "osD^vP*"  # 7 for 8 colours: the first 56 series differ in one or the other
 INK = "#010203"  # text and axes of a plot; in an SVG it becomes the text colour of the page, light or dark
 INKED = ("axes.edgecolor", "axes.labelcolor", "grid.color", "text.color", "xtick.color", "ytick.color")
 STYLE: dict[Any, Any] = {
@@ -94,7 +94,13 @@ def line_plot(
     """
     plot, axes = _axes(title, x, y)
     for number, one in enumerate(series):
-        _draw(axes, one, number)
+        colour, line = COLOURS[number % len(COLOURS)], "-" if one.line else "none"
+        marker = MARKERS[number % len(MARKERS)] if one.marks else None
+        xs, ys = np.transpose(one.points)
+        errors = None if one.errors is None else np.abs(np.transpose(one.errors) - ys)  # lengths down and up
+        axes.errorbar(xs, ys, yerr=errors, color=colour, label=_short(one.name), linestyle=line, marker=marker)
+        if one.dots:
+            axes.plot(*np.transpose(one.dots), ".", color=colour, markersize=4)
     axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
     for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
         if log:
@@ -131,12 +137,9 @@ def svg(plot: Figure) -> str:
     plot.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     content = buffer.getvalue()
     content = content[content.index("<svg") :].replace(INK, "currentColor")
-    content = re.sub(r' xmlns[:a-z]*="[^"]*"', "", content).replace("xlink:href", "href")  # HTML needs no namespaces
-    content = re.sub(r"<style.*?</style>", "", content)  # would hold for the whole page
-    content = re.sub(r'<g id="[^"]*"', "<g", content)  # several plots of a page would share these names
+    content = re.sub(r'(?<=<g) id="[^"]*"', "", content)  # several plots of a page would share these names
     label = html.escape(plot.get_suptitle(), quote=True)
-    width = round(100 * plot.get_figwidth())
-    look = f'role="img" aria-label="{label}" style="width:100%;max-width:{width}px"'
+    look = f'role="img" aria-label="{label}" style="width:100%;max-width:{100 * plot.get_figwidth():.0f}px"'
     return re.sub(r'width="[^"]*" height="[^"]*"', lambda _: look, content, count=1)
 
 
@@ -154,17 +157,6 @@ def _axes(title: str, x: str, y: str, *, size: tuple[float, float] = (4.8, 3.3))
     axes = plot.subplots()
     axes.set(xlabel=x, ylabel=y, facecolor="none")
     return plot, axes
-
-
-def _draw(axes: Axes, one: Series, number: int) -> None:
-    colour = COLOURS[number % len(COLOURS)]
-    marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]  # shifts when the colours repeat
-    xs, ys = np.transpose(one.points)
-    errors = None if one.errors is None else np.abs(np.transpose(one.errors) - ys)  # lengths down and up
-    line, mark = "-" if one.line else "none", marker if one.marks else None
-    axes.errorbar(xs, ys, yerr=errors, color=colour, label=_short(one.name), linestyle=line, marker=mark)
-    if one.dots:
-        axes.plot(*np.transpose(one.dots), ".", color=colour, markersize=4)
 
 
 def _short(name: str) -> str:

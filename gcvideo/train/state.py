@@ -10,7 +10,7 @@ from typing import Any
 
 from gcvideo import device as runtime
 from gcvideo import distributed
-from gcvideo.config import RunConfig, config_from_dict, config_to_dict
+from gcvideo.config import RunConfig, config_from_dict, config_to_dict, flatten
 from gcvideo.console import say, warn
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.records import RecordTable
@@ -202,19 +202,9 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
         before: the checkpoint; older ones lack some keys.
         now: what must agree with it, see ``TrainState._identity``.
     """
-    old, new = _flat({key: before[key] for key in now if key in before}), _flat(now)
+    old, new = flatten({key: before[key] for key in now if key in before}), flatten(now)
     return {
         key: f"was {str(old.get(key))[:80]} in the checkpoint and is {str(new.get(key))[:80]} now"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and key.partition(".")[0] in before and not key.startswith(HARMLESS)
     }
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

