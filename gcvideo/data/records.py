@@ -140,14 +140,6 @@ class RecordTable:
         """Indices of the records with these ids, int64, rising."""
         return np.flatnonzero(pc.is_in(self._ids, _column(ids)).to_numpy(False))
 
-    def contradiction(self) -> tuple[int, int] | None:
-        """Indices of the first two records with one id and different labels; records without a label do not count."""
-        labelled = np.flatnonzero(self.labels >= 0)
-        codes, labels = _codes(self._ids.take(labelled)), self.labels[labelled]
-        _, first = np.unique(codes, return_index=True)
-        others = np.flatnonzero(labels != labels[first[codes]])
-        return (int(labelled[first[codes[others[0]]]]), int(labelled[others[0]])) if len(others) else None
-
     def without_duplicates(self) -> RecordTable:
         """The first record of each id, in the same order."""
         _, first = np.unique(_codes(self._ids), return_index=True)
@@ -166,12 +158,11 @@ class RecordTable:
         Raises:
             DataError: the name of a video is no UTF-8.
         """
-        for column in (self._ids, self._paths):
+        for name in self._ids.to_pylist() + self._paths.to_pylist():
             try:
-                column.cast(pa.large_string())
-            except pa.ArrowInvalid:
-                name = next(text for text in map(_text, column.to_pylist()) if _is_escaped(text))
-                raise DataError(f"{printable(name)}: a name that is no UTF-8 cannot be listed: rename it") from None
+                name.decode()
+            except UnicodeDecodeError:
+                raise DataError(f"{printable(_text(name))}: this name is no UTF-8, so rename the file") from None
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -180,17 +171,13 @@ class RecordTable:
         It tells which videos with which labels a run saw. It covers neither the order of the rows nor where the files
         lie nor their bytes, so a copied or transcoded data set keeps its fingerprint.
         """
-        digest = hashlib.sha256()
         ids = map(_text, self._ids.to_pylist())
-        for line in sorted(f"{id_}\t{label}\n" for id_, label in zip(ids, self.labels, strict=True)):
-            digest.update(line.encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        return _sha256("".join(sorted(f"{id_}\t{label}\n" for id_, label in zip(ids, self.labels, strict=True))))
 
     @functools.cached_property
     def order(self) -> str:
         """SHA-256 (hex) of the ids in the order of the rows, which the order of samples depends on."""
-        ids = "\n".join(map(_text, self._ids.to_pylist()))
-        return hashlib.sha256(ids.encode("utf-8", "surrogateescape")).hexdigest()
+        return _sha256("\n".join(map(_text, self._ids.to_pylist())))
 
 
 def _column(texts: Iterable[str] | pa.Array) -> pa.Array:
@@ -205,9 +192,9 @@ def _codes(column: pa.Array) -> np.ndarray:
     return column.dictionary_encode().indices.to_numpy()
 
 
-def _is_escaped(text: str) -> bool:
-    return any("\udc80" <= letter <= "\udcff" for letter in text)
-
-
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

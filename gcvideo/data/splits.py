@@ -42,6 +42,7 @@ def load_split(
         format=data.format,
         subset={"training": "train", "test": "test"}.get(name, "val"),
         split=data.split,
+        names_only=name == "validation" and data.classes is None and classes is not None,
     )
     source, found = records.source, classes or records.classes
     if found is not None and len(found) != num_classes:

@@ -10,17 +10,17 @@ from gcvideo.config import import_object
 from gcvideo.data.annotations import official
 from gcvideo.data.annotations.classes import PUBLISHED_CLASSES, load_classes
 from gcvideo.data.annotations.folders import read_class_folders, videos_under
-from gcvideo.data.annotations.kinetics import clip_name, read_kinetics_csv
 from gcvideo.data.annotations.lists import header_of, read_lines, read_list
-from gcvideo.data.annotations.parquet import index_of_shards, read_index
-from gcvideo.data.annotations.table import Annotation, FileFinder, Row, make_table, normalize
+from gcvideo.data.annotations.official import clip_name
+from gcvideo.data.annotations.parquet import SHARD_FILES, read_index
+from gcvideo.data.annotations.table import Annotation, Row, file_finder, make_table, normalize
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, DataError
 
 __all__ = ["PUBLISHED_CLASSES", "clip_name", "load_classes", "load_records", "normalize", "videos_under"]
 
 FORMATS: dict[str, Callable[[Annotation], RecordTable]] = {
-    "kinetics": read_kinetics_csv,
+    "kinetics": official.read_kinetics_csv,
     "list": read_list,
     "folders": read_class_folders,
     "index": read_index,
@@ -32,13 +32,12 @@ FORMATS: dict[str, Callable[[Annotation], RecordTable]] = {
 
 def looks_like(path: Path) -> str:
     """The name of the format that an annotation looks like."""
-    if path.is_dir():
-        names = [entry.name for entry in path.iterdir()]
-        if official.UCF101_CLASSES in names:
-            return "ucf101"
-        return "hmdb51" if any(map(official.HMDB51_LIST.fullmatch, names)) else "folders"
-    if path.suffix == ".parquet":
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
+    if path.suffix == ".parquet" or names & SHARD_FILES:
         return "index"
+    if path.is_dir():
+        hmdb51 = any(map(official.HMDB51_LIST.fullmatch, names))
+        return "ucf101" if official.UCF101_CLASSES in names else "hmdb51" if hmdb51 else "folders"
     if official.UCF101_LIST.fullmatch(path.name) and (path.parent / official.UCF101_CLASSES).exists():
         return "ucf101"
     if next(read_lines(path), (0, ""))[1][:1] in ("[", "{"):
@@ -56,6 +55,7 @@ def load_records(
     format: str = "auto",
     subset: str | None = None,
     split: int = 1,
+    names_only: bool = False,
 ) -> RecordTable:
     """Read an annotation of any known format.
 
@@ -82,6 +82,7 @@ def load_records(
         format: one of the table; "auto" is the one that the annotation looks like.
         subset: "train", "val" or "test": the videos to take of an annotation that lists several subsets.
         split: which of several official splits, from 1.
+        names_only: whether numbers are refused as labels, because the order of ``classes`` is in no file.
 
     Raises:
         DataError: in one line, naming file and line, what is wrong, and the fix.
@@ -93,20 +94,17 @@ def load_records(
     folder = Path(root).expanduser() if root is not None else path.parent
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of videos (for {path})")
-    path = index_of_shards(path) or path
     names = tuple(map(normalize, classes)) if classes is not None else None
-    source = Annotation(path, folder, root is not None, names, num_classes, subset, split)
+    limit = num_classes or len(names or ()) or None
+    source = Annotation(path, folder, root is not None, names, limit, names_only, subset, split)
     try:
         format = looks_like(path) if format == "auto" else format
         table = FORMATS[format](source) if format in FORMATS else _read_with(source, format)
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: not a readable text file ({error})") from None
     if not len(table):
-        raise DataError(f"{path}: lists no videos")
-    low, high = int(table.labels.min()), int(table.labels.max())
-    limit = num_classes or len(table.classes or ()) or high + 1
-    if low < -1 or high >= limit:
-        raise DataError(f"{path}: has labels from {low} to {high}, expected 0 to {limit - 1}")
+        which = f" of those in {folder}; expected files named like {table.missing[0]}.mp4" if table.missing else ""
+        raise DataError(f"{path}: lists no videos{which}")
     return table
 
 
@@ -120,4 +118,4 @@ def _read_with(annotation: Annotation, name: str) -> RecordTable:
         for number, (path, label, *times) in enumerate(read(annotation.path, annotation.root), start=1):
             yield Row(number, str(path), "" if label is None else str(label), "", *times)
 
-    return make_table(annotation, rows(), files=FileFinder(annotation.root))
+    return make_table(annotation, rows(), find=file_finder(annotation.root))

@@ -30,16 +30,14 @@ def load_classes(path: str | Path) -> tuple[str, ...]:
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}: not a readable list of classes ({error}); published: {PUBLISHED_CLASSES}") from None
     names = [normalize(name) for name in names if name]
-    heads = [name.split(maxsplit=1) for name in names]
-    for first in (0, 1):
-        if all(len(head) == 2 and head[0] == str(first + i) for i, head in enumerate(heads)):
-            names = [head[1] for head in heads]
-            break
+    numbers = [name.split(maxsplit=1)[0] for name in names if " " in name]
+    if any(numbers == [str(first + i) for i in range(len(names))] for first in (0, 1)):
+        names = [name.split(maxsplit=1)[1] for name in names]
     if not names:
         raise DataError(f"{path}: holds no class names")
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise DataError(f"{path}: class {name!r} appears twice")
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise DataError(f"{path}: class {twice[0]!r} appears twice")
     return tuple(names)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from gcvideo.config.checks import nearest
@@ -35,31 +34,28 @@ def read_class_folders(annotation: Annotation) -> RecordTable:
     inside = annotation.root_given and folder.is_relative_to(annotation.root)
     root = annotation.root if inside else folder
     files = [path for path in videos_under(folder) if os.sep in path]
-    paths = [os.path.join(folder.relative_to(root), path) for path in files] if root != folder else files
+    paths = [os.path.join(folder, path)[len(os.path.join(root, "")) :] for path in files]
     labels = [index[normalize(path.split(os.sep, 1)[0])] for path in files]
     return RecordTable(ids=paths, paths=paths, labels=labels, root=root, classes=classes, source=str(folder))
 
 
-def videos_under(root: str | Path) -> Iterator[str]:
-    """Paths of the video files in a folder and its subfolders, relative to ``root``, in sorted order.
+def videos_under(root: str | Path) -> list[str]:
+    """Paths of the video files in a folder and its subfolders, relative to ``root``, sorted folder by folder.
 
     Names with a leading dot are skipped (``.ipynb_checkpoints``, the ``._1.mp4`` that macOS writes beside ``1.mp4``).
-    Links to folders are followed, but every real folder is visited once.
+    Links to folders are followed, but every real folder is visited once, under its own name where it has one.
     """
-    top = os.path.realpath(root)
-    seen = {top}
-
-    def is_new(folder: str) -> bool:
-        real = os.path.realpath(folder)
-        inside = real.startswith(os.path.join(top, "")) and f"{os.sep}." not in real[len(top) :]
-        if real in seen or (inside and os.path.islink(folder)):  # what lies inside is visited under its own name
-            return False
-        seen.add(real)
-        return True
-
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in sorted(subfolders) if name[0] != "." and is_new(os.path.join(folder, name))]
-        relative = os.path.relpath(folder, root)
-        for name in sorted(names):
-            if name[0] != "." and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
-                yield name if relative == "." else os.path.join(relative, name)
+    top = os.path.join(root, "")
+    found: list[str] = []
+    seen: set[str] = set()
+    links = [top]
+    for link in links:
+        for folder, subfolders, names in os.walk(link):
+            real = os.path.realpath(folder)
+            subfolders[:] = [name for name in sorted(subfolders) if name[0] != "." and real not in seen]
+            links += [path for path in (os.path.join(folder, name) for name in subfolders) if os.path.islink(path)]
+            if real not in seen:
+                videos = (name for name in names if name[0] != "." and Path(name).suffix.lower() in VIDEO_SUFFIXES)
+                found += [os.path.join(folder, name)[len(top) :] for name in videos]
+            seen.add(real)
+    return sorted(found, key=lambda path: (path.split(os.sep)[:-1], path))

@@ -1,28 +1,85 @@
-"""The official lists of UCF101 and HMDB51, each with three splits, and of Something-Something V2.
+"""The official annotations of Kinetics, UCF101, HMDB51 and Something-Something V2.
 
+- Kinetics: CSV with the columns ``label, youtube_id, time_start, time_end, split[, is_cc]``, found by their names; test
+  sets have no label. Files are named ``ID_SSSSSS_EEEEEE`` (YouTube id, first and last second), flat or in class
+  folders, with any suffix. A file named by the YouTube id alone is the clip itself or the whole video, from which the
+  clip is cut (see ``VideoRecord.frame_range``). The mirror of the Common Visual Data Foundation
+  (https://github.com/cvdfoundation/kinetics-dataset) adds a folder ``replacement_for_corrupted_k400`` for videos that
+  are corrupted in its archives; its files are matched by the first eleven characters of their names: the id.
 - UCF101: ``classInd.txt``; ``trainlist01.txt`` (``Class/video.avi label``, from 1); ``testlist01.txt`` (no labels).
 - HMDB51: ``CLASS_test_split1.txt`` for each class: ``video.avi 1`` (to train on), ``2`` (to test on) or ``0`` (unused).
 - Something-Something V2: ``something-something-v2-train.json``, a list of objects with ``id`` and ``template``.
 
-The videos lie below the root as the data sets unpack them, or as copies with other suffixes.
+Videos may have other suffixes than their data sets give them, as transcoded copies have.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from gcvideo.data.annotations.classes import load_classes
-from gcvideo.data.annotations.lists import read_lines
-from gcvideo.data.annotations.table import Annotation, FileFinder, Row, make_table
+from gcvideo.data.annotations.folders import videos_under
+from gcvideo.data.annotations.lists import header_of, read_lines, read_rows
+from gcvideo.data.annotations.table import Annotation, Find, Row, make_table
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 
+YOUTUBE_ID_LENGTH = 11
+CLIP_NAME = re.compile(r"(.{11})_(\d+)_(\d+)")
+REPLACEMENTS = re.compile(r"replacement(/.*)?|(.*/)?replacement_for_corrupted_k\d+(/.*)?")
 UCF101_CLASSES = "classInd.txt"
 UCF101_LIST = re.compile(r"(train|test)list0[1-3]\.txt")
 HMDB51_LIST = re.compile(r"(.+)_test_split([1-3])\.txt")
+
+
+def read_kinetics_csv(annotation: Annotation) -> RecordTable:
+    """Records of the videos that are there; the ids of the others are the table's ``missing``.
+
+    Raises:
+        DataError: a row cannot be read, or one clip has two labels.
+    """
+    header = header_of(annotation.path)
+    if header is None or not {"youtube_id", "start", "end"} <= set(header.columns):
+        raise annotation.error(1, "expected the columns youtube_id, time_start and time_end, and label and split")
+    files, replacements = find_clips(annotation.root)
+    rows = []
+    for line, row in read_rows(annotation, header):
+        video, clip = row["youtube_id"], clip_id(row["youtube_id"], row["start"], row["end"])
+        cut = replacements.get(video[:YOUTUBE_ID_LENGTH]) or files.get(clip)
+        times = (math.nan, math.nan) if cut else (float(row["start"]), float(row["end"]))
+        path = cut or files.get(video, "")
+        rows.append(Row(line, path, row.get("label", ""), clip, *times, row.get("split", "")))
+    return make_table(annotation, rows, labels="names")
+
+
+def clip_id(youtube_id: str, start: str, end: str) -> str:
+    """The name of a clip in the official scheme."""
+    return f"{youtube_id}_{int(float(start)):06d}_{int(float(end)):06d}"
+
+
+def find_clips(root: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Paths under ``root`` by clip id (the YouTube id for files without times), and of replacements by YouTube id."""
+    files: dict[str, str] = {}
+    replacements: dict[str, str] = {}
+    for path in videos_under(root):
+        folder, name = os.path.split(path)
+        if REPLACEMENTS.fullmatch(folder):
+            replacements[name[:YOUTUBE_ID_LENGTH]] = path
+        else:
+            files.setdefault(clip_name(path), path)
+    return files, replacements
+
+
+def clip_name(path: str) -> str:
+    """The clip id that a file is named for; the bare YouTube id of a file without times, else the name itself."""
+    name = os.path.splitext(os.path.basename(path))[0]
+    match = CLIP_NAME.fullmatch(name)
+    return clip_id(*match.groups()) if match else name
 
 
 def read_ucf101(annotation: Annotation) -> RecordTable:
@@ -30,36 +87,25 @@ def read_ucf101(annotation: Annotation) -> RecordTable:
     path = annotation.path
     if path.is_dir():
         path = path / f"{'train' if _is_training(annotation) else 'test'}list0{annotation.split}.txt"
-    order = load_classes(path.parent / UCF101_CLASSES)
-    annotation = replace(annotation, path=path, classes=annotation.classes or order)
-    return make_table(annotation, _ucf101_rows(annotation, order), files=_files(annotation), labels="names")
-
-
-def _ucf101_rows(annotation: Annotation, order: tuple[str, ...]) -> Iterator[Row]:
-    for line, text in read_lines(annotation.path):
-        video, _, number = text.partition(" ")
-        name = video.split("/")[0]
-        if number and (name not in order or number != str(order.index(name) + 1)):
-            raise annotation.error(line, f"label {number} is not that of {name!r} in {UCF101_CLASSES}")
-        yield Row(line, video, name)
+    classes = annotation.classes or load_classes(path.parent / UCF101_CLASSES)
+    annotation = replace(annotation, path=path, classes=classes)
+    rows = [Row(line, text.split(" ")[0], text.split("/")[0]) for line, text in read_lines(path)]
+    return make_table(annotation, rows, find=_find_by_stem(annotation.root), labels="names")
 
 
 def read_hmdb51(annotation: Annotation) -> RecordTable:
     """Records of all classes of one split, from the folder of lists."""
-    names = {path: HMDB51_LIST.fullmatch(path.name) for path in sorted(annotation.path.iterdir())}
-    lists = {path: name[1] for path, name in names.items() if name and name[2] == str(annotation.split)}
     wanted = "1" if _is_training(annotation) else "2"
-    annotation = replace(annotation, classes=annotation.classes or tuple(sorted(lists.values())))
-    files = _files(annotation)
-
-    def rows() -> Iterator[Row]:
-        for path, name in lists.items():
+    rows, names = [], []
+    for path in sorted(annotation.path.iterdir()):
+        match = HMDB51_LIST.fullmatch(path.name)
+        if match and match[2] == str(annotation.split):
+            names.append(match[1])
             for line, text in read_lines(path):
                 video, _, flag = text.rpartition(" ")
-                if flag == wanted:
-                    yield Row(line, f"{name}/{video}" if files.find(f"{name}/{video}") else video, name)
-
-    return make_table(annotation, rows(), files=files, labels="names")
+                rows += [Row(line, f"{match[1]}/{video}", match[1])] if flag == wanted else []
+    annotation = replace(annotation, classes=annotation.classes or tuple(sorted(names)))
+    return make_table(annotation, rows, find=_find_by_stem(annotation.root), labels="names")
 
 
 def read_something_something(annotation: Annotation) -> RecordTable:
@@ -76,7 +122,7 @@ def read_something_something(annotation: Annotation) -> RecordTable:
     labels = sorted(annotation.path.parent.glob("*labels.json"))
     if annotation.classes is None and labels:
         annotation = replace(annotation, classes=load_classes(labels[0]))
-    return make_table(annotation, rows, files=_files(annotation), labels="names")
+    return make_table(annotation, rows, find=_find_by_stem(annotation.root), labels="names")
 
 
 def _is_training(annotation: Annotation) -> bool:
@@ -85,5 +131,12 @@ def _is_training(annotation: Annotation) -> bool:
     return annotation.subset == "train"
 
 
-def _files(annotation: Annotation) -> FileFinder:
-    return FileFinder(annotation.root, any_suffix=True)
+def _find_by_stem(root: Path) -> Find:
+    """Finds videos with any suffix, as transcoded copies have, in the folders that a list names or all in one."""
+    paths = {os.path.splitext(path)[0]: path for path in videos_under(root)}
+
+    def find(path: str) -> str | None:
+        stem = os.path.splitext(path)[0]
+        return paths.get(stem) or paths.get(os.path.basename(stem))
+
+    return find

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,12 +19,12 @@ from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 
 Labels = Literal["any", "names", "numbers"]
+Find = Callable[[str], str | None]
 
 UNKNOWN = -1
 NUMBER = re.compile(r"-?\d+(\.0+)?")
 SEVERAL = re.compile(r"\d+([,;| ]\s*\d+)+")
-MORE = re.compile(r"[,;\s]\d+$")
-SAY_WHICH = "add a header line: path,class for names, path,class_id for numbers from 0"
+SUBSETS = {"training": "train", "validate": "val", "validation": "val", "valid": "val", "testing": "test"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Annotation:
         root: folder of the videos.
         root_given: whether the user named the root; otherwise it is the annotation's own folder.
         classes: class names in label order, where known.
-        num_classes: largest label + 1 that is allowed, where known.
+        limit: largest label + 1 that is allowed, where known.
+        names_only: whether numbers are refused as labels, because the order of ``classes`` is in no file.
         subset: "train", "val" or "test": the videos to take of an annotation that lists several subsets.
         split: which of several official splits, from 1.
     """
@@ -44,7 +46,8 @@ class Annotation:
     root: Path
     root_given: bool
     classes: tuple[str, ...] | None
-    num_classes: int | None
+    limit: int | None
+    names_only: bool
     subset: str | None
     split: int
 
@@ -57,7 +60,7 @@ class Row(NamedTuple):
     """One row of an annotation.
 
     ``label`` is a class name, or a number as text; "" where unknown. ``id`` is the path unless given. ``start`` and
-    ``end`` are in seconds, NaN for a whole video.
+    ``end`` are in seconds, NaN for a whole video. ``subset`` is what a ``split`` column says.
     """
 
     line: int
@@ -66,96 +69,89 @@ class Row(NamedTuple):
     id: str = ""
     start: float = math.nan
     end: float = math.nan
+    subset: str = ""
 
 
-class FileFinder:
-    """Looks files up in a folder tree, with one listing per folder instead of one system call per file.
+def file_finder(root: Path) -> Find:
+    """A function that finds the existing file that a path means, with one listing per folder; None where none exists.
 
-    Args:
-        root: folder that relative paths start from.
-        any_suffix: also find a video of the same name with another suffix, as transcoded copies have.
+    Relative paths start from ``root``; backslashes may separate folders.
     """
 
-    def __init__(self, root: Path, *, any_suffix: bool = False) -> None:
-        self._root, self._any_suffix = root, any_suffix
-        self._folders: dict[str, dict[str, str]] = {}
-
-    def find(self, path: str) -> str | None:
-        """The path of the existing file that is meant, None where there is none; backslashes may separate folders."""
-        cut = path.rfind("/") + 1
-        folder, name = path[:cut], path[cut:]
-        if folder not in self._folders:
-            self._folders[folder] = self._list(folder)
-        names = self._folders[folder]
-        if name in names:
-            return path
-        if self._any_suffix and os.path.splitext(name)[0] in names:
-            return folder + names[os.path.splitext(name)[0]]
-        return self.find(path.replace("\\", "/")) if "\\" in path else None
-
-    def _list(self, folder: str) -> dict[str, str]:
+    @functools.cache
+    def files(folder: str) -> set[str]:
         try:
-            names = [entry.name for entry in os.scandir(os.path.join(self._root, folder)) if not entry.is_dir()]
+            return {entry.name for entry in os.scandir(os.path.join(root, folder)) if not entry.is_dir()}
         except (OSError, ValueError):
-            return {}
-        return {os.path.splitext(name)[0]: name for name in names if self._any_suffix} | dict.fromkeys(names, "")
+            return set()
+
+    def find(path: str) -> str | None:
+        cut = path.rfind("/") + 1
+        if path[cut:] in files(path[:cut]):
+            return path
+        return find(path.replace("\\", "/")) if "\\" in path else None
+
+    return find
 
 
 def make_table(
-    annotation: Annotation, rows: Iterable[Row], *, files: FileFinder | None = None, labels: Labels = "any"
+    annotation: Annotation, rows: Iterable[Row], *, find: Find | None = None, labels: Labels = "any", hint: str = ""
 ) -> RecordTable:
     """The records of rows.
 
     Args:
         annotation: where they come from.
         rows: in the order of the table.
-        files: finds their files, all of which must exist. None: the paths are those of existing files, or "" for a
-            video that is missing.
+        find: finds the file of a path; every file must exist. None: the paths are those of existing files, or "" for
+            a video that is missing.
         labels: what the labels are; "any" decides it for the whole file.
+        hint: what to say about a missing file.
 
     Raises:
         DataError: a file is missing, a label is unknown, or one video has two labels, with the line.
     """
-    root = os.path.join(annotation.root, "") if annotation.root_given else "\0"
-    lines: dict[str, int] = {}  # label -> line of its first row
-    found: list[Row] = []
-    paths: list[str] = []
-    missing: list[Row] = []
-    for row in rows:
-        if row.label not in lines:
-            lines[row.label] = row.line
-        path = files.find(row.path) if files is not None else row.path
-        if path:
-            found.append(row)
-            paths.append(path.removeprefix(root))
-        else:
-            missing.append(row)
-    if missing and files is not None:
+    rows = _of_subset(annotation, list(rows))
+    paths = [find(row.path) if find else row.path for row in rows]
+    missing = [row for row, path in zip(rows, paths, strict=True) if not path]
+    if missing and find:
         path = os.path.join(annotation.root, missing[0].path)
-        what = "is a folder, and frames in folders are not read" if os.path.isdir(path) else "no such video file"
-        what += "; has the row several labels? gcvideo trains one label per video" if MORE.search(path) else ""
-        more = f" (and {len(missing) - 1:,} more of {len(missing) + len(found):,} rows)" if len(missing) > 1 else ""
-        raise annotation.error(missing[0].line, f"{path}: {what}{more}")
-    numbers, classes = number_labels(lines, annotation, labels)
-    table = RecordTable(
-        ids=[row.id or _id(path, row) for path, row in zip(paths, found, strict=True)],
-        paths=paths,
-        labels=[numbers[row.label] for row in found],
+        more = f" (and {len(missing) - 1:,} more of {len(rows):,} rows)" if len(missing) > 1 else ""
+        raise annotation.error(missing[0].line, f"{path}: no such video file{more}{hint}")
+    numbers, classes = number_labels({row.label: row.line for row in reversed(rows)}, annotation, labels)
+    rows = [row for row, path in zip(rows, paths, strict=True) if path]
+    root = os.path.join(annotation.root, "") if annotation.root_given else "\0"
+    names = [path.removeprefix(root) for path in paths if path]
+    ids = [row.id or name + _segment(row) for name, row in zip(names, rows, strict=True)]
+    first: dict[str, Row] = {}
+    for id_, row in zip(ids, rows, strict=True):
+        other = first.setdefault(id_, row) if numbers[row.label] != UNKNOWN else row
+        if numbers[other.label] != numbers[row.label]:
+            raise annotation.error(row.line, f"{id_} has another label than in line {other.line}; remove one line")
+    return RecordTable(
+        ids=ids,
+        paths=names,
+        labels=[numbers[row.label] for row in rows],
         root=annotation.root,
         classes=classes,
         source=str(annotation.path),
         missing=[row.id for row in missing],
-        segments=np.array([(row.start, row.end) for row in found]).reshape(-1, 2),
+        segments=np.array([(row.start, row.end) for row in rows]).reshape(-1, 2),
     )
-    pair = table.contradiction()
-    if pair is not None:
-        first, second = (found[index].line for index in pair)
-        raise annotation.error(second, f"{table[pair[1]].id} has another label than in line {first}; remove one line")
-    return table
 
 
-def _id(path: str, row: Row) -> str:
-    return path if math.isnan(row.start) else f"{path}#t={row.start:.10g},{row.end:.10g}"
+def _segment(row: Row) -> str:
+    return "" if math.isnan(row.start) else f"#t={row.start:.10g},{row.end:.10g}"
+
+
+def _of_subset(annotation: Annotation, rows: list[Row]) -> list[Row]:
+    """The rows of the annotation's subset; all where they are of one subset, as the user named this file."""
+    names = {row.subset: SUBSETS.get(row.subset.lower(), row.subset.lower()) for row in rows}
+    if len(names) < 2:
+        return rows
+    if annotation.subset not in names.values():
+        found, asked = ", ".join(sorted(names)), annotation.subset or "no subset"
+        raise annotation.error(1, f"has rows of {found}, but {asked} is asked for; write one file for each")
+    return [row for row in rows if names[row.subset] == annotation.subset]
 
 
 def number_labels(
@@ -163,9 +159,9 @@ def number_labels(
 ) -> tuple[dict[str, int], tuple[str, ...] | None]:
     """The number of each label, and the class names in label order, where known.
 
-    All labels of a file are read one way: as names if they are names of known classes, as numbers if all are numbers
-    ("1.0" is 1), else as names, of which the sorted ones are the classes. Names that are numbers are compared as such
-    ("001" is 1). "" and "-1" stand for no label.
+    All labels of a file are read one way: as names of classes, or as numbers ("1.0" is 1). Where no classes are known,
+    names are sorted into classes. Names that are numbers are compared as such ("001" is 1). "" and "-1" stand for no
+    label.
 
     Args:
         lines: label -> line of its first row.
@@ -176,42 +172,37 @@ def number_labels(
         DataError: both readings are possible and differ, or a label has none, with its line.
     """
     unknown = {text: UNKNOWN for text in lines if text in ("", "-1", "-1.0")}
-    texts = [text for text in lines if text not in unknown]
-    classes = annotation.classes
-    limit = annotation.num_classes or len(classes or ()) or math.inf
+    texts = sorted(lines.keys() - unknown, key=lines.__getitem__)
     numbers = {text: int(float(text)) for text in texts if NUMBER.fullmatch(text)}
-    known = {_key(name): label for label, name in enumerate(classes or ())}
-    known |= {name: label for label, name in enumerate(classes or ())}  # the exact name wins
-    names = {text: known[key] for text in texts for key in (_key(text), normalize(text)) if key in known}
+    classes, limit = annotation.classes, annotation.limit or math.inf
+    kind = "names" if annotation.names_only else kind
+    if classes is None and texts and (kind == "names" or (kind == "any" and not numbers)):
+        classes = tuple(sorted(set(map(normalize, texts))))
+    known = {key(name): label for key in (_key, normalize) for label, name in enumerate(classes or ())}
+    names = {text: known[name] for text in texts for name in (_key(text), normalize(text)) if name in known}
 
     def error(text: str, why: str) -> DataError:
         return annotation.error(lines[text], f"label {text!r} {why}")
 
-    if kind == "any" and len(numbers) == len(names) == len(texts) and numbers != names:
-        kind = "names"
-        if max(numbers.values()) < limit:
-            text = next(text for text in texts if numbers[text] != names[text])
-            raise error(text, f"may be the name of class {names[text]} or the number of another class; {SAY_WHICH}")
-    if kind == "numbers" or (kind == "any" and len(numbers) == len(texts)):
-        for text in texts:
-            if not 0 <= numbers.get(text, -1) < limit:
-                from_one = 0 not in numbers.values() and max(numbers.values(), default=0) == limit
-                hint = "; the labels seem to count from 1: subtract 1 from each" if from_one else ""
-                raise error(text, f"is outside {f'0 to {limit - 1}' if limit < math.inf else '0, 1, 2 ...'}{hint}")
-        return numbers | unknown, classes
-    for text in texts:
-        if text in names:
-            continue
-        if kind == "any" and SEVERAL.fullmatch(text):
+    two_readings = len(names) == len(numbers) == len(texts) and max(numbers.values(), default=0) < limit
+    for text in texts if kind == "any" else ():
+        if SEVERAL.fullmatch(text):
             raise error(text, "is more than one label; gcvideo trains one label per video")
-        if kind == "any" and (text in numbers) != (texts[0] in numbers):
+        if two_readings and names[text] != numbers[text]:
+            fix = "add a header line: path,class for names, path,class_id for numbers from 0"
+            raise error(text, f"may be the name of class {names[text]} or the number of another class; {fix}")
+        if len(names) < len(texts) and (text in numbers) != (texts[0] in numbers):
             raise error(text, f"and {texts[0]!r} in line {lines[texts[0]]} are a name and a number; use one kind")
-        if classes is not None:
-            raise error(text, f"is an unknown class{nearest(normalize(text), classes)}")
-    if classes is None:
-        classes = tuple(sorted(set(map(normalize, texts)))) or None
-        names = {text: (classes or ()).index(normalize(text)) for text in texts}
-    return names | unknown, classes
+    by_name = kind == "names" or (kind == "any" and (len(names) == len(texts) or len(numbers) < len(texts)))
+    for text in texts:
+        if by_name and text not in names:
+            fix = "; set data.classes to the names in the order of the numbers" if text in numbers else ""
+            raise error(text, f"is an unknown class{fix or nearest(normalize(text), classes or ())}")
+        if not by_name and not 0 <= numbers.get(text, -1) < limit:
+            from_one = 0 not in numbers.values() and max(numbers.values(), default=0) == limit
+            hint = "; the labels seem to count from 1: subtract 1 from each" if from_one else ""
+            raise error(text, f"is outside {f'0 to {limit - 1}' if limit < math.inf else '0, 1, 2 ...'}{hint}")
+    return (names if by_name else numbers) | unknown, classes
 
 
 def _key(name: str) -> str:

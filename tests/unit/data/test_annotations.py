@@ -110,7 +110,11 @@ def test_the_same_youtube_id_with_other_times_is_another_clip(tmp_path):
         (["qqq,0wR5jVB-WPk,417,427,val,0"], ["abseiling"], "a.csv:2: label 'qqq' is an unknown class"),
         (["a,0wR5jVB-WPk,soon,427,val,0"], None, "a.csv:2: expected `label,youtube_id,start,end,split,is_cc`"),
         (["a,0wR5jVB-WPk"], None, "a.csv:2: expected `label,youtube_id,start,end,split,is_cc`"),
-        (["a,xxxxxxxxxxx,1,2,val,0"], None, "holds none of the 1 videos"),
+        (
+            ["a,xxxxxxxxxxx,1,2,val,0"],
+            None,
+            "a.csv: lists no videos of those in .* named like xxxxxxxxxxx_000001_000002.mp4",
+        ),
         ([], None, "lists no videos"),
     ],
 )
@@ -187,10 +191,13 @@ def test_list_takes_a_root_and_absolute_paths(tmp_path):
     [
         (["a.mp4 0", "a.mp4 4"], r"list.txt:2: label '4' is outside 0 to 3"),
         (["a.mp4 -2"], r"list.txt:1: label '-2' is outside 0 to 3"),
-        (["a.mp4 0", "", "gone.mp4 1"], r"list.txt:3: .*/gone.mp4: no such video file$"),
+        (
+            ["a.mp4 0", "", "gone.mp4 1"],
+            r"list.txt:3: .*/gone.mp4: no such video file; the rows are read as `path label`",
+        ),
         (["gone.mp4 0", "a.mp4 0", "also gone.mp4 1"], r"list.txt:1: .*no such video file \(and 1 more of 3 rows\)"),
-        (["frames 5 1"], r"frames: is a folder, and frames in folders are not read"),
-        (["what is this"], r"list.txt:1: expected `path label` with an integer label, found 'what is this'"),
+        (["frames 5 1"], r"list.txt:1: expected .* \(not a folder of frames\), found 'frames 5 1'"),
+        (["what is this"], r"list.txt:1: expected `path label` of a video .*, found 'what is this'"),
         (["a.mp4,jump"], r"list.txt:1: label 'jump' is an unknown class; did you mean 'jumps'"),
         (
             ["b.mp4 0", "", "a.mp4 2", "a.mp4 2", "b.mp4 1"],
