@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     for line in (line for report in reports for line in report.lines()):
         console.say(line)
     if args.json:
-        write_json(args.json, [report.to_dict() for report in reports])
+        write_json(args.json, [asdict(report) for report in reports])
     if not args.partial:
         _refuse_incomplete(args.source, reports)
     _write(args.target, content, args.destination)

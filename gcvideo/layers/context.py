@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from gcvideo.layers.trace import BlockTrace, TracedBlock
+from gcvideo.layers.trace import BlockTrace, TracedBlock, check_choice
 
 # The transformed terms of each fusion, in the order in which they are fused.
 FUSED_TERMS: dict[str, tuple[str, ...]] = {"add": ("add",), "scale": ("scale",), "scale_add": ("scale", "add")}
@@ -73,7 +73,7 @@ class ContextBlock(TracedBlock):
         bias: biases in the transform's linear layers.
         transform_first: transform every position before pooling instead of the pooled vector after it. A linear
             transform commutes with pooling, so the result is the same at T * H * W times the cost: the form of
-            equation 2 of the paper, kept to show what equation 3 saves. Needs transform "linear" and fusion "add".
+            equation 2 of the paper, kept to show what equation 3 saves. Only for the pool, transform and fusion of SNL.
 
     Raises:
         ValueError: an unknown choice.
@@ -94,15 +94,9 @@ class ContextBlock(TracedBlock):
         transform_first: bool = False,
     ) -> None:
         super().__init__()
-        choices = {"pool": POOLS, "transform": ("bottleneck", "squeeze", "linear"), "fusion": FUSED_TERMS}
-        for (step, known), choice in zip(choices.items(), (pool, transform, fusion), strict=True):
-            if choice not in known:
-                raise ValueError(f"{step} must be one of {', '.join(known)}, not {choice!r}")
-        if transform_first and (pool, transform, fusion) != ("attention", "linear", "add"):
-            raise ValueError(
-                "transform_first needs attention pooling, a linear transform and add fusion, "
-                f"not {pool!r}, {transform!r}, {fusion!r}"
-            )
+        check_choice("pool", pool, POOLS)
+        check_choice("transform", transform, ("bottleneck", "squeeze", "linear"))
+        check_choice("fusion", fusion, FUSED_TERMS)
         self.pool = POOLS[pool](channels)
         self.transform = nn.ModuleDict()
         self.transform_first = transform_first

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gcvideo.errors import InputShapeError
-from gcvideo.layers.trace import BlockTrace, TracedBlock
+from gcvideo.layers.trace import BlockTrace, TracedBlock, check_choice
 
 INSTANTIATIONS = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 
@@ -59,10 +59,8 @@ class NonLocalBlock(TracedBlock):
         scale: bool = True,
     ) -> None:
         super().__init__()
-        if instantiation not in INSTANTIATIONS:
-            raise ValueError(f"instantiation must be one of {', '.join(INSTANTIATIONS)}, not {instantiation!r}")
-        if subsample not in ("none", "before", "after"):
-            raise ValueError(f"subsample must be none, before or after, not {subsample!r}")
+        check_choice("instantiation", instantiation, INSTANTIATIONS)
+        check_choice("subsample", subsample, ("none", "before", "after"))
         inner = max(channels // reduction, 1)
         self.instantiation, self.subsample, self.inner = instantiation, subsample, inner
         # Linear maps stand for the paper's 1 x 1 x 1 convolutions.

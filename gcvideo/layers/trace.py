@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -34,6 +34,12 @@ class TracedBlock(nn.Module):
     """
 
 
+def check_choice(name: str, choice: str, known: Collection[str]) -> None:
+    """Refuse an unknown choice of a block's argument with a ``ValueError``."""
+    if choice not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, not {choice!r}")
+
+
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[dict[str, BlockTrace]]:
     """Traces of every context and non-local block, collected while the model runs as usual.
@@ -51,7 +57,7 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, BlockTrace]]:
         block name -> trace of its latest forward pass, in the order of execution.
     """
     traces: dict[str, BlockTrace] = {}
-    blocks = {name: module for name, module in model.named_modules() if isinstance(module, TracedBlock)}
+    blocks = {name: block for name, block in model.named_modules() if isinstance(block, TracedBlock)}
 
     def traced(name: str, block: nn.Module) -> Any:
         def forward(x: Tensor) -> Tensor:

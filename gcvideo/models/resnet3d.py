@@ -32,8 +32,7 @@ Keys of the state dict, where i is the block within its stage. Convolutions have
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -169,8 +168,6 @@ class ResNet3d(nn.Module):
             raise InputShapeError(
                 f"clips of {height} x {width} pixels are too small: the network divides height and width by 32"
             )
-        if frames < 1:
-            raise InputShapeError("clips must have at least one frame")
         if self.config.arch != "slow" and frames % 2:
             raise InputShapeError(
                 f"{self.config.arch} pools pairs of frames after res2, so clips need an even number of frames, "
@@ -201,7 +198,8 @@ class ResNet3d(nn.Module):
     def _place_blocks(self, context: ContextConfig) -> None:
         for name, block in self.blocks():
             stage, index = name.split(".")
-            if _is_placed(context.stages.get(stage, []), int(index)):
+            where = context.stages.get(stage, [])
+            if where == "all" or (int(index) % 2 == 1 if where == "every_other" else int(index) in where):
                 assert context.position is not None
                 channels = block.branch2.hidden if context.position == "after_3x3" else block.channels
                 block.context = make_block(channels, context)
@@ -353,13 +351,8 @@ def make_block(channels: int, config: ContextConfig) -> nn.Module:
             return block(channels, **config.options)
         except TypeError as error:
             raise ConfigError(f"model.context.options: {config.kind} refuses them: {error}") from error
-    if config.kind == "nl":
-        return NonLocalBlock(channels, **_fields(config, NON_LOCAL_FIELDS))
-    return ContextBlock(channels, **_fields(config, CONTEXT_FIELDS))
-
-
-def _fields(config: ContextConfig, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in names}
+    block, names = (NonLocalBlock, NON_LOCAL_FIELDS) if config.kind == "nl" else (ContextBlock, CONTEXT_FIELDS)
+    return block(channels, **{name: getattr(config, name) for name in names})
 
 
 def _conv(
@@ -368,10 +361,3 @@ def _conv(
     """Convolution without bias, zero-padded to keep the shape, striding in space alone."""
     padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
     return nn.Conv3d(in_channels, out_channels, kernel, (1, stride, stride), padding, groups=groups, bias=False)
-
-
-def _is_placed(where: list[int] | str, index: int) -> bool:
-    """Whether a block stands at this index, by a list of indices, "all", or "every_other" (1, 3, 5 ...)."""
-    if isinstance(where, list):
-        return index in where
-    return where == "all" or index % 2 == 1

@@ -15,8 +15,16 @@ from gcvideo.weights.naming import BLOCK_FORMATS, FORMATS, GCVIDEO, Naming, Part
 from gcvideo.weights.report import Report
 
 State = dict[str, Tensor]
-# Batch norm's epsilon in every toolkit here.
-_EPS = 1e-5
+_AFFINE = (
+    "the source's norms have scale and bias alone (affine layers in place of batch norms): running means are set to 0 "
+    "and variances to 1 - epsilon, which computes the same"
+)
+# What a batch norm can lack in other toolkits, with its value and the note in the account; epsilon is 1e-5 everywhere.
+_COMPLETED = {
+    "num_batches_tracked": (0, "the source counts no batches, which only a batch norm without momentum uses; set to 0"),
+    "running_mean": (0, _AFFINE),
+    "running_var": (1 - 1e-5, _AFFINE),
+}
 
 
 def find_naming(tensors: Mapping[str, Tensor], *, where: str, format: str | None = None) -> Naming:
@@ -189,21 +197,12 @@ def _shaped(tensor: Tensor, part: Part, naming: Naming) -> Tensor:
 
 def _complete_norms(state: State, wanted: Mapping[str, tuple[int, ...]], naming: Naming, report: Report) -> None:
     """Add what a batch norm can lack: its counter, or the statistics of a Caffe2 network with frozen norms."""
-    names = [key.rpartition(".") for key in wanted if key not in state]
-    lacking = [(norm, leaf) for norm, _, leaf in names if norm + ".weight" in state]
-    counters = [norm for norm, leaf in lacking if leaf == "num_batches_tracked"]
-    state.update({f"{norm}.num_batches_tracked": torch.zeros((), dtype=torch.long) for norm in counters})
-    if counters:
-        report.notes.append("the source counts no batches, which only a batch norm without momentum uses; set to 0")
-    if not naming.frozen_norms or any(key.endswith("running_var") for key in state):
-        return
-    affine = [norm for norm, leaf in lacking if leaf == "running_var"]
-    for norm in affine:
-        scale = state[norm + ".weight"]
-        state[norm + ".running_mean"] = torch.zeros_like(scale)
-        state[norm + ".running_var"] = torch.full_like(scale, 1 - _EPS)
-    if affine:
-        report.notes.append(
-            "the source's norms have scale and bias alone (affine layers in place of batch norms): running means are "
-            "set to 0 and variances to 1 - epsilon, which computes the same"
-        )
+    frozen = naming.frozen_norms and not any(key.endswith("running_var") for key in state)
+    for key in wanted:
+        norm, _, leaf = key.rpartition(".")
+        if key not in state and leaf in _COMPLETED and (scale := state.get(f"{norm}.weight")) is not None:
+            value, note = _COMPLETED[leaf]
+            counter = leaf == "num_batches_tracked"
+            if counter or frozen:
+                state[key] = scale.new_full(wanted[key], value, dtype=torch.long if counter else scale.dtype)
+                report.notes = [*dict.fromkeys([*report.notes, note])]

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from itertools import cycle
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from gcvideo.config.model import BLOCKS_PER_STAGE
@@ -21,9 +20,14 @@ from gcvideo.weights.naming import GCVIDEO, Naming, Part
 from gcvideo.weights.reading import Weights
 
 Parsed = list[tuple[Part, Tensor]]
-# The temporal pooling of PySlowFast's architectures in terms of gcvideo's: slow is the one without.
-_PYSLOWFAST_ARCH = {"slow": "slow", "c2d": "c2d", "i3d": "i3d", "c2d_nopool": "slow", "i3d_nopool": "slow"}
-_PYSLOWFAST_INSTANTIATION = {"softmax": "embedded_gaussian", "dot_product": "dot_product"}
+# What the configs that PySlowFast (YAML) and mmaction2 (Python text) store beside their weights state, in these words.
+_STATED = {
+    "arch": r"\bARCH: (slow|c2d|i3d|c2d_nopool|i3d_nopool)\b",
+    "instantiation": r"\bINSTANTIATION: (softmax|dot_product)\b|\bmode='(embedded_gaussian|dot_product)'",
+    "scale": r"\buse_scale=(False)\b",
+}
+# Those words in gcvideo's; slow is the architecture without temporal pooling.
+_WORDS: dict[str, Any] = {"c2d_nopool": "slow", "i3d_nopool": "slow", "softmax": "embedded_gaussian", "False": False}
 
 
 def model_fields(weights: Weights, naming: Naming, *, arch: str | None = None) -> dict[str, Any]:
@@ -41,56 +45,28 @@ def model_fields(weights: Weights, naming: Naming, *, arch: str | None = None) -
     if naming is GCVIDEO and isinstance(weights.extra.get("config"), Mapping):
         return dict(weights.extra["config"]["model"])
     parsed = [(part, tensor) for key, tensor in weights.tensors.items() if (part := naming.parse(key))]
-    stated_arch, stated_context = _stated(weights, naming)
+    stated = _stated(weights, naming)
+    stated_arch = stated.pop("arch", None)
     values = _trunk(parsed, arch=arch or stated_arch, where=weights.path)
+    if not naming.image:
+        values.setdefault("arch", "c2d")  # mmaction2's C2D is a network of 2D convolutions
     if context := _context(parsed):
-        values["context"] = {**stated_context, **context} if context["kind"] == "nl" else context
+        if naming is not GCVIDEO and context.get("instantiation") == "gaussian":
+            context["scale"] = False  # mmcv never scales the plain gaussian
+        values["context"] = {**stated, **context} if context["kind"] == "nl" else context
     return values
 
 
-def _stated(weights: Weights, naming: Naming) -> tuple[str | None, dict[str, Any]]:
+def _stated(weights: Weights, naming: Naming) -> dict[str, Any]:
     """Architecture, and fields of a non-local ``ContextConfig``, that names or the config inside state."""
-    if naming.title == "PySlowFast":
-        return _of_pyslowfast(weights)
-    if naming.title.startswith("mmaction2"):
-        return _of_mmaction2(weights, naming)
-    archs = naming.when.get("arch", ())
-    return archs[0] if len(archs) == 1 else None, {}
-
-
-def _of_pyslowfast(weights: Weights) -> tuple[str | None, dict[str, Any]]:
-    """PySlowFast stores its config as YAML."""
-    text = weights.extra.get("cfg")
-    try:
-        config = yaml.safe_load(text) if isinstance(text, str) else None
-    except yaml.YAMLError as error:
-        raise CheckpointError(f"{weights.path}: the config inside is not YAML: {error}") from None
-    if not isinstance(config, dict):
-        return None, {}
-    non_local: dict[str, Any] = config.get("NONLOCAL") or {}
-    context: dict[str, Any] = {}
-    if non_local.get("INSTANTIATION") in _PYSLOWFAST_INSTANTIATION:
-        context["instantiation"] = _PYSLOWFAST_INSTANTIATION[non_local["INSTANTIATION"]]
-    if non_local.get("POOL"):  # nested lists of kernel sizes
-        sizes = map(int, re.findall(r"\d+", str(non_local["POOL"])))
-        context["subsample"] = "before" if max(sizes) > 1 else "none"
-    return _PYSLOWFAST_ARCH.get(str((config.get("MODEL") or {}).get("ARCH"))), context
-
-
-def _of_mmaction2(weights: Weights, naming: Naming) -> tuple[str | None, dict[str, Any]]:
-    """mmaction2 stores its config as Python text; only two plain values are looked for in it."""
-    stem = weights.tensors.get("backbone.conv1.conv.weight")
-    arch = "c2d" if stem is not None and stem.dim() == 4 else None  # its C2D is a ResNet of 2D convolutions
-    context: dict[str, Any] = {"subsample": naming.when["subsample"][0]}
+    stated: dict[str, Any] = {k: v[0] for k, v in naming.when.items() if k == "subsample" or len(v) == 1}
     meta = weights.extra.get("meta")
-    text = str(meta.get("cfg", "")) if isinstance(meta, Mapping) else ""
-    if mode := re.search(r"\bmode='(embedded_gaussian|dot_product)'", text):
-        context["instantiation"] = mode[1]
-    if scale := re.search(r"\buse_scale=(True|False)", text):
-        context["scale"] = scale[1] == "True"
-    if not any(".theta." in key for key in weights.tensors):
-        context["scale"] = False  # mmcv never scales the plain gaussian
-    return arch, context
+    text = str(weights.extra.get("cfg") or (meta.get("cfg") if isinstance(meta, Mapping) else ""))
+    for field, pattern in _STATED.items():
+        if match := re.search(pattern, text):
+            word = match[match.lastindex or 0]
+            stated[field] = _WORDS.get(word, word)
+    return stated
 
 
 def _trunk(parsed: Parsed, *, arch: str | None, where: str) -> dict[str, Any]:
@@ -110,11 +86,7 @@ def _trunk(parsed: Parsed, *, arch: str | None, where: str) -> dict[str, Any]:
 
 
 def _depth(parsed: Parsed, bottleneck: bool, where: str) -> int:
-    last = dict.fromkeys("2345", 0)
-    for part, _ in parsed:
-        if part.name == "conv":
-            last[part.fields["stage"]] = max(last[part.fields["stage"]], int(part.fields["block"]) + 1)
-    blocks = tuple(last.values())
+    blocks = tuple(map(len, _places(parsed, "conv").values()))
     for depth, expected in BLOCKS_PER_STAGE.items():
         if blocks == expected and bottleneck == (depth >= 50):
             return depth
@@ -125,15 +97,13 @@ def _temporal(parsed: Parsed, stem: Tensor, arch: str | None) -> dict[str, Any]:
     """Architecture, and the temporal kernels that differ from its own; nothing for 2D weights."""
     if stem.dim() == 4:
         return {"arch": arch} if arch else {}
+    convs = [(part.fields, tensor.shape[2]) for part, tensor in parsed if part.name == "conv"]
+    if any(fields["conv"] == "b" and length > 1 for fields, length in convs):
+        return {"arch": "i3d", "inflation": "3x3x3"}  # which of them have it is a matter of the architecture
     kernels: dict[str, list[int]] = {"stem": [stem.shape[2]]}
-    in_b = 1
-    for part, tensor in sorted((p for p in parsed if p[0].name == "conv"), key=lambda p: int(p[0].fields["block"])):
-        if part.fields["conv"] == "a":
-            kernels.setdefault(f"res{part.fields['stage']}", []).append(tensor.shape[2])
-        if part.fields["conv"] == "b":
-            in_b = max(in_b, tensor.shape[2])
-    if in_b > 1:  # the 3 x 3 convolutions carry the time; which of them is a matter of the architecture
-        return {"arch": "i3d", "inflation": "3x3x3"}
+    for fields, length in sorted(convs, key=lambda conv: int(conv[0]["block"])):
+        if fields["conv"] == "a":
+            kernels.setdefault(f"res{fields['stage']}", []).append(length)
     arch = arch or max(TEMPORAL_KERNELS, key=lambda name: sum(map(sum, _compare(kernels, name).values())))
     differing = {stage: kernels[stage] for stage, same in _compare(kernels, arch).items() if not all(same)}
     return {"arch": arch, **({"temporal_kernels": differing} if differing else {})}
@@ -145,15 +115,16 @@ def _compare(kernels: dict[str, list[int]], arch: str) -> dict[str, list[bool]]:
     return {stage: [k == other for k, other in zip(along, cycle(own[stage]))] for stage, along in kernels.items()}
 
 
+def _places(parsed: Parsed, prefix: str | tuple[str, ...]) -> dict[str, list[int]]:
+    """Indices of the blocks of each stage that have parts of such a name."""
+    places = sorted({(p.fields["stage"], int(p.fields["block"])) for p, _ in parsed if p.name.startswith(prefix)})
+    return {f"res{stage}": [block for s, block in places if s == stage] for stage, _ in places}
+
+
 def _context(parsed: Parsed) -> dict[str, Any]:
     """Fields of ``ContextConfig``, empty where there is no block."""
-    stages: dict[str, set[int]] = {}
-    for part, _ in parsed:
-        if part.name.startswith(("nl_", "gc_")):
-            stages.setdefault(f"res{part.fields['stage']}", set()).add(int(part.fields["block"]))
-    if not stages:
+    if not (placed := _places(parsed, ("nl_", "gc_"))):
         return {}
-    placed = {stage: sorted(blocks) for stage, blocks in sorted(stages.items())}
     names = {part.name for part, _ in parsed}
     if "nl_conv" in names:
         return {"stages": placed, **_non_local(parsed, names)}

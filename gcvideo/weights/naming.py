@@ -27,19 +27,16 @@ _FIELD = re.compile(r"\{(\w+)\}")
 _MASK_BIAS = "the softmax over positions cancels a constant added to every logit"
 
 
-def _same(*words: str) -> dict[str, str]:
-    return {word: word for word in words}
-
-
 # gcvideo's words of each field, which are also the common ones.
-WORDS = {
-    "stage": _same("2", "3", "4", "5"),
-    "conv": _same("a", "b", "c"),
-    "projection": _same("theta", "phi", "g", "out"),
-    "fusion": _same("add", "scale"),
-    "leaf": _same("weight", "bias"),
-    "bn": _same("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
+_COMMON = {
+    "stage": "2 3 4 5",
+    "conv": "a b c",
+    "projection": "theta phi g out",
+    "fusion": "add scale",
+    "leaf": "weight bias",
+    "bn": "weight bias running_mean running_var num_batches_tracked",
 }
+WORDS = {field: {word: word for word in words.split()} for field, words in _COMMON.items()}
 
 
 class Part(NamedTuple):
@@ -124,11 +121,10 @@ class Naming:
 
     def _render(self, template: str, part: Part) -> str | None:
         try:
-            return (
-                template.format(**{f: self._words[f][w] if f in WORDS else w for f, w in part.fields.items()}) or None
-            )
+            fields = {f: self._words[f][w] if f in WORDS else w for f, w in part.fields.items()}
         except KeyError:  # a word that the toolkit lacks, such as num_batches_tracked in Caffe2
             return None
+        return template.format(**fields) or None
 
     @cached_property
     def _words(self) -> Mapping[str, Mapping[str, str]]:

@@ -121,13 +121,10 @@ def _read_pickled(path: Path, unsafe_pickle: bool) -> Any:
     with path.open("rb") as file:
         start = file.read(len(_TORCH_LEGACY))
     is_torch = start.startswith((_ZIP, _TORCH_LEGACY))
-    if not is_torch and not start.startswith(b"\x80"):
-        raise CheckpointError(
-            f"{path}: neither a PyTorch file nor safetensors nor a pickle: its first bytes are {start!r}"
-        )
     if not is_torch and not unsafe_pickle:
         raise CheckpointError(
-            f"{path}: a raw pickle, which can run any code when read; if you trust its source, add --unsafe-pickle"
+            f"{path}: neither a PyTorch file nor safetensors; if it is a raw pickle, which can run any code when read, "
+            "and you trust its source, add --unsafe-pickle"
         )
     try:
         if start.startswith(_ZIP):

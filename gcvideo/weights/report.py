@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -42,10 +41,6 @@ class Report:
             for reason, keys in by_reason.items():
                 result.append(f"{title} ({len(keys)}): {', '.join(gather(keys))}: {reason}")
         return result + [f"note: {note}" for note in self.notes]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Report as plain values for JSON."""
-        return asdict(self)
 
 
 def gather(keys: list[str]) -> list[str]:

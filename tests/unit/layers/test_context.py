@@ -245,7 +245,6 @@ def test_recording_ends_with_an_error_too() -> None:
         ({"pool": "max"}, "attention, average"),
         ({"transform": "conv"}, "bottleneck, squeeze, linear"),
         ({"fusion": "mul"}, "add, scale, scale_add"),
-        ({"transform_first": True}, "transform_first"),
     ],
 )
 def test_unknown_choices_are_named(arguments: dict, message: str) -> None:
