@@ -71,31 +71,25 @@ class ContextConfig:
     def __post_init__(self) -> None:
         check_kind("model.context.kind", self.kind, ("none", *PRESETS, "nl"))
         check_ranges("model.context", self)
-        self._fill_in_defaults()
-        if self.transform_first and (self.pool, self.transform, self.fusion) != PRESETS["snl"]:
-            raise ConfigError("model.context.transform_first: needs attention pooling, a linear transform, add (snl)")
-        if self.options and not is_path(self.kind):
-            raise ConfigError(f"model.context.options: only for an own block module:name, not for kind {self.kind!r}")
-        if self.kind == "none" and self.stages:
-            raise ConfigError("model.context: stages are given but kind is 'none': set kind to gc, snl, se or nl")
-        if self.kind != "none" and not self.stages:
-            raise ConfigError(
-                f"model.context: kind {self.kind!r} needs stages, for example {{res3: all, res4: [1, 3, 5]}}"
-            )
-
-    def _fill_in_defaults(self) -> None:
-        if self.kind in PRESETS:
-            pool, transform, fusion = PRESETS[self.kind]
-            self.pool, self.transform = self.pool or pool, self.transform or transform
-            self.fusion = self.fusion or fusion
-        elif self.pool or self.transform or self.fusion:
+        if self.kind not in PRESETS and (self.pool or self.transform or self.fusion):
             raise ConfigError(
                 f"model.context: pool, transform and fusion belong to the kinds gc, snl and se, not to {self.kind!r}"
             )
+        pool, transform, fusion = PRESETS.get(self.kind, (None, None, None))
+        self.pool, self.transform, self.fusion = self.pool or pool, self.transform or transform, self.fusion or fusion
         if self.kind != "none":
             self.position = self.position or ("after_add" if self.kind == "nl" else "after_1x1")
             if self.reduction is None and not is_path(self.kind):
                 self.reduction = {"nl": 2, "se": 16}.get(self.kind, 4)
+        if self.transform_first and (self.pool, self.transform, self.fusion) != PRESETS["snl"]:
+            raise ConfigError("model.context.transform_first: needs attention pooling, a linear transform, add (snl)")
+        if self.options and not is_path(self.kind):
+            raise ConfigError(f"model.context.options: only for an own block module:name, not for kind {self.kind!r}")
+        if (self.kind == "none") != (not self.stages):
+            raise ConfigError(
+                f"model.context: kind {self.kind!r} does not go with stages {self.stages}; set both, for example "
+                "kind: gc, stages: {res3: all, res4: [1, 3, 5]}"
+            )
 
 
 @dataclass(kw_only=True)

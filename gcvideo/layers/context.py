@@ -16,9 +16,9 @@ fusion        ``add``: x + t; ``scale``: x * sigmoid(t); ``scale_add``: both, ea
 
 GC is attention + bottleneck + add, SNL attention + linear + add, SE average + squeeze + scale.
 
-``reference_context_block`` states the block in a few lines of plain PyTorch; ``ContextBlock`` computes the same, faster
-and in less memory. Names of tensors end in their shape: N clips, C channels, T frames, H x W pixels, P = T * H * W
-positions.
+``reference_context_block`` in tests/unit/layers/test_context.py states the block in a few lines of plain PyTorch;
+``ContextBlock`` computes the same, faster and in less memory. Names of tensors end in their shape: N clips, C channels,
+T frames, H x W pixels, P = T * H * W positions.
 """
 
 from __future__ import annotations
@@ -34,22 +34,6 @@ from gcvideo.layers.trace import BlockTrace, TracedBlock, check_choice
 
 # The transformed terms of each fusion, in the order in which they are fused.
 FUSED_TERMS: dict[str, tuple[str, ...]] = {"add": ("add",), "scale": ("scale",), "scale_add": ("scale", "add")}
-
-
-def reference_context_block(block: ContextBlock, x_NCTHW: Tensor) -> Tensor:
-    """Context block in plain PyTorch: the definition of what ``block(x_NCTHW)`` computes, for reading and for tests."""
-    x_NCP = x_NCTHW.flatten(2)
-    if isinstance(block.pool, AttentionPool):
-        attention_NP = torch.einsum("ncp,c->np", x_NCP, block.pool.weight[0]).softmax(1)
-        context_NC = torch.einsum("ncp,np->nc", x_NCP, attention_NP)
-    else:
-        context_NC = x_NCP.mean(2)
-    y_NCP = x_NCP
-    if "scale" in block.transform:
-        y_NCP = y_NCP * block.transform["scale"](context_NC).sigmoid().unsqueeze(2)
-    if "add" in block.transform:
-        y_NCP = y_NCP + block.transform["add"](context_NC).unsqueeze(2)
-    return y_NCP.view_as(x_NCTHW)
 
 
 class ContextBlock(TracedBlock):

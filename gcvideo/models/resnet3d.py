@@ -82,14 +82,12 @@ def build_model(config: ModelConfig) -> nn.Module:
 def last_feature_layer(model: nn.Module) -> nn.Module:
     """Layer of the last feature map (N, C, T', H', W'), for Grad-CAM.
 
-    It is ``res5`` of a ``ResNet3d``; of an own backbone, the module that its attribute ``cam_layer`` names, by default
-    its last ``nn.Conv3d``.
+    It is the module that the network's attribute ``cam_layer`` names (``res5`` of a ``ResNet3d``), by default its last
+    ``nn.Conv3d``.
 
     Raises:
         ConfigError: the network has no such layer.
     """
-    if isinstance(model, ResNet3d):
-        return model.res5
     if name := getattr(model, "cam_layer", None):
         return model.get_submodule(name)
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv3d)]
@@ -107,6 +105,8 @@ class ResNet3d(nn.Module):
     Args:
         config: architecture, depth, width, number of classes and placement of blocks.
     """
+
+    cam_layer = "res5"
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -89,7 +89,7 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
     state, report = fit_state(weights.tensors, naming, {key: tuple(tensor.shape) for key, tensor in own.items()})
     _keep_named_rows(state, own, weights, classes, report)
     head = {key for key in own if key.startswith("head.")}
-    if not head <= state.keys() and not state.keys() <= head:
+    if not head <= state.keys():
         state = {key: tensor for key, tensor in state.items() if key not in head}  # the whole head or nothing of it
     report.copied = [key for key in report.copied if key in state]
     report.source = f"{weights.path} ({naming.title})"
@@ -97,7 +97,11 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
     report.missing = dict.fromkeys(missing, "starts fresh")
     lacking = [key for key in missing if key not in head and ".context." not in key]
     if lacking:
-        raise CheckpointError(f"{weights.path}: {_explain(lacking, report)}")
+        unused = next((f"; {key}: {reason}" for key, reason in report.unmatched.items()), "")
+        raise CheckpointError(
+            f"{weights.path}: has nothing for {lacking[0]} and {len(lacking) - 1} others of this network{unused}; set "
+            "model.* to the network that the file is of"
+        )
     model.load_state_dict({**own, **state})
     _announce(report, total=len(own), path=weights.path)
     return report
@@ -139,12 +143,3 @@ def _announce(report: Report, *, total: int, path: str) -> None:
         say(f"initial weights: {note}")
     for key, reason in (report.unmatched | report.dropped).items():
         warn(f"{path}: {key} is not used: {reason}")
-
-
-def _explain(lacking: list[str], report: Report) -> str:
-    key, reason = next(iter(report.unmatched.items()), ("", ""))
-    if reason.startswith("has shape"):
-        return f"{key} {reason}: set model.* to the network that the file is of"
-    others = f" and {len(lacking) - 1} others" if len(lacking) > 1 else ""
-    unexpected = f"; unexpected key {key}" if key else ""
-    return f"has nothing for {lacking[0]}{others} of this network{unexpected}"

@@ -65,7 +65,18 @@ def read_weights(path: str | Path, *, unsafe_pickle: bool = False) -> Weights:
     path = Path(path).expanduser()
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file of weights")
-    content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path, unsafe_pickle)
+    try:
+        content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path, unsafe_pickle)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged or hostile pickle can raise anything
+        refused = isinstance(error, pickle.UnpicklingError) and re.search(r"GLOBAL (\S+)", str(error))
+        if refused and not unsafe_pickle:
+            raise CheckpointError(
+                f"{path}: holds {refused[1]}, which reading tensors alone does not allow; if you trust its source, "
+                "add --unsafe-pickle"
+            ) from None
+        raise CheckpointError(f"{path}: cut short or damaged: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict")
     container = next((name for name in _CONTAINERS if isinstance(content.get(name), Mapping)), None)
@@ -109,12 +120,9 @@ def write_weights(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            plain = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
-            return {**plain, "model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
-    except (safetensors.SafetensorError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {_short(error)}") from None
+    with safetensors.safe_open(path, framework="pt") as file:
+        plain = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+        return {**plain, "model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
 
 
 def _read_pickled(path: Path, unsafe_pickle: bool) -> Any:
@@ -126,23 +134,14 @@ def _read_pickled(path: Path, unsafe_pickle: bool) -> Any:
             f"{path}: neither a PyTorch file nor safetensors; if it is a raw pickle, which can run any code when read, "
             "and you trust its source, add --unsafe-pickle"
         )
-    try:
-        if start.startswith(_ZIP):
-            with zipfile.ZipFile(path) as archive:  # torch itself ignores the checksums
-                if damaged := archive.testzip():
-                    raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-        if is_torch:
-            return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
-        with path.open("rb") as file:
-            return pickle.load(file, encoding="latin1")  # latin1: NumPy arrays pickled by Python 2
-    except Exception as error:  # a damaged or hostile pickle can raise anything
-        refused = isinstance(error, pickle.UnpicklingError) and re.search(r"GLOBAL (\S+)", str(error))
-        if is_torch and not unsafe_pickle and refused:
-            raise CheckpointError(
-                f"{path}: holds {refused[1]}, which reading tensors alone does not allow; if you trust its source, "
-                "add --unsafe-pickle"
-            ) from None
-        raise CheckpointError(f"{path}: cut short or damaged: {_short(error)}") from None
+    if start.startswith(_ZIP):
+        with zipfile.ZipFile(path) as archive:  # torch itself ignores the checksums
+            if damaged := archive.testzip():
+                raise CheckpointError(f"{path}: damaged: {damaged} does not match its checksum")
+    if is_torch:
+        return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
+    with path.open("rb") as file:
+        return pickle.load(file, encoding="latin1")  # latin1: NumPy arrays pickled by Python 2
 
 
 def _tensor(value: Tensor | np.ndarray) -> Tensor:
@@ -154,8 +153,3 @@ def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def _short(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]

@@ -147,14 +147,14 @@ def test_wrapped_keys_and_containers(tmp_path: Path) -> None:
 def test_a_network_that_does_not_fit_is_refused_and_leaves_the_model_alone(tmp_path: Path) -> None:
     model = create_model("slow_r50", num_classes=1000, width=8)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=r"pth: layer1\.0\.conv1\.weight has shape .* set model\.\*"):
+    with pytest.raises(CheckpointError, match=r"pth: .* layer1\.0\.conv1\.weight: has shape .* set model\.\*"):
         load_initial_weights(model, save(NarrowResNet(18, 8), tmp_path))
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
 def test_deep_stem_is_refused_by_name(tmp_path: Path) -> None:
     path = save(timm.create_model("resnet18d"), tmp_path)  # three convolutions in the stem
-    with pytest.raises(CheckpointError, match=r"nothing for stem\.conv\.weight.*; unexpected key conv1\.0\.weight"):
+    with pytest.raises(CheckpointError, match=r"nothing for stem\.conv\.weight.*; conv1\.0\.weight: not a key"):
         load_initial_weights(create_model("slow_r18"), path)
 
 

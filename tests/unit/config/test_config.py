@@ -89,8 +89,8 @@ def test_kinds_fill_in_their_own_defaults(tmp_path, kind, expected):
         ),
         ("model: {arch: slo}", "model.arch: 'slo' is not one of slow, c2d, i3d, .*; did you mean 'slow'?"),
         ("model: {options: {a: 1}}", "model.options: only for an own backbone"),
-        ("model: {context: {kind: gc}}", "kind 'gc' needs stages"),
-        ("model: {context: {stages: {res3: all}}}", "set kind to gc, snl, se or nl"),
+        ("model: {context: {kind: gc}}", "kind 'gc' does not go with stages {}; set both"),
+        ("model: {context: {stages: {res3: all}}}", "kind 'none' does not go with stages"),
         ("model: {context: {kind: gc, stages: {res9: all}}}", "no stage 'res9'"),
         ("model: {context: {kind: gc, stages: {res3: some}}}", "stages.res3: 'some' is neither"),
         (

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gcvideo.layers import BlockTrace, ContextBlock, gc_block, record_attention, se_block, snl_block
-from gcvideo.layers.context import AttentionPool, reference_context_block
+from gcvideo.layers.context import AttentionPool
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
 POOLS = ("attention", "average")
@@ -27,6 +27,22 @@ def randomise(module: nn.Module, std: float = 0.3) -> nn.Module:
 def clip(*shape: int, layout: str = "contiguous", dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
     return x.contiguous(memory_format=LAYOUTS[layout])
+
+
+def reference_context_block(block: ContextBlock, x_NCTHW: Tensor) -> Tensor:
+    """Context block in plain PyTorch: the definition of what ``block(x_NCTHW)`` computes, for reading and for tests."""
+    x_NCP = x_NCTHW.flatten(2)
+    if isinstance(block.pool, AttentionPool):
+        attention_NP = torch.einsum("ncp,c->np", x_NCP, block.pool.weight[0]).softmax(1)
+        context_NC = torch.einsum("ncp,np->nc", x_NCP, attention_NP)
+    else:
+        context_NC = x_NCP.mean(2)
+    y_NCP = x_NCP
+    if "scale" in block.transform:
+        y_NCP = y_NCP * block.transform["scale"](context_NC).sigmoid().unsqueeze(2)
+    if "add" in block.transform:
+        y_NCP = y_NCP + block.transform["add"](context_NC).unsqueeze(2)
+    return y_NCP.view_as(x_NCTHW)
 
 
 def reference_pool(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
