@@ -25,23 +25,39 @@ def build_clip_augment(data: DataConfig) -> ClipAugment | None:
 
     Returns:
         A function of a clip, uint8 (C, T, H, W), and the generator that decides all its draws; None where all are off.
+
+    Raises:
+        ConfigError: there is no such function ``custom`` or, once called, it returns something else than a clip like
+            its own.
     """
-    steps = [step for step in (_torchvision_augment(data), _custom_augment(data.augment.custom)) if step is not None]
-    if not steps:
+    path, transforms = data.augment.custom, _transforms(data)
+    custom = import_object(path, key="data.augment.custom") if path else None
+    if custom is None and not transforms:
         return None
 
     def apply(clip: Tensor, rng: np.random.Generator) -> Tensor:
-        for step in steps:
-            clip = step(clip, rng)
+        shape = clip.shape
+        if transforms:
+            # (C, T, H, W) -> (T, C, H, W), which torchvision takes for one image with a leading dimension -> back
+            clip = clip.transpose(0, 1)
+            with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
+                torch.manual_seed(int(rng.integers(2**63)))
+                for transform in transforms:
+                    clip = transform(clip)
+            clip = clip.transpose(0, 1)
+        if custom is not None:
+            clip = custom(clip, rng)
+            if not isinstance(clip, Tensor) or clip.dtype != torch.uint8 or clip.shape != shape:
+                raise ConfigError(f"data.augment.custom: {path} must return a clip like its own, uint8 {tuple(shape)}")
         return clip.contiguous()
 
     return apply
 
 
-def _torchvision_augment(data: DataConfig) -> ClipAugment | None:
+def _transforms(data: DataConfig) -> list[torch.nn.Module]:
     augment = data.augment
     if not (augment.rand_augment or any(augment.color_jitter) or augment.erase):
-        return None
+        return []
     from torchvision.transforms import v2
 
     transforms: list[torch.nn.Module] = []
@@ -53,36 +69,7 @@ def _torchvision_augment(data: DataConfig) -> ClipAugment | None:
     if augment.erase:
         # The mean colour: zero to the network, once normalised.
         transforms.append(v2.RandomErasing(p=augment.erase, value=[round(255 * channel) for channel in data.mean]))
-    transform = v2.Compose(transforms)
-
-    def apply(clip: Tensor, rng: np.random.Generator) -> Tensor:
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
-            torch.manual_seed(int(rng.integers(2**63)))
-            # (C, T, H, W) -> (T, C, H, W), which torchvision takes for one image with a leading dimension -> back
-            return transform(clip.transpose(0, 1)).transpose(0, 1)
-
-    return apply
-
-
-def _custom_augment(path: str | None) -> ClipAugment | None:
-    """The user's own function that ``data.augment.custom`` names.
-
-    Raises:
-        ConfigError: there is no such function or, once called, it returns something else than a clip like its own.
-    """
-    if path is None:
-        return None
-    function = import_object(path, key="data.augment.custom")
-
-    def apply(clip: Tensor, rng: np.random.Generator) -> Tensor:
-        shape = clip.shape
-        clip = function(clip, rng)
-        if not isinstance(clip, Tensor) or clip.dtype != torch.uint8 or clip.shape != shape:
-            got = f"{clip.dtype} {tuple(clip.shape)}" if isinstance(clip, Tensor) else type(clip).__name__
-            raise ConfigError(f"data.augment.custom: {path} must return uint8 {tuple(shape)} as it gets, not {got}")
-        return clip
-
-    return apply
+    return transforms
 
 
 class ClipMixer:
@@ -129,20 +116,12 @@ class ClipMixer:
         """
         if not self.kinds or torch.rand(()).item() >= self.chance:
             return clips, F.one_hot(labels, self.num_classes).to(clips.dtype)
+        from torchvision.tv_tensors import Video
+
         kind = self.kinds[int(torch.randint(len(self.kinds), ()))]
-        if self.repeats == 1:
-            return _mix(kind, clips, labels)
         # torchvision mixes each clip with the one before it: the first clips of all videos, then the second ones ...
         places = torch.arange(len(clips), device=clips.device)
         order = places.view(-1, self.repeats).T.flatten()
         back = places.view(self.repeats, -1).T.flatten()
-        mixed, targets = _mix(kind, clips[order], labels[order])
-        return mixed[back], targets[back]
-
-
-def _mix(kind: torch.nn.Module, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply torchvision's mixup or cutmix, which takes tensors of five dimensions only as ``Video``."""
-    from torchvision.tv_tensors import Video
-
-    mixed, targets = kind(Video(clips), labels)
-    return mixed.as_subclass(Tensor), targets.to(clips.dtype)
+        mixed, targets = kind(Video(clips[order]), labels[order])  # it takes five dimensions only as ``Video``
+        return mixed.as_subclass(Tensor)[back], targets[back].to(clips.dtype)

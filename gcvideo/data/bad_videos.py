@@ -127,8 +127,7 @@ def _read(path: Path, *, whole: bool) -> dict[str, dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise DataError(f"{path}: not a readable list of bad videos ({reason})") from None
+        raise DataError(f"{path}: not a readable list of bad videos ({error})") from None
     entries: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         try:

@@ -93,8 +93,6 @@ def crop_boxes(height: int, width: int, crop: int, num_crops: int, convention: C
     Returns:
         (num_crops, 4) int64: top, left, height, width.
     """
-    if crop > min(height, width):
-        raise ValueError(f"a crop of {crop} does not fit in a frame of {height} x {width}")
     down, right = height - crop, width - crop
     if convention == "mmaction2":
         y, x = down // 2, right // 2
@@ -108,10 +106,8 @@ def crop_boxes(height: int, width: int, crop: int, num_crops: int, convention: C
     elif num_crops == 3:
         first, last = ((0, x), (last_y, x)) if height > width else ((y, 0), (y, last_x))
         corners = [first, last, centre] if convention == "mmaction2" else [first, centre, last]
-    elif num_crops == 5:
-        corners = [(0, 0), (0, right), (down, 0), (down, right), centre]
     else:
-        raise ValueError(f"num_crops must be 1, 3 or 5, not {num_crops}")
+        corners = [(0, 0), (0, right), (down, 0), (down, right), centre]
     return np.array([(top, left, crop, crop) for top, left in corners], dtype=np.int64)
 
 

@@ -281,21 +281,11 @@ def make_views(views: VideoViews, view_indices: Sequence[int] | None = None) -> 
     num_crops = len(views.crops)
     if view_indices is None:
         view_indices = range(len(views.clips) * num_crops)
-    device = views.frames.device
-    clips = views.clips.to(device)
     boxes = views.crops.tolist()
-    height, width = boxes[0][2:]
-    cut = torch.empty(
-        (len(view_indices), len(views.frames), clips.shape[1], height, width), dtype=torch.uint8, device=device
-    )
+    cut = views.frames.new_empty(len(view_indices), len(views.frames), views.clips.shape[1], *boxes[0][2:])
     for view, target in zip(view_indices, cut, strict=True):  # target: (C, T, h, w)
-        top, left, _, _ = boxes[view % num_crops]
-        # Cropping is a view on the frames; picking the clip's frames makes the copy.
-        part = views.frames[:, :, top : top + height, left : left + width]
-        positions = clips[view // num_crops]
-        if device.type == "cpu":  # whole rows at a time: a tenth of index_select's time
-            for step, position in enumerate(positions.tolist()):
-                target[:, step] = part[:, position]
-        else:
-            torch.index_select(part, 1, positions, out=target)
+        top, left, height, width = boxes[view % num_crops]
+        for step, position in enumerate(views.clips[view // num_crops].tolist()):
+            # Whole rows at a time: a tenth of index_select's time on a CPU.
+            target[:, step] = views.frames[:, position, top : top + height, left : left + width]
     return cut

@@ -6,8 +6,6 @@ of it, and any number of workers gives identical batches.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -106,9 +104,6 @@ class Loader(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         if self.workers == 0:
             return (self.note(self.load(task, lambda item: None)) for task in self.tasks)
-        for decoder in ("av", "decord"):  # imported once here instead of in every worker of every epoch
-            with contextlib.suppress(ImportError):
-                importlib.import_module(decoder)
         pool: WorkerPool[Any, T] = WorkerPool(
             self.load,
             workers=min(self.workers, max(len(self), 1)),

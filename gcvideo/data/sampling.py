@@ -85,7 +85,8 @@ def uniform_clips(
         (num_clips, T) int64, each in [0, num_frames).
     """
     if convention == "mmaction2":
-        firsts = _mmaction2_starts(num_frames, frames, stride, num_clips)
+        last = max(num_frames - (frames - 1) * stride - 1, 0)
+        firsts = np.round(np.linspace(0, last, num_clips)) if num_clips > 1 else np.array([last // 2])
         return _loop(firsts[:, None] + stride * np.arange(frames), num_frames)
     slack = max(num_frames - frames * stride * speed, 0)
     if convention == "pyslowfast":
@@ -105,10 +106,3 @@ def _spread(start: float, num_frames: int, frames: int, stride: int, speed: floa
 
 def _loop(indices: np.ndarray, num_frames: int) -> np.ndarray:
     return np.mod(indices, num_frames).astype(np.int64)
-
-
-def _mmaction2_starts(num_frames: int, frames: int, stride: int, num_clips: int) -> np.ndarray:
-    slack = max(num_frames - (frames - 1) * stride - 1, 0)
-    if num_clips == 1:
-        return np.array([slack // 2])
-    return np.round(np.arange(num_clips) * (slack / (num_clips - 1))).astype(np.int64)
