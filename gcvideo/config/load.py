@@ -11,6 +11,7 @@ import dataclasses
 import json
 import typing
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,55 +91,50 @@ def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[Path,
     path = path.resolve()
     if path in seen:
         raise ConfigError(f"{path}: _base_ refers back to itself through {' -> '.join(p.name for p in seen)}")
-    try:
+    with _named_errors(str(path)):
         values = OmegaConf.to_container(OmegaConf.load(path))
         if not isinstance(values, dict):
             raise ConfigError(f"expected `key: value` lines, found a {type(values).__name__}")
         base = values.pop("_base_", None)
         base = find_config(base, beside=path.parent) if base else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, ConfigError) as error:
-        raise ConfigError(f"{path}: {_first_line(error)}") from None
     if base:
         yield from _with_bases(base, (*seen, path))
     yield path, typing.cast(dict[str, Any], values)
 
 
 def _to_config(merged: Any, *, where: str) -> RunConfig:
-    try:
+    with _named_errors(where):
         return typing.cast(RunConfig, OmegaConf.to_object(merged))
-    except (OmegaConfBaseException, ConfigError) as error:
-        raise ConfigError(f"{where}: {_first_line(error)}") from None
 
 
 def _override(config: Any, overrides: Sequence[str]) -> Any:
     for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals or not key.strip():
+        if not override.partition("=")[1]:
             raise ConfigError(f"override {override!r}: write key=value, for example optim.lr=0.02")
-        try:
+        with _named_errors(f"override {override!r}"):
             values = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise ConfigError(f"override {override!r}: {_first_line(error)}") from None
         config = _merge(config, values, where=f"override {override!r}")
     return config
 
 
 def _merge(config: Any, values: Any, *, where: str) -> Any:
-    try:
+    with _named_errors(where):
         config = OmegaConf.merge(config, values)
-        stages = values.get("model", {}).get("context", {}).get("stages")
-        if stages is not None:  # replaced as a whole instead of added to the places of the bases
-            config.model.context.stages = stages
-        return config
+    stages = values.get("model", {}).get("context", {}).get("stages")
+    if stages is not None:  # replaced as a whole instead of added to the places of the bases
+        config.model.context.stages = stages
+    return config
+
+
+@contextmanager
+def _named_errors(where: str) -> Iterator[None]:
+    """Turn errors of OmegaConf, YAML and files into one line that names the source and the key."""
+    try:
+        yield
     except ConfigKeyError as error:
         raise ConfigError(f"{where}: unknown key {error.full_key}{nearest_key(str(error.full_key))}") from None
-    except (OmegaConfBaseException, TypeError) as error:
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None  # the line number comes last
+    except (OmegaConfBaseException, ConfigError, OSError, UnicodeDecodeError, TypeError) as error:
         key = getattr(error, "full_key", None)
-        raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    if isinstance(error, yaml.YAMLError):
-        return " ".join(text.split())  # the line number comes last
-    return text.splitlines()[0] if text else type(error).__name__
+        raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{str(error).splitlines()[0]}") from None

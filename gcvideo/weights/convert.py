@@ -34,14 +34,13 @@ def find_naming(tensors: Mapping[str, Tensor], *, where: str, format: str | None
         CheckpointError: most of the keys are another format's than ``format``, or nobody's.
     """
     known = [(sum(map(naming.knows, tensors)), name, naming) for name in FORMATS for naming in FORMATS[name]]
-    _, likely, _ = best = max(known, key=lambda entry: entry[0])
-    chosen = max((entry for entry in known if format in (None, entry[1])), key=lambda entry: entry[0])
-    if 2 * chosen[0] >= len(tensors):
-        return chosen[2]
-    keys = f"{where}: keys like {next(iter(tensors))!r}"
-    if 2 * best[0] < len(tensors):
-        raise CheckpointError(f"{keys} belong to none of {', '.join(FORMATS)}")
-    raise CheckpointError(f"{keys} are not those of {format}; did you mean --from {likely}?")
+    most, likely, _ = max(known, key=lambda entry: entry[0])
+    count, _, naming = max((entry for entry in known if format in (None, entry[1])), key=lambda entry: entry[0])
+    if 2 * count >= len(tensors):
+        return naming
+    hint = f"; did you mean --from {likely}?" if 2 * most >= len(tensors) else ""
+    keys = f"keys like {next(iter(tensors))!r}"
+    raise CheckpointError(f"{where}: {keys} are not those of {format or ', '.join(FORMATS)}{hint}")
 
 
 def naming_to_write(format: str, config: ModelConfig) -> Naming:

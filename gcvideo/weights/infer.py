@@ -126,10 +126,17 @@ def _context(parsed: Parsed) -> dict[str, Any]:
     if not (placed := _places(parsed, ("nl_", "gc_"))):
         return {}
     names = {part.name for part, _ in parsed}
+    values: dict[str, Any]
     if "nl_conv" in names:
-        return {"stages": placed, **_non_local(parsed, names)}
+        g = _first(parsed, "nl_conv", where="", projection="g", leaf="weight")
+        values = {"kind": "nl", "stages": placed, "reduction": g.shape[1] // g.shape[0], "norm": "nl_norm" in names}
+        if "nl_concat" in names:
+            values["instantiation"] = "concatenation"
+        elif not any(part.fields.get("projection") == "theta" for part, _ in parsed):
+            values["instantiation"] = "gaussian"
+        return {**values, "bias": _has_bias(parsed, "nl_conv")}
     fusions = {part.fields["fusion"] for part, _ in parsed if "fusion" in part.fields}
-    values: dict[str, Any] = {"kind": "gc" if "gc_mask" in names else "se", "stages": placed}
+    values = {"kind": "gc" if "gc_mask" in names else "se", "stages": placed}
     values["fusion"] = "scale_add" if len(fusions) == 2 else fusions.pop()
     if "gc_linear" in names:
         return {**values, "transform": "linear", "bias": _has_bias(parsed, "gc_linear")}
@@ -137,17 +144,6 @@ def _context(parsed: Parsed) -> dict[str, Any]:
     values["reduction"] = reduce.shape[1] // reduce.shape[0]
     values["transform"] = "bottleneck" if "gc_norm" in names else "squeeze"
     return {**values, "bias": _has_bias(parsed, "gc_reduce")}
-
-
-def _non_local(parsed: Parsed, names: set[str]) -> dict[str, Any]:
-    g = _first(parsed, "nl_conv", where="", projection="g", leaf="weight")
-    values: dict[str, Any] = {"kind": "nl", "reduction": g.shape[1] // g.shape[0], "norm": "nl_norm" in names}
-    values["bias"] = _has_bias(parsed, "nl_conv")
-    if "nl_concat" in names:
-        values["instantiation"] = "concatenation"
-    elif not any(part.fields.get("projection") == "theta" for part, _ in parsed):
-        values["instantiation"] = "gaussian"
-    return values
 
 
 def _has_bias(parsed: Parsed, name: str) -> bool:

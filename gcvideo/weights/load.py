@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gcvideo.config import RunConfig
-from gcvideo.console import say, warn
+from gcvideo.console import say
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.models.resnet3d import build_model
 from gcvideo.weights.convert import find_naming, fit_state
@@ -103,7 +103,8 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
             "model.* to the network that the file is of"
         )
     model.load_state_dict({**own, **state})
-    _announce(report, total=len(own), path=weights.path)
+    for line in report.lines():
+        say(f"initial weights: {line}")
     return report
 
 
@@ -131,15 +132,3 @@ def _keep_named_rows(
         f"the source has other classes: its head keeps the rows of {len(common)} of {len(classes)} classes by name, "
         "the others start fresh"
     )
-
-
-def _announce(report: Report, *, total: int, path: str) -> None:
-    fresh = sorted({".".join(key.split(".")[: 3 if key.startswith("res") else 2]) for key in report.missing})
-    say(
-        f"initial weights: {total - len(report.missing)} of {total} tensors from {report.source}; "
-        f"fresh: {', '.join(fresh) or 'none'}"
-    )
-    for note in report.notes:
-        say(f"initial weights: {note}")
-    for key, reason in (report.unmatched | report.dropped).items():
-        warn(f"{path}: {key} is not used: {reason}")

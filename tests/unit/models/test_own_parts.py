@@ -108,7 +108,7 @@ def test_own_parts_train_predict_and_export(
     fine = train_config(tmp_path, name="fine", model={**part, "weights": str(run)}, train={"epochs": 1})
     capsys.readouterr()
     Trainer(fine).fit()
-    assert "fresh: none" in capsys.readouterr().out
+    assert "starts fresh" not in capsys.readouterr().out
 
 
 def test_a_checkpoint_whose_part_is_gone_names_it(
