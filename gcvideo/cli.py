@@ -8,9 +8,7 @@ and exit code 2.
 from __future__ import annotations
 
 import argparse
-import errno
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -54,9 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as in `| head`
         sys.stderr.close()
         return 141
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+    except OSError as error:  # a full disk, a file that cannot be read
         place = f"{error.filename}: " if error.filename else ""
         print(f"{name}: {place}{error.strerror}; files written before are complete", file=sys.stderr)
         return 2
@@ -77,18 +73,12 @@ def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | No
         choices = module.SUBCOMMANDS
     parser = argparse.ArgumentParser(prog=program, description=about)
     module.add_arguments(parser)
-    rest = [f"./{text}" if _is_dashed_file(text) else text for text in rest]
     try:
         # key=value may stand before, between and after the options; an intermixed parse loses a "--", however.
         parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
         return module.run, parse(rest)
     except TypeError:  # the command has argparse's own subcommands
         return module.run, parser.parse_args(rest)
-
-
-def _is_dashed_file(text: str) -> bool:
-    """Whether a file has this name, although it looks like an option: "-rf.mp4"."""
-    return text.startswith("-") and not text.startswith("--") and os.path.lexists(text)
 
 
 def _choice_parser(program: str, about: str, choices: dict[str, tuple[str, str]]) -> argparse.ArgumentParser:

@@ -60,7 +60,6 @@ def log_to(path: str | Path) -> Iterator[None]:
     if not distributed.is_main():
         yield
         return
-    before = _log_file
     with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as _log_file:
         try:
             yield
@@ -68,7 +67,7 @@ def log_to(path: str | Path) -> Iterator[None]:
             _log(f"error: {error}")
             raise
         finally:
-            _log_file = before
+            _log_file = None
 
 
 class Progress:
@@ -103,10 +102,6 @@ class Progress:
             self._bar.update(self._bar.task_ids[0], completed=self.done, line=self._line())
         if time.monotonic() - self._last_line >= self.every:
             self._plain_line(self._line())
-
-    def show(self, **fields: object) -> None:
-        """Replace what is shown behind the rate, without counting anything."""
-        self.advance(0, **fields)
 
     @property
     def rate(self) -> float:
@@ -151,10 +146,8 @@ def duration(seconds: float) -> str:
 
 def clock(seconds: float) -> str:
     """A moment as a player shows it: "0:03.5", "1:02:03.4"."""
-    tenths = round(seconds * 10)
-    hours, rest = divmod(tenths, 36000)
-    minutes, rest = divmod(rest, 600)
-    return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{rest // 10:02}.{rest % 10}"
+    whole, tenth = divmod(round(seconds * 10), 10)
+    return f"{duration(whole) if whole >= 60 else f'0:{whole:02}'}.{tenth}"
 
 
 def percent(share: float, digits: int = 2) -> str:

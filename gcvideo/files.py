@@ -64,12 +64,5 @@ def require_writable(path: str | Path, *, key: str, folder: bool = False) -> Non
     path = Path(path)
     first = path if folder else path.parent
     existing = next(place for place in (first, *first.parents) if place.exists())
-    reason = None
-    if not folder and path.is_dir():
-        reason = "it is a folder"
-    elif not existing.is_dir():
-        reason = f"{existing} is no folder"
-    elif not os.access(existing, os.W_OK):
-        reason = f"no permission to write in {existing}"
-    if reason:
-        raise ConfigError(f"{key}: {path} cannot be written ({reason}); give another place")
+    if not existing.is_dir() or not os.access(existing, os.W_OK) or (path.is_dir() and not folder):
+        raise ConfigError(f"{key}: {path} cannot be written as a {'folder' if folder else 'file'}; give another place")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +75,13 @@ class Journal:
     def _read(self, file: Path) -> bool:
         """Read the rows of a file; returns whether it exists and has this key."""
         try:
-            key, *lines = file.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError):
+            key, *lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+        except OSError:
             return False
         if key != self._key:
             return False
         for line in lines:
-            try:
+            with suppress(ValueError):  # a line cut short
                 entry = json.loads(line)
-                self._entries[entry["path"]] = {"stamp": entry["stamp"], "row": entry["row"]}
-            except (ValueError, KeyError, TypeError):
-                continue
+                self._entries[entry["path"]] = entry
         return True

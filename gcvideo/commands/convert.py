@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gcvideo import console
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict, load_config
+from gcvideo.data.annotations import load_classes
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.files import write_json
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from gcvideo.weights.naming import Naming
-    from gcvideo.weights.reading import Weights
-    from gcvideo.weights.report import Report
+from gcvideo.train.checkpoint import FORMAT, save_checkpoint
+from gcvideo.weights import convert
+from gcvideo.weights.infer import model_fields
+from gcvideo.weights.naming import BLOCK_FORMATS, Naming
+from gcvideo.weights.reading import Weights, read_weights, write_weights
+from gcvideo.weights.report import Report
 
 SOURCES = ("gcvideo", "pytorchvideo", "pyslowfast", "mmaction2", "caffe2", "torchvision", "timm", "gcnet", "mmcv")
 EPILOG = """\
@@ -46,64 +46,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Convert, print the account of every tensor, and refuse to write an incomplete network."""
-    from gcvideo.weights.convert import is_block
-    from gcvideo.weights.reading import read_weights
-
     if Path(args.source).expanduser().resolve() == Path(args.target).expanduser().resolve():
         raise ConfigError(f"{args.target}: source and target are the same file")
     weights = read_weights(args.source, unsafe_pickle=args.unsafe_pickle)
-    if is_block(weights.tensors, args.origin):
-        content, reports = _convert_block(weights, args)
-    elif "mmcv" in (args.origin, args.destination):
-        raise ConfigError(
-            f"{args.source}: mmcv means one context block; this is not a state dict of one in {args.origin}"
-        )
-    else:
-        content, reports = _convert_network(weights, args)
+    to_content = _convert_block if convert.is_block(weights.tensors, args.origin) else _convert_network
+    content, reports = to_content(weights, args)
     for line in (line for report in reports for line in report.lines()):
         console.say(line)
     if args.json:
         write_json(args.json, [asdict(report) for report in reports])
-    if not args.partial:
-        _refuse_incomplete(args.source, reports)
+    lost = [f"{key} found no place: {reason}" for report in reports for key, reason in report.unmatched.items()]
+    lost += [f"{key} has no weights: {reason}" for report in reports for key, reason in report.missing.items()]
+    if lost and not args.partial:
+        more = f" (and {len(lost) - 1} more, listed above)" if len(lost) > 1 else ""
+        raise CheckpointError(f"{args.source}: {lost[0]}{more}; --partial converts the rest")
     _write(args.target, content, args.destination)
     console.say(f"wrote {args.target}")
 
 
 def _convert_block(weights: Weights, args: argparse.Namespace) -> tuple[dict[str, Any], list[Report]]:
-    from gcvideo.weights.convert import convert_block
-    from gcvideo.weights.naming import BLOCK_FORMATS
-
     if args.destination not in BLOCK_FORMATS:
         raise ConfigError(f"--to {args.destination}: a context block alone goes to gcvideo, mmcv or timm")
-    state, report = convert_block(weights.tensors, args.origin, args.destination)
+    state, report = convert.convert_block(weights.tensors, args.origin, args.destination)
     report.source = f"{args.source} (one context block)"
     return state, [report]
 
 
 def _convert_network(weights: Weights, args: argparse.Namespace) -> tuple[dict[str, Any], list[Report]]:
     """By way of gcvideo's own names, so that there is one table a toolkit instead of one a pair."""
-    from gcvideo.weights.convert import check_limits, find_naming, from_gcvideo, naming_to_write, to_gcvideo
-
-    naming = find_naming(weights.tensors, where=args.source, format=args.origin)
+    if "mmcv" in (args.origin, args.destination):
+        raise ConfigError(f"{args.source}: mmcv means one context block; this is none in {args.origin}")
+    naming = convert.find_naming(weights.tensors, where=args.source, format=args.origin)
     config = _config(weights, naming, args)
-    state, report = to_gcvideo(weights.tensors, naming, config.model)
+    state, report = convert.to_gcvideo(weights.tensors, naming, config.model)
     report.source = f"{args.source} ({naming.title})"
     if caveat := naming.caveats.get(config.model.arch):
         report.notes.append(caveat)
     if args.destination == "gcvideo":
         return _checkpoint(state, config, weights, args), [report]
-    naming = naming_to_write(args.destination, config.model)
-    check_limits(naming, config.model, where=args.source)
-    theirs, onward = from_gcvideo(state, naming)
+    naming = convert.naming_to_write(args.destination, config.model)
+    convert.check_limits(naming, config.model, where=args.source)
+    theirs, onward = convert.from_gcvideo(state, naming)
     onward.source = f"to {naming.title}"
     return {naming.container: theirs} if naming.container else theirs, [report, onward]
 
 
 def _config(weights: Weights, naming: Naming, args: argparse.Namespace) -> RunConfig:
     """The network of a file: as a config says, else as the file shows; in either case with the overrides."""
-    from gcvideo.weights.infer import model_fields
-
     if args.config:
         return load_config(args.config, args.overrides)
     given = dict(override.partition("=")[::2] for override in args.overrides)
@@ -115,44 +104,24 @@ def _config(weights: Weights, naming: Naming, args: argparse.Namespace) -> RunCo
             "model.context.instantiation=embedded_gaussian or model.context.instantiation=dot_product"
         )
     stored = weights.extra.get("config")
-    values = stored if args.origin == "gcvideo" and isinstance(stored, dict) else {"name": _name(args.target)}
+    values = stored if args.origin == "gcvideo" and isinstance(stored, dict) else {"name": Path(args.target).stem}
     return config_from_dict({**values, "model": fields}, where=args.source, overrides=args.overrides)
 
 
-def _name(target: str) -> str:
-    return Path(target).stem or "converted"
-
-
-def _checkpoint(
-    state: dict[str, Tensor], config: RunConfig, weights: Weights, args: argparse.Namespace
-) -> dict[str, Any]:
+def _checkpoint(state: convert.State, config: RunConfig, weights: Weights, args: argparse.Namespace) -> dict[str, Any]:
     """A checkpoint to test, predict or start from; what a gcvideo one said of its training is kept."""
-    from gcvideo.data.annotations import load_classes
-
-    kept: dict[str, Any] = {
-        key: weights.extra[key] for key in ("classes", "fingerprint", "epoch", "step") if key in weights.extra
-    }
-    classes = list(load_classes(args.classes)) if args.classes else kept.get("classes")
-    if classes is not None and len(classes) != config.model.num_classes:
-        raise ConfigError(f"{args.classes}: {len(classes)} class names for a head of {config.model.num_classes}")
+    named = ("classes", "fingerprint", "epoch", "step")
+    content: dict[str, Any] = {"fingerprint": "", "epoch": 0, "step": 0, "classes": None}
+    content |= {key: weights.extra[key] for key in named if key in weights.extra}
+    if args.classes:
+        content["classes"] = list(load_classes(args.classes))
+        if len(content["classes"]) != config.model.num_classes:
+            raise ConfigError(f"{args.classes}: not the names of the {config.model.num_classes} classes of the head")
     origin = {"file": str(args.source), "format": args.origin}
-    defaults: dict[str, Any] = {"fingerprint": "", "epoch": 0, "step": 0, "converted_from": origin}
-    return {**defaults, **kept, "model": state, "config": config_to_dict(config), "classes": classes}
-
-
-def _refuse_incomplete(source: str, reports: list[Report]) -> None:
-    for report in reports:
-        for what, keys in (("found no place", report.unmatched), ("has no weights in the source", report.missing)):
-            if keys:
-                key, reason = next(iter(keys.items()))
-                more = f" (and {len(keys) - 1} more, listed above)" if len(keys) > 1 else ""
-                raise CheckpointError(f"{source}: {key} {what}: {reason}{more}; --partial converts the rest")
+    return {**content, "model": state, "config": config_to_dict(config), "converted_from": origin}
 
 
 def _write(target: str, content: dict[str, Any], destination: str) -> None:
-    from gcvideo.train.checkpoint import FORMAT, save_checkpoint
-    from gcvideo.weights.reading import write_weights
-
     suffix = Path(target).suffix
     if suffix == ".pkl" and destination != "caffe2":
         raise ConfigError(f"{target}: .pkl is Caffe2's; write .pth or .safetensors for {destination}")

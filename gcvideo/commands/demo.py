@@ -42,15 +42,6 @@ def run(args: argparse.Namespace) -> int:
         code = main(step)
         if code:
             return code
-    print(f"\nDone in {time.monotonic() - started:.0f} s. Everything lies in:")
-    for path, what in {
-        args.data: "the videos and their annotations",
-        run_dir / "config.yaml": "the resolved config",
-        run_dir / "checkpoints" / "best.pt": "the trained network",
-        run_dir / "metrics.jsonl": "loss, learning rate and accuracy over time (also for TensorBoard, beside it)",
-        run_dir / "results.json": "top-1, top-5 and how they were measured",
-        run_dir / "predictions.npz": "ids, labels and scores of every tested video",
-        run_dir / "report.html": "the training and the test as a page for a browser",
-    }.items():
-        print(f"  {path}  {what}")
+    print(f"\nDone in {time.monotonic() - started:.0f} s. The network and its results lie in {run_dir}.")
+    print(f"Open {run_dir / 'report.html'} in a browser: the training and the test.")
     return 0

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from torch import nn
 
 from gcvideo import console
 from gcvideo.arguments import require_numbers
 from gcvideo.config import RunConfig, TestConfig
 from gcvideo.errors import CheckpointError, ConfigError
+from gcvideo.eval.export import export_network
+from gcvideo.eval.trained import load_trained
 from gcvideo.files import require_writable, write_atomically, write_json
-
-if TYPE_CHECKING:
-    from torch import nn
+from gcvideo.models import create_model
 
 # The largest difference from the network itself that is accepted, relative to its largest logit (at least 1).
 TOLERANCE = 1e-4
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help="the file to write: .onnx or .pt2")
     parser.add_argument("--frames", type=int, help="T; by default data.frames of the checkpoint, else 8")
     parser.add_argument("--size", type=int, help="H and W; by default test.crop of the checkpoint, else 224")
-    parser.add_argument("--num-classes", type=int, help="of a network given by name; by default 400")
+    parser.add_argument("--num-classes", type=int, default=400, help="of a network given by name (%(default)s)")
     parser.add_argument("--json", metavar="FILE", help="write what was done there as well")
 
 
@@ -40,8 +41,6 @@ def run(args: argparse.Namespace) -> None:
     if target.suffix not in (".onnx", ".pt2"):
         raise ConfigError(f"{args.target}: the suffix gives the format: .onnx, or .pt2 for an exported program")
     require_writable(target, key="the file to write")
-    from gcvideo.eval.export import export_network
-
     model, config, classes = _load(args)
     frames, size = args.frames or config.data.frames, args.size or config.test.crop
     console.say(f"exporting {args.model} for clips (batch, 3, {frames}, {size}, {size})")
@@ -63,15 +62,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _load(args: argparse.Namespace) -> tuple[nn.Module, RunConfig, list[str] | None]:
     """The network in evaluation mode, and the config and classes of its checkpoint (defaults for a named network)."""
-    from gcvideo.eval.trained import load_trained
-    from gcvideo.models import MODELS, create_model
-
-    if args.model in MODELS:
-        config = RunConfig(name=args.model, test=TestConfig(crop=224))
-        return create_model(args.model, num_classes=args.num_classes or 400).eval(), config, None
-    if args.num_classes is not None:
-        raise ConfigError("--num-classes: only for a network given by name; a checkpoint has its own classes")
     if not Path(args.model).expanduser().exists() and not Path(args.model).suffix:
-        create_model(args.model)  # no file, and no suffix: a misspelt name, whose error names the nearest
+        config = RunConfig(name=args.model, test=TestConfig(crop=224))
+        return create_model(args.model, num_classes=args.num_classes).eval(), config, None
     network = load_trained(args.model, device="cpu")
     return network.model, network.config, network.classes

@@ -14,6 +14,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gcvideo import console
 from gcvideo.arguments import require_numbers
 from gcvideo.console import printable
@@ -34,42 +36,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.epilog = "Exit code: 0 if every video was labelled, 1 if some could not be read, 2 if none could be."
     add = parser.add_argument
-    add(
-        "videos",
-        nargs="+",
-        metavar="VIDEO",
-        help="a file, a folder, a pattern such as 'clips/*.mp4', the number of a camera, or - for standard input",
-    )
+    text = "a file, a folder, a pattern such as 'clips/*.mp4', the number of a camera, or - for standard input"
+    add("videos", nargs="+", metavar="VIDEO", help=text)
     add("--checkpoint", required=True, help="a checkpoint, or the folder of a run")
     add("--top", type=int, default=5, metavar="K", help="labels for each video (default: %(default)s)")
     add("--json", metavar="FILE", help="write the predictions as JSON")
     add("--csv", metavar="FILE", help="write the predictions as CSV: video, start, end, rank, label, score")
     add("--html", metavar="FILE", help="write a page with thumbnails, bars, timelines and attention")
     add("--maps", metavar="FOLDER", help="write attention maps: NAME_maps.png, .gif, .mp4")
-    add(
-        "--query",
-        type=float,
-        nargs=3,
-        default=(0.5, 0.5, 0.5),
-        metavar=("T", "Y", "X"),
-        help="query position of the attention maps of non-local blocks, each in [0, 1] (default: the middle)",
-    )
+    text = "query position of the maps of non-local blocks, each in [0, 1] (default: the middle)"
+    add("--query", type=float, nargs=3, default=(0.5, 0.5, 0.5), metavar=("T", "Y", "X"), help=text)
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--compile", action="store_true", help="compile the network first (pays for many videos)")
     add("--workers", type=int, default=2, help="processes that decode ahead (default: %(default)s)")
-    views = parser.add_argument_group("views of each video; by default those of the test of the checkpoint")
-    views.add_argument("--clips", type=int, metavar="N", help="clips, spread evenly over the video")
-    views.add_argument("--crops", type=int, choices=(1, 3, 5), help="crops of each clip")
-    views.add_argument("--fast", action="store_true", help="the whole frame once instead of crops")
-    group = parser.add_argument_group("sliding window, for long videos; cameras and standard input always use it")
-    group.add_argument("--timeline", action="store_true", help="say what happens when, not only what the video shows")
-    group.add_argument("--step", type=float, metavar="S", help="seconds between windows (default: half a window)")
-    group.add_argument("--smooth", type=float, default=2.0, metavar="S", help="average over S seconds (%(default)s)")
-    group.add_argument(
-        "--min-length", type=float, default=1.0, metavar="S", help="shortest segment in seconds (%(default)s)"
-    )
-    group.add_argument("--seconds", type=float, metavar="S", help="stop after S seconds of video, as for a camera")
-    group.add_argument("--save", metavar="FILE", help="write the video with its labels burnt in")
+    add = parser.add_argument_group("views of each video; by default those of the test of the checkpoint").add_argument
+    add("--clips", type=int, metavar="N", help="clips, spread evenly over the video")
+    add("--crops", type=int, choices=(1, 3, 5), help="crops of each clip")
+    add("--fast", action="store_true", help="the whole frame once instead of crops")
+    text = "sliding window, for long videos; cameras and standard input always use it"
+    add = parser.add_argument_group(text).add_argument
+    add("--timeline", action="store_true", help="say what happens when, not only what the video shows")
+    add("--step", type=float, metavar="S", help="seconds between windows (default: half a window)")
+    add("--smooth", type=float, default=2.0, metavar="S", help="average over S seconds (%(default)s)")
+    add("--min-length", type=float, default=1.0, metavar="S", help="shortest segment in seconds (%(default)s)")
+    add("--seconds", type=float, metavar="S", help="stop after S seconds of video, as for a camera")
+    add("--save", metavar="FILE", help="write the video with its labels burnt in")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,7 +73,12 @@ def run(args: argparse.Namespace) -> int:
     if not all(0 <= fraction <= 1 for fraction in args.query):
         raise ConfigError(f"--query: a position in the clip is three fractions from 0 to 1, not {args.query}")
     sources = find_sources(args.videos)
-    _check_save(args, sources)
+    if args.save:
+        from gcvideo.report.labelled_video import check_destination
+
+        if len(sources) != 1 or sources[0].kind != "file":
+            raise ConfigError("--save writes one video back: give a single video file")
+        check_destination(sources[0].name, args.save)
     predictor = load(args.checkpoint, device=args.device, compile=args.compile)
     entries = []
     for entry in label_sources(predictor, sources, args):
@@ -95,25 +91,24 @@ def run(args: argparse.Namespace) -> int:
 
 def label_sources(predictor: Predictor, sources: list[Source], args: argparse.Namespace) -> Iterator[Entry]:
     """An entry for each source, in order: its labels, and its timeline if wanted; or the error."""
-    files = [s.name for s in sources if s.is_file and not (args.timeline or args.save)]
+    sliding = args.timeline or args.save
+    files = [source.name for source in sources if source.kind == "file" and not sliding]
     chosen = {"clips": args.clips, "crops": args.crops, "whole_frame": args.fast or None}
     test = replace(predictor.config.test, **{key: value for key, value in chosen.items() if value is not None})
     scores = predictor.score_files(files, test=test, workers=args.workers)  # decodes ahead, in the order of the files
     for source in sources:
         entry: Entry = {"video": source.name, "error": source.reason, "predictions": []}
-        if source.is_file and files:
-            found = next(scores)
-            if isinstance(found, tuple):
-                entry["error"] = found.reason
-            else:
+        try:
+            if source.kind == "file" and not sliding:
+                found = next(scores)
+                if isinstance(found, tuple):
+                    raise VideoError(source.name, found.reason)
                 entry["predictions"] = _plain(predictor.best(found, args.top))
-        elif source.reason is None:
-            try:
+            elif source.kind != "refused":
                 timeline = _run_timeline(predictor, source, replace(test, crops=args.crops or 1), args)
-            except VideoError as error:
-                entry["error"] = error.reason
-            else:
                 entry = timeline_entry(predictor, source.name, timeline, args.top)
+        except VideoError as error:
+            entry["error"] = error.reason
         yield entry
 
 
@@ -147,12 +142,13 @@ def _run_timeline(predictor: Predictor, source: Source, test: TestConfig, args: 
 
 def timeline_entry(predictor: Predictor, video: str, timeline: Timeline, top: int) -> Entry:
     """A timeline as plain values; ``predictions`` are those of the mean over the windows."""
+    mean = np.mean([window.scores for window in timeline.windows], axis=0)
     return {
         "video": video,
         "error": None,
         "warning": timeline.problem,
         "duration": timeline.duration,
-        "predictions": _plain(predictor.best(timeline.mean_scores, top)),
+        "predictions": _plain(predictor.best(mean, top)),
         "timeline": _plain(timeline.segments),
         "windows": [
             {"start": w.start, "end": w.end, "predictions": _plain(predictor.best(w.scores, top))}
@@ -163,15 +159,6 @@ def timeline_entry(predictor: Predictor, video: str, timeline: Timeline, top: in
 
 def _plain(items: Sequence[Prediction] | Sequence[Segment]) -> list[dict[str, Any]]:
     return [asdict(item) for item in items]
-
-
-def _check_save(args: argparse.Namespace, sources: list[Source]) -> None:
-    if args.save and (len(sources) != 1 or sources[0].kind != "file"):
-        raise ConfigError("--save writes one video back: give a single video file")
-    if args.save and sources[0].reason is None:
-        from gcvideo.report.labelled_video import check_destination
-
-        check_destination(sources[0].name, args.save)
 
 
 def _show(entry: Entry) -> None:
@@ -218,8 +205,6 @@ def _csv_rows(entries: list[Entry]) -> Iterator[list[Any]]:
     for entry in entries:
         if entry["error"] is not None:
             yield [entry["video"], "", "", "", "", "", entry["error"]]
-        for part in entry.get("timeline", ()):
-            times = [f"{part['start']:.3f}", f"{part['end']:.3f}"]
-            yield [entry["video"], *times, 1, part["label"], f"{part['score']:.6f}", ""]
-        for rank, part in enumerate([] if "timeline" in entry else entry["predictions"], start=1):
-            yield [entry["video"], "", "", rank, part["label"], f"{part['score']:.6f}", ""]
+        for rank, part in enumerate(entry.get("timeline") or entry["predictions"], start=1):
+            place = [f"{part['start']:.3f}", f"{part['end']:.3f}", 1] if "start" in part else ["", "", rank]
+            yield [entry["video"], *place, part["label"], f"{part['score']:.6f}", ""]

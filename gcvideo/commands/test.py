@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,25 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Exit code: 0 with results; 2 a mistake in config or data, or no video that could be read."
     add = parser.add_argument
     add("checkpoint", nargs="?", help="a checkpoint, or the folder of a run (its checkpoints/best.pt is taken)")
-    add(
-        "overrides",
-        nargs="*",
-        metavar="CONFIG | key=value",
-        help="a config to take data and views from, and changes; by default the config stored in the checkpoint",
-    )
+    text = "a config to take data and views from, and changes; by default the config stored in the checkpoint"
+    add("overrides", nargs="*", metavar="CONFIG | key=value", help=text)
     add("--output", metavar="DIR", help="where the results go; by default the run's own folder")
     add("--json", metavar="FILE", help="write the results there as well")
     add("--html", metavar="FILE", help="write a report with accuracy per class, mistakes and failures")
     add("--restart", action="store_true", help="discard the finished videos of an interrupted test")
     add("--compile", action="store_true", help="compile the network first (pays for many videos)")
     scoring = parser.add_argument_group("re-scoring, without model or videos")
-    scoring.add_argument(
-        "--from-predictions",
-        nargs="+",
-        action="extend",
-        metavar="FILE",
-        help="a predictions.npz; several on the same videos are averaged: an ensemble of networks",
-    )
+    text = "a predictions.npz; several on the same videos are averaged: an ensemble of networks"
+    scoring.add_argument("--from-predictions", nargs="+", action="extend", metavar="FILE", help=text)
     scoring.add_argument("--ensemble", choices=("softmax", "logits", "max"), help="another way to ensemble the views")
     scoring.add_argument("--subset", metavar="FILE", help="only the videos whose ids this text file lists, one a line")
     scoring.add_argument("--compare", metavar="FILE", help="a second predictions.npz: McNemar's test between the two")
@@ -47,20 +39,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Test, or re-score; prints tables and writes the results."""
-    if args.from_predictions:
-        if args.checkpoint or args.overrides:
-            raise ConfigError("--from-predictions needs neither a checkpoint nor a config: leave them out")
-        results, predictions = rescore(args)
-        _show(results)
-        _show_classes(results)
-        _write(args, results, predictions)
-        return 0
+    if bool(args.checkpoint) == bool(args.from_predictions):
+        raise ConfigError("give either a checkpoint or --from-predictions FILE")
     for option in ("ensemble", "subset", "compare"):
-        if getattr(args, option):
+        if getattr(args, option) and not args.from_predictions:
             raise ConfigError(f"--{option} re-scores a predictions.npz: give one with --from-predictions FILE")
-    if not args.checkpoint:
-        raise ConfigError("give a checkpoint, or --from-predictions FILE")
-    return _test(args)
+    if not args.from_predictions:
+        return _test(args)
+    results, predictions = rescore(args)
+    _show(results)
+    _show_classes(results)
+    _write(args, results, predictions)
+    return 0
 
 
 def _test(args: argparse.Namespace) -> int:
@@ -90,7 +80,7 @@ def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
     predictions = Predictions.average([Predictions.load(path) for path in args.from_predictions])
     predictions.ensemble = args.ensemble or predictions.ensemble
     if args.subset:
-        predictions = predictions.subset(_read_ids(args.subset, predictions))
+        predictions = _subset(predictions, args.subset)
     results = {
         **{name: predictions.info.get(name) for name in ("protocol", "annotation", "fingerprint", "checkpoint")},
         **predictions.summary(),
@@ -104,18 +94,14 @@ def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
     return results, predictions
 
 
-def _read_ids(path: str, predictions: Predictions) -> set[str]:
-    """The ids that a text file lists; an id that was never tested is an error."""
-    try:
-        wanted = set(Path(path).read_text(encoding="utf-8").splitlines()) - {""}
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+def _subset(predictions: Predictions, path: str) -> Predictions:
+    """The videos and failures whose ids a text file lists; an id that was never tested is an error."""
+    wanted = set(Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()) - {""}
     unknown = sorted(wanted - {*predictions.ids, *(failure.id for failure in predictions.failures)})
     if unknown:
         raise DataError(f"{path}: {len(unknown)} ids are not among the predictions, for example {unknown[0]!r}")
-    if not wanted:
-        raise DataError(f"{path}: lists no id")
-    return wanted
+    chosen = predictions.select([name in wanted for name in predictions.ids])
+    return replace(chosen, failures=[failure for failure in predictions.failures if failure.id in wanted])
 
 
 def _show(results: dict[str, Any]) -> None:
@@ -131,8 +117,6 @@ def _show(results: dict[str, Any]) -> None:
         console.say(f"{counted}: no accuracy, because no video has a label or could be read")
     for failure in results["failures"][:10]:
         console.warn(f"{printable(failure['path'] or failure['id'])}: {printable(failure['reason'])}")
-    if results["failed"] > 10:
-        console.warn(f"and {results['failed'] - 10} more videos failed; results.json names them all")
 
 
 def _show_classes(results: dict[str, Any]) -> None:
@@ -143,11 +127,8 @@ def _show_classes(results: dict[str, Any]) -> None:
     ]
     console.say()
     console.table(rows, columns=["class", "videos", "top-1", "most often taken for"])
-    console.say()
-    console.say(f"mean of the classes' top-1: {percent(results['mean_class_top1'])}")
-    labelled = sum(row["videos"] for row in results["per_class"])
-    error = results["calibration"]["expected_calibration_error"]
-    console.say(f"expected calibration error: {error:.4f} ({labelled} videos)")
+    console.say(f"\nmean of the classes' top-1: {percent(results['mean_class_top1'])}")
+    console.say(f"expected calibration error: {results['calibration']['expected_calibration_error']:.4f}")
     if "mcnemar" in results:
         test = results["mcnemar"]
         console.say(

@@ -79,7 +79,7 @@ def score_videos(
     size = test.views_per_batch or views_per_batch(test, data, device)
     mixed = precision == "bf16" and dtype == torch.float32
     lag = 0 if device.type == "cpu" else 1  # wait for a GPU's logits one batch late, so that it always has work
-    pending: deque[tuple[Tensor | None, list[tuple[_Video, int]]]] = deque()
+    pending: deque[tuple[Tensor | None, list[_Video]]] = deque()
     was_training = model.training
     model.eval()
     try:
@@ -113,69 +113,53 @@ def views_per_batch(test: TestConfig, data: DataConfig, device: torch.device) ->
 
 @dataclass
 class _Video:
-    """A video in the pipeline, with the logits that have come back so far."""
+    """A video in the pipeline, with the logits (K,) of its views that have come back so far."""
 
     views: VideoViews
     logits: list[Tensor] = field(default_factory=list)
 
-    @property
-    def total(self) -> int:
-        return len(self.views.clips) * len(self.views.crops)
-
 
 def view_batches(
     videos: Iterable[VideoViews], size: int, device: torch.device
-) -> Iterator[tuple[Tensor | None, list[tuple[_Video, int]]]]:
+) -> Iterator[tuple[Tensor | None, list[_Video]]]:
     """Cut the views of one video after the other into batches.
 
     Yields:
-        clips uint8 (``size``, C, T, h, w) on the device, and the number of clips of each video in turn: 0 for a video
-        that could not be read. The very last batch is padded with copies of its first view; a batch that is cut short
-        by views of another shape (whole frames of another video) is not. None where there is no clip at all.
+        clips uint8 (``size``, C, T, h, w) on the device, and the video of each clip; a video that could not be read
+        stands among them without a clip. The very last batch is padded with copies of its first view; a batch that is
+        cut short by views of another shape (whole frames of another video) is not. None where there is no clip at all.
     """
-    parts: list[Tensor] = []
-    owners: list[tuple[_Video, int]] = []
-    room = size
+    batch: list[Tensor] = []
+    owners: list[_Video] = []
     for views in videos:
         video = _Video(views)
         if views.failure is not None:
-            owners.append((video, 0))
-            if not parts:
-                yield None, owners
-                owners = []
+            owners.append(video)
             continue
         on_device = views._replace(frames=views.frames.to(device, non_blocking=True))
-        start = 0
-        while start < video.total:
-            stop = min(start + room, video.total)
-            part = make_views(on_device, range(start, stop))  # (V, C, T, h, w)
-            if parts and part.shape[1:] != parts[0].shape[1:]:
-                yield torch.cat(parts), owners
-                parts, owners, room = [], [], size
-                continue
-            parts.append(part)
-            owners.append((video, stop - start))
-            room -= stop - start
-            start = stop
-            if room == 0:
-                yield torch.cat(parts), owners
-                parts, owners, room = [], [], size
-    if parts:
-        yield torch.cat([*parts, parts[0][:1].expand(room, *parts[0].shape[1:])]), owners
+        for view in make_views(on_device):  # (C, T, h, w)
+            if batch and view.shape != batch[0].shape:
+                yield torch.stack(batch), owners
+                batch, owners = [], []
+            batch.append(view)
+            owners.append(video)
+            if len(batch) == size:
+                yield torch.stack(batch), owners
+                batch, owners = [], []
+    if owners:
+        yield torch.stack(batch + batch[:1] * (size - len(batch))) if batch else None, owners
 
 
-def _finished_videos(logits: Tensor | None, owners: Iterable[tuple[_Video, int]]) -> Iterator[VideoScores | Failure]:
+def _finished_videos(logits: Tensor | None, owners: Iterable[_Video]) -> Iterator[VideoScores | Failure]:
     """Give the logits (N, K) of a batch back to their videos; yield the videos whose views are now complete."""
-    rows = None if logits is None else logits.float().cpu()
-    start = 0
-    for video, count in owners:
+    rows = iter(() if logits is None else logits.float().cpu())
+    for video in owners:
         if video.views.failure is not None:
             yield video.views.failure
-        elif rows is not None:
-            video.logits.append(rows[start : start + count])
-            start += count
-            if sum(map(len, video.logits)) == video.total:
-                yield ensemble_views(video.views, torch.cat(video.logits).numpy())
+            continue
+        video.logits.append(next(rows))
+        if len(video.logits) == len(video.views.clips) * len(video.views.crops):
+            yield ensemble_views(video.views, torch.stack(video.logits).numpy())
 
 
 @np.errstate(invalid="ignore")  # infinity - infinity: callers count the non-finite scores

@@ -14,16 +14,11 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 class Source(NamedTuple):
-    """One video to label; ``reason`` says why it is refused, None where it is not."""
+    """One video to label, or a name that is refused, with the reason."""
 
     name: str
-    kind: Literal["file", "camera", "stdin"] = "file"
+    kind: Literal["file", "camera", "stdin", "refused"] = "file"
     reason: str | None = None
-
-    @property
-    def is_file(self) -> bool:
-        """Whether this is a file to open; the reader says if it cannot."""
-        return self.kind == "file" and self.reason is None
 
 
 def find_sources(names: Sequence[str]) -> list[Source]:
@@ -39,7 +34,7 @@ def find_sources(names: Sequence[str]) -> list[Source]:
 def _resolve(name: str) -> list[Source]:
     if os.path.isdir(name):
         found = [Source(os.path.join(name, path)) for path in videos_under(name)]
-        return found or [Source(name, reason="a folder without video files")]
+        return found or [Source(name, "refused", "a folder without video files")]
     if os.path.lexists(name):
         return [Source(name)]
     if name == "-":
@@ -47,12 +42,11 @@ def _resolve(name: str) -> list[Source]:
     if name.isdecimal():
         return [Source(name, "camera")]
     if URL.match(name):
-        return [Source(name, reason="is a URL; gcvideo reads local files: download it first")]
+        return [Source(name, "refused", "is a URL; gcvideo reads local files: download it first")]
     if glob.has_magic(name):
-        files = [path for path in glob.glob(name, recursive=True) if not os.path.isdir(path)]
-        unique = {}  # a link to a folder above gives its files many names; the shortest one is kept
-        for path in sorted(files, key=len, reverse=True):
-            unique[os.path.realpath(os.path.dirname(path)), os.path.basename(path)] = path
+        # A link to a folder above gives its files many names; the shortest one is kept.
+        files = sorted(glob.glob(name, recursive=True), key=len, reverse=True)
+        unique = {os.path.realpath(path): path for path in files if not os.path.isdir(path)}
         found = [Source(path) for path in sorted(unique.values())]
-        return found or [Source(name, reason="no file matches this pattern")]
+        return found or [Source(name, "refused", "no file matches this pattern")]
     return [Source(name)]

@@ -30,7 +30,9 @@ def optimize_for_inference(model: nn.Module, *, precision: str = "fp32", compile
     on_cpu = next(model.parameters()).device.type == "cpu"
     if precision == "bf16":
         _to_bfloat16(model)
-    _to_channels_last(model)
+    for module in model.modules():  # outputs follow the layout of the convolutions' weights
+        if isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)
     if on_cpu and not compile:
         reach_onednn(model)
     for parameter in model.parameters():
@@ -88,10 +90,3 @@ def _compiled(model: nn.Module, *, frozen: bool) -> nn.Module:
     if frozen:
         compiled.forward = torch._inductor.config.patch(freezing=True)(compiled.forward)
     return compiled
-
-
-def _to_channels_last(model: nn.Module) -> None:
-    """Lay out the convolutions' weights channels last; their outputs then follow. Other weights have no such layout."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv3d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)

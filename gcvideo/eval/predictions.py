@@ -23,7 +23,7 @@ import base64
 import io
 import json
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,20 +112,14 @@ class Predictions:
     def select(self, keep: np.ndarray | Sequence[bool]) -> Predictions:
         """The videos where ``keep`` (V,) bool is true, or those at the indices in it, with all failures."""
         kept = np.asarray(keep)
-        kept = np.flatnonzero(kept) if kept.dtype == bool else kept
         counts: dict[str, Any] = {name: getattr(self, name)[kept] for name in COUNTS}
         return replace(
             self,
-            ids=[self.ids[i] for i in kept],
-            paths=[self.paths[i] for i in kept] if self.paths else [],
+            ids=np.array(self.ids, object)[kept].tolist(),
+            paths=np.array(self.paths, object)[kept].tolist() if self.paths else [],
             averages={name: scores[kept] for name, scores in self.averages.items()},
             **counts,
         )
-
-    def subset(self, ids: Collection[str]) -> Predictions:
-        """The videos and failures with these ids."""
-        chosen = self.select([name in ids for name in self.ids])
-        return replace(chosen, failures=[failure for failure in self.failures if failure.id in ids])
 
     @classmethod
     def average(cls, several: Sequence[Predictions]) -> Predictions:
@@ -135,13 +129,9 @@ class Predictions:
             DataError: they have other videos, labels or numbers of classes.
         """
         first = several[0]
-        if len(several) == 1:
-            return first
-        for other in several[1:]:
-            if (other.ids, other.labels.tolist()) != (first.ids, first.labels.tolist()):
-                raise DataError("the prediction files cannot be averaged: they do not hold the same videos and labels")
-            if other.scores.shape != first.scores.shape or other.classes != first.classes:
-                raise DataError("the prediction files cannot be averaged: their networks have different classes")
+        tested = [(one.ids, one.labels.tolist(), one.classes, one.scores.shape) for one in several]
+        if tested.count(tested[0]) < len(several):
+            raise DataError("the prediction files cannot be averaged: they do not hold the same videos and classes")
         totals: dict[str, Any] = {
             name: np.sum([getattr(one, name) for one in several], axis=0)
             for name in ("views", "clip_top1", "clip_top5")
@@ -219,7 +209,5 @@ class Predictions:
                 info=info,
                 **{name: arrays[name] for name in COUNTS},
             )
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such file") from None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: not a predictions.npz of gcvideo ({str(error).splitlines()[0]})") from None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,9 +34,9 @@ def run_test(
 ) -> tuple[dict[str, Any], Predictions]:
     """Test on the config's test split and write ``results.json`` and ``predictions.npz`` into ``output``.
 
-    An interrupted test resumes: the scores of finished videos are kept in ``output/test_parts`` until the results are
-    written. The whole-frame protocol writes ``results_fast.json`` and ``predictions_fast.npz``, so that its metrics
-    never replace those of the published protocol.
+    An interrupted test resumes: the scores of finished videos are kept beside the results, in
+    ``predictions.npz.partial``, until these are written. The whole-frame protocol writes ``results_fast.json`` and
+    ``predictions_fast.npz``, so that its metrics never replace those of the published protocol.
 
     Args:
         compile: compile the network first.
@@ -56,42 +54,39 @@ def run_test(
     console.say(f"{network.path} on {describe(network.device, precision)}")
     records = test_records(config, network.classes)
     checkpoint = {"path": str(network.path), "sha256": hash_file(network.path)}
-    journal = _open_journal(output, _journal_key(config, records, checkpoint["sha256"], precision))
+    suffix = "_fast" if config.test.whole_frame else ""
+    key = journal_key(config, records, checkpoint["sha256"], precision)
+    journal = Journal(output / f"predictions{suffix}.npz.partial", key, rank=distributed.rank())
     if restart and distributed.is_main():
-        _remove(journal)
+        journal.remove()
     model = optimize_for_inference(network.model, precision=precision, compile=compile)
     predictions = _score_records(model, records, config, journal=journal, precision=precision)
-    non_finite = predictions.count_non_finite()
-    results: dict[str, Any] = {}
-    if not non_finite:
-        predictions.paths = [records[index].path for index in predictions.indices]
-        predictions.classes = list(records.classes or network.classes or ())
-        predictions.failures += [Failure(id_, "", "is listed but not among the files") for id_ in records.missing]
-        state = network.checkpoint
-        results = {
-            "protocol": protocol(config.test),
-            **predictions.summary(),
-            "views_per_video": int(predictions.views.max()) if len(predictions) else 0,
-            "annotation": records.source,
-            "fingerprint": records.fingerprint,
-            "train_fingerprint": state.get("fingerprint"),
-            "checkpoint": {**checkpoint, "epoch": state.get("epoch"), "step": state.get("step")},
-            "precision": precision,
-            "processes": distributed.world_size(),
-            "seconds": round(time.monotonic() - began, 2),
-            "versions": versions(),
-            "config": config_to_dict(config),
-        }
-        if distributed.is_main():
-            _write(results, predictions, output, suffix="_fast" if config.test.whole_frame else "")
-    distributed.barrier()  # the journals stay until all are written, and until the results are
-    if distributed.is_main():
-        _remove(journal)
-    if non_finite:
+    if non_finite := predictions.count_non_finite():
         raise CheckpointError(
             f"{network.path}: its scores of {non_finite} of {len(predictions)} videos are not finite, so its weights "
             "are non-finite or too large; test another checkpoint of the run"
         )
+    predictions.paths = [records[index].path for index in predictions.indices]
+    predictions.classes = list(records.classes or network.classes or ())
+    predictions.failures += [Failure(id_, "", "is listed but not among the files") for id_ in records.missing]
+    state = network.checkpoint
+    results = {
+        "protocol": protocol(config.test),
+        **predictions.summary(),
+        "views_per_video": int(predictions.views.max(initial=0)),
+        "annotation": records.source,
+        "fingerprint": records.fingerprint,
+        "train_fingerprint": state.get("fingerprint"),
+        "checkpoint": {**checkpoint, "epoch": state.get("epoch"), "step": state.get("step")},
+        "precision": precision,
+        "processes": distributed.world_size(),
+        "seconds": round(time.monotonic() - began, 2),
+        "versions": versions(),
+        "config": config_to_dict(config),
+    }
+    if distributed.is_main():
+        _write(results, predictions, output, suffix=suffix)
+        journal.remove()  # all processes have scored their share
     return results, predictions
 
 
@@ -167,31 +162,19 @@ def protocol(test: TestConfig) -> str:
     return f"{test.clips} clips x {test.crops} crops of {test.crop}"
 
 
-def _open_journal(output: Path, key: dict[str, Any]) -> Journal:
-    """The journal of this test's finished videos; another test, with another key, has its own."""
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    return Journal(output / "test_parts" / f"{digest}.jsonl", key, rank=distributed.rank())
-
-
-def _remove(journal: Journal) -> None:
-    journal.remove()
-    with suppress(OSError):  # absent, or it holds the journal of another test
-        journal.path.parent.rmdir()
-
-
-def _journal_key(config: RunConfig, records: RecordTable, checkpoint_hash: str, precision: str) -> dict[str, Any]:
+def journal_key(config: RunConfig, records: RecordTable, checkpoint_hash: str, precision: str) -> dict[str, Any]:
     """Everything a video's scores depend on. All three ensembles are kept, so the choice of one is not among it."""
-    test = {name: value for name, value in asdict(config.test).items() if name not in ("ensemble", "views_per_batch")}
-    data = {
-        name: value for name, value in asdict(config.data).items() if name not in ("workers", "train", "quarantine")
-    }
+    incidental = ("ensemble", "views_per_batch", "workers", "train", "quarantine")
+    sections = {"test": asdict(config.test), "data": asdict(config.data)}
     return {
         "checkpoint": checkpoint_hash,
         "records": records.fingerprint,
         "ids": records.order,
-        "test": test,
-        "data": data,
         "precision": precision,
+        **{
+            name: {key: value for key, value in section.items() if key not in incidental}
+            for name, section in sections.items()
+        },
     }
 
 
@@ -200,8 +183,5 @@ def _write(results: dict[str, Any], predictions: Predictions, output: Path, *, s
     predictions.info = {name: results[name] for name in kept}
     predictions.save(output / f"predictions{suffix}.npz")
     path = output / f"results{suffix}.json"
-    try:
-        training = {"training": json.loads(path.read_text())["training"]}  # the training's own part of the file stays
-    except (OSError, ValueError, KeyError, TypeError):
-        training = {}
-    write_json(path, {**results, **training})
+    training = json.loads(path.read_text()).get("training") if path.exists() else None
+    write_json(path, {**results, "training": training} if training else results)

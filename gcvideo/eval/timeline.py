@@ -50,12 +50,6 @@ class Timeline(NamedTuple):
     duration: float
     problem: str | None
 
-    @property
-    def mean_scores(self) -> np.ndarray:
-        """(K,) mean over the windows."""
-        scores: np.ndarray = np.mean([window.scores for window in self.windows], axis=0)
-        return scores
-
 
 class SlidingWindows:
     """Cut a stream of frames into overlapping clips, each a ``VideoViews`` with one clip.
@@ -97,7 +91,8 @@ class SlidingWindows:
             count = frame.index + 1
             late = frame.index - wanted
             if ((late >= 0) & (late % self.hop == 0)).any():
-                self._kept[frame.index] = frame.time, self._resized(frame)
+                resized = resize_short_side(frame.rgb()[None].copy(), self.test.short_side, self.test.convention)
+                self._kept[frame.index] = frame.time, resized[:, 0].numpy()  # (3, H, W)
             if frame.index == start + wanted[-1]:
                 yield self._window(start)
                 start += self.hop
@@ -106,24 +101,17 @@ class SlidingWindows:
         if unseen > 0 and self._kept:
             yield self._window(start)
 
-    def _resized(self, frame: StreamFrame) -> np.ndarray:
-        resized = resize_short_side(frame.rgb()[None].copy(), self.test.short_side, self.test.convention)
-        return resized[:, 0].numpy()  # (3, H, W)
-
     def _window(self, start: int) -> VideoViews:
         available = np.array(sorted(index for index in self._kept if index >= start))
         places = np.searchsorted(available, start + self.offsets, side="right") - 1
         chosen = available[np.maximum(places, 0)]
         unique, positions = np.unique(chosen, return_inverse=True)
         times, pictures = zip(*(self._kept[index] for index in unique), strict=True)
-        height, width = pictures[0].shape[1:]
-        crops = view_boxes(height, width, self.test)
         self.spans.append((times[0], times[-1] + 1 / self.fps))
         index = len(self.spans) - 1
         frames = torch.from_numpy(np.stack(pictures, axis=1))  # (3, U, H, W)
-        return VideoViews(
-            frames, torch.from_numpy(positions)[None], torch.from_numpy(crops), -1, index, str(index), None
-        )
+        crops = torch.from_numpy(view_boxes(frames.shape[2], frames.shape[3], self.test))
+        return VideoViews(frames, torch.from_numpy(positions)[None], crops, -1, index, str(index), None)
 
 
 def make_timeline(
@@ -150,28 +138,18 @@ def make_timeline(
     total = np.concatenate([np.zeros((1, scores.shape[1])), scores.cumsum(axis=0)])
     scores = (total[last] - total[first]) / (last - first)[:, None]  # (W, K)
 
-    runs = _merge([(i, i + 1, int(best)) for i, best in enumerate(scores.argmax(axis=1))])
-    while len(runs) > 1:
-        lengths = [edges[end] - edges[start] for start, end, _ in runs]
-        shortest = int(np.argmin(lengths))
-        if lengths[shortest] >= min_length:
+    labels = scores.argmax(axis=1)
+    while True:
+        starts = np.flatnonzero(np.diff(labels, prepend=-1))  # the first window of each segment
+        ends = np.append(starts[1:], len(labels))
+        lengths = edges[ends] - edges[starts]
+        shortest = int(lengths.argmin())
+        if len(starts) == 1 or lengths[shortest] >= min_length:
             break
-        start, end, _ = runs[shortest]
-        neighbours = [runs[i][2] for i in (shortest - 1, shortest + 1) if 0 <= i < len(runs)]
-        label = max(neighbours, key=lambda k: float(scores[start:end, k].mean()))
-        runs = _merge([*runs[:shortest], (start, end, label), *runs[shortest + 1 :]])
+        inside = slice(starts[shortest], ends[shortest])
+        neighbours = [int(labels[i]) for i in (inside.start - 1, inside.stop) if 0 <= i < len(labels)]
+        labels[inside] = max(neighbours, key=lambda k: float(scores[inside, k].mean()))
     return [
         Segment(float(edges[start]), float(edges[end]), classes[k], k, float(scores[start:end, k].mean()))
-        for start, end, k in runs
+        for start, end, k in zip(starts, ends, labels[starts].tolist(), strict=True)
     ]
-
-
-def _merge(runs: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Join neighbours (start, end, label) with the same label."""
-    merged: list[tuple[int, int, int]] = []
-    for start, end, label in runs:
-        if merged and merged[-1][2] == label:
-            merged[-1] = (merged[-1][0], end, label)
-        else:
-            merged.append((start, end, label))
-    return merged

@@ -210,7 +210,7 @@ class Trainer:
         data, compute = (seconds / steps for seconds in state.clock.lap(batches.reset()))
         if not self.config.optim.clip_grad_norm:
             del means["grad_norm"]
-        progress.show(loss=means["loss"], lr=lr, data=f"{1000 * data:.0f} ms", compute=f"{1000 * compute:.0f} ms")
+        progress.advance(0, loss=means["loss"], lr=lr, data=f"{1000 * data:.0f} ms", compute=f"{1000 * compute:.0f} ms")
         logger.write(
             "train",
             step=state.position.step,

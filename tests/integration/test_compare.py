@@ -186,9 +186,9 @@ def test_each_config_is_trained_and_tested(tmp_path: Path) -> None:
         (["slow_r18", "slow_r18", "--train"], "would train in one folder"),
         (["slow_r18", "--train", "--predictions", "a.npz"], "only one of"),
         (["slow_r18", "--data", "a.csv"], "--data: says what --checkpoints or --train are tested on"),
-        (["slow_r18", "--json", "/"], "--json: / cannot be written (it is a folder)"),
-        (["slow_r18", "--html", f"{__file__}/page.html"], "test_compare.py is no folder"),
-        (["slow_r18", "--png", __file__], "test_compare.py is no folder"),
+        (["slow_r18", "--json", "/"], "--json: / cannot be written as a file"),
+        (["slow_r18", "--html", f"{__file__}/page.html"], "page.html cannot be written"),
+        (["slow_r18", "--png", __file__], "test_compare.py cannot be written as a folder"),
     ],
 )
 def test_a_wrong_command_gets_one_line_and_exit_code_2(

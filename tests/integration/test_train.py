@@ -466,7 +466,7 @@ def test_a_place_that_cannot_be_written_is_one_line_before_the_first_step(
     assert f"{key}: {file}/" in error
     assert "cannot be written (" in error
     assert train(config, "--json", str(place)) == 2
-    assert "it is a folder" in capsys.readouterr().err
+    assert "cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.slow

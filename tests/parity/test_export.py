@@ -110,7 +110,6 @@ def test_refusals_in_one_line(
         (["nowhere/best.pt", "out.pt2"], "no such checkpoint"),
         (["slow_r18", str(tmp_path / "out.pt2"), "--size", "16"], "too small"),
         (["slow_r18", "out.pt2", "--frames", "0"], "--frames: must be at least 1"),
-        ([str(checkpoint), "out.pt2", "--num-classes", "5"], "--num-classes: only for a network given by name"),
     ):
         assert main(["export", *arguments]) == 2
         error = capsys.readouterr().err

@@ -28,13 +28,13 @@ def test_json_holds_no_number_that_json_does_not_know(tmp_path: Path) -> None:
 def test_outputs_that_cannot_be_written_are_refused_first(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    for name, place, message in (
-        ("json", tmp_path, "it is a folder"),
-        ("html", file / "a.html", f"{file} is no folder"),
-        ("csv", file / "b" / "c.csv", f"{file} is no folder"),
-        ("pictures", file, f"{file} is no folder"),
+    for name, place, kind in (
+        ("json", tmp_path, "file"),
+        ("html", file / "a.html", "file"),
+        ("csv", file / "b" / "c.csv", "file"),
+        ("pictures", file, "folder"),
     ):
-        with pytest.raises(ConfigError, match=message) as error:
+        with pytest.raises(ConfigError, match=f"{place} cannot be written as a {kind}") as error:
             require_writable_outputs(argparse.Namespace(**{name: str(place)}))
         assert str(error.value).startswith(f"--{name}: ")
     # Files and folders that are to be made, options that are not given, and flags are fine.
@@ -45,7 +45,7 @@ def test_outputs_that_cannot_be_written_are_refused_first(tmp_path: Path) -> Non
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_a_folder_without_permission_is_refused_first(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(ConfigError, match="no permission"):
+    with pytest.raises(ConfigError, match="cannot be written"):
         require_writable_outputs(argparse.Namespace(json=str(tmp_path / "a.json")))
 
 

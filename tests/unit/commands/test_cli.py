@@ -94,13 +94,6 @@ def test_names_that_begin_with_a_dash_stand_behind_two(tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"gcvideo predict: {missing}: ")
 
 
-def test_a_file_whose_name_begins_with_a_dash_is_no_option(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "-rf.yaml").write_text("name: x")
-    assert main(["train", "-rf.yaml", "optim.lrr=3"]) == 2
-    assert "unknown key optim.lrr" in capsys.readouterr().err
-
-
 def test_a_terminal_that_lacks_a_letter_gets_its_number():
     code = "from gcvideo.cli import main; main(['train', 'nowhere.yaml']); print('\\u89c6\\udcff')"
     done = subprocess.run(

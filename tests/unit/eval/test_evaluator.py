@@ -223,7 +223,7 @@ def test_a_file_that_is_no_predictions_is_refused_in_one_line(tmp_path):
         with pytest.raises(DataError, match=r"p\.npz: not a predictions\.npz") as caught:
             Predictions.load(tmp_path / "p.npz")
         assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="No such file"):
         Predictions.load(tmp_path / "absent.npz")
 
 

@@ -177,7 +177,7 @@ def test_a_pipe_is_read_without_seeking(video: Path, tmp_path: Path) -> None:
     with FrameStream(io.BufferedReader(Pipe(matroska))) as stream:
         assert len(list(stream)) == 12
     (tmp_path / "text").write_text("no video" * 100)
-    with pytest.raises(VideoError, match=r"standard input: .*MPEG-TS, Matroska or"):
+    with pytest.raises(VideoError, match=r"standard input: .*MPEG-TS, Matroska"):
         FrameStream(io.BufferedReader(Pipe(tmp_path / "text")))
 
 
