@@ -82,15 +82,11 @@ def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | No
 
 
 def _choice_parser(program: str, about: str, choices: dict[str, tuple[str, str]]) -> argparse.ArgumentParser:
-    width = max(map(len, choices))
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description=about,
-        epilog="commands:\n" + "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in choices.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(prog=program, description=about)
     parser.add_argument("--version", action="version", version=f"gcvideo {__version__}")
-    parser.add_argument("command", choices=choices, metavar="COMMAND", help="see below; COMMAND --help explains it")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands; COMMAND --help explains one")
+    for name, (_, text) in choices.items():
+        commands.add_parser(name, help=text)
     return parser
 
 

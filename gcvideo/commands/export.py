@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         "stride": config.data.stride,
     }
     content, error = export_network(model, frames=frames, size=size, format=target.suffix, metadata=metadata)
-    if error > TOLERANCE:
+    if not error <= TOLERANCE:  # it may be NaN
         raise CheckpointError(f"{args.target}: not written, because its logits are {error:.1e} off the network's")
     write_atomically(target, content)
     console.say(f"wrote {args.target}: {len(content) / 2**20:.1f} MiB, logits within {error:.1e} of the network's")

@@ -1,6 +1,6 @@
 """``gcvideo prepare``: make, index, check, transcode and shard data sets.
 
-Each task is a function of its arguments that prints what it did and returns it, for ``--json``.
+Each task is a function of its arguments that returns what it did: the table that is printed, and more for ``--json``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from gcvideo.console import say, table
+from gcvideo.console import say, table, warn
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
 
@@ -67,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the task that was asked for; returns 1 if a transcode failed for some videos."""
     tasks = {"synthetic": synthetic, "index": index, "verify": verify, "transcode": transcode, "shard": shard}
     results = tasks[args.task](args)
+    shown = [(name, value) for name, value in results.items() if not isinstance(value, (list, dict))]
+    if shown:
+        table(shown, columns=(args.task, ""))
     if args.json:
         write_json(args.json, results)
     return int(args.task == "transcode" and any(result["failures"] for result in results.values()))
@@ -77,7 +80,6 @@ def synthetic(args: argparse.Namespace) -> dict[str, Any]:
     from gcvideo.prepare.synthetic import CLASSES, make_synthetic
 
     train, val = make_synthetic(args.out, train=args.train, val=args.val, seed=args.seed, workers=args.workers)
-    say(f"{args.train} training and {args.val} validation videos of {len(CLASSES)} classes: {train}, {val}")
     return {"train": str(train), "val": str(val), "classes": list(CLASSES)}
 
 
@@ -91,18 +93,14 @@ def index(args: argparse.Namespace) -> dict[str, Any]:
     made = make_index(args.annotation, out, root=args.root, classes=classes, workers=args.workers)
     unreadable = [f"{path}\t{reason}" for path, reason in made.unreadable]
     lists = {"unreadable": unreadable, "missing": made.missing, "extra": made.extra, "replaced": made.replaced}
-    counts = {"videos": made.table.num_rows, **{name: len(lines) for name, lines in lists.items()}}
-    table([*counts.items(), *made.totals().items()], columns=("index", ""))
     for name, lines in lists.items():
         path = out.with_name(f"{out.stem}.{name}.txt")
         path.unlink(missing_ok=True)
         if lines:
             write_atomically(path, "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
             say(f"{name}: {path}")
-    say(f"fingerprint of ids and labels: {made.fingerprint}")
-    say(f"fingerprint of their bytes too: {made.content}")
-    say(f"index: {out}")
-    return {"index": str(out), **counts, "fingerprint": made.fingerprint, "content": made.content}
+    counts = {"videos": made.table.num_rows, **{name: len(lines) for name, lines in lists.items()}}
+    return {"index": str(out), **counts, **made.totals(), "fingerprint": made.fingerprint, "content": made.content}
 
 
 def verify(args: argparse.Namespace) -> dict[str, Any]:
@@ -113,13 +111,11 @@ def verify(args: argparse.Namespace) -> dict[str, Any]:
     out = args.out or args.annotation.with_name(f"{args.annotation.name}.quarantine.jsonl")
     limits = Limits(seconds=args.seconds, memory=int(args.gigabytes * (1 << 30)))
     result = work.verify(args.annotation, out, root=args.root, workers=args.workers, limits=limits)
-    bad = len(result.failures)
-    table([("videos", result.videos), ("good", result.videos - bad), ("bad", bad)], columns=("verify", ""))
     for failure in result.failures[:20]:
-        say(f"  {failure.path}: {failure.reason}")
-    say(f"{'first 20 of ' if bad > 20 else ''}{bad} videos to leave out: {out}")
+        warn(f"{failure.path}: {failure.reason}")
     failures = [failure._asdict() for failure in result.failures]
-    return {"quarantine": str(out), "videos": result.videos, "frames": result.frames, "failures": failures}
+    counts = {"videos": result.videos, "frames": result.frames, "bad": len(failures)}
+    return {"quarantine": str(out), **counts, "failures": failures}
 
 
 def transcode(args: argparse.Namespace) -> dict[str, Any]:
@@ -143,7 +139,7 @@ def transcode(args: argparse.Namespace) -> dict[str, Any]:
     table(rows, columns=columns)
     for result in done.values():
         for path, reason in result.failures.items():
-            say(f"not transcoded: {path}: {reason}")
+            warn(f"not transcoded: {path}: {reason}")
     for annotation in [] if args.compare else args.annotation:
         say(f"annotation: {work.copy_annotation(annotation, args.source, args.out)}")
     return {preset: dataclasses.asdict(result) for preset, result in done.items()}
@@ -153,9 +149,12 @@ def shard(args: argparse.Namespace) -> dict[str, Any]:
     """Pack the videos of an annotation into tar shards."""
     from gcvideo.prepare.shards import write_shards
 
-    size = int(args.megabytes * 1e6)
     made = write_shards(
-        args.annotation, args.out, root=args.root, shard_bytes=size, seed=args.seed, workers=args.workers
+        args.annotation,
+        args.out,
+        root=args.root,
+        shard_bytes=int(args.megabytes * 1e6),
+        seed=args.seed,
+        workers=args.workers,
     )
-    say(f"{sum(made.counts)} videos in {len(made.names)} shards: {args.out}")
     return {"shards": len(made.names), "videos": sum(made.counts), "fingerprint": made.fingerprint}

@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or Ctrl-C after saving a checkpoint: continue with the same command and --resume."
     )
     add = parser.add_argument
-    add("config", help="a YAML file, or the name of a shipped one (demo/synthetic_gc.yaml)")
+    add("config", nargs="?", help="a YAML file, or the name of a shipped one (demo/synthetic_gc.yaml)")
     add("overrides", nargs="*", metavar="key=value", help="changes to the config (optim.lr=0.02)")
-    add("--help-config", nargs="?", action=_HelpConfig, metavar="KEY", help="explain a config key or section, or all")
+    add("--help-config", nargs="?", const="", metavar="KEY", help="explain a config key or section, or all")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
     start.add_argument("--overwrite", action="store_true", help="remove the run in the folder and start again")
@@ -35,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns 0, or 75 where a signal stopped the run."""
+    if args.help_config is not None:
+        print("\n".join(help_lines(args.help_config)))
+        return 0
+    if args.config is None:
+        raise ConfigError("give a config: a YAML file, or the name of a shipped one")
     config = load_config(args.config, args.overrides)
     from gcvideo.device import pick_device
     from gcvideo.train import dry_run as trials
@@ -64,16 +69,3 @@ def run(args: argparse.Namespace) -> int:
         if args.json and distributed.is_main():
             write_json(args.json, results)
     return 0
-
-
-class _HelpConfig(argparse.Action):
-    """``--help-config [KEY]``: print the documentation of config keys and exit, without a config."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: object, value: object, option: object = None
-    ) -> None:
-        try:
-            print("\n".join(help_lines(str(value or ""))))
-        except ConfigError as error:
-            parser.exit(2, f"{parser.prog}: {error}\n")
-        parser.exit()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -79,7 +78,7 @@ def score_videos(
     size = test.views_per_batch or views_per_batch(test, data, device)
     mixed = precision == "bf16" and dtype == torch.float32
     lag = 0 if device.type == "cpu" else 1  # wait for a GPU's logits one batch late, so that it always has work
-    pending: deque[tuple[Tensor | None, list[_Video]]] = deque()
+    pending: list[tuple[Tensor | None, list[_Video]]] = []
     was_training = model.training
     model.eval()
     try:
@@ -90,9 +89,9 @@ def score_videos(
                     logits = model(normalize(clips, mean=data.mean, std=data.std, dtype=dtype))
             pending.append((logits, owners))
             if len(pending) > lag:
-                yield from _finished_videos(*pending.popleft())
-        while pending:
-            yield from _finished_videos(*pending.popleft())
+                yield from _finished_videos(*pending.pop(0))
+        for logits, owners in pending:
+            yield from _finished_videos(logits, owners)
     finally:
         model.train(was_training)
 

@@ -7,12 +7,11 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from gcvideo.errors import ConfigError
@@ -38,8 +37,8 @@ def export_network(
         InputShapeError: the network does not take such clips.
         ConfigError: a package for ONNX is missing.
     """
-    if format == ".onnx":
-        _require_onnx()
+    if format == ".onnx" and not all(map(importlib.util.find_spec, ("onnx", "onnxruntime", "onnxscript"))):
+        raise ConfigError("ONNX export needs further packages: pip install 'gcvideo[export]'")
     example = torch.zeros(2, 3, frames, size, size)
     with torch.no_grad():
         program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
@@ -51,18 +50,24 @@ def compare(model: nn.Module, content: bytes, *, frames: int, size: int, format:
     """The largest difference from the network's logits on random clips, in batches of one and three.
 
     Returns:
-        relative to the largest logit, or to 1 where all are smaller; infinity where it is not a number.
+        relative to the largest logit, or to 1 where all are smaller; NaN where a logit is not finite.
     """
     generator = torch.Generator().manual_seed(0)
-    worst = 0.0
-    call = _onnx_runner(content) if format == ".onnx" else torch.export.load(io.BytesIO(content)).module()
+    call: Callable[[Tensor], Tensor]
+    if format == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        call = lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])  # noqa: E731
+    else:
+        call = torch.export.load(io.BytesIO(content)).module()
+    differences = []
     for batch in (1, 3):
         clips = torch.randn(batch, 3, frames, size, size, generator=generator)
         with torch.no_grad():
             expected, logits = model(clips), call(clips)
-        difference = float((logits - expected).abs().max() / expected.abs().max().clamp(min=1))
-        worst = max(worst, difference if difference == difference else float("inf"))
-    return worst
+        differences.append((logits - expected).abs().max() / expected.abs().max().clamp(min=1))
+    return float(torch.stack(differences).max())
 
 
 def _to_pt2(program: ExportedProgram, metadata: dict[str, Any]) -> bytes:
@@ -74,44 +79,24 @@ def _to_pt2(program: ExportedProgram, metadata: dict[str, Any]) -> bytes:
 
 def _to_onnx(program: ExportedProgram, metadata: dict[str, Any]) -> bytes:
     """The bytes of an ONNX file, input ``clips``, output ``logits``; the metadata is its property ``gcvideo``."""
-    with _quiet():
-        exported = torch.onnx.export(
-            program,
-            dynamo=True,
-            input_names=["clips"],
-            output_names=["logits"],
-            dynamic_shapes=({0: "batch"},),
-            custom_translation_table={torch.ops.aten.searchsorted.Tensor: _searchsorted()},
-            verbose=False,
-        )
+    logging.disable(logging.WARNING)  # hides the exporter's warnings about its own work
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                input_names=["clips"],
+                output_names=["logits"],
+                dynamic_shapes=({0: "batch"},),
+                custom_translation_table={torch.ops.aten.searchsorted.Tensor: _searchsorted()},
+                verbose=False,
+            )
+    finally:
+        logging.disable(logging.NOTSET)
     assert exported is not None
     exported.model.metadata_props[METADATA] = json.dumps(metadata)
     return exported.model_proto.SerializeToString()
-
-
-def _require_onnx() -> None:
-    for name in ("onnx", "onnxruntime", "onnxscript"):
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"ONNX export needs the package {name}: pip install 'gcvideo[export]'")
-
-
-def _onnx_runner(content: bytes) -> Any:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the exporter's warnings about its own work."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)
 
 
 def _searchsorted() -> Any:

@@ -62,4 +62,4 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, tmp_path, mon
 def test_a_video_that_fails_to_transcode_is_named_and_exits_1(videos, tmp_path, capsys):
     (videos / "bad.mp4").write_bytes(b"nothing")
     assert main(["prepare", "transcode", str(videos), str(tmp_path / "out"), "--workers", "1"]) == 1
-    assert f"not transcoded: {videos / 'bad.mp4'}" in capsys.readouterr().out
+    assert f"not transcoded: {videos / 'bad.mp4'}" in capsys.readouterr().err
