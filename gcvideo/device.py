@@ -136,23 +136,10 @@ def pick_memory_format(setting: bool | None, precision: str, *, onednn: bool) ->
     Args:
         setting: ``train.channels_last``; None chooses.
         precision: "fp32" or "bf16".
-        onednn: whether oneDNN computes all convolutions (``onednn_computes``).
+        onednn: whether oneDNN computes all convolutions: on a CPU, once ``reach_onednn`` has been called.
     """
     channels_last = precision == "bf16" or onednn if setting is None else setting
     return torch.channels_last_3d if channels_last else torch.contiguous_format
-
-
-def onednn_computes(device: torch.device, *, clips: int, smallest: int) -> bool:
-    """Whether ATen gives all convolutions of a step to oneDNN on this device, once ``reach_onednn`` has been called.
-
-    It keeps the small ones of single clips to itself (``use_mkldnn`` in its Convolution.cpp).
-
-    Args:
-        device: that computes.
-        clips: N, in one forward pass.
-        smallest: C x T x H of the smallest input of a convolution.
-    """
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and (clips > 1 or smallest > 20480)
 
 
 def reach_onednn(network: nn.Module) -> None:

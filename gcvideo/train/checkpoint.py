@@ -48,22 +48,10 @@ FORMAT = 1
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint atomically: a temporary file is synced and renamed, then the folder is synced.
-
-    Raises:
-        CheckpointError: the file cannot be written, for example because the disk is full; an older file at ``path``
-            is unchanged.
-    """
-    path = Path(path)
+    """Write a checkpoint atomically: an older file at ``path`` is unchanged where the disk is full."""
     content = io.BytesIO()
     torch.save({"format": FORMAT, **state}, content)
-    try:
-        write_atomically(path, content.getbuffer())
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot write the checkpoint: {error.strerror}; older checkpoints are unchanged"
-        ) from None
+    write_atomically(path, content.getbuffer())
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -118,15 +106,14 @@ class CheckpointFolder:
         return (time.monotonic() - self._saved) / 60
 
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
-        """Write a checkpoint and link ``last.pt`` to it; with ``best`` also ``best.pt``.
-
-        Raises:
-            CheckpointError: it cannot be written; older checkpoints are unchanged.
-        """
+        """Write a checkpoint and link ``last.pt`` to it; with ``best`` also ``best.pt``."""
         numbered = self.folder / f"step_{state['step']:08d}.pt"
         save_checkpoint(numbered, state)
         for name in (self.last, self.best) if best else (self.last,):
             _link(numbered, name)
+        folder = os.open(self.folder, os.O_RDONLY)
+        os.fsync(folder)  # the new names outlast a power loss before old files are removed
+        os.close(folder)
         older = [path for path in self._numbered() if path != numbered]
         for old in older[max(self.keep - 1, 0) :]:
             old.unlink(missing_ok=True)
@@ -154,12 +141,12 @@ class CheckpointFolder:
             except CheckpointError as error:
                 warn(f"{error}; trying the one before it")
                 damaged.append(path)
-                continue
-            if path == self.best:
-                warn(f"{path} is used, the best validation so far: later steps are repeated")
-            for other in damaged:
-                other.rename(f"{other}.damaged")
-            return path
+            else:
+                if path == self.best:
+                    warn(f"{path} is used, the best validation so far: later steps are repeated")
+                for other in damaged:
+                    other.rename(f"{other}.damaged")
+                return path
         if damaged:
             names = ", ".join(path.name for path in damaged)
             raise CheckpointError(
@@ -181,12 +168,3 @@ def _link(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, temporary)
     os.replace(temporary, target)
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

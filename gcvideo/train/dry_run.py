@@ -15,7 +15,6 @@ from gcvideo import distributed
 from gcvideo.config import AugmentConfig, RunConfig
 from gcvideo.console import duration, say
 from gcvideo.data.prefetch import Prefetcher
-from gcvideo.files import require_writable
 from gcvideo.train.logger import bound
 from gcvideo.train.schedule import Shape
 from gcvideo.train.trainer import Parts, Trainer
@@ -70,19 +69,14 @@ def profile(config: RunConfig) -> Path:
         ``profile.json`` in the run folder, for https://ui.perfetto.dev or chrome://tracing.
 
     Raises:
-        ConfigError: it cannot be written.
+        GcvideoError: the run folder cannot be made.
     """
     path = config.run_dir / "profile.json"
-    if distributed.is_main():
-        require_writable(path, key="output")
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
+    distributed.on_main(lambda: path.parent.mkdir(parents=True, exist_ok=True))
+    with torch.profiler.profile() as profiler:
         trainer = Trainer(config)
         _take_steps(trainer, trainer.build(), PROFILED_STEPS)
     if distributed.is_main():
-        path.parent.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(path))
     sort = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
     say(profiler.key_averages().table(sort_by=sort, row_limit=15))

@@ -19,15 +19,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from gcvideo import distributed
-from gcvideo.config import RunConfig
 from gcvideo.console import duration, percent, say, warn
 from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.device import describe, versions
@@ -88,7 +86,6 @@ class MetricsLogger:
     def close(self) -> None:
         """Write everything to the disk."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
             self._file.close()
             self._board.close()
             self._file = None
@@ -100,10 +97,8 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a ``metrics.jsonl``; an incomplete last line is left out."""
     records = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
-        try:
+        with suppress(json.JSONDecodeError):
             records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
     return records
 
 
@@ -149,18 +144,12 @@ def accuracy_line(metrics: dict[str, float]) -> str:
     return f"{accuracies} of {metrics['videos']:g} videos{unread}"
 
 
-def announce(
-    config: RunConfig,
-    state: TrainState,
-    train_set: ClipDataset,
-    val_set: ViewDataset | None,
-    *,
-    device: torch.device,
-) -> None:
+def announce(state: TrainState, train_set: ClipDataset, val_set: ViewDataset | None) -> None:
     """Print what is about to be trained, on which device and videos."""
+    config = state.config
     parameters = sum(parameter.numel() for parameter in state.step.network.parameters())
     say(f"run folder {config.run_dir}")
-    say(f"{describe(device, state.step.precision)}; {parameters:,} parameters")
+    say(f"{describe(state.step.device, state.step.precision)}; {parameters:,} parameters")
     say(
         f"{len(train_set):,} training videos, {len(val_set) if val_set else 0:,} for validation; "
         f"{config.train.epochs:g} epochs, {state.schedule.total_steps:,} steps of {config.train.batch_size} clips "
@@ -173,8 +162,9 @@ def announce(
         warn("data.val.annotation is not set: this run trains without validation")
 
 
-def training_results(config: RunConfig, state: TrainState) -> dict[str, Any]:
+def training_results(state: TrainState) -> dict[str, Any]:
     """Training part of ``results.json``. Every process must call it."""
+    config = state.config
     data, compute = state.waits()
     failed = [{"id": id_, "path": path, "reason": why} for id_, (path, why) in sorted(state.failures.items())]
     return {
@@ -193,11 +183,9 @@ def training_results(config: RunConfig, state: TrainState) -> dict[str, Any]:
     }
 
 
-def summarize(
-    config: RunConfig, state: TrainState, val_set: ViewDataset | None, results: dict[str, Any], *, overfit: bool
-) -> None:
+def summarize(state: TrainState, val_set: ViewDataset | None, results: dict[str, Any], *, overfit: bool) -> None:
     """Print how the training ended."""
-    metrics = state.validation
+    config, metrics = state.config, state.validation
     if state.failures:
         warn(f"{len(state.failures)} training videos could not be read; {config.run_dir / 'results.json'} names them")
     if val_set is not None and metrics:
@@ -219,7 +207,10 @@ def summarize(
             "higher, a larger limit, or fewer videos; then check labels, data.mean and data.std, and train.freeze"
         )
     say(f"trained in {duration(state.clock.seconds)}; everything is in {config.run_dir}")
-    say(bound_line(results["data_seconds"], results["compute_seconds"], workers=config.data.workers))
+    share = results["data_seconds"] / max(results["data_seconds"] + results["compute_seconds"], 1e-9)
+    advice = f"; raise data.workers ({config.data.workers} now) or shrink the videos with gcvideo prepare"
+    bound_by = results["bound_by"]
+    say(f"The run was {bound_by}-bound: it waited for clips in {share:.0%} of its time{advice * (bound_by == 'data')}.")
 
 
 def bound(data_seconds: float, compute_seconds: float, *, workers: int) -> str:
@@ -227,13 +218,3 @@ def bound(data_seconds: float, compute_seconds: float, *, workers: int) -> str:
     total = data_seconds + compute_seconds
     limit = DATA_BOUND_SHARE if workers else 0.5
     return "data" if total and data_seconds / total > limit else "compute"
-
-
-def bound_line(data_seconds: float, compute_seconds: float, *, workers: int) -> str:
-    """Last line of a training: what limited its speed, and what would help."""
-    share = 100 * data_seconds / max(data_seconds + compute_seconds, 1e-9)
-    waited = f"{share:.0f} % of the training time was spent waiting for clips"
-    if bound(data_seconds, compute_seconds, workers=workers) == "compute":
-        return f"The run was compute-bound: {waited}."
-    more = f"raise data.workers ({workers} now)" if workers else "set data.workers to 1 or more"
-    return f"The run was data-bound: {waited}; {more} or shrink the videos with gcvideo prepare."

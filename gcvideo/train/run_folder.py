@@ -33,7 +33,6 @@ class RunFolder:
         self.log = self.path / "train.log"
         self.quarantine = self.path / "quarantine.jsonl"
         self.results = self.path / "results.json"
-        self.validation = self.path / "predictions_val.npz"
         self._intent = self.path / ".overwrite"
 
     def holds_run(self) -> bool:
@@ -80,7 +79,7 @@ class RunFolder:
         predictions.paths = [records[index].path for index in predictions.indices]
         predictions.classes = list(records.classes or ())
         predictions.info = {"annotation": records.source, "fingerprint": records.fingerprint, "epoch": epoch}
-        predictions.save(self.validation)
+        predictions.save(self.path / "predictions_val.npz")
 
     def test_results(self) -> dict[str, Any]:
         """What a test has written into ``results.json``; empty if there was none."""

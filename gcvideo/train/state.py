@@ -18,20 +18,10 @@ from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.train.schedule import Position, Schedule
 from gcvideo.train.step import TrainStep
 
-# Keys of ``_identity`` that change neither the final weights of a run nor the order of its samples.
-HARMLESS = tuple(
-    f"config.{key}"
-    for key in (
-        *("name", "output", "device", "test.", "data.workers", "data.val.", "data.test.", "data.worker_memory"),
-        *(
-            "data.video_timeout",
-            "train.val_",
-            "train.log_",
-            "train.checkpoint",
-            "train.wandb",
-            "train.keep_checkpoints",
-        ),
-    )
+# Config keys that change neither the final weights of a run nor the order of its samples.
+HARMLESS = (
+    *("name", "output", "device", "test.", "data.workers", "data.val.", "data.test.", "data.worker_memory"),
+    *("data.video_timeout", "train.val_", "train.log_", "train.checkpoint", "train.wandb", "train.keep_checkpoints"),
 )
 # Config keys that decide which tensors an optimizer keeps, and how they are grouped.
 LASTING = ("optim.optimizer", "optim.decay_norm_and_bias", "train.freeze")
@@ -94,7 +84,6 @@ class TrainState:
         step: holds network, averaged weights and optimizer.
         schedule: of the run.
         records: training videos.
-        failures: videos that are known to be bad from the start.
 
     Attributes:
         position: steps and epochs done.
@@ -105,15 +94,7 @@ class TrainState:
         clock: time of the run, and of its training steps the wait for data and the compute time.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        step: TrainStep,
-        schedule: Schedule,
-        records: RecordTable,
-        *,
-        failures: Iterable[Failure] = (),
-    ) -> None:
+    def __init__(self, config: RunConfig, step: TrainStep, schedule: Schedule, records: RecordTable) -> None:
         self.config, self.step, self.schedule, self.records = config, step, schedule, records
         self.position = Position()
         self.resumed_at = 0.0
@@ -121,7 +102,6 @@ class TrainState:
         self.validation: dict[str, float] = {}
         self.details: dict[str, Any] = {}
         self.failures: dict[str, tuple[str, str]] = {}
-        self.add_failures(failures)
         self.clock = Stopwatch()
 
     def add_failures(self, failures: Iterable[Failure]) -> None:
@@ -159,13 +139,13 @@ class TrainState:
         """
         changes = differences(state, self._identity())
         for key in LASTING:
-            if f"config.{key}" in changes:
+            if key in changes:
                 raise ConfigError(
-                    f"{key}: {changes[f'config.{key}']}, which --resume cannot change: keep it, or start a run of "
-                    f"another name from these weights with model.weights={state['path']}"
+                    f"{key}: {changes[key]}, which --resume cannot change: keep it, or start a run of another name "
+                    f"from these weights with model.weights={state['path']}"
                 )
         for key, change in changes.items():
-            warn(f"{TITLES.get(key, key.removeprefix('config.'))} {change}")
+            warn(f"{TITLES.get(key, key)} {change}")
         try:
             self.step.load_state_dict(state)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -202,9 +182,10 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
         before: the checkpoint; older ones lack some keys.
         now: what must agree with it, see ``TrainState._identity``.
     """
-    old, new = flatten({key: before[key] for key in now if key in before}), flatten(now)
+    keys = [key for key in now if key in before and key != "config"]
+    old, new = (flatten({**state["config"], **{key: state[key] for key in keys}}) for state in (before, now))
     return {
         key: f"was {str(old.get(key))[:80]} in the checkpoint and is {str(new.get(key))[:80]} now"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key.partition(".")[0] in before and not key.startswith(HARMLESS)
+        if old.get(key) != new.get(key) and not key.startswith(HARMLESS)
     }

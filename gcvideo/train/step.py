@@ -66,9 +66,7 @@ class TrainStep:
         self.precision = runtime.pick_training_precision(
             config.train.precision, device, network, frames=frames, crop=crop
         )
-        clips = micro_batch_size(config)
-        smallest = config.model.width * config.data.frames * config.data.crop // 4  # of res2, and of the other stages
-        onednn = runtime.onednn_computes(device, clips=clips, smallest=smallest)
+        onednn = device.type == "cpu" and torch.backends.mkldnn.is_available()
         self.memory_format = runtime.pick_memory_format(config.train.channels_last, self.precision, onednn=onednn)
         if config.model.weights is not None:
             load_initial_weights(network, config.model.weights, classes=classes)
@@ -92,7 +90,9 @@ class TrainStep:
             )
         self.mixer: ClipMixer | None = None
         if config.data.augment.mixup or config.data.augment.cutmix:
-            self.mixer = ClipMixer(config.data.augment, num_classes=config.model.num_classes, clips=clips)
+            self.mixer = ClipMixer(
+                config.data.augment, num_classes=config.model.num_classes, clips=micro_batch_size(config)
+            )
         self.meter = TrainMeter(device)
 
     @property
@@ -187,18 +187,11 @@ class TrainStep:
 
 
 def build_loss(train: TrainConfig) -> Loss:
-    """Cross entropy, or the function or class that ``train.loss`` names; a class is instantiated.
-
-    Raises:
-        ConfigError: ``train.loss`` names something that cannot be called.
-    """
+    """Cross entropy, or the function or class that ``train.loss`` names; a class is instantiated."""
     if train.loss is None:
         return functools.partial(F.cross_entropy, label_smoothing=train.label_smoothing)
     found = import_object(train.loss, key="train.loss")
-    loss = found() if isinstance(found, type) else found
-    if not callable(loss):
-        raise ConfigError(f"train.loss: {train.loss} is {loss!r}, which cannot be called with logits and labels")
-    return loss
+    return found() if isinstance(found, type) else found
 
 
 def micro_batch_size(config: RunConfig) -> int:

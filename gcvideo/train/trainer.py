@@ -7,6 +7,7 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -102,7 +103,7 @@ class Trainer:
         with StopSignals() as stop:
             distributed.on_main(lambda: self.folder.open(resume=resume, overwrite=overwrite))
             with log_to(self.folder.log):
-                parts = self.build()
+                parts = self.build(quarantine=self.folder.quarantine)
                 state = parts.state
                 checkpoint = self.checkpoints.load_latest() if resume else None
                 if checkpoint is not None:
@@ -110,24 +111,24 @@ class Trainer:
                 elif resume:
                     say(f"{self.checkpoints.folder} holds no checkpoint yet: starting from the beginning")
                 distributed.on_main(lambda: self.folder.claim(overwrite=overwrite))
-                if self.dataset is None:  # the run's own list of bad videos is read and extended from here on
-                    records, quarantine = parts.train_set.records, self.folder.quarantine
-                    videos = ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
-                    parts = dataclasses.replace(parts, train_set=videos)
                 first_step, wandb = state.position.step, config.train.wandb
                 logger = MetricsLogger(self.folder.path, step=first_step, epoch=state.resumed_at, wandb=wandb)
                 with contextlib.closing(logger):
-                    log.announce(config, state, parts.train_set, parts.val_set, device=self.device)
+                    log.announce(state, parts.train_set, parts.val_set)
                     self._train(parts, stop, logger)
-                results = log.training_results(config, state)
+                results = log.training_results(state)
                 if distributed.is_main():  # the results of a test are kept if they are of this very network
                     tested = self.folder.test_results() if state.position.step == first_step else {}
                     write_json(self.folder.results, {**tested, "training": results})
-                log.summarize(config, state, parts.val_set, results, overfit=self.overfit is not None)
+                log.summarize(state, parts.val_set, results, overfit=self.overfit is not None)
                 return results
 
-    def build(self) -> Parts:
-        """Build data sets, network, optimizer and state; nothing is written."""
+    def build(self, *, quarantine: Path | None = None) -> Parts:
+        """Build data sets, network, optimizer and state; nothing is written.
+
+        Args:
+            quarantine: the run's own list of bad videos, which is read and extended during the training.
+        """
         config = self.config
         records = (
             load_split(config, config.data.train, name="training") if self.dataset is None else self.dataset.records
@@ -143,11 +144,12 @@ class Trainer:
             )
         if config.train.wandb is not None:
             log.import_wandb()
-        train_set = self.dataset or ClipDataset(records, data=config.data, seed=config.seed)
+        train_set = self.dataset or ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
         val_set = ViewDataset(val, data=config.data, test=self.val_test) if val is not None else None
         schedule = Schedule(config, len(records))
         step = TrainStep(config, self.device, model=self.model, loss=self.loss, classes=records.classes)
-        state = TrainState(config, step, schedule, records, failures=train_set.quarantine.listed)
+        state = TrainState(config, step, schedule, records)
+        state.add_failures(train_set.quarantine.listed)
         guard = NonFiniteGuard(step.meter, records, self.folder.path / "nonfinite.json")
         return Parts(train_set, val_set, schedule, step, state, guard)
 

@@ -49,16 +49,6 @@ def test_channels_last_is_taken_where_it_is_faster_unless_told() -> None:
     assert runtime.pick_memory_format(False, "bf16", onednn=True) == torch.contiguous_format
 
 
-def test_onednn_computes_what_is_large_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert runtime.onednn_computes(CPU, clips=2, smallest=1)
-    assert runtime.onednn_computes(CPU, clips=1, smallest=28672)
-    assert not runtime.onednn_computes(CPU, clips=1, smallest=20480)
-    assert not runtime.onednn_computes(torch.device("cuda"), clips=2, smallest=1)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert not runtime.onednn_computes(CPU, clips=2, smallest=1)
-
-
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()

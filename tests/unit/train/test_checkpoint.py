@@ -196,13 +196,12 @@ def test_a_crash_before_the_last_rename_loses_nothing(tmp_path: Path, monkeypatc
 FULL_DISK = """
 import resource, sys, torch
 from gcvideo.train.checkpoint import CheckpointFolder
-from gcvideo.errors import CheckpointError
 folder = CheckpointFolder(sys.argv[1])
 folder.save({"model": {"weight": torch.ones(10)}, "step": 1})
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     folder.save({"model": {"weight": torch.ones(1_000_000)}, "step": 2})
-except CheckpointError as error:
+except OSError as error:
     print(error)
 """
 
@@ -214,7 +213,6 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_one_line(tmp_path: Path) -> N
         [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=120, check=True
     )
     assert answer.stdout.count("\n") == 1
-    assert "cannot write the checkpoint" in answer.stdout
     assert "File too large" in answer.stdout
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "step_00000001.pt"]

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from gcvideo.config import OptimConfig, load_config, shipped_configs
-from gcvideo.errors import ConfigError
 from gcvideo.train.optimizer import build_optimizer, learning_rate, parameter_groups
 
 
@@ -158,13 +157,9 @@ def test_the_fused_update_is_the_plain_one(optimizer: Any, memory_format: torch.
 
 
 def test_an_own_optimizer_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_optim.py").write_text(
-        "import torch\n\nclass Plain(torch.optim.SGD):\n    pass\n\ndef nothing(groups, lr):\n    return None\n"
-    )
+    (tmp_path / "my_optim.py").write_text("import torch\n\nclass Plain(torch.optim.SGD):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     optim = OptimConfig(optimizer="my_optim:Plain", lr=0.5, weight_decay=0.1)
     optimizer = build_optimizer(nn.Linear(2, 2), optim)
     assert type(optimizer).__name__ == "Plain"
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.5, 0.1)]
-    with pytest.raises(ConfigError, match=r"optim\.optimizer: my_optim:nothing gives no torch\.optim\.Optimizer"):
-        build_optimizer(nn.Linear(2, 2), OptimConfig(optimizer="my_optim:nothing"))
