@@ -7,26 +7,33 @@ import json
 import math
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gcvideo.errors import ConfigError
 
 
-def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
-    """Write a temporary file beside ``path``, sync it, and rename it into place."""
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` to write to: synced and renamed into place, or removed after an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name[-50:]}")
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
+    """Write a file that is complete or does not appear; see ``replacing``."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: str | Path, value: Any) -> None:

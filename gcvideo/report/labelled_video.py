@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gcvideo.errors import GcvideoError
 from gcvideo.eval.timeline import Segment
+from gcvideo.files import replacing
 from gcvideo.video import FrameStream
 
 CONTAINERS = (".mp4", ".mkv", ".mov")
@@ -40,17 +41,12 @@ def annotate_video(source: str, destination: str | Path, segments: Sequence[Segm
     import av
 
     destination = check_destination(source, destination)
-    temporary = destination.with_name(f".{os.getpid()}.{destination.name[-100:]}")
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(f"file:{os.path.abspath(temporary)}", "w") as output:
+        with replacing(destination) as temporary, av.open(f"file:{os.path.abspath(temporary)}", "w") as output:
             _copy(source, output, segments)
-        os.replace(temporary, destination)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise GcvideoError(f"{destination}: cannot be written ({reason})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_destination(source: str, destination: str | Path) -> Path:

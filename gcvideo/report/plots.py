@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import AutoLocator, LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import AutoLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from gcvideo.console import printable
 from gcvideo.files import write_atomically
@@ -31,21 +31,8 @@ from gcvideo.files import write_atomically
 # and on black. Markers differ as well, so that series can be told apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#808080")
 MARKERS = "osD^vP*"  # 7 for 8 colours: the first 56 series differ in one or the other
-INK = "#010203"  # text and axes of a plot; in an SVG it becomes the text colour of the page, light or dark
-INKED = ("axes.edgecolor", "axes.labelcolor", "grid.color", "text.color", "xtick.color", "ytick.color")
-STYLE: dict[Any, Any] = {
-    **dict.fromkeys(INKED, INK),
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "grid.alpha": 0.15,
-    "lines.markersize": 5,
-    "svg.fonttype": "none",  # text stays text: it can be searched, selected and read out
-    "svg.hashsalt": "gcvideo",  # the same plot gives the same file
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-}
+INK = "#010203"  # text and axes in STYLE; in an SVG it becomes the text colour of the page, light or dark
+STYLE = Path(__file__).parent / "templates" / "plots.mplstyle"
 LONGEST_NAME = 44  # characters of a name in the legend; the end of a longer one is kept, which tells paths apart
 
 
@@ -70,7 +57,7 @@ class Series:
     dots: Sequence[tuple[float, float]] = ()
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(fname=STYLE)
 def line_plot(
     series: Sequence[Series],
     *,
@@ -105,6 +92,8 @@ def line_plot(
     for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
         if log:
             _plain_ticks(axis)
+        else:
+            axis.set_major_locator(MaxNLocator(6))
     if x_ticks is not None:
         axes.set_xticks(list(x_ticks))
     if [one.name.lower() for one in series] != [title.lower()]:  # a single series named like its plot needs none
@@ -114,7 +103,7 @@ def line_plot(
     return plot
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(fname=STYLE)
 def calibration_plot(bins: Sequence[dict[str, Any]]) -> Figure:
     """Reliability diagram: accuracy by confidence, and the diagonal on which the two are equal.
 
@@ -122,15 +111,14 @@ def calibration_plot(bins: Sequence[dict[str, Any]]) -> Figure:
         bins: with "from", "to" and "accuracy" of each, fractions in [0, 1]; see ``gcvideo.analysis.statistics``.
     """
     plot, axes = _axes("Accuracy by confidence", "confidence", "accuracy", size=(3.6, 3.6))
-    widths = [0.94 * (one["to"] - one["from"]) for one in bins]
-    middles = [(one["from"] + one["to"]) / 2 for one in bins]
-    axes.bar(middles, [one["accuracy"] for one in bins], widths, color=COLOURS[0])
+    low, high, accuracy = ([one[key] for one in bins] for key in ("from", "to", "accuracy"))
+    axes.bar(low, accuracy, np.subtract(high, low), align="edge", color=COLOURS[0], edgecolor="white")
     axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1)
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     return plot
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(fname=STYLE)
 def svg(plot: Figure) -> str:
     """The plot as an SVG element for a page: as wide as there is room, in the text colour of the page."""
     buffer = io.StringIO()
@@ -143,7 +131,6 @@ def svg(plot: Figure) -> str:
     return re.sub(r'width="[^"]*" height="[^"]*"', lambda _: look, content, count=1)
 
 
-@matplotlib.rc_context(STYLE)
 def png(plot: Figure, path: str | Path) -> None:
     """Write the plot as a PNG file on white, 200 pixels an inch."""
     buffer = io.BytesIO()
