@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
-from gcvideo.config import ContextConfig, ModelConfig, RunConfig, find_config, load_config
+from gcvideo.config import ContextConfig, ModelConfig, RunConfig, load_config
 from gcvideo.errors import ConfigError
 from gcvideo.files import write_atomically
 from gcvideo.models import MODELS, build_model, model_config
@@ -131,5 +131,5 @@ def read_configs(arguments: Sequence[str]) -> list[tuple[str, RunConfig]]:
         elif argument in MODELS or not argument.endswith((".yaml", ".yml")):
             found.append((argument, RunConfig(name=argument, model=model_config(argument))))
         else:
-            found.append((argument, load_config(find_config(path))))
+            found.append((argument, load_config(path)))
     return found

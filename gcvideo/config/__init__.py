@@ -11,15 +11,7 @@
 """
 
 from gcvideo.config.data import AugmentConfig, DataConfig, SplitConfig, TestConfig
-from gcvideo.config.load import (
-    config_from_dict,
-    config_to_dict,
-    find_config,
-    flatten,
-    load_config,
-    save_config,
-    shipped_configs,
-)
+from gcvideo.config.load import config_from_dict, config_to_dict, flatten, load_config, save_config, shipped_configs
 from gcvideo.config.model import ContextConfig, ModelConfig
 from gcvideo.config.objects import import_object, is_path
 from gcvideo.config.reference import reference_markdown
@@ -38,7 +30,6 @@ __all__ = [
     "TrainConfig",
     "config_from_dict",
     "config_to_dict",
-    "find_config",
     "flatten",
     "import_object",
     "is_path",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def check_kind(key: str, value: str, kinds: Sequence[str]) -> None:
         )
 
 
-def nearest(name: str, names: Sequence[str], cutoff: float = 0.6) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """End of an error message: "; did you mean 'optim.lr'?", or nothing where no name is close."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    near = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

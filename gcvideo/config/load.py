@@ -35,14 +35,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: one line, naming the file (or override), the key, and the nearest one that exists.
     """
-    merged = OmegaConf.structured(RunConfig)
     path = find_config(path)
-    for file, values in _with_bases(path):
-        merged = _merge(merged, values, where=str(file))
-    merged = _override(merged, overrides)
-    if OmegaConf.is_missing(merged, "name"):
-        merged.name = path.stem
-    return _to_config(merged, where=str(path))
+    return _resolve([(str(path), {"name": path.stem}), *_with_bases(path)], overrides)
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
@@ -65,8 +59,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def config_from_dict(values: dict[str, Any], *, where: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Config from ``config_to_dict``'s values and ``key=value`` overrides; ``where`` names the source in errors."""
-    merged = _merge(OmegaConf.structured(RunConfig), values, where=where)
-    return _to_config(_override(merged, overrides), where=where)
+    return _resolve([(where, values)], overrides)
 
 
 def find_config(path: str | Path, *, beside: Path = Path()) -> Path:
@@ -86,7 +79,7 @@ def shipped_configs() -> Path:
     return beside if beside.is_dir() and (package.parent / "setup.cfg").is_file() else package / "configs"
 
 
-def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (file, values), the farthest base first."""
     path = path.resolve()
     if path in seen:
@@ -99,31 +92,30 @@ def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[Path,
         base = find_config(base, beside=path.parent) if base else None
     if base:
         yield from _with_bases(base, (*seen, path))
-    yield path, typing.cast(dict[str, Any], values)
+    yield str(path), typing.cast(dict[str, Any], values)
 
 
-def _to_config(merged: Any, *, where: str) -> RunConfig:
-    with _named_errors(where):
-        return typing.cast(RunConfig, OmegaConf.to_object(merged))
+def _resolve(sources: Sequence[tuple[str, dict[str, Any]]], overrides: Sequence[str]) -> RunConfig:
+    """Config of (name, values) sources, each over those before it, and of overrides."""
+    config: Any = OmegaConf.structured(RunConfig)
+    for where, values in (*sources, *_parse_overrides(overrides)):
+        with _named_errors(where):
+            config = OmegaConf.merge(config, values)
+        stages = values.get("model", {}).get("context", {}).get("stages")
+        if stages is not None:  # replaced as a whole instead of added to the places of the bases
+            config.model.context.stages = stages
+    with _named_errors(sources[-1][0]):
+        return typing.cast(RunConfig, OmegaConf.to_object(config))
 
 
-def _override(config: Any, overrides: Sequence[str]) -> Any:
+def _parse_overrides(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
     for override in overrides:
-        if not override.partition("=")[1]:
-            raise ConfigError(f"override {override!r}: write key=value, for example optim.lr=0.02")
-        with _named_errors(f"override {override!r}"):
+        where = f"override {override!r}"
+        if "=" not in override:
+            raise ConfigError(f"{where}: write key=value, for example optim.lr=0.02")
+        with _named_errors(where):
             values = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
-        config = _merge(config, values, where=f"override {override!r}")
-    return config
-
-
-def _merge(config: Any, values: Any, *, where: str) -> Any:
-    with _named_errors(where):
-        config = OmegaConf.merge(config, values)
-    stages = values.get("model", {}).get("context", {}).get("stages")
-    if stages is not None:  # replaced as a whole instead of added to the places of the bases
-        config.model.context.stages = stages
-    return config
+        yield where, values
 
 
 @contextmanager

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Any, cast
 
 from gcvideo.config import ContextConfig, ModelConfig, config_from_dict
+from gcvideo.config.checks import nearest
 from gcvideo.errors import ConfigError
 from gcvideo.models.resnet3d import ResNet3d, build_model
 
@@ -69,8 +69,7 @@ def create_model(name: str, *, num_classes: int = 400, **overrides: Any) -> ResN
 def model_config(name: str, **overrides: Any) -> ModelConfig:
     """Config of a named network; the arguments are those of ``create_model``."""
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
-        raise ConfigError(f"unknown model {name!r}; the nearest are {', '.join(near) or ', '.join(MODELS)}")
+        raise ConfigError(f"unknown model {name!r}{nearest(name, MODELS) or '; gcvideo.models.MODELS lists them'}")
     context = overrides.pop("context", {})
     if isinstance(context, ContextConfig):
         context = dataclasses.asdict(context)

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -192,8 +193,7 @@ class ResNet3d(nn.Module):
         """Residual blocks from first to last, by name ("res2.0", ...)."""
         for stage in STAGES:
             for i, block in enumerate(self.get_submodule(stage).children()):
-                assert isinstance(block, ResBlock)
-                yield f"{stage}.{i}", block
+                yield f"{stage}.{i}", cast(ResBlock, block)
 
     def _place_blocks(self, context: ContextConfig) -> None:
         for name, block in self.blocks():

@@ -4,7 +4,7 @@
 ``load``        loading into a network: a checkpoint restored, or initial weights of any toolkit
 ``reading``     reading of files without running code that they may hide
 ``naming``      names of tensors in each toolkit; ``formats.yaml`` holds the tables
-``inflate``     inflation of 2D kernels to 3D, and back
+``inflate``     inflation of 2D kernels to 3D
 ``infer``       config of the network that a file of weights belongs to
 ``convert``     conversion of state dicts between toolkits
 ``report``      account of every tensor
@@ -12,15 +12,5 @@
 """
 
 from gcvideo.weights.load import find_checkpoint, load_initial_weights, restore_model
-from gcvideo.weights.reading import Weights, read_weights, write_weights
-from gcvideo.weights.report import Report
 
-__all__ = [
-    "Report",
-    "Weights",
-    "find_checkpoint",
-    "load_initial_weights",
-    "read_weights",
-    "restore_model",
-    "write_weights",
-]
+__all__ = ["find_checkpoint", "load_initial_weights", "restore_model"]

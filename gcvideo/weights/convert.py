@@ -10,7 +10,7 @@ from torch import Tensor
 from gcvideo.config import ModelConfig
 from gcvideo.errors import CheckpointError
 from gcvideo.models.resnet3d import build_model
-from gcvideo.weights.inflate import deflate, fit, with_dims
+from gcvideo.weights.inflate import fit, with_dims
 from gcvideo.weights.naming import BLOCK_FORMATS, FORMATS, GCVIDEO, Naming, Part
 from gcvideo.weights.report import Report
 
@@ -159,10 +159,6 @@ def _rename(
                 state[zero] = tensor.new_zeros(1)
         state[theirs], origin[theirs] = tensor, key
     report.copied = list(origin)
-    if zeros := len(state) - len(origin):
-        report.notes.append(
-            f"{target.title} gives attention masks a bias, which gcvideo does without: {zeros} set to 0"
-        )
     return state, report, origin
 
 
@@ -189,7 +185,7 @@ def _bottleneck_scale(tensors: Mapping[str, Tensor], source: Naming, target: Nam
 
 def _shaped(tensor: Tensor, part: Part, naming: Naming) -> Tensor:
     if naming.image and part.name in ("stem_conv", "conv", "shortcut_conv"):
-        tensor = deflate(tensor)
+        tensor = tensor.sum(2)  # over time: the response to a still
     dims = naming.dims.get(part.name) if part.leaf == "weight" or part.name == "gc_norm" else None
     return with_dims(tensor, dims) if dims else tensor
 

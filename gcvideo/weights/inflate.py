@@ -1,4 +1,4 @@
-"""Inflation of 2D kernels over time, and back.
+"""Inflation of 2D kernels over time.
 
 A 2D kernel repeated T times and divided by T gives for T equal frames what the 2D kernel gives for one of them
 (Carreira and Zisserman 2017, section 2.1). So an inflated network sees a still picture exactly as the 2D network does,
@@ -23,11 +23,6 @@ def inflate(kernel: Tensor, frames: int) -> Tensor:
         (C_out, C_in, T, H, W), each frame a T-th of the kernel.
     """
     return kernel.unsqueeze(2).repeat(1, 1, frames, 1, 1) / frames
-
-
-def deflate(kernel: Tensor) -> Tensor:
-    """2D kernel (C_out, C_in, H, W): a kernel (C_out, C_in, T, H, W) summed over time, its response to a still."""
-    return kernel.sum(2)
 
 
 def fit(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from gcvideo.config import config_from_dict
 from gcvideo.layers import ContextBlock
 from gcvideo.models import build_model, create_model
-from gcvideo.weights import Weights, load_initial_weights
+from gcvideo.weights import load_initial_weights
 from gcvideo.weights.convert import convert_block, find_naming, from_gcvideo, naming_to_write, to_gcvideo
 from gcvideo.weights.infer import model_fields
+from gcvideo.weights.reading import Weights
 from tests.parity.foreign import MmcvContextBlock, randomize_norms
 
 timm = pytest.importorskip("timm")

@@ -18,7 +18,7 @@ from gcvideo.config import config_from_dict
 from gcvideo.errors import CheckpointError
 from gcvideo.models import build_model, create_model
 from gcvideo.train.checkpoint import load_checkpoint
-from gcvideo.weights import read_weights, write_weights
+from gcvideo.weights.reading import read_weights, write_weights
 from tests.parity import foreign
 from tests.parity.foreign import Spec
 

@@ -106,7 +106,7 @@ def test_refusals_in_one_line(
 ) -> None:
     for arguments, message in (
         (["slow_r18", "out.pb"], "the suffix gives the format"),
-        (["slow_r81", "out.pt2"], "unknown model 'slow_r81'; the nearest are"),
+        (["slow_r81", "out.pt2"], "unknown model 'slow_r81'; did you mean 'slow_r18'?"),
         (["nowhere/best.pt", "out.pt2"], "no such checkpoint"),
         (["slow_r18", str(tmp_path / "out.pt2"), "--size", "16"], "too small"),
         (["slow_r18", "out.pt2", "--frames", "0"], "--frames: must be at least 1"),

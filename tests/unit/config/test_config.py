@@ -11,11 +11,11 @@ import yaml
 from gcvideo.config import (
     config_from_dict,
     config_to_dict,
-    find_config,
     load_config,
     save_config,
     shipped_configs,
 )
+from gcvideo.config.load import find_config
 from gcvideo.config.reference import config_keys
 from gcvideo.errors import ConfigError
 

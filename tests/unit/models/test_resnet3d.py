@@ -301,7 +301,6 @@ def test_dropout_is_the_configs() -> None:
     ("values", "message"),
     [
         ({"groups": 32, "width_per_group": 4, "depth": 18}, "ResNeXt needs the bottlenecks"),
-        ({"width": 8, "width_per_group": 4}, "leaves no channels"),
         ({"temporal_kernels": {"res6": [3]}}, "no stage 'res6'"),
         ({"temporal_kernels": {"res3": [2]}}, "odd"),
         ({"temporal_kernels": {"res3": []}}, "odd"),
