@@ -118,9 +118,7 @@ class RecordTable:
         return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, index: int) -> VideoRecord:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        index = int(index) % len(self)
+        index = range(len(self))[index]  # counts from the end where negative
         path = os.path.join(self.root, _text(self._paths[index].as_py()))
         record = VideoRecord(path, int(self.labels[index]), _text(self._ids[index].as_py()))
         if self._segments is None or np.isnan(self._segments[index]).any():

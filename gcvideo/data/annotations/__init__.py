@@ -59,27 +59,26 @@ def load_records(
 ) -> RecordTable:
     """Read an annotation of any known format.
 
-    ========================  =========================================================================================
-    format                    annotation
-    ========================  =========================================================================================
-    ``kinetics``              official Kinetics CSV (``youtube_id`` column); ids of videos that the copy lacks are in
-                              ``missing``
-    ``list``                  one video per line: ``path label``, ``path start end label`` ... (see ``lists.py``); every
-                              file must exist, and none may have two labels
-    ``folders``               a folder with a folder of videos for each class
-    ``index``                 Parquet of ``gcvideo prepare index``, or folder of shards of ``gcvideo prepare shard``
-    ``ucf101``, ``hmdb51``    the official lists, or (HMDB51: always) the folder of them, by ``subset`` and ``split``
-    ``something_something``   the JSON files of Something-Something V2
-    ``module:read``           your own ``read(path, root)``, which yields (path, label) or (path, label, start, end):
-                              label a class name, a number or None, times in seconds
-    ========================  =========================================================================================
+    The formats:
+
+    - `kinetics`: official Kinetics CSV (`youtube_id` column); ids of videos that the copy lacks are in `missing`.
+    - `list`: one video per line, as `path`, `path label`, `path frames label` or `path start end label` (seconds),
+      separated by tabs, semicolons, commas or spaces; or with a header line that names columns in any order: `path`,
+      `label`, `class` (names), `class_id` (numbers from 0), `start`, `end`, `split`. Every file must exist, and none
+      may have two labels.
+    - `folders`: a folder with a folder of videos for each class.
+    - `index`: Parquet of `gcvideo prepare index`, or a folder of shards of `gcvideo prepare shard`.
+    - `ucf101`, `hmdb51`: the official lists, or (HMDB51: always) the folder of them, by `subset` and `split`.
+    - `something_something`: the JSON files of Something-Something V2.
+    - `module:read`: your own `read(path, root)`, which yields (path, label) or (path, label, start, end): label a class
+      name, a number or None, times in seconds.
 
     Args:
         annotation: a file or folder.
         root: folder that the videos lie in; by default the annotation's own folder.
         classes: class names in label order; by default the sorted names that the annotation uses.
         num_classes: largest label + 1 that is allowed; by default the number of classes where they are known.
-        format: one of the table; "auto" is the one that the annotation looks like.
+        format: one of these; "auto" is the one that the annotation looks like.
         subset: "train", "val" or "test": the videos to take of an annotation that lists several subsets.
         split: which of several official splits, from 1.
         names_only: whether numbers are refused as labels, because the order of ``classes`` is in no file.
@@ -101,7 +100,7 @@ def load_records(
         format = looks_like(path) if format == "auto" else format
         table = FORMATS[format](source) if format in FORMATS else _read_with(source, format)
     except (OSError, UnicodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a readable text file ({error})") from None
+        raise DataError(f"{path}: not a readable text file in UTF-8 or UTF-16 ({error})") from None
     if not len(table):
         which = f" of those in {folder}; expected files named like {table.missing[0]}.mp4" if table.missing else ""
         raise DataError(f"{path}: lists no videos{which}")

@@ -13,6 +13,7 @@ import codecs
 import csv
 import itertools
 import math
+import operator
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ ALIASES = dict(pair.split(":") for pair in SPELLINGS.split())
 LABELS: dict[str, Labels] = {"class": "names", "label": "any", "class_id": "numbers"}
 KNOWN = {"youtube_id", "path", "frames", *LABELS, *ALIASES.values()}
 SECONDS = re.compile(r"\d+(\.\d*)?")
+STRIP = operator.methodcaller("strip", ' "')
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # which Windows programs put first
 OTHER_COLUMNS = "other columns need a header line: path,start,end,label or label,youtube_id,time_start,time_end"
 ROWS_TO_TRY = 1000  # for an existing file
@@ -55,7 +57,7 @@ class Layout:
             if self.columns[0] == "path":  # which may hold separators
                 cut = max(len(fields) - others, 0)
                 fields = [self.separator.join(fields[:cut]), *fields[cut:]]
-        row = dict(zip(self.columns, (field.strip(' "') for field in fields), strict=False))
+        row = dict(zip(self.columns, map(STRIP, fields), strict=False))
         start, end = row.get("start"), row.get("end")
         fits = (
             len(fields) == len(self.columns)
