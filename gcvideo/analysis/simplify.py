@@ -43,33 +43,21 @@ class SharedMapBlock(nn.Module):
         self.block = block
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, C, T, H, W) plus one term (N, C, 1, 1, 1) for all positions.
-
-        Raises:
-            RuntimeError: in training mode.
-        """
-        if self.training:
-            raise RuntimeError("SharedMapBlock stands for a trained block: call eval() first")
+        """x (N, C, T, H, W) plus one term (N, C, 1, 1, 1) for all positions."""
         term = self.block(x) - x
         return x + term.mean((2, 3, 4), keepdim=True)
 
 
-def share_maps(model: nn.Module, names: Collection[str] | None = None) -> nn.Module:
-    """A copy of a network, in evaluation mode, with ``SharedMapBlock`` in place of its non-local blocks.
+def share_maps(model: nn.Module, names: Collection[str]) -> nn.Module:
+    """A copy of a network, in evaluation mode, with ``SharedMapBlock`` in place of some of its non-local blocks.
 
     Args:
-        names: of the blocks to replace ("res4.1.context"); by default all.
-
-    Raises:
-        ConfigError: there is no such block.
+        names: of the blocks to replace ("res4.1.context").
     """
     model = copy.deepcopy(model).eval()
-    found = non_local_blocks(model)
-    for name in found if names is None else names:
-        if name not in found:
-            raise ConfigError(f"no non-local block {name!r}; there are {', '.join(found) or 'none'}")
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, SharedMapBlock(found[name]).eval())
+    for name, block in non_local_blocks(model).items():
+        if name in names:
+            model.set_submodule(name, SharedMapBlock(block).eval())
     return model
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Scoring:
         probabilities: (V, K), rows sum to 1.
         predicted: (V,) the best class of each video.
         ranks: (V,) how many classes come before the true one.
+        confusion: (K, K) counts: row the true class, column the predicted one.
         classes: (K,) names; numbers where the names are unknown.
     """
 
@@ -35,6 +36,7 @@ class Scoring:
     probabilities: np.ndarray
     predicted: np.ndarray
     ranks: np.ndarray
+    confusion: np.ndarray
     classes: list[str]
 
     @property
@@ -46,6 +48,11 @@ class Scoring:
     def right(self) -> np.ndarray:
         """(V,) bool: whether top-1 is correct."""
         return self.ranks < 1
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """(K, K) the confusion matrix without its diagonal."""
+        return self.confusion - np.diag(np.diag(self.confusion))
 
 
 def score(predictions: Predictions) -> Scoring:
@@ -61,34 +68,29 @@ def score(predictions: Predictions) -> Scoring:
     # Scores are probabilities, except that the mean of logits is not and the largest softmax of any view does not sum
     # to 1.
     probabilities = softmax(scores) if labelled.ensemble == "logits" else scores / scores.sum(axis=1, keepdims=True)
+    predicted = np.argsort(-labelled.scores, axis=1, kind="stable")[:, 0]
     return Scoring(
         predictions=labelled,
         probabilities=probabilities,
-        predicted=np.argsort(-labelled.scores, axis=1, kind="stable")[:, 0],
+        predicted=predicted,
         ranks=label_ranks(labelled.scores, labelled.labels),
+        confusion=metrics.confusion_matrix(labelled.labels, predicted, scores.shape[1]),
         classes=labelled.classes or [str(k) for k in range(scores.shape[1])],
     )
 
 
-def confusion_matrix(scoring: Scoring) -> np.ndarray:
-    """(K, K) counts: row the true class, column the predicted one."""
-    return metrics.confusion_matrix(scoring.labels, scoring.predicted, len(scoring.classes))
-
-
 def per_class(scoring: Scoring) -> list[dict[str, Any]]:
     """Videos, top-1 and top-5 of each class that occurs, and the class it is most often taken for."""
-    wrong = confusion_matrix(scoring)
-    np.fill_diagonal(wrong, 0)
     rows = []
     for k in np.unique(scoring.labels):
-        ranks = scoring.ranks[scoring.labels == k]
+        ranks, wrong = scoring.ranks[scoring.labels == k], scoring.wrong[k]
         rows.append(
             {
                 "class": scoring.classes[k],
                 "videos": len(ranks),
                 "top1": float((ranks < 1).mean()),
                 "top5": float((ranks < 5).mean()),
-                "most_taken_for": scoring.classes[int(wrong[k].argmax())] if wrong[k].any() else None,
+                "most_taken_for": scoring.classes[int(wrong.argmax())] if wrong.any() else None,
             }
         )
     return rows
@@ -96,9 +98,7 @@ def per_class(scoring: Scoring) -> list[dict[str, Any]]:
 
 def worst_pairs(scoring: Scoring, count: int = 10) -> list[dict[str, Any]]:
     """The most frequent mistakes: which class was taken for which, in how many of its videos."""
-    wrong = confusion_matrix(scoring)
-    totals = wrong.sum(axis=1)
-    np.fill_diagonal(wrong, 0)
+    wrong, totals = scoring.wrong, scoring.confusion.sum(axis=1)
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     names = scoring.classes
     return [
@@ -108,11 +108,6 @@ def worst_pairs(scoring: Scoring, count: int = 10) -> list[dict[str, Any]]:
     ]
 
 
-def calibration(scoring: Scoring, bins: int = 15) -> dict[str, Any]:
-    """Expected calibration error and its bins; see ``gcvideo.eval.metrics.calibration``."""
-    return metrics.calibration(scoring.probabilities.max(axis=1), scoring.right, bins=bins)
-
-
 def summary(scoring: Scoring) -> dict[str, Any]:
     """All statistics of one test as plain values for JSON."""
     rows = per_class(scoring)
@@ -120,8 +115,8 @@ def summary(scoring: Scoring) -> dict[str, Any]:
         "mean_class_top1": sum(row["top1"] for row in rows) / len(rows),
         "per_class": rows,
         "worst_pairs": worst_pairs(scoring),
-        "calibration": calibration(scoring),
-        "confusion": confusion_matrix(scoring).tolist(),
+        "calibration": metrics.calibration(scoring.probabilities.max(axis=1), scoring.right),
+        "confusion": scoring.confusion.tolist(),
     }
 
 
@@ -185,11 +180,8 @@ def mcnemar(
 def binomial_p_value(first: int, second: int) -> float:
     """Two-sided exact p-value of ``first`` against ``second`` wins, if each win is a toss of a fair coin."""
     total = first + second
-    log_terms = [
-        math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) - total * math.log(2)
-        for k in range(min(first, second) + 1)
-    ]
-    return min(1.0, 2 * math.fsum(math.exp(term) for term in log_terms))
+    ways = accumulate(range(1, min(first, second) + 1), lambda ways, k: ways * (total - k + 1) // k, initial=1)
+    return min(1.0, 2 * sum(ways) / 2**total)  # of integers, so exact
 
 
 def compare_accuracy(
@@ -216,9 +208,9 @@ def compare_accuracy(
     Raises:
         DataError: see ``common_videos``.
     """
-    counts = [len(runs) for runs in predictions]
-    everyone = common_videos(np.repeat(names, counts).tolist(), [run for runs in predictions for run in runs])
-    common = [everyone[end - count : end] for count, end in zip(counts, np.cumsum(counts).tolist(), strict=True)]
+    owners = [name for name, runs in zip(names, predictions, strict=True) for _ in runs]
+    everyone = iter(common_videos(owners, [run for runs in predictions for run in runs]))
+    common = [[next(everyone) for _ in runs] for runs in predictions]
     correct = [[_correct(run) for run in runs] for runs in common]
     values = [np.stack([right.sum(0) / total.sum(0) for right, total in runs]) for runs in correct]  # (runs, measures)
     drawn = _resample(correct, resamples=resamples, seed=seed)

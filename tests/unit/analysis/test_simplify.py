@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from gcvideo.analysis.simplify import SharedMapBlock, accuracy_lost, non_local_blocks, share_maps
-from gcvideo.errors import ConfigError
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.layers import NonLocalBlock
 from gcvideo.layers.non_local import INSTANTIATIONS
@@ -57,24 +56,17 @@ def test_nothing_changes_where_attention_does_not_depend_on_the_query(kind: str)
     torch.testing.assert_close(SharedMapBlock(block).eval()(x), block(x), rtol=0, atol=1e-10)
 
 
-def test_it_refuses_to_be_trained() -> None:
-    with pytest.raises(RuntimeError, match="eval"):
-        SharedMapBlock(trained_block("gaussian")).train()(torch.randn(1, 6, 2, 4, 4, dtype=torch.float64))
-
-
 def test_it_replaces_the_blocks_that_are_named_and_leaves_the_network_as_it_was() -> None:
     model = create_model("slow_r50_nl5", num_classes=3, width=4).eval()
     names = list(non_local_blocks(model))
     assert len(names) == 5
-    some, every = share_maps(model, names[1:2]), share_maps(model)
+    some, every = share_maps(model, names[1:2]), share_maps(model, names)
     assert list(non_local_blocks(model)) == names
     assert isinstance(some.get_submodule(names[1]), SharedMapBlock)
     assert isinstance(some.get_submodule(names[0]), NonLocalBlock)
     assert all(isinstance(every.get_submodule(name), SharedMapBlock) for name in names)
     with torch.no_grad():
         every(torch.randn(1, 3, 2, 64, 64))
-    with pytest.raises(ConfigError, match=r"no non-local block 'res2\.0'; there are res3"):
-        share_maps(model, ["res2.0"])
 
 
 def predictions(best: list[int], labels: list[int]) -> Predictions:

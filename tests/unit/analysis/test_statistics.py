@@ -9,15 +9,14 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from gcvideo.analysis.statistics import (
     binomial_p_value,
-    calibration,
     compare_accuracy,
-    confusion_matrix,
     mcnemar,
     per_class,
     score,
     summary,
 )
 from gcvideo.errors import DataError
+from gcvideo.eval.metrics import calibration
 from gcvideo.eval.predictions import Predictions, VideoScores
 
 CLASSES = list("abcdef")
@@ -39,7 +38,7 @@ def network_scores(count: int = 60, *, skill: float = 1.5) -> Predictions:
 
 def test_confusions_and_classes_add_up() -> None:
     scoring = score(network_scores())
-    confusion = confusion_matrix(scoring)
+    confusion = scoring.confusion
     assert confusion.sum() == 60
     assert np.trace(confusion) == scoring.right.sum()
     rows = per_class(scoring)
@@ -54,15 +53,14 @@ def test_calibration_is_torchmetrics() -> None:
     expected = multiclass_calibration_error(
         torch.tensor(scoring.probabilities), torch.tensor(scoring.labels), num_classes=6, n_bins=15, norm="l1"
     )
-    assert calibration(scoring)["expected_calibration_error"] == pytest.approx(float(expected), abs=1e-6)
-    assert sum(row["videos"] for row in calibration(scoring)["bins"]) == 200
+    found = summary(scoring)["calibration"]
+    assert found["expected_calibration_error"] == pytest.approx(float(expected), abs=1e-6)
+    assert sum(row["videos"] for row in found["bins"]) == 200
 
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below_it() -> None:
     """Bin m is ((m - 1) / M, m / M] in Guo et al. 2017."""
-    scores = [np.array(row, np.float32) for row in ([0.5, 0.25, 0.25], [0.4375, 0.375, 0.1875])]
-    videos = [VideoScores(i, str(i), i, 1, 0, 1, row, row, row) for i, row in enumerate(scores)]
-    (row,) = calibration(score(Predictions.collect(videos)), bins=4)["bins"]
+    (row,) = calibration(np.array([0.5, 0.4375]), np.array([True, False]), bins=4)["bins"]
     assert (row["from"], row["to"], row["videos"]) == (0.25, 0.5, 2)
 
 
