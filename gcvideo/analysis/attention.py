@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gcvideo import console
 from gcvideo.analysis import networks
@@ -20,12 +22,18 @@ from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, DataError
 from gcvideo.eval.trained import TrainedNetwork
 from gcvideo.files import write_json
-from gcvideo.layers import TracedBlock, record_attention
+from gcvideo.layers import BlockTrace, TracedBlock, record_attention
 from gcvideo.report.maps import far_apart_maps
 from gcvideo.report.pictures import save_picture
 
 # One clip from the middle of each video, its centre crop: many videos tell more than many views of a few.
 ONE_VIEW = ("test.clips=1", "test.crops=1", "test.whole_frame=false")
+
+LEGEND = """\
+Cosine distance (1 - cos) / 2 and Jensen-Shannon divergence in nats, mean over all ordered pairs of query positions,
+a position with itself included. Evenness: 1 if a map weighs all positions equally. Context blocks have one map and
+one term for all positions: their other distances are 0 by design.
+* Kinetics-400 values of the GCNet paper, from memory and not verified"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,20 +52,13 @@ def run(args: argparse.Namespace) -> None:
     network, records = networks.load(args, defaults=ONE_VIEW)
     if not any(isinstance(module, TracedBlock) for module in network.model.modules()):
         raise ConfigError(f"{network.path}: this network has neither non-local nor context blocks to look into")
-    results = analyze(network, records, max_pairs=args.pairs, pictures=args.pictures, max_pictures=args.max_pictures)
+    results = analyze(network, records, args)
     show(results)
     if args.json:
         write_json(args.json, results)
 
 
-def analyze(
-    network: TrainedNetwork,
-    records: RecordTable,
-    *,
-    max_pairs: int = 20_000,
-    pictures: str | None = None,
-    max_pictures: int = 4,
-) -> dict[str, Any]:
+def analyze(network: TrainedNetwork, records: RecordTable, args: argparse.Namespace) -> dict[str, Any]:
     """Measure each block on every view of every video, one at a time.
 
     The maps of all blocks are held at once: 4 bytes x queries x keys a block, 39 MB for 8 x 28 x 28 positions with
@@ -66,9 +67,7 @@ def analyze(
     Args:
         network: in float32.
         records: the videos; their views are those of ``network.config.test``.
-        max_pairs: see ``mean_js_divergence``.
-        pictures: folder for the maps of far-apart queries.
-        max_pictures: of how many videos.
+        args: with ``pairs``, ``pictures`` and ``max_pictures`` of ``add_arguments``.
 
     Returns:
         what ``--json`` writes: the summary, the statistics of every clip, the paper's, and what was run on what.
@@ -76,32 +75,25 @@ def analyze(
     config, blocks = network.config, dict(network.model.named_modules())
     measured: list[dict[str, Any]] = []
     failures: list[Failure] = []
-    drawn: dict[int, list[str]] = {}  # index of a video -> its pictures
+    pictures: list[str] = []
+    left_to_draw = args.max_pictures if args.pictures else 0  # videos
     total = len(records) * config.test.clips * config.test.crops
     with console.Progress("attention", total=total, unit="clips") as progress:
         for video in networks.view_loader(config, records):
             if video.failure is not None:
                 failures.append(video.failure)
                 continue
-            for clip in make_views(video).split(1):  # uint8 (1, C, T, h, w)
+            for number, clip in enumerate(make_views(video).split(1)):  # uint8 (1, C, T, h, w)
                 batch = normalize(clip.to(network.device), mean=config.data.mean, std=config.data.std)
                 with torch.no_grad(), record_attention(network.model) as traces:
                     network.model(batch)
-                seed = config.seed + len(measured)
-                statistics = {
-                    name: block_statistics(blocks[name], trace, max_pairs=max_pairs, seed=seed)
-                    for name, trace in traces.items()
-                }
-                measured.append({"video": video.id, "blocks": statistics})
+                how = {"max_pairs": args.pairs, "seed": config.seed + len(measured)}
+                found = {name: block_statistics(blocks[name], trace, **how) for name, trace in traces.items()}
+                measured.append({"video": video.id, "blocks": found})
                 progress.advance()
-                if pictures is None or video.index in drawn or len(drawn) == max_pictures:
-                    continue
-                drawn[video.index] = []
-                for name, trace in traces.items():
-                    if trace.attention is not None:
-                        path = Path(pictures) / f"video{video.index:04d}_{name.replace('.', '_')}.png"
-                        save_picture(path, far_apart_maps(clip, trace))
-                        drawn[video.index].append(str(path))
+                if number == 0 and left_to_draw:
+                    left_to_draw -= 1
+                    pictures += draw(Path(args.pictures), video.index, clip, traces)
     if not measured:
         reason = f"; {failures[0].path}: {failures[0].reason}" if failures else ""
         raise DataError(f"{records.source}: no video can be read{reason}")
@@ -110,8 +102,17 @@ def analyze(
         **summarize(network.model, measured),
         "paper_from_memory_unverified": PAPER,
         "clips": measured,
-        "pictures": [path for paths in drawn.values() for path in paths],
+        "pictures": pictures,
     }
+
+
+def draw(folder: Path, video: int, clip: Tensor, traces: Mapping[str, BlockTrace]) -> list[str]:
+    """Write a picture of the maps of each block that has any; returns the files."""
+    shown = {name: far_apart_maps(clip, trace) for name, trace in traces.items() if trace.attention is not None}
+    files = [folder / f"video{video:04d}_{name.replace('.', '_')}.png" for name in shown]
+    for file, picture in zip(files, shown.values(), strict=True):
+        save_picture(file, picture)
+    return [str(file) for file in files]
 
 
 def show(results: dict[str, Any]) -> None:
@@ -119,24 +120,16 @@ def show(results: dict[str, Any]) -> None:
     blocks = results["blocks"]
     kinds = list(dict.fromkeys(row["kind"] for row in blocks))
     console.say(f"{results['videos'] - len(results['failures'])} of {results['videos']} videos, {results['protocol']}")
-    console.say("Cosine distance (1 - cos) / 2 and Jensen-Shannon divergence in nats, mean over all ordered pairs of")
-    console.say("query positions, a position with itself included. Evenness: 1 if a map weighs all positions equally.")
+    console.say(LEGEND)
     rows = [[row["block"], row["kind"], *_cells(row)] for row in blocks]
     if results["average"] is not None:
         rows.append(["average", "non-local", *_cells(results["average"])])
     rows += [["paper *", kind, *_cells(PAPER[kind])] for kind in kinds if kind in PAPER]
     console.table(rows, columns=["block", "kind", *(measure.replace("jsd", "JSD") for measure in MEASURES)])
-    if any(kind in PAPER for kind in kinds):
-        console.say("* Kinetics-400 values of the GCNet paper, from memory and not verified")
-    if any(kind not in PAPER for kind in kinds):
-        console.say("A context block has one map and one term for all positions: its other distances are 0 by design.")
-    sampled = [row for row in blocks if row["jsd_sampled"]]
-    if sampled:
-        console.say(
-            f"JSD of {', '.join(row['block'] for row in sampled)}: from {sampled[0]['jsd_pairs']:,} pairs drawn for "
-            f"each clip; standard error of the draw at most {max(row['jsd_error'] for row in sampled):.1g}"
-        )
     for row in blocks:
+        if row["jsd_sampled"]:
+            error = f"standard error of the draw {row['jsd_error']:.1g}"
+            console.say(f"{row['block']}: JSD from {row['jsd_pairs']:,} pairs drawn for each clip, {error}")
         if row["empty_maps"]:
             empty = percent(row["empty_maps"])
             console.say(f"{row['block']}: {empty} of the queries attend to nothing; they are left out")

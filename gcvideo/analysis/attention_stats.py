@@ -21,7 +21,7 @@ The mean cosine over all pairs needs no pair: it is |sum_i u_i|^2 / N^2, with u_
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,24 +41,7 @@ PAPER: dict[str, dict[str, float | None]] = {
     "concatenation": {"input": 0.354, "output": 0.048, "attention": 0.049, "jsd": None},
 }
 
-_ROWS = 1024  # vectors that are held in float64 at a time
 _ELEMENTS = 1 << 22  # numbers that are held in float64 at a time while pairs of maps are compared
-
-
-class Divergence(NamedTuple):
-    """A mean over pairs.
-
-    Attributes:
-        mean: in nats.
-        error: standard error that sampling pairs leaves; 0 where all pairs were taken.
-        pairs: how many different pairs (all), or how many draws (sampled).
-        sampled: whether pairs were drawn at random.
-    """
-
-    mean: float
-    error: float
-    pairs: int
-    sampled: bool
 
 
 def mean_cosine_distance(vectors: Tensor) -> float | None:
@@ -69,28 +52,28 @@ def mean_cosine_distance(vectors: Tensor) -> float | None:
     Args:
         vectors: (n, d).
     """
-    total = torch.zeros(vectors.shape[1], dtype=torch.float64, device=vectors.device)
-    count = 0
-    for part in vectors.split(_ROWS):
-        norms = part.double().norm(dim=1)
-        kept = norms > 0
-        total += (part[kept].double() / norms[kept, None]).sum(0)
-        count += int(kept.sum())
-    if not count:
+    kept = vectors[vectors.any(dim=1)].double()
+    if not len(kept):
         return None
-    return max(0.0, (1 - float(total @ total) / count**2) / 2)  # rounding may put it just below 0
+    mean = (kept / kept.norm(dim=1, keepdim=True)).mean(dim=0)
+    return max(0.0, (1 - float(mean @ mean)) / 2)  # rounding may put it just below 0
 
 
-def mean_js_divergence(maps: Tensor, *, max_pairs: int = 20_000, seed: int = 0) -> Divergence:
+def mean_js_divergence(maps: Tensor, *, max_pairs: int = 20_000, seed: int = 0) -> dict[str, Any]:
     """Mean Jensen-Shannon divergence in nats over all ordered pairs of rows, each row with itself included.
 
     Up to ``max_pairs`` different pairs are all taken. Beyond that so many ordered pairs are drawn, independently and
-    each equally likely, which makes the mean right on average; ``error`` says how far off it may be.
+    each equally likely, which makes the mean right on average; ``jsd_error`` says how far off it may be.
 
     Args:
         maps: (n, k), rows not negative and with sum 1.
         max_pairs: the most pairs to compare.
         seed: of the draw.
+
+    Returns:
+        ``jsd``: the mean. ``jsd_error``: the standard error that sampling pairs leaves, 0 where all pairs were taken.
+        ``jsd_pairs``: how many different pairs (all), or how many draws (sampled). ``jsd_sampled``: whether pairs were
+        drawn.
     """
     n, k = maps.shape
     sampled = n * (n - 1) // 2 > max_pairs
@@ -98,18 +81,16 @@ def mean_js_divergence(maps: Tensor, *, max_pairs: int = 20_000, seed: int = 0) 
         pairs = np.random.default_rng(seed).integers(n, size=(2, max_pairs))
     else:
         pairs = np.stack(np.triu_indices(n, k=1))
-    entropy = torch.cat([_entropy(part) for part in maps.split(max(1, _ELEMENTS // k))])  # (n,)
+    entropy = _entropy(maps)  # (n,)
     values = []
-    for first, second in zip(*(torch.from_numpy(p).split(max(1, _ELEMENTS // k)) for p in pairs), strict=True):
-        first, second = first.to(maps.device), second.to(maps.device)
+    for first, second in torch.from_numpy(pairs).to(maps.device).split(max(1, _ELEMENTS // k), dim=1):
         middle = _entropy((maps[first].double() + maps[second].double()) / 2)
-        # JSD = H(m) - (H(p) + H(q)) / 2
-        values.append(middle - (entropy[first] + entropy[second]) / 2)
-    divergences = torch.cat(values).clamp(min=0) if values else torch.zeros(0)
+        values.append(middle - (entropy[first] + entropy[second]) / 2)  # JSD = H(m) - (H(p) + H(q)) / 2
+    divergences = torch.cat(values).clamp(min=0)
+    mean, error = 2 * float(divergences.sum()) / n**2, 0.0
     if sampled:
-        error = float(divergences.std()) / math.sqrt(max_pairs)
-        return Divergence(float(divergences.mean()), error, max_pairs, True)
-    return Divergence(2 * float(divergences.sum()) / n**2, 0.0, len(divergences), False)
+        mean, error = float(divergences.mean()), float(divergences.std()) / math.sqrt(max_pairs)
+    return {"jsd": mean, "jsd_error": error, "jsd_pairs": len(divergences), "jsd_sampled": sampled}
 
 
 def _entropy(maps: Tensor) -> Tensor:
@@ -122,8 +103,7 @@ def mean_evenness(maps: Tensor) -> float:
     Args:
         maps: (n, k), rows not negative and with sum 1.
     """
-    entropy = torch.cat([_entropy(part) for part in maps.split(max(1, _ELEMENTS // maps.shape[1]))])
-    return float(entropy.exp().mean()) / maps.shape[1]
+    return float(_entropy(maps).exp().mean()) / maps.shape[1]
 
 
 def block_statistics(block: nn.Module, trace: BlockTrace, *, max_pairs: int = 20_000, seed: int = 0) -> dict[str, Any]:
@@ -154,9 +134,7 @@ def block_statistics(block: nn.Module, trace: BlockTrace, *, max_pairs: int = 20
     found["attention"] = mean_cosine_distance(maps)
     if block.instantiation not in SOFTMAX_KINDS:
         return {**found, "empty_maps": float((maps == 0).all(1).double().mean())}
-    mean, error, pairs, sampled = mean_js_divergence(maps, max_pairs=max_pairs, seed=seed)
-    found |= {"jsd": mean, "jsd_error": error, "jsd_pairs": pairs, "jsd_sampled": sampled}
-    return {**found, "evenness": mean_evenness(maps)}
+    return {**found, **mean_js_divergence(maps, max_pairs=max_pairs, seed=seed), "evenness": mean_evenness(maps)}
 
 
 def _tokens(grid: Tensor) -> Tensor:
@@ -177,7 +155,7 @@ def summarize(model: nn.Module, measured: list[dict[str, Any]]) -> dict[str, Any
         non-local blocks, None without any.
     """
     rows: list[dict[str, Any]] = []
-    for name in measured[0]["blocks"] if measured else ():
+    for name in measured[0]["blocks"]:
         clips = [clip["blocks"][name] for clip in measured]
         values = {key: [clip[key] for clip in clips if clip[key] is not None] for key in clips[0]}
         values = {key: [value for value in of if not math.isnan(value)] for key, of in values.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,6 @@ def load(args: argparse.Namespace, *, defaults: tuple[str, ...] = ()) -> tuple[T
         defaults: ``key=value`` changes that the user's own come after.
     """
     require_numbers(args, videos=1)
-    if args.overrides and "=" not in args.overrides[0]:
-        raise ConfigError(f"{args.overrides[0]!r}: write key=value; the videos are given with --data")
     network = load_trained(args.checkpoint, overrides=[*defaults, *args.overrides])
     config = network.config
     if args.data:
@@ -72,13 +71,8 @@ def view_loader(config: RunConfig, records: RecordTable) -> Loader[VideoViews]:
 def predict(model: nn.Module, config: RunConfig, records: RecordTable, *, title: str) -> Predictions:
     """Test a network on videos, with the views of ``config.test``; ``title`` is shown with the progress."""
     with console.Progress(title, total=len(records), unit="videos") as progress:
-        return evaluate(
-            model,
-            view_loader(config, records),
-            test=config.test,
-            data=config.data,
-            on_video=lambda _: progress.advance(),
-        )
+        loader = view_loader(config, records)
+        return evaluate(model, loader, test=config.test, data=config.data, on_video=lambda _: progress.advance())
 
 
 def predict_checkpoint(
@@ -98,13 +92,8 @@ def predict_checkpoint(
     """
     network = load_trained(place, device=device)
     config = network.config
-    for key, ours in vars(expected).items():
-        theirs = getattr(config.model, key)
-        if key not in NOT_COMPARED and theirs != ours:
-            raise ConfigError(
-                f"{name}: {network.path} holds another network: model.{key} is {theirs} there and {ours} here; "
-                "give the config of that run, its config.yaml"
-            )
+    if config.model != replace(expected, **{key: getattr(config.model, key) for key in NOT_COMPARED}):
+        raise ConfigError(f"{name}: {network.path} holds another network; give the config of that run, its config.yaml")
     if data is not None:
         config.data.test = SplitConfig(annotation=data)
     model = optimize_for_inference(network.model, precision=precision)

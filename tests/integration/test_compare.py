@@ -123,7 +123,7 @@ def test_a_checkpoint_of_another_network_is_refused_before_anything_is_measured(
     assert main([*command, "--checkpoints", tested["se.pt"], tested["gc.pt"]]) == 2
     said = capsys.readouterr()
     assert "gc: " in said.err
-    assert "se.pt holds another network: model.context is" in said.err
+    assert "se.pt holds another network; give the config of that run" in said.err
     assert "forward" not in said.err
     assert main([*command, "--predictions", "none.npz", "none.npz"]) == 2
     said = capsys.readouterr()
