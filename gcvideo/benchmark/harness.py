@@ -49,7 +49,7 @@ def set_up(args: argparse.Namespace, **least: Any) -> tuple[torch.device, str, s
 
 
 def finish(args: argparse.Namespace, results: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> None:
-    """Print the tables and the named ratios (``results["figures"]``), and write the JSON file.
+    """Print the tables and the named ratios of the results, and write the JSON file.
 
     Args:
         tables: title -> rows; empty tables are left out. A row that lacks a column of another one shows a dash.
