@@ -13,8 +13,8 @@ FILE_OPTIONS = ("json", "html", "csv", "markdown")  # files that are written aft
 FOLDER_OPTIONS = ("png", "pictures", "maps")
 
 
-def require_numbers(args: argparse.Namespace, *, exclusive: bool = False, **least: float) -> None:
-    """Check that options are finite and at least as large as given, or with ``exclusive`` larger.
+def require_numbers(args: argparse.Namespace, **least: float) -> None:
+    """Check that options are finite and at least as large as given.
 
     Raises:
         ConfigError: an option is not; one that is None was not given.
@@ -22,9 +22,8 @@ def require_numbers(args: argparse.Namespace, *, exclusive: bool = False, **leas
     for name, bound in least.items():
         given = getattr(args, name)
         for value in given if isinstance(given, list) else [given]:
-            if value is not None and not (bound < value < math.inf if exclusive else bound <= value < math.inf):
-                wanted = f"{'more than' if exclusive else 'at least'} {bound:g}"
-                raise ConfigError(f"--{name.replace('_', '-')}: must be {wanted}, not {value:g}")
+            if value is not None and not bound <= value < math.inf:
+                raise ConfigError(f"--{name.replace('_', '-')}: must be at least {bound:g}, not {value:g}")
 
 
 def require_writable_outputs(args: argparse.Namespace) -> None:

@@ -43,7 +43,6 @@ def run(args: argparse.Namespace) -> None:
     require_writable(target, key="the file to write")
     model, config, classes = _load(args)
     frames, size = args.frames or config.data.frames, args.size or config.test.crop
-    console.say(f"exporting {args.model} for clips (batch, 3, {frames}, {size}, {size})")
     metadata = {
         "classes": classes,
         "mean": list(config.data.mean),

@@ -68,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from gcvideo.eval.inputs import find_sources
     from gcvideo.eval.predictor import load
 
-    require_numbers(args, top=1, workers=0, clips=1, smooth=0, min_length=0)
-    require_numbers(args, step=0, seconds=0, exclusive=True)
+    require_numbers(args, top=1, workers=0, clips=1, smooth=0, min_length=0, step=1e-3, seconds=1e-3)
     if not all(0 <= fraction <= 1 for fraction in args.query):
         raise ConfigError(f"--query: a position in the clip is three fractions from 0 to 1, not {args.query}")
     sources = find_sources(args.videos)

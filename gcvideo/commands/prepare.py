@@ -149,12 +149,6 @@ def shard(args: argparse.Namespace) -> dict[str, Any]:
     """Pack the videos of an annotation into tar shards."""
     from gcvideo.prepare.shards import write_shards
 
-    made = write_shards(
-        args.annotation,
-        args.out,
-        root=args.root,
-        shard_bytes=int(args.megabytes * 1e6),
-        seed=args.seed,
-        workers=args.workers,
-    )
+    options = {"root": args.root, "seed": args.seed, "workers": args.workers}
+    made = write_shards(args.annotation, args.out, shard_bytes=int(args.megabytes * 1e6), **options)
     return {"shards": len(made.names), "videos": sum(made.counts), "fingerprint": made.fingerprint}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcvideo import console, distributed
 from gcvideo.console import percent, printable
-from gcvideo.errors import ConfigError, DataError
+from gcvideo.errors import ConfigError
 from gcvideo.files import write_json
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "a predictions.npz; several on the same videos are averaged: an ensemble of networks"
     scoring.add_argument("--from-predictions", nargs="+", action="extend", metavar="FILE", help=text)
     scoring.add_argument("--ensemble", choices=("softmax", "logits", "max"), help="another way to ensemble the views")
-    scoring.add_argument("--subset", metavar="FILE", help="only the videos whose ids this text file lists, one a line")
     scoring.add_argument("--compare", metavar="FILE", help="a second predictions.npz: McNemar's test between the two")
 
 
@@ -41,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Test, or re-score; prints tables and writes the results."""
     if bool(args.checkpoint) == bool(args.from_predictions):
         raise ConfigError("give either a checkpoint or --from-predictions FILE")
-    for option in ("ensemble", "subset", "compare"):
+    for option in ("ensemble", "compare"):
         if getattr(args, option) and not args.from_predictions:
             raise ConfigError(f"--{option} re-scores a predictions.npz: give one with --from-predictions FILE")
     if not args.from_predictions:
@@ -79,8 +77,6 @@ def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
 
     predictions = Predictions.average([Predictions.load(path) for path in args.from_predictions])
     predictions.ensemble = args.ensemble or predictions.ensemble
-    if args.subset:
-        predictions = _subset(predictions, args.subset)
     results = {
         **{name: predictions.info.get(name) for name in ("protocol", "annotation", "fingerprint", "checkpoint")},
         **predictions.summary(),
@@ -92,16 +88,6 @@ def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
         names = (" and ".join(args.from_predictions), args.compare)
         results["mcnemar"] = {"second": args.compare, **mcnemar(predictions, other, names=names)}
     return results, predictions
-
-
-def _subset(predictions: Predictions, path: str) -> Predictions:
-    """The videos and failures whose ids a text file lists; an id that was never tested is an error."""
-    wanted = set(Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()) - {""}
-    unknown = sorted(wanted - {*predictions.ids, *(failure.id for failure in predictions.failures)})
-    if unknown:
-        raise DataError(f"{path}: {len(unknown)} ids are not among the predictions, for example {unknown[0]!r}")
-    chosen = predictions.select([name in wanted for name in predictions.ids])
-    return replace(chosen, failures=[failure for failure in predictions.failures if failure.id in wanted])
 
 
 def _show(results: dict[str, Any]) -> None:

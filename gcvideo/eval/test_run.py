@@ -106,17 +106,13 @@ def _score_records(
         workers=config.data.workers,
         skip=[video.index for video in finished],
     )
-    failures: list[Failure] = []
     share = math.ceil((len(records) - len(finished)) / distributed.world_size())
     with console.Progress("test", total=share, unit="videos") as progress:
 
         def note(video: VideoScores | Failure) -> None:
+            progress.advance()
             if isinstance(video, VideoScores):
                 journal.add(str(video.index), video.to_row())
-                progress.advance()
-            else:
-                failures.append(video)
-                progress.advance(failed=len(failures))
 
         return evaluate(
             model,

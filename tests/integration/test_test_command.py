@@ -352,14 +352,6 @@ def test_rescoring_needs_no_model(
     assert results["mcnemar"]["p_value"] == 1
     assert np.trace(results["confusion"]) == right.sum()
 
-    (tmp_path / "ids.txt").write_text("\n".join(predictions.ids[:2]) + "\n")
-    assert main([*command, "--subset", str(tmp_path / "ids.txt")]) == 0
-    assert json.loads((tmp_path / "out.json").read_text())["answered"] == 2
-    capsys.readouterr()
-    (tmp_path / "ids.txt").write_text("never seen\n")
-    assert main([*command, "--subset", str(tmp_path / "ids.txt")]) == 2
-    assert "'never seen'" in capsys.readouterr().err
-
 
 def test_several_prediction_files_are_an_ensemble_of_networks(
     place: Path, tmp_path: Path, reference: tuple[dict[str, Any], Predictions], capsys: pytest.CaptureFixture[str]

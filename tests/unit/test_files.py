@@ -55,5 +55,5 @@ def test_numbers_out_of_range_are_refused_by_the_name_of_their_option() -> None:
     for bounds, message in (({"top": 1}, "--top: must be at least 1, not 0"), ({"min_length": 0}, "--min-length: ")):
         with pytest.raises(ConfigError, match=message):
             require_numbers(args, **bounds)
-    with pytest.raises(ConfigError, match="--step: must be more than 0"):
-        require_numbers(args, exclusive=True, step=0)
+    with pytest.raises(ConfigError, match=r"--step: must be at least 0\.001"):
+        require_numbers(args, step=1e-3)
