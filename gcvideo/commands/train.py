@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--help-config", nargs="?", const="", metavar="KEY", help="explain a config key or section, or all")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
-    start.add_argument("--overwrite", action="store_true", help="remove the run in the folder and start again")
+    start.add_argument(
+        "--overwrite", action="store_true", help="remove the run in the folder but its log, and start again"
+    )
     trial = parser.add_argument_group("before a long training").add_mutually_exclusive_group()
     trial.add_argument("--dry-run", action="store_true", help="a few steps, then memory, speed and time to finish")
     trial.add_argument("--profile", action="store_true", help="a few steps under torch's profiler, and a trace")

@@ -80,8 +80,6 @@ def measure_batch_norms(network: nn.Module, batches: Iterable[Tensor], count: in
         for module in network.modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and all(p.requires_grad for p in module.parameters())
     ]
-    if not norms:
-        return
     modes = {module: module.training for module in network.modules()}
     buffers = [(norm.get_buffer("running_mean"), norm.get_buffer("running_var")) for norm in norms]
     network.eval()

@@ -90,7 +90,7 @@ class Trainer:
 
         Args:
             resume: continue the run in the folder; start one if there is none.
-            overwrite: remove the run in the folder and start again.
+            overwrite: remove the run in the folder, but for its log and foreign files, and start again.
 
         Returns:
             The training part of ``results.json``.

@@ -83,6 +83,7 @@ def test_adamw_does_not_go_on_as_sgd(place: Path) -> None:
     Trainer(fresh).fit()
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_resumed_keeps_its_test_and_its_times(place: Path) -> None:
     config = train_config(place, "tested", train={"epochs": 1})
     first = Trainer(config).fit()

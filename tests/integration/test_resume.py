@@ -208,9 +208,9 @@ def test_changes_since_the_checkpoint_are_told(tmp_path: Path) -> None:
     assert train_in_processes(config, resume=True) == [0]
     warnings = complaints(config)
     assert len(warnings) == 3
-    assert "optim.lr was 0.05 in the checkpoint and is 0.01 now" in warnings[0]
-    assert "train.epochs was 1.0 in the checkpoint and is 2.0 now" in warnings[1]
-    assert "fingerprint of the training videos and their labels was " in warnings[2]
+    assert "fingerprint of the training videos and their labels was " in warnings[0]
+    assert "optim.lr was 0.05 in the checkpoint and is 0.01 now" in warnings[1]
+    assert "train.epochs was 1.0 in the checkpoint and is 2.0 now" in warnings[2]
     assert last_state(config)["step"] == 4
 
 
