@@ -6,6 +6,7 @@ seconds. Between ``log_to(path)`` and its end everything is also written to that
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -57,10 +58,9 @@ def table(rows: Sequence[Sequence[object]], *, columns: Sequence[str], title: st
 def log_to(path: str | Path) -> Iterator[None]:
     """Write everything printed inside the ``with`` block to the end of a file as well, and the error that ends it."""
     global _log_file
-    if not distributed.is_main():
-        yield
-        return
-    with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as _log_file:
+    with Path(path if distributed.is_main() else os.devnull).open(
+        "a", encoding="utf-8", errors="backslashreplace"
+    ) as _log_file:
         try:
             yield
         except GcvideoError as error:

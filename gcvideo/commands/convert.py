@@ -12,7 +12,7 @@ from gcvideo.config import RunConfig, config_from_dict, config_to_dict, load_con
 from gcvideo.data.annotations import load_classes
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.files import write_json
-from gcvideo.train.checkpoint import FORMAT, save_checkpoint
+from gcvideo.train.checkpoint import FORMAT
 from gcvideo.weights import convert
 from gcvideo.weights.infer import model_fields
 from gcvideo.weights.naming import BLOCK_FORMATS, Naming
@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> None:
     if lost and not args.partial:
         more = f" (and {len(lost) - 1} more, listed above)" if len(lost) > 1 else ""
         raise CheckpointError(f"{args.source}: {lost[0]}{more}; --partial converts the rest")
-    _write(args.target, content, args.destination)
+    if Path(args.target).suffix == ".pkl" and args.destination != "caffe2":
+        raise ConfigError(f"{args.target}: .pkl is Caffe2's; write .pth or .safetensors for {args.destination}")
+    write_weights(args.target, content)
     console.say(f"wrote {args.target}")
 
 
@@ -111,7 +113,7 @@ def _config(weights: Weights, naming: Naming, args: argparse.Namespace) -> RunCo
 def _checkpoint(state: convert.State, config: RunConfig, weights: Weights, args: argparse.Namespace) -> dict[str, Any]:
     """A checkpoint to test, predict or start from; what a gcvideo one said of its training is kept."""
     named = ("classes", "fingerprint", "epoch", "step")
-    content: dict[str, Any] = {"fingerprint": "", "epoch": 0, "step": 0, "classes": None}
+    content: dict[str, Any] = {"format": FORMAT, "fingerprint": "", "epoch": 0, "step": 0, "classes": None}
     content |= {key: weights.extra[key] for key in named if key in weights.extra}
     if args.classes:
         content["classes"] = list(load_classes(args.classes))
@@ -119,13 +121,3 @@ def _checkpoint(state: convert.State, config: RunConfig, weights: Weights, args:
             raise ConfigError(f"{args.classes}: not the names of the {config.model.num_classes} classes of the head")
     origin = {"file": str(args.source), "format": args.origin}
     return {**content, "model": state, "config": config_to_dict(config), "converted_from": origin}
-
-
-def _write(target: str, content: dict[str, Any], destination: str) -> None:
-    suffix = Path(target).suffix
-    if suffix == ".pkl" and destination != "caffe2":
-        raise ConfigError(f"{target}: .pkl is Caffe2's; write .pth or .safetensors for {destination}")
-    if destination == "gcvideo" and "config" in content and suffix != ".safetensors":
-        save_checkpoint(target, content)
-    else:
-        write_weights(target, {"format": FORMAT, **content} if "config" in content else content)

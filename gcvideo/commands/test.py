@@ -42,16 +42,22 @@ def run(args: argparse.Namespace) -> int:
     for option in ("ensemble", "compare"):
         if getattr(args, option) and not args.from_predictions:
             raise ConfigError(f"--{option} re-scores a predictions.npz: give one with --from-predictions FILE")
-    if not args.from_predictions:
-        return _test(args)
-    results, predictions = rescore(args)
-    _show(results)
-    _show_classes(results)
-    _write(args, results, predictions)
-    return 0
+    results, predictions = (rescore if args.from_predictions else _test)(args)
+    if distributed.is_main():
+        _show(results)
+        if args.from_predictions:
+            _show_classes(results)
+        if args.json:
+            write_json(args.json, results)
+        if args.html:
+            from gcvideo.report.pages import write_test_report
+
+            write_test_report(args.html, results, predictions)
+            console.say(f"report: {args.html}")
+    return 0 if results["answered"] else 2
 
 
-def _test(args: argparse.Namespace) -> int:
+def _test(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
     from gcvideo.eval.test_run import run_test
     from gcvideo.eval.trained import load_trained
 
@@ -59,15 +65,12 @@ def _test(args: argparse.Namespace) -> int:
     output = Path(args.output).expanduser() if args.output else network.run_folder
     with distributed.init_from_env(network.device.type):
         results, predictions = run_test(network, output=output, compile=args.compile, restart=args.restart)
-    if distributed.is_main():
-        _show(results)
-        console.say(f"results and predictions: {output}")
-        if (output / "metrics.jsonl").exists() and not network.config.test.whole_frame:
-            from gcvideo.report.pages import write_run_report
+    console.say(f"results and predictions: {output}")
+    if distributed.is_main() and (output / "metrics.jsonl").exists():
+        from gcvideo.report.pages import write_run_report
 
-            console.say(f"report of the run: {write_run_report(output)}")
-        _write(args, results, predictions)
-    return 0 if results["answered"] else 2
+        console.say(f"report of the run: {write_run_report(output)}")
+    return results, predictions
 
 
 def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
@@ -123,13 +126,3 @@ def _show_classes(results: dict[str, Any]) -> None:
             f"{test['only_first_right']}, only the second on {test['only_second_right']}; "
             f"McNemar's exact p = {test['p_value']:.4g}"
         )
-
-
-def _write(args: argparse.Namespace, results: dict[str, Any], predictions: Predictions) -> None:
-    if args.json:
-        write_json(args.json, results)
-    if args.html:
-        from gcvideo.report.pages import write_test_report
-
-        write_test_report(args.html, results, predictions)
-        console.say(f"report: {args.html}")
