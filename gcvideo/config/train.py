@@ -121,9 +121,7 @@ class TrainConfig:
             )
         if self.multigrid != "none" and self.sync_batch_norm != 1:
             raise ConfigError("train.multigrid: splits batch norms, so train.sync_batch_norm must stay 1")
-        if self.loss is not None:
-            check_kind("train.loss", self.loss, ())
-            if self.label_smoothing:
-                raise ConfigError("train.label_smoothing: belongs to cross entropy; set it to 0 with train.loss")
+        if self.loss is not None and self.label_smoothing:
+            raise ConfigError("train.label_smoothing: belongs to cross entropy; set it to 0 with train.loss")
         if self.static_graph and self.accumulate > 1:
             raise ConfigError("train.static_graph: does not work with train.accumulate above 1")

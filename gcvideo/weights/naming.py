@@ -23,7 +23,7 @@ import yaml
 
 from gcvideo.config import ModelConfig
 
-_FIELD = re.compile(r"\{(\w+)\}")
+_ESCAPED_FIELD = re.compile(r"\\\{(\w+)\\\}")
 _MASK_BIAS = "the softmax over positions cancels a constant added to every logit"
 
 
@@ -139,13 +139,12 @@ class Naming:
         return [(name, self._compile(text)) for name, text in (*self.parts.items(), *self.aliases.items())]
 
     def _compile(self, template: str) -> re.Pattern[str]:
-        pattern, position = "", 0
-        for match in _FIELD.finditer(template):
+        def group(match: re.Match[str]) -> str:
             own = sorted(self._own_to_common.get(match[1], ()), key=len, reverse=True)
-            choice = "|".join(map(re.escape, own)) if own else r"\d+"
-            pattern += re.escape(template[position : match.start()]) + f"(?P<{match[1]}>{choice})"
-            position = match.end()
-        return re.compile(pattern + re.escape(template[position:]))
+            words = "|".join(map(re.escape, own)) if own else r"\d+"
+            return f"(?P<{match[1]}>{words})"
+
+        return re.compile(_ESCAPED_FIELD.sub(group, re.escape(template)))
 
 
 def _network(entry: dict[str, Any], blocks: Mapping[str, Naming]) -> Naming:

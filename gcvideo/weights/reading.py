@@ -106,10 +106,7 @@ def write_weights(path: str | Path, content: dict[str, Any]) -> None:
         metadata = {_METADATA: json.dumps(plain)} if plain else None
         buffer.write(save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata))
     elif path.suffix == ".pkl":
-        arrays = {
-            name: {key: tensor.numpy() for key, tensor in value.items()} if isinstance(value, dict) else value
-            for name, value in content.items()
-        }
+        arrays = {name: {key: tensor.numpy() for key, tensor in blobs.items()} for name, blobs in content.items()}
         pickle.dump(arrays, buffer, protocol=2)  # protocol 2: Caffe2 ran on Python 2
     else:
         torch.save(content, buffer)
