@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from gcvideo.analysis.attention_stats import PAPER_TABLES
 from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.config import ContextConfig, ModelConfig, RunConfig, load_config
@@ -26,15 +27,8 @@ from gcvideo.errors import ConfigError
 from gcvideo.files import write_atomically
 from gcvideo.models import MODELS, build_model, model_config
 
-# The rows of GCNet's Kinetics table as remembered, not verified: millions of parameters, G of multiply-adds. The
-# parameters and the differences to the first row agree with our count; 39.29 and 59.60 come out of no natural counting.
-PAPER = {
-    "slow_r50_8x8": (32.45, 39.29),
-    "slow_r50_nl5_8x8": (39.81, 59.60),
-    "slow_r50_snl5_8x8": (36.13, 39.32),
-    "slow_r50_gc5_8x8": (34.30, 39.31),
-    "slow_r50_gc_c345_8x8": (42.45, 39.35),
-}
+# Config -> parameters (millions) and multiply-adds (G) in GCNet's Kinetics table as remembered, not verified.
+PAPER = PAPER_TABLES["complexity"]
 
 
 class Complexity(NamedTuple):

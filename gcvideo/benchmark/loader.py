@@ -25,7 +25,7 @@ from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers import loaders as peers
 from gcvideo.benchmark.peers.loaders import Clip, Views
-from gcvideo.benchmark.timing import time_contenders
+from gcvideo.benchmark.timing import RATIOS, time_contenders
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.annotations import videos_under
 from gcvideo.data.crops import crop_and_resize, random_short_side_box
@@ -46,13 +46,6 @@ CLIP_PEERS = {
     "decord": peers.decord_clip,
 }
 VIEW_PEERS = {"mmaction2": peers.mmaction2_views, "per_view": peers.per_view_video}
-# Names of ratios: contender of gcvideo -> the name, where {} stands for what is read and by which other way.
-RATIO_NAMES = {
-    "ours": "{}",
-    "ours, pyav": "{}.with_pyav",
-    "ours, prepared": "prepared.{}",
-    "ours, prepared, pyav": "prepared.{}.with_pyav",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,10 +116,10 @@ def measure(cases: Sequence[Any], ours: Callable[..., Any], peers: Mapping[str, 
 
 
 def ratios_of(kind: str, costs: Mapping[str, float]) -> dict[str, float]:
-    """Cost of each other way divided by that of gcvideo's, under the names of ``RATIO_NAMES``."""
+    """Cost of each other way divided by that of gcvideo's, under the names of ``ratios.yaml``."""
     return {
         pattern.format(f"{kind}.{name}"): cost / costs[ours]
-        for ours, pattern in RATIO_NAMES.items()
+        for ours, pattern in RATIOS["loader"].items()
         if ours in costs
         for name, cost in costs.items()
         if not name.startswith("ours")
