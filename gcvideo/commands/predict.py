@@ -183,14 +183,14 @@ def _write(args: argparse.Namespace, predictor: Predictor, entries: list[Entry])
         csv.writer(text).writerows(_csv_rows(entries))
         write_atomically(args.csv, text.getvalue().encode("utf-8", "surrogateescape"))
     if args.maps:
-        from gcvideo.report.maps import label_in_the_middle, map_stems, save_maps
+        from gcvideo.report.maps import explain_video, map_stems, save_maps
 
         labelled = [entry for entry in entries if entry["predictions"] and Path(entry["video"]).is_file()]
         stems = map_stems(args.maps, [entry["video"] for entry in labelled])
         for entry, stem in zip(labelled, stems, strict=True):
-            label = label_in_the_middle(entry)
-            for file in save_maps(stem, predictor, entry["video"], label, query=tuple(args.query))[:1]:
-                console.say(f"maps: {printable(str(file))}, and the same as .gif and .mp4")
+            if rows := explain_video(predictor, entry, query=tuple(args.query)):
+                save_maps(stem, rows)
+                console.say(f"maps: {printable(str(stem))}.png, and the same as .gif and .mp4")
     if args.html:
         from gcvideo.report.pages import write_prediction_page
 

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gcvideo.config import TestConfig
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.records import RecordTable
@@ -24,11 +24,11 @@ from gcvideo.models.resnet3d import last_feature_layer
 from gcvideo.report.pictures import film_strip, overlay, ringed, save_animation, save_picture, sheet
 
 Place = tuple[float, float, float]  # time, height and width as fractions of a clip, in [0, 1]
+Rows = list[tuple[str, np.ndarray]]  # names, and frames uint8 (T, H, W, 3)
 
 MIDDLE: Place = (0.5, 0.5, 0.5)
 # Queries that are far apart: first and last frame, opposite corners.
 FAR_APART: tuple[Place, ...] = ((0.0, 0.25, 0.25), (0.0, 0.75, 0.75), (1.0, 0.25, 0.75), (1.0, 0.75, 0.25))
-MAP_SUFFIXES = (".png", ".gif", ".mp4")
 FROM_THE_RING = ", from the ring"  # ends the name of a map that belongs to one query
 
 
@@ -102,7 +102,7 @@ def stretch(maps: Tensor) -> Tensor:
     return (maps - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def explain(predictor: Predictor, clip: Tensor, target: int, *, query: Place = MIDDLE) -> list[tuple[str, np.ndarray]]:
+def explain(predictor: Predictor, clip: Tensor, target: int, *, query: Place = MIDDLE) -> Rows:
     """The frames of a clip, then Grad-CAM of a class and the attention of each block over them.
 
     Args:
@@ -110,8 +110,6 @@ def explain(predictor: Predictor, clip: Tensor, target: int, *, query: Place = M
         target: the class.
         query: position whose attention non-local blocks show; a ring marks it.
 
-    Returns:
-        rows of a name and frames uint8 (T, H, W, 3).
     """
     model = getattr(predictor.model, "_orig_mod", predictor.model)  # the network inside a compiled one
     dtype, data = next(model.parameters()).dtype, predictor.config.data
@@ -132,13 +130,19 @@ def explain(predictor: Predictor, clip: Tensor, target: int, *, query: Place = M
     return rows
 
 
-def middle_clip(predictor: Predictor, video: str) -> Tensor | None:
-    """The centre crop of the clip in the middle of a video: uint8 (1, 3, T, H, W); None if it cannot be read."""
-    test: TestConfig = predictor.config.test
-    middle = TestConfig(clips=3, crops=1, short_side=test.short_side, crop=test.crop, convention=test.convention)
-    dataset = ViewDataset(RecordTable(ids=["0"], paths=[video], labels=[-1]), data=predictor.config.data, test=middle)
-    views = dataset[0]
-    return None if views.failure else make_views(views, [1])
+def explain_video(predictor: Predictor, entry: dict[str, Any], *, query: Place = MIDDLE) -> Rows:
+    """``explain`` the label of a video's middle by the centre crop of the clip there; no rows if it cannot be read.
+
+    Args:
+        entry: as ``gcvideo predict --json`` writes it.
+        query: position whose attention non-local blocks show.
+    """
+    test = replace(predictor.config.test, clips=3, crops=1, whole_frame=False)
+    records = RecordTable.of_files([entry["video"]])
+    views = ViewDataset(records, data=predictor.config.data, test=test)[0]
+    if views.failure:
+        return []
+    return explain(predictor, make_views(views, [1]), label_in_the_middle(entry), query=query)
 
 
 def label_in_the_middle(entry: dict[str, Any]) -> int:
@@ -170,33 +174,25 @@ def map_stems(folder: str | Path, videos: Sequence[str]) -> list[Path]:
     return stems
 
 
-def save_maps(stem: str | Path, predictor: Predictor, video: str, target: int, *, query: Place = MIDDLE) -> list[Path]:
+def save_maps(stem: str | Path, rows: Rows) -> None:
     """Write where the network looked in a video.
 
-    ``STEM.png`` has the frames of the clip in its middle in the first row, then Grad-CAM and the attention of each
-    block, a row each; ``STEM.gif`` and ``STEM.mp4`` play the same, side by side.
+    ``STEM.png`` has the frames of the clip in the first row, then Grad-CAM and the attention of each block, a row each;
+    ``STEM.gif`` and ``STEM.mp4`` play the same, side by side.
 
     Args:
         stem: path of the files without the suffix; see ``map_stems``.
-
-    Returns:
-        the files; none if the video cannot be read.
+        rows: of ``explain_video``.
     """
-    clip = middle_clip(predictor, video)
-    if clip is None:
-        return []
-    rows = explain(predictor, clip, target, query=query)
-    picture, *films = [Path(f"{stem}{suffix}") for suffix in MAP_SUFFIXES]
-    save_picture(picture, sheet([film_strip(*row) for row in rows]))
+    save_picture(f"{stem}.png", sheet([film_strip(*row) for row in rows]))
     columns = math.ceil(math.sqrt(len(rows)))
     grid = [rows[start : start + columns] for start in range(0, len(rows), columns)]
     played = [
         sheet([[(name, frames[t]) for name, frames in line] for line in grid], frame_height=192)
-        for t in range(clip.shape[2])
+        for t in range(len(rows[0][1]))
     ]
-    for film in films:
-        save_animation(film, np.stack(played), fps=4)
-    return [picture, *films]
+    for suffix in (".gif", ".mp4"):
+        save_animation(f"{stem}{suffix}", np.stack(played), fps=4)
 
 
 def far_apart_maps(clip: Tensor, trace: BlockTrace) -> np.ndarray:

@@ -17,7 +17,7 @@ from gcvideo.analysis.statistics import Scoring, score, summary
 from gcvideo.config import config_to_dict, flatten, load_config
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.predictor import Predictor
-from gcvideo.report.maps import FROM_THE_RING, explain, label_in_the_middle, middle_clip
+from gcvideo.report.maps import FROM_THE_RING, explain_video
 from gcvideo.report.page import write_page
 from gcvideo.report.pictures import data_uri, scale_in_css, thumbnails
 from gcvideo.report.plots import Series, calibration_plot, line_plot
@@ -187,9 +187,6 @@ def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[floa
 
 def _maps(entry: dict[str, Any], predictor: Predictor) -> list[tuple[str, list[str]]]:
     """Name and pictures of Grad-CAM of the best label and the attention of each block, then of the frames alone."""
-    clip = middle_clip(predictor, entry["video"])
-    if clip is None:
-        return []
-    (_, frames), *rows = explain(predictor, clip, label_in_the_middle(entry))
-    rows.append(("the frames alone", frames))
+    rows = explain_video(predictor, entry)
+    rows = [*rows[1:], *(("the frames alone", frames) for _, frames in rows[:1])]
     return [(name, [data_uri(frame, height=112) for frame in shown]) for name, shown in rows]

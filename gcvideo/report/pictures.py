@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from gcvideo.errors import GcvideoError, VideoError
+from gcvideo.errors import VideoError
 from gcvideo.files import write_atomically
 from gcvideo.prepare.encode import encode_frames
 from gcvideo.video import open_video
@@ -105,16 +105,13 @@ def save_picture(path: str | Path, picture: np.ndarray) -> None:
 
 
 def save_animation(path: str | Path, frames: np.ndarray, *, fps: float = 8) -> None:
-    """Write uint8 (T, H, W, 3) as an animated GIF or an MP4 (H.264), by the ending of the name."""
-    suffix = Path(path).suffix.lower()
-    if suffix == ".gif":
+    """Write uint8 (T, H, W, 3) as an animated GIF if the name ends in .gif, else as an MP4 (H.264)."""
+    if Path(path).suffix == ".gif":
         images = [_dithered(Image.fromarray(frame)) for frame in frames]
         options = {"save_all": True, "append_images": images[1:], "duration": round(1000 / fps), "loop": 0}
         write_atomically(path, _encode(images[0], "GIF", **options))
-    elif suffix == ".mp4":
-        write_atomically(path, encode_frames(frames, fps=fps))
     else:
-        raise GcvideoError(f"{path}: an animation is written as .gif or .mp4")
+        write_atomically(path, encode_frames(frames, fps=fps))
 
 
 def _dithered(image: Image.Image) -> Image.Image:

@@ -93,7 +93,7 @@ def line_plot(
         if log:
             _plain_ticks(axis)
         else:
-            axis.set_major_locator(MaxNLocator(6))
+            axis.set_major_locator(MaxNLocator(6, steps=(1, 2, 2.5, 5, 10)))
     if x_ticks is not None:
         axes.set_xticks(list(x_ticks))
     if [one.name.lower() for one in series] != [title.lower()]:  # a single series named like its plot needs none
