@@ -93,8 +93,7 @@ class Quarantine:
     def strike(self, index: int, reason: str) -> None:
         """Note that a worker process died on this record."""
         if self.suspect[index]:
-            record = self.records[index]
-            self.add(Failure(record.id, record.path, reason), from_epoch=ALWAYS)
+            self.add(self.failure(index)._replace(reason=reason), from_epoch=ALWAYS)
         self.suspect[index] = True
 
     def add(self, failure: Failure, *, from_epoch: int) -> Failure:

@@ -21,12 +21,12 @@ import os
 import pickle
 import resource
 import signal
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from multiprocessing import connection, util
+from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -100,8 +100,8 @@ class WorkerPool(Generic[Task, Result]):
                     ready.update(self._receive())
                 result = ready.pop(done if self.ordered else next(iter(ready)))
                 done += 1
-                if isinstance(result, _Raised):
-                    raise result.error from RuntimeError(f"in a worker process:\n{result.trace}")
+                if isinstance(result, Exception):
+                    raise result
                 yield result
         finally:
             finalizer()
@@ -168,7 +168,7 @@ class WorkerPool(Generic[Task, Result]):
             try:
                 packed = _pack(self.work(task, hold), files[slot])
             except Exception as error:
-                packed = _pack(_Raised(error, traceback.format_exc()), files[slot])
+                packed = _pack(ExceptionWithTraceback(error, error.__traceback__), files[slot])
             hold(NOTHING)
             message = pickle.dumps((task_number, slot, packed))
             signal.setitimer(signal.ITIMER_REAL, 0)  # the main process may take its time to receive
@@ -206,13 +206,6 @@ class _Worker:
         self.process.join()
         while self._files:
             os.close(self._files.pop())
-
-
-class _Raised(NamedTuple):
-    """An exception on its way from a worker, with the traceback it had there."""
-
-    error: Exception
-    trace: str
 
 
 class _Pickler(pickle.Pickler):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 import yaml
 
 from gcvideo.errors import VideoError
+from gcvideo.files import replacing
 from gcvideo.video import open_video
 
 
@@ -78,20 +78,13 @@ def encode_video(source: str | Path, target: str | Path, encoding: Encoding) -> 
     """
     with open_video(source) as video:
         expected, size = len(video), scaled_size(video.height, video.width, encoding.short_side)
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.part")
-    try:
-        frames = _encode(str(source), str(temporary), encoding, *size)
+    with replacing(target) as temporary:
+        try:
+            frames = _encode(str(source), str(temporary), encoding, *size)
+        except av.FFmpegError as error:
+            raise VideoError(source, f"cannot be transcoded ({str(error).splitlines()[0]})") from error
         if frames != expected:
             raise VideoError(source, f"only {frames} of {expected} frames can be decoded")
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except av.FFmpegError as error:
-        raise VideoError(source, f"cannot be transcoded ({str(error).splitlines()[0]})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return frames
 
 

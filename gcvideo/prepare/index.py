@@ -59,6 +59,7 @@ class Index:
         missing: ids that the annotation has and the folder does not.
         extra: paths, relative to the root, of videos that the annotation does not have.
         replaced: paths of videos for which another file, such as a replacement, is used.
+        unreadable: (path, reason) of the videos that cannot be opened.
     """
 
     path: Path
@@ -68,21 +69,14 @@ class Index:
     missing: Sequence[str]
     extra: Sequence[str]
     replaced: Sequence[str]
-
-    @property
-    def unreadable(self) -> list[tuple[str, str]]:
-        """(path, reason) of the videos that cannot be opened."""
-        rows = self.table.select(["path", "error"]).to_pylist()
-        return [(row["path"], row["error"]) for row in rows if row["error"] is not None]
+    unreadable: Sequence[tuple[str, str]]
 
     def totals(self) -> dict[str, object]:
-        """Hours, size and codecs of all videos, by the name of each quantity."""
-        codecs = {entry["values"]: entry["counts"] for entry in pc.value_counts(self.table["codec"]).to_pylist()}
+        """Hours, size and layout of all videos, by the name of each quantity."""
         return {
             "hours": (pc.sum(self.table["duration"]).as_py() or 0) / 3600,
             "GB": (pc.sum(self.table["bytes"]).as_py() or 0) / 1e9,
             "frames between key frames, median": pc.quantile(self.table["gop"], 0.5)[0].as_py(),
-            "codecs": ", ".join(f"{name} {count}" for name, count in codecs.items() if name),
         }
 
 
@@ -128,7 +122,9 @@ def make_index(
     unused = [path for path in videos_under(folder) if path not in used]
     extra = [path for path in unused if clip_name(path) not in ids]
     replaced = [path for path in unused if clip_name(path) in ids]
-    return Index(out, table, missing=records.missing, extra=extra, replaced=replaced, **fingerprints)
+    unreadable = [(row["path"], row["error"]) for row in rows if "error" in row]
+    lists = {"missing": records.missing, "extra": extra, "replaced": replaced, "unreadable": unreadable}
+    return Index(out, table, **fingerprints, **lists)  # type: ignore[arg-type]
 
 
 def describe_video(path: str) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from gcvideo.console import Progress
@@ -128,8 +129,5 @@ def reason_of(error: Exception) -> str:
 def _stamp(path: str) -> Any:
     """Size and time of change of a video's file, or of its shard; None where that does not exist."""
     member = parse_member(path)
-    try:
-        status = os.stat(member.shard if member else path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
+    file = Path(member.shard if member else path)
+    return [file.stat().st_size, file.stat().st_mtime_ns] if file.exists() else None

@@ -23,7 +23,7 @@ import numpy as np
 from gcvideo.data.annotations import load_records
 from gcvideo.data.records import VideoRecord
 from gcvideo.errors import DataError
-from gcvideo.files import write_json
+from gcvideo.files import replacing, write_json
 from gcvideo.prepare.index import write_index
 from gcvideo.prepare.jobs import run_jobs
 from gcvideo.video.tar_members import INDEX, MANIFEST, Member
@@ -135,20 +135,16 @@ def _finish_shard(shard: _Shard) -> dict[str, str]:
 
 
 def _write_shard(shard: _Shard) -> None:
-    temporary = shard.path.with_suffix(".tar.part")
-    with open(temporary, "wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for key, record in shard.samples.items():
-                note = json.dumps({"id": record.id, "label": record.label}, ensure_ascii=False)
-                _add(tar, f"{key}{Path(record.path).suffix.lower()}", Path(record.path).read_bytes())
-                _add(tar, f"{key}.cls", str(record.label).encode())
-                _add(tar, f"{key}.json", note.encode())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, shard.path)
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)  # owner, group and time stay 0: the same samples give the same bytes
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
+    ustar = tarfile.USTAR_FORMAT
+    with replacing(shard.path) as temporary, tarfile.open(temporary, "w", format=ustar) as tar:
+        for key, record in shard.samples.items():
+            note = json.dumps({"id": record.id, "label": record.label}, ensure_ascii=False)
+            members = {
+                f"{key}{Path(record.path).suffix.lower()}": Path(record.path).read_bytes(),
+                f"{key}.cls": str(record.label).encode(),
+                f"{key}.json": note.encode(),
+            }
+            for name, content in members.items():
+                member = tarfile.TarInfo(name)  # owner, group and time stay 0: the same samples give the same bytes
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))

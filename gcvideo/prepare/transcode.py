@@ -74,9 +74,8 @@ def compare_presets(
     source: str | Path, *, videos: int = 8, short_side: int = 256, workers: int | None = None
 ) -> dict[str, Transcoding]:
     """Transcode a few videos with every preset, in a temporary folder, and measure bytes and decode cost of each."""
-    paths = [os.path.join(source, path) for path in videos_under(Path(source).expanduser())]
-    if not paths:
-        raise DataError(f"{source}: holds no videos")
+    source = Path(source).expanduser()
+    paths = [str(source / path) for path in _videos(source)]
     chosen = random.Random(0).sample(paths, min(videos, len(paths)))
     results = {}
     with tempfile.TemporaryDirectory(prefix="gcvideo-presets-") as folder:
@@ -127,21 +126,24 @@ def _copy_video(path: str, *, copies: Mapping[str, str], encoding: Encoding) -> 
     return {"frames": encode_video(path, copy, encoding), "bytes": os.path.getsize(copy)}
 
 
+def _videos(source: Path) -> list[str]:
+    paths = videos_under(source)
+    if not paths:
+        raise DataError(f"{source}: no folder of videos")
+    return paths
+
+
 def _copies(source: Path, target: Path) -> dict[str, str]:
     """Original -> copy, of every video."""
-    if not source.is_dir():
-        raise DataError(f"{source}: no such folder of videos")
     inside, outside = target.resolve(), source.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise DataError(f"{target}: must lie outside of {source}, and not around it")
     owners: dict[str, str] = {}  # copy -> original
-    for relative in videos_under(source):
+    for relative in _videos(source):
         path, copy = str(source / relative), str(target / os.path.splitext(relative)[0]) + ".mp4"
         if copy in owners:
             raise DataError(f"{path} and {owners[copy]} would both become {copy}; rename one of them")
         owners[copy] = path
-    if not owners:
-        raise DataError(f"{source}: holds no videos")
     return {path: copy for copy, path in owners.items()}
 
 

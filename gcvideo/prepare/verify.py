@@ -15,7 +15,7 @@ from gcvideo.data.bad_videos import Failure
 from gcvideo.errors import VideoError
 from gcvideo.files import write_atomically
 from gcvideo.journal import Journal, Row
-from gcvideo.prepare.jobs import Limits, scan
+from gcvideo.prepare.jobs import Limits, reason_of, scan
 from gcvideo.video import open_video
 from gcvideo.video.tar_members import local_path
 
@@ -101,6 +101,5 @@ def _count_frames(path: str) -> int:
                     raise VideoError(path, f"is damaged at frame {count}")
                 count += 1
     except (av.FFmpegError, ValueError, EOFError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise VideoError(path, f"is damaged at frame {count} ({text})") from error
+        raise VideoError(path, f"is damaged at frame {count} ({reason_of(error)})") from error
     return count

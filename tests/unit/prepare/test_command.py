@@ -46,7 +46,7 @@ def test_verify_transcode_and_shard_report_what_they_did(videos, tmp_path):
     [
         (["index", "nowhere.csv"], "no such annotation"),
         (["verify", "nowhere.csv"], "no such annotation"),
-        (["transcode", "nowhere", "out"], "no such folder"),
+        (["transcode", "nowhere", "out"], "no folder of videos"),
         (["transcode", "nowhere"], "give a folder for the copies"),
         (["synthetic", "set", "--val", "0"], "at least one video"),
     ],

@@ -179,7 +179,7 @@ def test_folders_that_cannot_be_used_are_refused(tree, tmp_path, clip):
         transcode(tree, tree / "small", SMALL)
     with pytest.raises(DataError, match="must lie outside"):
         transcode(tree, tree.parent, SMALL)
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no folder of videos"):
         transcode(tmp_path / "nowhere", tmp_path / "out", SMALL)
     transcode(tree, tmp_path / "out", SMALL, workers=1)
     with pytest.raises(DataError, match="other settings"):
