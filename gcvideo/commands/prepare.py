@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument("--gigabytes", type=float, default=4, help="memory limit of one video (%(default)g)")
 
     task = add_task("transcode", "write copies of videos in a layout made for reading clips")
-    about = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
+    about = "; ".join(f"{name}: {preset['about']}" for name, preset in PRESETS.items())
     task.add_argument("source", type=Path, help="folder of videos; they are only read")
     task.add_argument("out", type=Path, nargs="?", help="folder for the copies")
     task.add_argument("--preset", default="clip", choices=PRESETS, help=f"{about} (%(default)s)")

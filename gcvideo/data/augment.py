@@ -97,12 +97,10 @@ class ClipMixer:
         self.num_classes = num_classes
         self.repeats = augment.clips_per_video
         self.chance = augment.mix_chance
-        self.kinds: list[torch.nn.Module] = []
-        if augment.mixup or augment.cutmix:
-            from torchvision.transforms import v2
+        from torchvision.transforms import v2
 
-            kinds = [(v2.MixUp, augment.mixup), (v2.CutMix, augment.cutmix)]
-            self.kinds = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
+        kinds = [(v2.MixUp, augment.mixup), (v2.CutMix, augment.cutmix)]
+        self.kinds = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
 
     def __call__(self, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix a batch.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -68,7 +68,7 @@ class Quarantine:
         self.reasons: dict[str, str] = {}
         self.listed: list[Failure] = []
         if known is not None:
-            rows = self._take(_read(Path(known).expanduser(), whole=True))
+            rows = self._read(Path(known).expanduser(), whole=True)
             self.bad_from[rows] = ALWAYS
             self.listed = [self.failure(row) for row in rows]
 
@@ -79,7 +79,7 @@ class Quarantine:
             DataError: it cannot be read, or is no list of bad videos.
         """
         if self.path is not None and self.path.exists():
-            self._take(_read(self.path, whole=False))
+            self._read(self.path, whole=False)
 
     def is_bad(self, index: int, epoch: int) -> bool:
         """Whether a record is to be skipped in this epoch."""
@@ -108,35 +108,26 @@ class Quarantine:
                     file.write(json.dumps({**failure._asdict(), "from_epoch": from_epoch}) + "\n")
         return failure._replace(reason=self.reasons[failure.id])
 
-    def _take(self, entries: dict[str, dict[str, Any]]) -> list[int]:
-        """Take in the entries of a file, by id; returns the indices of their records."""
-        rows: list[int] = self.records.find(entries).tolist()
-        for index in rows:
-            entry = entries[self.records[index].id]
-            self.bad_from[index] = min(self.bad_from[index], entry.get("from_epoch", ALWAYS))
-            self.reasons.setdefault(entry["id"], entry["reason"])
-        return rows
+    def _read(self, path: Path, *, whole: bool) -> list[int]:
+        """Take in the entries of a file; returns the indices of their records.
 
-
-def _read(path: Path, *, whole: bool) -> dict[str, dict[str, Any]]:
-    """The entry of each id with the earliest epoch.
-
-    Unless the file must be ``whole``, a last line that was cut short by a kill is ignored.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable list of bad videos ({error})") from None
-    entries: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
+        Unless the file must be ``whole``, a last line that was cut short by a kill is ignored.
+        """
         try:
-            entry = json.loads(line)
-            if not isinstance(entry["id"], str) or not isinstance(entry["reason"], str):
-                raise TypeError
-            known = entries.setdefault(entry["id"], entry)
-            if entry.get("from_epoch", ALWAYS) < known.get("from_epoch", ALWAYS):
-                entries[entry["id"]] = entry
-        except (ValueError, KeyError, TypeError):
-            if whole or number < len(lines):
-                raise DataError(f"{path}:{number}: expected a JSON object with id, path and reason") from None
-    return entries
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not a readable list of bad videos ({error})") from None
+        epochs: dict[str, int] = {}  # from which each id is bad, at the earliest
+        for number, line in enumerate(lines, start=1):
+            try:
+                entry = json.loads(line)
+                id_, epoch = str(entry["id"]), entry.get("from_epoch", ALWAYS)
+                epochs[id_] = min(epochs.get(id_, epoch), epoch)
+                self.reasons.setdefault(id_, str(entry["reason"]))
+            except (ValueError, KeyError, TypeError):
+                if whole or number < len(lines):
+                    raise DataError(f"{path}:{number}: expected a JSON object with id, path and reason") from None
+        rows: list[int] = self.records.find(epochs).tolist()
+        for index in rows:
+            self.bad_from[index] = min(self.bad_from[index], epochs[self.records[index].id])
+        return rows

@@ -15,18 +15,8 @@ from gcvideo.errors import VideoError
 from gcvideo.files import replacing
 from gcvideo.video import open_video
 
-
-class Preset(NamedTuple):
-    """Settings of libx264 and what they are good for."""
-
-    about: str
-    options: dict[str, str]
-
-
-PRESETS = {
-    name: Preset(**preset)
-    for name, preset in yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text(encoding="utf-8")).items()
-}
+# Name -> {"about": what it is good for, "options": of libx264}.
+PRESETS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text("utf-8"))
 CRF = "23"  # libx264's default quality
 
 
@@ -97,7 +87,7 @@ def _encode(source: str, target: str, encoding: Encoding, height: int, width: in
     ):
         track = old.streams.video[0]
         track.codec_context.thread_count = 1  # one worker process a core already
-        options = {"crf": CRF, "threads": "1", **PRESETS[encoding.preset].options}
+        options = {"crf": CRF, "threads": "1", **PRESETS[encoding.preset]["options"]}
         pictures = new.add_stream("libx264", rate=track.average_rate or 25, options=options)
         pictures.height, pictures.width, pictures.pix_fmt = height, width, "yuv420p"
         pictures.codec_context.time_base = track.time_base

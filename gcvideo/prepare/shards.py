@@ -86,7 +86,7 @@ def write_shards(
         if members is None:
             raise DataError(f"{shard.path}: {error}")
         paths |= members
-    rows = [{"path": paths[_key(position)]} for position in np.argsort(order).tolist()]
+    rows = [{"path": paths[f"{position:08d}"]} for position in np.argsort(order).tolist()]
     write_index(folder / INDEX, records, rows, shards={name: os.path.getsize(folder / name) for name in names})
     os.replace(partial, folder / MANIFEST)
     return ShardSet(folder, names, counts, records.fingerprint)
@@ -97,10 +97,6 @@ class _Shard(NamedTuple):
 
     path: Path
     samples: dict[str, VideoRecord]
-
-
-def _key(position: int) -> str:
-    return f"{position:08d}"
 
 
 def _plan(records: Iterable[VideoRecord], folder: Path, shard_bytes: int) -> list[_Shard]:
@@ -116,7 +112,7 @@ def _plan(records: Iterable[VideoRecord], folder: Path, shard_bytes: int) -> lis
             shards.append(_Shard(folder / f"shard-{len(shards):06d}.tar", {}))
             room = shard_bytes
         room -= size
-        shards[-1].samples[_key(position)] = record
+        shards[-1].samples[f"{position:08d}"] = record
     return shards
 
 

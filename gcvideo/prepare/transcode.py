@@ -121,9 +121,8 @@ def _transcode(copies: dict[str, str], encoding: Encoding, journal: Journal, wor
 
 
 def _copy_video(path: str, *, copies: Mapping[str, str], encoding: Encoding) -> Row:
-    copy = copies[path]
-    Path(copy).unlink(missing_ok=True)  # of the video as it was before it changed
-    return {"frames": encode_video(path, copy, encoding), "bytes": os.path.getsize(copy)}
+    Path(copies[path]).unlink(missing_ok=True)  # of the video as it was before it changed
+    return {"frames": encode_video(path, copies[path], encoding)}
 
 
 def _videos(source: Path) -> list[str]:
