@@ -129,6 +129,8 @@ class Predictions:
             DataError: they have other videos, labels or numbers of classes.
         """
         first = several[0]
+        if len(several) == 1:
+            return first  # with its own checkpoint
         tested = [(one.ids, one.labels.tolist(), one.classes, one.scores.shape) for one in several]
         if tested.count(tested[0]) < len(several):
             raise DataError("the prediction files cannot be averaged: they do not hold the same videos and classes")
