@@ -89,3 +89,16 @@ def test_no_circles():
 
     for module in graph:
         visit(module, ())
+
+
+@pytest.mark.parametrize("path", PACKAGE.rglob("*.py"), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= 350
+
+
+def test_rooms_hold_at_most_twelve_files():
+    rooms: dict[Path, int] = {}
+    for path in PACKAGE.rglob("*.py"):
+        if path.name not in ("__init__.py", "__main__.py"):
+            rooms[path.parent] = rooms.get(path.parent, 0) + 1
+    assert not {str(room): files for room, files in rooms.items() if files > 12}
