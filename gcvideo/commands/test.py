@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gcvideo import console, distributed
 from gcvideo.console import percent, printable
-from gcvideo.errors import ConfigError
+from gcvideo.errors import ConfigError, DataError
 from gcvideo.files import write_json
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "a predictions.npz; several on the same videos are averaged: an ensemble of networks"
     scoring.add_argument("--from-predictions", nargs="+", action="extend", metavar="FILE", help=text)
     scoring.add_argument("--ensemble", choices=("softmax", "logits", "max"), help="another way to ensemble the views")
+    scoring.add_argument("--subset", metavar="FILE", help="only the videos whose ids this text file lists, one a line")
     scoring.add_argument("--compare", metavar="FILE", help="a second predictions.npz: McNemar's test between the two")
 
 
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Test, or re-score; prints tables and writes the results."""
     if bool(args.checkpoint) == bool(args.from_predictions):
         raise ConfigError("give either a checkpoint or --from-predictions FILE")
-    for option in ("ensemble", "compare"):
+    for option in ("ensemble", "subset", "compare"):
         if getattr(args, option) and not args.from_predictions:
             raise ConfigError(f"--{option} re-scores a predictions.npz: give one with --from-predictions FILE")
     results, predictions = (rescore if args.from_predictions else _test)(args)
@@ -80,6 +81,12 @@ def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
 
     predictions = Predictions.average([Predictions.load(path) for path in args.from_predictions])
     predictions.ensemble = args.ensemble or predictions.ensemble
+    if args.subset:
+        wanted = set(Path(args.subset).read_text(encoding="utf-8").splitlines()) - {""}
+        if unknown := sorted(wanted - {*predictions.ids, *(failure.id for failure in predictions.failures)}):
+            raise DataError(f"{args.subset}: {unknown[0]!r} is no id of the predictions; list ids, one a line")
+        predictions = predictions.select([id in wanted for id in predictions.ids])
+        predictions.failures = [failure for failure in predictions.failures if failure.id in wanted]
     results = {
         **{name: predictions.info.get(name) for name in ("protocol", "annotation", "fingerprint", "checkpoint")},
         **predictions.summary(),
