@@ -352,8 +352,8 @@ def test_rescoring_needs_no_model(
     assert results["mcnemar"]["p_value"] == 1
     (tmp_path / "ids.txt").write_text("\n".join(predictions.ids[:2]) + "\n")
     assert main([*command, "--subset", str(tmp_path / "ids.txt")]) == 0
-    results = json.loads((tmp_path / "out.json").read_text())
-    assert (results["answered"], results["failed"]) == (2, 0)
+    chosen = json.loads((tmp_path / "out.json").read_text())
+    assert (chosen["answered"], chosen["failed"]) == (2, 0)
     capsys.readouterr()
     (tmp_path / "ids.txt").write_text("never seen\n")
     assert main([*command, "--subset", str(tmp_path / "ids.txt")]) == 2
