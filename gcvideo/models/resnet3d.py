@@ -42,10 +42,10 @@ from gcvideo.config import ContextConfig, ModelConfig, import_object, is_path
 from gcvideo.config.model import BLOCKS_PER_STAGE, STAGES
 from gcvideo.errors import ConfigError, InputShapeError
 from gcvideo.layers import ContextBlock, NonLocalBlock
+from gcvideo.models.residual import ResBlock, expansion
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # its activations are TorchScript functions
-    from pytorchvideo.layers.drop_path import DropPath
     from pytorchvideo.models.head import create_res_basic_head
     from pytorchvideo.models.stem import create_res_basic_stem
 
@@ -120,7 +120,7 @@ class ResNet3d(nn.Module):
             conv_stride=(1, 2, 2),
             conv_padding=(kernel // 2, 3, 3),
         )
-        widths = [config.width * _expansion(config.depth) * 2**i for i in range(len(STAGES))]
+        widths = [config.width * expansion(config.depth) * 2**i for i in range(len(STAGES))]
         self.res2 = _make_stage(config, "res2", config.width)
         # C2D and I3D halve the number of frames after res2 (Wang et al. 2018, table 1).
         self.pool2 = nn.Identity() if config.arch == "slow" else nn.MaxPool3d((2, 1, 1))
@@ -218,7 +218,7 @@ def _make_stage(config: ModelConfig, stage: str, in_channels: int) -> nn.Sequent
         depth = (sum(depths[:index]) + i) / (sum(depths) - 1)
         blocks.append(
             ResBlock(
-                in_channels if i == 0 else planes * _expansion(config.depth),
+                in_channels if i == 0 else planes * expansion(config.depth),
                 planes,
                 config=config,
                 temporal_kernel=kernels[i % len(kernels)],
@@ -231,102 +231,6 @@ def _make_stage(config: ModelConfig, stage: str, in_channels: int) -> nn.Sequent
 
 def _temporal_kernels(config: ModelConfig, stage: str) -> list[int]:
     return config.temporal_kernels.get(stage) or TEMPORAL_KERNELS[config.arch][stage]
-
-
-def _expansion(depth: int) -> int:
-    """Ratio of a residual block's output channels to its planes."""
-    return 4 if depth >= 50 else 1
-
-
-class ResBlock(nn.Module):
-    """Residual block, with an optional context block at one of three positions.
-
-    ::
-
-        x -> conv_a -> conv_b -[after_3x3]-> conv_c -[after_1x1]-> + -> ReLU -[after_add]-> y
-          \\------------------- (projection) ---------------------/
-
-    GCNet inserts after the last 1 x 1 convolution, before the sum; Wang et al. 2018 after the sum.
-
-    Args:
-        in_channels: channels of the input.
-        planes: width of the stage, from which its inner and output channels follow.
-        config: depth, groups, width per group and inflation.
-        temporal_kernel: of this block.
-        stride: in height and width.
-        drop_path: probability that a sample skips the branch in training (Huang et al. 2016).
-    """
-
-    def __init__(
-        self, in_channels: int, planes: int, *, config: ModelConfig, temporal_kernel: int, stride: int, drop_path: float
-    ) -> None:
-        super().__init__()
-        self.branch2 = ResidualBranch(
-            in_channels, planes, config=config, temporal_kernel=temporal_kernel, stride=stride
-        )
-        self.channels = self.branch2.channels
-        project = in_channels != self.channels or stride != 1
-        self.branch1_conv = _conv(in_channels, self.channels, (1, 1, 1), stride) if project else None
-        self.branch1_norm = nn.BatchNorm3d(self.channels) if project else None
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        self.activation = nn.ReLU(inplace=True)
-        self.context: nn.Module | None = None
-        self.position = "after_1x1"
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, T, H, W) -> (N, channels, T, H / stride, W / stride)."""
-        shortcut = x
-        if self.branch1_conv is not None and self.branch1_norm is not None:
-            shortcut = self.branch1_norm(self.branch1_conv(x))
-        x = self.branch2(x, self.context if self.position == "after_3x3" else None)
-        if self.context is not None and self.position == "after_1x1":
-            x = self.context(x)
-        x = self.activation(self.drop_path(x) + shortcut)
-        if self.context is not None and self.position == "after_add":
-            x = self.context(x)
-        return x
-
-
-class ResidualBranch(nn.Module):
-    """Residual branch: two or three convolutions (a, b, c), each with batch norm, and ReLU between them.
-
-    ===============  =================================================================================
-    depth            convolutions, with T the temporal kernel
-    ===============  =================================================================================
-    18 and 34        a: T x 3 x 3 with the stride; b: 1 x 3 x 3
-    50 and more      a: T x 1 x 1; b: 1 x 3 x 3 with the stride and the groups; c: 1 x 1 x 1. With inflation
-                     "3x3x3" an I3D inflates b in time instead of a
-    ===============  =================================================================================
-    """
-
-    def __init__(self, in_channels: int, planes: int, *, config: ModelConfig, temporal_kernel: int, stride: int):
-        super().__init__()
-        self.channels = planes * _expansion(config.depth)
-        self.hidden = planes * config.width_per_group // 64 * config.groups  # ResNeXt: Xie et al. 2017
-        if config.depth < 50:
-            convs = [_conv(in_channels, planes, (temporal_kernel, 3, 3), stride), _conv(planes, planes, (1, 3, 3))]
-        else:
-            in_b = config.arch == "i3d" and config.inflation == "3x3x3"
-            kernel_a, kernel_b = (1, temporal_kernel) if in_b else (temporal_kernel, 1)
-            convs = [
-                _conv(in_channels, self.hidden, (kernel_a, 1, 1)),
-                _conv(self.hidden, self.hidden, (kernel_b, 3, 3), stride, config.groups),
-                _conv(self.hidden, self.channels, (1, 1, 1)),
-            ]
-        for name, conv in zip("abc", convs, strict=False):
-            self.add_module(f"conv_{name}", conv)
-            self.add_module(f"norm_{name}", nn.BatchNorm3d(conv.out_channels))
-            if conv is not convs[-1]:
-                self.add_module(f"act_{name}", nn.ReLU(inplace=True))
-
-    def forward(self, x: Tensor, inner: nn.Module | None = None) -> Tensor:
-        """Apply the branch, with ``inner`` on the (N, hidden, T, H, W) features before the last convolution."""
-        *layers, last_conv, last_norm = self.children()
-        for layer in layers:
-            x = layer(x)
-        if inner is not None:
-            x = inner(x)
-        return last_norm(last_conv(x))
 
 
 def frame_difference(x: Tensor) -> Tensor:
@@ -353,11 +257,3 @@ def make_block(channels: int, config: ContextConfig) -> nn.Module:
             raise ConfigError(f"model.context.options: {config.kind} refuses them: {error}") from error
     block, names = (NonLocalBlock, NON_LOCAL_FIELDS) if config.kind == "nl" else (ContextBlock, CONTEXT_FIELDS)
     return block(channels, **{name: getattr(config, name) for name in names})
-
-
-def _conv(
-    in_channels: int, out_channels: int, kernel: tuple[int, int, int], stride: int = 1, groups: int = 1
-) -> nn.Conv3d:
-    """Convolution without bias, zero-padded to keep the shape, striding in space alone."""
-    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-    return nn.Conv3d(in_channels, out_channels, kernel, (1, stride, stride), padding, groups=groups, bias=False)
