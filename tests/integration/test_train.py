@@ -456,7 +456,7 @@ def test_a_profile_names_operators_and_leaves_a_trace(place: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--json", "{}/x.json"], "--json: {}/x.json cannot be written ("),
+        (["--json", "{}/x.json"], "--json: {}/x.json cannot be written"),
         (["--profile", "output={}/runs"], "{}/runs/unwritable: Not a directory"),
         (["output={}/runs"], "{}/runs/unwritable: Not a directory"),
     ],
