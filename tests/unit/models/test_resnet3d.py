@@ -49,6 +49,7 @@ def test_published_parameter_counts(name: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
 
 
+@pytest.mark.slow
 def test_every_name_has_a_config() -> None:
     assert all(isinstance(model_config(name), ModelConfig) for name in MODELS)
 
