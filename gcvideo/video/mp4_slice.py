@@ -1,7 +1,7 @@
 """A tiny MP4 file, in memory, that holds only the pictures that must be decoded.
 
 decord counts pictures where it should look at their times: on files with open groups of pictures, edit lists or
-discarded packets it returns wrong frames without a word, and it decodes whatever lies between the wanted ones. Both
+discarded packets it returns wrong frames without a word, and it decodes everything between the wanted ones. Both
 end when it is given a file with one key picture in front, no edit list, a constant frame rate, and just the samples
 of ``SampleTable.needed``. Boxes are those of ISO/IEC 14496-12.
 """

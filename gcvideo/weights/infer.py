@@ -66,6 +66,8 @@ def _stated(weights: Weights, naming: Naming) -> dict[str, Any]:
         if match := re.search(pattern, text):
             word = match[match.lastindex or 0]
             stated[field] = _WORDS.get(word, word)
+    if pool := re.search(r"\bPOOL:([\s\d,\[\]-]+)", text):  # PySlowFast's kernels of keys and values
+        stated["subsample"] = "before" if max(map(int, re.findall(r"\d+", pool[1]))) > 1 else "none"
     return stated
 
 

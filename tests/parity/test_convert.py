@@ -183,12 +183,14 @@ def test_published_keys(naming: Any, theirs: str, ours: str) -> None:
 # -------------------------------------------------------------------------- what checkpoints say beside their weights
 
 
-def test_pyslowfast_config_inside() -> None:
-    spec = Spec("i3d", non_local=FIVE, instantiation="dot_product", subsample="before")
+@pytest.mark.parametrize(("pool", "subsample"), [(2, "before"), (1, "none")])
+def test_pyslowfast_config_inside(pool: int, subsample: str) -> None:
+    spec = Spec("i3d", non_local=FIVE, instantiation="dot_product", subsample=subsample)
     state = foreign.random_state(spec, foreign.pyslowfast)
-    text = "MODEL: {ARCH: i3d}\nNONLOCAL: {INSTANTIATION: dot_product, POOL: [[[1, 2, 2]], [[1, 2, 2]]]}\n"
+    kernel = [1, pool, pool]
+    text = f"MODEL: {{ARCH: i3d}}\nNONLOCAL: {{INSTANTIATION: dot_product, POOL: {[[kernel], [kernel]]}}}\n"
     model, _ = converted("pyslowfast", Weights(state, {"cfg": text}))
-    assert (model.config.context.instantiation, model.config.context.subsample) == ("dot_product", "before")
+    assert (model.config.context.instantiation, model.config.context.subsample) == ("dot_product", subsample)
     clips = torch.randn(1, 3, 4, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected = foreign.logits(state, spec, foreign.pyslowfast, clips)
