@@ -9,8 +9,8 @@ from pathlib import Path
 from gcvideo.errors import ConfigError
 from gcvideo.files import require_writable
 
-FILE_OPTIONS = ("json", "html", "csv", "markdown")  # files that are written after all the work
-FOLDER_OPTIONS = ("png", "pictures", "maps")
+FILE_OPTIONS = ("json", "html", "csv", "markdown", "save")  # files that are written after all the work
+FOLDER_OPTIONS = ("png", "pictures", "maps", "output")
 
 
 def require_numbers(args: argparse.Namespace, **least: float) -> None:

@@ -10,9 +10,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from gcvideo.arguments import require_numbers
 from gcvideo.console import say, table, warn
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
+
+# Smallest values of the numeric options, of all tasks.
+LEAST = {"workers": 0, "seed": 0, "seconds": 1e-3, "gigabytes": 1e-3, "megabytes": 1e-3, "short_side": 1, "compare": 1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the task that was asked for; returns 1 if a transcode failed for some videos."""
+    require_numbers(args, **{name: least for name, least in LEAST.items() if name in args})
     tasks = {"synthetic": synthetic, "index": index, "verify": verify, "transcode": transcode, "shard": shard}
     results = tasks[args.task](args)
     shown = [(name, value) for name, value in results.items() if not isinstance(value, (list, dict))]

@@ -48,7 +48,7 @@ def load_split(
     if found is not None and len(found) != num_classes:
         raise ConfigError(
             f"model.num_classes: {num_classes}, but {data.classes or source} names {len(found)} classes; set "
-            f"model.num_classes={len(found)}, or data.classes= to a list of all (a file or {PUBLISHED_CLASSES})"
+            f"model.num_classes={len(found)}, or data.classes= to a list of all: a file, {', '.join(PUBLISHED_CLASSES)}"
         )
     if name == "validation" and classes is None and found is not None:
         raise DataError(f"{source}: has class names, but the labels for training are numbers; set data.classes")

@@ -74,7 +74,7 @@ def read_weights(path: str | Path, *, unsafe_pickle: bool = False) -> Weights:
         if refused and not unsafe_pickle:
             raise CheckpointError(
                 f"{path}: holds {refused[1]}, which reading tensors alone does not allow; if you trust its source, "
-                "add --unsafe-pickle"
+                "convert it with gcvideo convert --unsafe-pickle"
             ) from None
         raise CheckpointError(f"{path}: cut short or damaged: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(content, Mapping):
@@ -129,7 +129,7 @@ def _read_pickled(path: Path, unsafe_pickle: bool) -> Any:
     if not is_torch and not unsafe_pickle:
         raise CheckpointError(
             f"{path}: neither a PyTorch file nor safetensors; if it is a raw pickle, which can run any code when read, "
-            "and you trust its source, add --unsafe-pickle"
+            "and you trust its source, convert it with gcvideo convert --unsafe-pickle"
         )
     if start.startswith(_ZIP):
         with zipfile.ZipFile(path) as archive:  # torch itself ignores the checksums

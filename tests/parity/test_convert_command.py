@@ -202,7 +202,7 @@ def test_nothing_in_a_file_is_run(kind: str, tmp_path: Path) -> None:
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "torch")
-    with pytest.raises(CheckpointError, match="add --unsafe-pickle"):
+    with pytest.raises(CheckpointError, match="gcvideo convert --unsafe-pickle"):
         read_weights(path)
     assert not trace.exists()
     read_weights(path, unsafe_pickle=True)

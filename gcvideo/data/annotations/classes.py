@@ -28,7 +28,9 @@ def load_classes(path: str | Path) -> tuple[str, ...]:
         text = path.read_text(encoding="utf-8-sig")
         names = _classes_of_json(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: not a readable list of classes ({error}); published: {PUBLISHED_CLASSES}") from None
+        raise DataError(
+            f"{path}: not a readable list of classes ({error}); published: {', '.join(PUBLISHED_CLASSES)}"
+        ) from None
     names = [normalize(name) for name in names if name]
     numbers = [name.split(maxsplit=1)[0] for name in names if " " in name]
     if any(numbers == [str(first + i) for i in range(len(names))] for first in (0, 1)):

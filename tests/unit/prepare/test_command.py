@@ -63,3 +63,9 @@ def test_a_video_that_fails_to_transcode_is_named_and_exits_1(videos, tmp_path, 
     (videos / "bad.mp4").write_bytes(b"nothing")
     assert main(["prepare", "transcode", str(videos), str(tmp_path / "out"), "--workers", "1"]) == 1
     assert f"not transcoded: {videos / 'bad.mp4'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["workers", "seconds", "gigabytes"])
+def test_numbers_out_of_range_get_one_line(videos, capsys, option):
+    assert main(["prepare", "verify", str(videos / "list.txt"), f"--{option}", "-1"]) == 2
+    assert f"--{option}: must be at least" in capsys.readouterr().err
