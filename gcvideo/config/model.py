@@ -151,6 +151,8 @@ class ModelConfig:
             raise ConfigError(f"model.depth: {self.depth} is not one of {', '.join(map(str, BLOCKS_PER_STAGE))}")
         if self.depth < 50 and (self.groups, self.width_per_group) != (1, 64):
             raise ConfigError(f"model.groups: ResNeXt needs the bottlenecks of depth 50 and more, not {self.depth}")
+        if self.depth >= 50 and self.width * self.width_per_group < 64:
+            raise ConfigError(f"model.width_per_group: {self.width_per_group} is too few at model.width {self.width}")
         for stage, kernels in self.temporal_kernels.items():
             if stage not in ("stem", *STAGES):
                 raise ConfigError(f"model.temporal_kernels: no stage {stage!r}; there are stem, {', '.join(STAGES)}")

@@ -78,6 +78,7 @@ def test_kinds_fill_in_their_own_defaults(tmp_path, kind, expected):
         ("lr: 3", "unknown key lr; did you mean 'optim.lr'?"),
         ("model: {depth: abc}", "model.depth: .*'abc'"),
         ("model: {depth: 19}", "model.depth: 19 is not one of 18, 34, 50, 101, 152"),
+        ("model: {width: 1, width_per_group: 4}", "model.width_per_group: 4 is too few at model.width 1"),
         ("model: {context: {kind: gcc}}", "model.context.kind: .*'gcc'.*'gc'"),
         (
             "model: {context: {kind: gc, reduction: 0, stages: {res3: all}}}",
