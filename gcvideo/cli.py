@@ -72,6 +72,7 @@ def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | No
             break
         choices = module.SUBCOMMANDS
     parser = argparse.ArgumentParser(prog=program, description=about)
+    parser.add_argument("--json", metavar="FILE", help="write the results as JSON")
     module.add_arguments(parser)
     try:
         # key=value may stand before, between and after the options; an intermixed parse loses a "--", however.

@@ -39,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser, *, videos: int | None) -> Non
     add("overrides", nargs="*", metavar="key=value", help="changes to the config in the checkpoint")
     add("--data", metavar="ANNOTATION", help="videos: an annotation or a folder of class folders (default: the run's)")
     add("--videos", type=int, default=videos, metavar="N", help=f"how many, drawn by the run's seed ({default})")
-    add("--json", metavar="FILE", help="write the results there as well")
 
 
 def load(args: argparse.Namespace, *, defaults: tuple[str, ...] = ()) -> tuple[TrainedNetwork, RecordTable]:

@@ -79,7 +79,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("configs", nargs="+", metavar="CONFIG", help="YAML file, folder of them, or model name")
     add("--frames", type=int, nargs="+", metavar="T", help="frames a clip (default: the config's)")
     add("--size", type=int, nargs="+", metavar="S", help="height and width (default: the config's crop)")
-    add("--json", metavar="FILE", help="write all results with settings and versions")
     add("--markdown", metavar="FILE", help="write the table as Markdown, one line a config")
 
 

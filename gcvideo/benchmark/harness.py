@@ -19,12 +19,11 @@ Row = Mapping[str, object]  # column -> value
 def add_options(
     parser: argparse.ArgumentParser, *, rounds: int, threads: int | None = None, precision: bool = True
 ) -> None:
-    """Add --rounds, --threads, --device, --json, and with ``precision`` --precision."""
+    """Add --rounds, --threads, --device, and with ``precision`` --precision."""
     chosen = threads or "torch's choice"
     parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"runs of each (default {rounds})")
     parser.add_argument("--threads", type=int, default=threads, metavar="N", help=f"CPU threads (default {chosen})")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--json", metavar="FILE", help="write all results with settings and versions")
     if precision:
         text = "of gcvideo's networks (default auto: the faster one on this device)"
         parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help=text)

@@ -56,7 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clips", type=int, default=3, metavar="N", help="training clips a video (default 3)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="measurements of each clip (default 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the clips (default 0)")
-    parser.add_argument("--json", metavar="FILE", help="write all results with settings and versions")
 
 
 def run(args: argparse.Namespace) -> None:

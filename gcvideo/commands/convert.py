@@ -41,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line, to keep in a gcvideo checkpoint")
     parser.add_argument("--partial", action="store_true", help="convert what matches even if something does not")
     parser.add_argument("--unsafe-pickle", action="store_true", help="read a raw pickle, which can run any code")
-    parser.add_argument("--json", metavar="FILE", help="write the account of every tensor there as well")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     steps = [
         ["prepare", "synthetic", str(args.data)],
         ["train", CONFIG, *overrides, "--overwrite"],
-        ["test", str(run_dir)],
+        ["test", str(run_dir), *(["--json", args.json] if args.json else [])],
     ]
     for number, step in enumerate(steps, start=1):
         print(f"\n[{number}/{len(steps)}] gcvideo {shlex.join(step)}", flush=True)

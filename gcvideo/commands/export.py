@@ -31,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, help="T; by default data.frames of the checkpoint, else 8")
     parser.add_argument("--size", type=int, help="H and W; by default test.crop of the checkpoint, else 224")
     parser.add_argument("--num-classes", type=int, default=400, help="of a network given by name (%(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write what was done there as well")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -40,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("videos", nargs="+", metavar="VIDEO", help=text)
     add("--checkpoint", required=True, help="a checkpoint, or the folder of a run")
     add("--top", type=int, default=5, metavar="K", help="labels for each video (default: %(default)s)")
-    add("--json", metavar="FILE", help="write the predictions as JSON")
     add("--csv", metavar="FILE", help="write the predictions as CSV: video, start, end, rank, label, score")
     add("--html", metavar="FILE", help="write a page with thumbnails, bars, timelines and attention")
     add("--maps", metavar="FOLDER", help="write attention maps: NAME_maps.png, .gif, .mp4")

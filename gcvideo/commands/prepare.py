@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             task.add_argument("annotation", type=Path, help=text)
             task.add_argument("--root", type=Path, help="folder of the videos; by default the annotation's own")
         task.add_argument("--workers", type=int, metavar="N", help="processes; by default one a core")
-        task.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+        task.add_argument("--json", default=argparse.SUPPRESS, metavar="FILE", help="write the results as JSON")
         return task
 
     task = add_task("synthetic", "make a small synthetic action set")

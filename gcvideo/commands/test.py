@@ -24,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "a config to take data and views from, and changes; by default the config stored in the checkpoint"
     add("overrides", nargs="*", metavar="CONFIG | key=value", help=text)
     add("--output", metavar="DIR", help="where the results go; by default the run's own folder")
-    add("--json", metavar="FILE", help="write the results there as well")
     add("--html", metavar="FILE", help="write a report with accuracy per class, mistakes and failures")
     add("--restart", action="store_true", help="discard the finished videos of an interrupted test")
     add("--compile", action="store_true", help="compile the network first (pays for many videos)")

@@ -32,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     trial.add_argument(
         "--overfit", type=int, metavar="N", help="overfit N videos until all are learned, at most train.epochs epochs"
     )
-    add("--json", metavar="FILE", help="write the results there as well")
 
 
 def run(args: argparse.Namespace) -> int:

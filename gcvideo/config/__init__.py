@@ -17,24 +17,3 @@ from gcvideo.config.objects import import_object, is_path
 from gcvideo.config.reference import reference_markdown
 from gcvideo.config.schema import RunConfig
 from gcvideo.config.train import OptimConfig, TrainConfig
-
-__all__ = [
-    "AugmentConfig",
-    "ContextConfig",
-    "DataConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "RunConfig",
-    "SplitConfig",
-    "TestConfig",
-    "TrainConfig",
-    "config_from_dict",
-    "config_to_dict",
-    "flatten",
-    "import_object",
-    "is_path",
-    "load_config",
-    "reference_markdown",
-    "save_config",
-    "shipped_configs",
-]
