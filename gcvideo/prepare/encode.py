@@ -14,6 +14,7 @@ import yaml
 from gcvideo.errors import VideoError
 from gcvideo.files import replacing
 from gcvideo.video import open_video
+from gcvideo.video.pyav_decoder import orientation_of
 
 # Name -> {"about": what it is good for, "options": of libx264}.
 PRESETS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text("utf-8"))
@@ -60,7 +61,7 @@ def encode_frames(frames: np.ndarray, *, fps: float, options: dict[str, str] | N
 def encode_video(source: str | Path, target: str | Path, encoding: Encoding) -> int:
     """Encode ``source`` as ``target``; returns the number of frames.
 
-    Frames keep their times, counted from the first one; they are rotated as the metadata says. ``target`` appears when
+    Frames keep their times, counted from the first one; they are turned and mirrored as the metadata says. ``target`` appears when
     it is complete.
 
     Raises:
@@ -114,11 +115,11 @@ def _encode(source: str, target: str, encoding: Encoding, height: int, width: in
 
 
 def _upright(frame: Any) -> Any:
-    """A frame rotated as its metadata says, by quarter turns."""
-    turns = round(frame.rotation / 90) % 4  # counter-clockwise
-    if not turns:
+    """A frame turned and mirrored as its metadata says."""
+    orientation = orientation_of(frame)
+    if not any(orientation):
         return frame
-    rgb = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+    rgb = orientation.apply(frame.to_ndarray(format="rgb24"))
     return av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
 
 

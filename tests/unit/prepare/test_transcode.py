@@ -19,6 +19,7 @@ from gcvideo.prepare.encode import PRESETS, Encoding, encode_video, scaled_size
 from gcvideo.prepare.transcode import JOURNAL, copy_annotation, transcode
 from gcvideo.video import open_video
 from tests.videos import decode_all, moving_frames, write_video
+from tests.zoo import STREAMS
 
 SMALL = Encoding(short_side=32)
 
@@ -80,12 +81,12 @@ def test_the_short_side_shrinks_to_even_sizes_and_never_grows(size, short_side, 
     assert scaled_size(*size, short_side) == expected
 
 
-def test_rotation_becomes_upright_pixels(tmp_path):
-    frames = moving_frames(6)
-    write_video(tmp_path / "turned.mp4", frames, rotation=90)
-    encode_video(tmp_path / "turned.mp4", tmp_path / "copy.mp4", Encoding())
-    with open_video(tmp_path / "turned.mp4") as old, open_video(tmp_path / "copy.mp4") as new:
-        assert (old.height, old.width) == (new.height, new.width) == (64, 48)
+@pytest.mark.parametrize("name", ["turned_90.mkv", "matrix_mirrored.mp4", "matrix_transposed_fragments.mp4"])
+def test_display_matrix_becomes_upright_pixels(name, tmp_path):
+    source = STREAMS[name].make(tmp_path)
+    encode_video(source, tmp_path / "copy.mp4", Encoding())
+    with open_video(source) as old, open_video(tmp_path / "copy.mp4") as new:
+        assert (old.height, old.width) == (new.height, new.width)
         assert np.abs(old.frames([3]).astype(int) - new.frames([3])).mean() < 12
     with av.open(str(tmp_path / "copy.mp4")) as container:
         assert next(container.decode(video=0)).rotation == 0
