@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_LAZY = {
-    "create_model": "gcvideo.models",
-    "load": "gcvideo.eval.predictor",
-}
+_LAZY = {"create_model": "gcvideo.models", "load": "gcvideo.eval.predictor"}
 __all__ = ["__version__", "create_model", "load"]
 
 if TYPE_CHECKING:

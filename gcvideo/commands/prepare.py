@@ -111,11 +111,10 @@ def index(args: argparse.Namespace) -> dict[str, Any]:
 def verify(args: argparse.Namespace) -> dict[str, Any]:
     """Decode every video and list those to leave out."""
     from gcvideo.prepare import verify as work
-    from gcvideo.prepare.jobs import Limits
 
     out = args.out or args.annotation.with_name(f"{args.annotation.name}.quarantine.jsonl")
-    limits = Limits(seconds=args.seconds, memory=int(args.gigabytes * (1 << 30)))
-    result = work.verify(args.annotation, out, root=args.root, workers=args.workers, limits=limits)
+    limits: dict[str, Any] = {"seconds": args.seconds, "memory": int(args.gigabytes * (1 << 30))}
+    result = work.verify(args.annotation, out, root=args.root, workers=args.workers, **limits)
     for failure in result.failures[:20]:
         warn(f"{failure.path}: {failure.reason}")
     failures = [failure._asdict() for failure in result.failures]

@@ -3,14 +3,3 @@
 from gcvideo.layers.context import ContextBlock, gc_block, se_block, snl_block
 from gcvideo.layers.non_local import NonLocalBlock
 from gcvideo.layers.trace import BlockTrace, TracedBlock, record_attention
-
-__all__ = [
-    "BlockTrace",
-    "ContextBlock",
-    "NonLocalBlock",
-    "TracedBlock",
-    "gc_block",
-    "record_attention",
-    "se_block",
-    "snl_block",
-]

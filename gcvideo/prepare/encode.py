@@ -61,8 +61,8 @@ def encode_frames(frames: np.ndarray, *, fps: float, options: dict[str, str] | N
 def encode_video(source: str | Path, target: str | Path, encoding: Encoding) -> int:
     """Encode ``source`` as ``target``; returns the number of frames.
 
-    Frames keep their times, counted from the first one; they are turned and mirrored as the metadata says. ``target`` appears when
-    it is complete.
+    Frames keep their times, counted from the first one; they are turned and mirrored as the metadata says. ``target``
+    appears when it is complete.
 
     Raises:
         VideoError: the source cannot be opened, or not be decoded to its end.

@@ -20,7 +20,7 @@ from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.files import hash_file, write_atomically
 from gcvideo.journal import Journal, Row
-from gcvideo.prepare.jobs import Limits, reason_of, scan
+from gcvideo.prepare.jobs import reason_of, scan
 from gcvideo.video import open_video
 from gcvideo.video.tar_members import local_path
 
@@ -44,7 +44,7 @@ SCHEMA = pa.schema(
         ("error", pa.string()),  # why it cannot be read; then the columns from frames to backend are null
     ]
 )
-LIMITS = Limits(seconds=120, memory=4 << 30)
+LIMITS: dict[str, Any] = {"seconds": 120, "memory": 4 << 30}
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def make_index(
     records.require_text()
     paths = [record.path for record in records]
     journal = Journal(f"{out}.partial", {"format": 1})
-    found = scan(describe_video, paths, journal=journal, title="index", limits=LIMITS, workers=workers)
+    found = scan(describe_video, paths, journal=journal, title="index", **LIMITS, workers=workers)
     folder = Path(records.root)
     rows = [{**found[record.path], "path": os.path.relpath(record.path, folder)} for record in records]
     lines = sorted(f"{r.id}\t{r.label}\t{row.get('hash')}\n" for r, row in zip(records, rows, strict=True))

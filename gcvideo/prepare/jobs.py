@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from gcvideo.console import Progress
 from gcvideo.data.worker_pool import Hold, WorkerPool
@@ -17,21 +17,6 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-class Limits(NamedTuple):
-    """Limits of one job.
-
-    Attributes:
-        seconds: wall-clock time; None for no limit.
-        memory: bytes that its worker process may allocate; None for no limit.
-    """
-
-    seconds: float | None = None
-    memory: int | None = None
-
-
-NO_LIMITS = Limits()
-
-
 def run_jobs(
     function: Callable[[Item], Value],
     items: Sequence[Item],
@@ -40,7 +25,8 @@ def run_jobs(
     unit: str = "videos",
     done: int = 0,
     workers: int | None = None,
-    limits: Limits = NO_LIMITS,
+    seconds: float | None = None,
+    memory: int | None = None,
 ) -> Iterator[tuple[Item, Value | None, str | None]]:
     """Apply a function to every item, in worker processes.
 
@@ -51,7 +37,9 @@ def run_jobs(
         unit: of the progress bar.
         done: items that an earlier run finished, for the progress bar.
         workers: processes at a time; by default one a core.
-        limits: of one job. A job beyond them fails, as one that crashes does; the others are not affected.
+        seconds: wall-clock time limit of one job; None for no limit. A job beyond it fails, as one that crashes does;
+            the others are not affected.
+        memory: bytes that the worker process of one job may allocate; None for no limit.
 
     Yields:
         item, value and None; or item, None and the reason why the job failed. In the order in which jobs finish.
@@ -73,8 +61,8 @@ def run_jobs(
         work,
         workers=min(workers or len(os.sched_getaffinity(0)), len(items)),
         on_death=deaths.__setitem__,
-        time_limit=limits.seconds,
-        memory_limit=limits.memory,
+        time_limit=seconds,
+        memory_limit=memory,
         prefetch=1,
         ordered=False,
     )
@@ -92,8 +80,7 @@ def scan(
     *,
     journal: Journal,
     title: str,
-    workers: int | None = None,
-    limits: Limits = NO_LIMITS,
+    **options: Any,
 ) -> dict[str, Row]:
     """Apply a function to every video whose row is not in the journal, or that has changed since.
 
@@ -102,15 +89,14 @@ def scan(
         paths: of the videos.
         journal: rows of earlier runs; every new row is added at once.
         title: of the progress bar.
-        workers: processes at a time; by default one a core.
-        limits: of one video.
+        **options: ``workers``, ``seconds`` and ``memory`` of ``run_jobs``.
 
     Returns:
         path -> row, in the order of ``paths``; ``{"error": reason}`` for a video on which the function failed.
     """
     rows = {path: row for path in paths if (row := journal.find(path, _stamp(path))) is not None}
     waiting = list(dict.fromkeys(path for path in paths if path not in rows))
-    for path, row, error in run_jobs(function, waiting, title=title, done=len(rows), workers=workers, limits=limits):
+    for path, row, error in run_jobs(function, waiting, title=title, done=len(rows), **options):
         rows[path] = {"error": error} if row is None else row
         journal.add(path, rows[path], _stamp(path))
     return {path: rows[path] for path in paths}

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +21,11 @@ from gcvideo.errors import DataError
 from gcvideo.files import write_atomically
 from gcvideo.journal import Journal, Row
 from gcvideo.prepare.encode import PRESETS, Encoding, encode_video
-from gcvideo.prepare.jobs import Limits, run_jobs, scan
+from gcvideo.prepare.jobs import run_jobs, scan
 from gcvideo.video import open_video
 
 JOURNAL = "transcode.jsonl"
-LIMITS = Limits(seconds=3600, memory=8 << 30)
+LIMITS: dict[str, Any] = {"seconds": 3600, "memory": 8 << 30}
 CLIP_FRAMES, CLIP_STRIDE = 8, 8  # the clip whose cost is measured: "8x8"
 
 
@@ -114,7 +115,7 @@ def _transcode(copies: dict[str, str], encoding: Encoding, journal: Journal, wor
         if not os.path.isfile(copy):
             journal.forget(path)
     function = functools.partial(_copy_video, copies=copies, encoding=encoding)
-    rows = scan(function, list(copies), journal=journal, title="transcode", limits=LIMITS, workers=workers)
+    rows = scan(function, list(copies), journal=journal, title="transcode", **LIMITS, workers=workers)
     failures = {path: row["error"] for path, row in rows.items() if "error" in row}
     old, new = _costs([(path, copy) for path, copy in copies.items() if path not in failures])
     return Transcoding(len(copies) - len(failures), old, new, failures)
@@ -149,7 +150,7 @@ def _copies(source: Path, target: Path) -> dict[str, str]:
 def _costs(pairs: list[tuple[str, str]], *, sample: int = 24) -> list[Cost]:
     """Cost of originals and of copies, measured alternately in one process."""
     chosen = random.Random(0).sample(pairs, min(sample, len(pairs)))
-    measured = run_jobs(lambda pair: [*map(clip_seconds, pair)], chosen, title="measure", workers=1, limits=LIMITS)
+    measured = run_jobs(lambda pair: [*map(clip_seconds, pair)], chosen, title="measure", workers=1, **LIMITS)
     seconds = [both for _, both, _ in measured if both is not None] or [[math.nan, math.nan]]
     return [
         Cost(sum(os.path.getsize(pair[side]) for pair in pairs), 1000 * median(both[side] for both in seconds))

@@ -15,11 +15,9 @@ from gcvideo.data.bad_videos import Failure
 from gcvideo.errors import VideoError
 from gcvideo.files import write_atomically
 from gcvideo.journal import Journal, Row
-from gcvideo.prepare.jobs import Limits, reason_of, scan
+from gcvideo.prepare.jobs import reason_of, scan
 from gcvideo.video import open_video
 from gcvideo.video.tar_members import local_path
-
-LIMITS = Limits(seconds=600, memory=4 << 30)
 
 
 class Verification(NamedTuple):
@@ -42,7 +40,8 @@ def verify(
     *,
     root: str | Path | None = None,
     workers: int | None = None,
-    limits: Limits = LIMITS,
+    seconds: float = 600,
+    memory: int = 4 << 30,
 ) -> Verification:
     """Decode every frame of every video, in processes that may die; write the list of those that are damaged.
 
@@ -53,7 +52,8 @@ def verify(
         quarantine: the list to write: a JSON object (id, path, reason) a line, as training reads it.
         root: folder of the videos; by default the annotation's own folder.
         workers: processes at a time; by default one a core.
-        limits: of one video; by default 10 minutes and 4 GiB.
+        seconds: time limit of one video.
+        memory: bytes that decoding one video may take.
 
     Raises:
         DataError: the annotation cannot be used.
@@ -61,7 +61,7 @@ def verify(
     records = load_records(annotation, root=root)
     paths = [record.path for record in records]
     journal = Journal(f"{quarantine}.partial", {"format": 1})
-    rows = scan(verify_video, paths, journal=journal, title="verify", limits=limits, workers=workers)
+    rows = scan(verify_video, paths, journal=journal, title="verify", seconds=seconds, memory=memory, workers=workers)
     failures = [Failure(r.id, r.path, rows[r.path]["error"]) for r in records if "error" in rows[r.path]]
     lines = [json.dumps(failure._asdict(), ensure_ascii=False) + "\n" for failure in failures]
     write_atomically(quarantine, "".join(lines).encode())

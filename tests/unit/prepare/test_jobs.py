@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gcvideo.errors import DataError, VideoError
-from gcvideo.prepare.jobs import Limits, run_jobs
+from gcvideo.prepare.jobs import run_jobs
 
 
 def behave(how: str) -> str:
@@ -39,8 +39,8 @@ def behave(how: str) -> str:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_job_gives_one_result_even_if_its_worker_dies(workers):
     jobs = ["fine", "crash", "exit", "abort", "sleep", "raise", "video", "data", "eat", "well"]
-    limits = Limits(seconds=0.5, memory=1 << 30)
-    results = list(run_jobs(behave, jobs, title="test", workers=workers, limits=limits))
+    limits = {"seconds": 0.5, "memory": 1 << 30}
+    results = list(run_jobs(behave, jobs, title="test", workers=workers, **limits))
     assert len(results) == len(jobs)
     assert {item: error for item, _, error in results} == {
         "fine": None,
@@ -86,12 +86,12 @@ def test_nothing_outlives_a_command_that_was_killed(tmp_path):
     script = (
         "import os, time\n"
         "from pathlib import Path\n"
-        "from gcvideo.prepare.jobs import Limits, run_jobs\n"
+        "from gcvideo.prepare.jobs import run_jobs\n"
         "def note_and_sleep(note):\n"
         "    Path(note + '.part').write_text(str(os.getpid()))\n"
         "    os.rename(note + '.part', note)\n"
         "    time.sleep(60)\n"
-        f"list(run_jobs(note_and_sleep, [{str(note)!r}], title='test', workers=1, limits=Limits(seconds=1)))\n"
+        f"list(run_jobs(note_and_sleep, [{str(note)!r}], title='test', workers=1, seconds=1))\n"
     )
     command = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[3])
     _wait_for(note.exists)
