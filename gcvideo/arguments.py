@@ -1,7 +1,5 @@
 """Checks of command-line arguments, made before long work."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from pathlib import Path

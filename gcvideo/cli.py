@@ -5,8 +5,6 @@ table like the one below. Modules are imported only when called. Errors that a u
 and exit code 2.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import sys

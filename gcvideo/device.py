@@ -1,7 +1,5 @@
 """Device, precision, memory format and random seed of a process; versions and a description for logs."""
 
-from __future__ import annotations
-
 import copy
 import ctypes
 import platform

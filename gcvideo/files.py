@@ -1,7 +1,5 @@
 """Atomic writing of files, and checks that outputs can be written."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Journal of finished work, from which an interrupted ``gcvideo test`` or ``gcvideo prepare`` resumes."""
 
-from __future__ import annotations
-
 import glob
 import json
 from contextlib import suppress

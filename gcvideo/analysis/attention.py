@@ -1,7 +1,5 @@
 """``gcvideo analyze attention CHECKPOINT``: do attention and output of each block depend on the query position?"""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 from pathlib import Path

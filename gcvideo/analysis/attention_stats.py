@@ -18,8 +18,6 @@ all keys weigh the same, 1 / K where one has all the weight; the mean over the q
 The mean cosine over all pairs needs no pair: it is |sum_i u_i|^2 / N^2, with u_i of unit length.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Trained networks for an analysis: loaded together with the videos to run them on, and tested on these."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace

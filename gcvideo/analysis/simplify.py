@@ -5,8 +5,6 @@ GCNet (Cao et al. 2019, arXiv 1904.11492) concludes from its statistics that one
 query's map is replaced by the mean of all maps, a_j = mean_i a_ij, and nothing else is touched.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 from collections.abc import Collection

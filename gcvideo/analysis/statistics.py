@@ -1,7 +1,5 @@
 """Statistics of predictions: accuracy per class, confusions, calibration, bootstrap intervals, McNemar's test."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate

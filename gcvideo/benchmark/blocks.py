@@ -11,8 +11,6 @@ the same rounds.
 For ``gcvideo benchmark compare`` also how the cost of a block grows with the clip, see ``measure_scaling``.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections import defaultdict

@@ -6,8 +6,6 @@ features. Ratios are to the first network in the same round, and medians over th
 first network, if it is the one without blocks.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ pooling included; normalisation, activations and pooling by mean or maximum coun
 the increments of GCNet's Kinetics table (arXiv 1904.11492, table 4) come out: +0.03, +0.02 and +0.06 G.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Benchmark harness: the options, the device setup, the tables and the JSON file that all benchmarks share."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any

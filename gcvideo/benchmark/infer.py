@@ -7,8 +7,6 @@ Matrix units for bf16 bring most of the advantage. Ratios are medians of times o
 One round before warms the contenders up; the compiled ones compile in it.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from functools import partial

@@ -6,8 +6,6 @@ a contender's cost is its median, and costs add up over the clips. A ratio is th
 gcvideo: above 1, gcvideo is faster. Lower bound among the contenders: "libav", which only decodes what it must.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections import defaultdict

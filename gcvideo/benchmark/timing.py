@@ -5,8 +5,6 @@ that is shuffled for each round; a ratio is formed from two times of the same ro
 reported. Floors and copies that a contender is compared with are contenders of the same run.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence

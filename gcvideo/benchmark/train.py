@@ -7,8 +7,6 @@ step that takes less time. Bound: the speed of a large matrix product on the sam
 is given; on a GPU also for the largest batch that fits into memory (--up-to).
 """
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -5,8 +5,6 @@ resident set. Weights, gradients, optimizer state, activations and scratch space
 libraries are not.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor

@@ -1,7 +1,5 @@
 """``gcvideo convert SRC DST --from FORMAT --to FORMAT``: weights from and to other toolkits."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import asdict
 from pathlib import Path

@@ -3,8 +3,6 @@
 It does nothing of its own: it runs the commands that a user would type, one after the other, and shows each of them.
 """
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import time

@@ -1,7 +1,5 @@
 """``gcvideo export CHECKPOINT|MODEL OUT.onnx|OUT.pt2``: a network as ONNX or as an exported program of PyTorch."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Each task is a function of its arguments that returns what it did: the table that is printed, and more for ``--json``.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``gcvideo train CONFIG [key=value ...]``: train a network; alone, or on many processes under ``torchrun``."""
 
-from __future__ import annotations
-
 import argparse
 
 from gcvideo import console, distributed

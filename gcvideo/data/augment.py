@@ -5,8 +5,6 @@ every frame gets the same draw. What mixes clips (mixup, cutmix) runs on the dev
 is imported only where it is needed: it takes 160 MB.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

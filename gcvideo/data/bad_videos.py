@@ -1,7 +1,5 @@
 """List of bad videos: skipped on read, appended to on failure; shared by all processes, kept in the run folder."""
 
-from __future__ import annotations
-
 import json
 import mmap
 from pathlib import Path

@@ -10,8 +10,6 @@ order of three crops, and in how the longer side of a resized frame is rounded. 
 (``CenterCrop``, ``ThreeCrop``).
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ The order of an epoch is one permutation that depends on the seed and the epoch 
 of it, and any number of workers gives identical batches.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Asynchronous prefetch of batches to the device; the wait for data and the compute are measured separately."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator

@@ -18,8 +18,6 @@ Sources: PySlowFast ``slowfast/datasets/decoder.py`` (``get_start_end_idx``, ``t
 space: see ``gcvideo.data.crops``.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The records that a config names, and whether they fit the network."""
 
-from __future__ import annotations
-
 from itertools import zip_longest
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Multi-view evaluation: decode each video once, cut clips x crops views, and average the scores of the views."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 

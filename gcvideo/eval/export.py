@@ -1,7 +1,5 @@
 """Export a network as ONNX or as an exported program of PyTorch, and check the file against the network."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import json

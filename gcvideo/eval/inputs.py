@@ -1,7 +1,5 @@
 """Inputs of ``gcvideo predict``: files, folders, patterns, cameras, standard input; or why a name is refused."""
 
-from __future__ import annotations
-
 import glob
 import os
 import re

@@ -1,7 +1,5 @@
 """Metrics: ranks, confusions and calibration of scores; loss and accuracy of a training while it runs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

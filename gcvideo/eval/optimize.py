@@ -1,7 +1,5 @@
 """Optimize a trained network for inference: fold batch norms, choose precision and memory layout, compile."""
 
-from __future__ import annotations
-
 import copy
 from itertools import pairwise
 

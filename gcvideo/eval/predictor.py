@@ -1,7 +1,5 @@
 """Label videos with a checkpoint: ``gcvideo.load("ckpt.pt").predict("video.mp4")``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Test run: score the videos of a split and write ``results.json`` and ``predictions.npz``."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -3,8 +3,6 @@
 Only the frames of the current windows are kept, already resized, so an hour takes no more memory than a minute.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

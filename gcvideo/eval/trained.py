@@ -1,7 +1,5 @@
 """Load a trained network: from a checkpoint or a run folder, with the config of its run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -21,8 +21,6 @@ GC is attention + bottleneck + add, SNL attention + linear + add, SE average + s
 T frames, H x W pixels, P = T * H * W positions.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch

@@ -18,8 +18,6 @@ with q = theta(x), k = phi(x), v = g(x). No form keeps a THW x THW matrix, in ei
 no square root; its Caffe2 code divides by it, as here. (The 2D non-local block of xvjiarui/GCNet multiplies by it.)
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Attention of blocks, recorded in the forward pass that computes their output."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple

@@ -3,8 +3,6 @@
 ``create_model("slow_r50_gc_c345", num_classes=10)`` builds one of ``MODELS``; overrides are fields of ``ModelConfig``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, cast
 

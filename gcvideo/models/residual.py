@@ -1,7 +1,5 @@
 """Residual blocks of a 3D ResNet."""
 
-from __future__ import annotations
-
 import warnings
 
 from torch import Tensor, nn

@@ -29,8 +29,6 @@ Keys of the state dict, where i is the block within its stage. Convolutions have
     head.proj.weight  .bias                                             (classes, C), (classes,)
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from typing import cast

@@ -1,7 +1,5 @@
 """Encode H.264 in MP4: frames in memory, and videos with a layout that is fast to read clips from."""
 
-from __future__ import annotations
-
 import io
 from fractions import Fraction
 from pathlib import Path

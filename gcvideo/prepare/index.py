@@ -1,7 +1,5 @@
 """Index of a data set: one Parquet file that describes each video, and a fingerprint of them all."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

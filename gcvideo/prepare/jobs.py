@@ -1,7 +1,5 @@
 """One job for each of many items, in worker processes that may die, with progress and a journal to resume from."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -8,8 +8,6 @@ Beside them lie ``shards.json``, which lists them, and ``shards.parquet``, the i
 ranges in the shards, from which training and tests read a folder of shards as any other data set.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -13,8 +13,6 @@ A clip of 8 frames with a stride of 5 spans 36 of a video's 48 frames, which is 
 Horizontal flips would swap classes: train with ``data.flip: 0``.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

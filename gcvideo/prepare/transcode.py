@@ -1,7 +1,5 @@
 """Transcode a folder of videos to a layout that is fast to read clips from, and measure the gain."""
 
-from __future__ import annotations
-
 import functools
 import math
 import os

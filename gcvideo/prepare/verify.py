@@ -1,7 +1,5 @@
 """Decode whole videos and list those that are damaged."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Results of ``gcvideo benchmark compare``: tables on the console, and a page with tables and plots."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

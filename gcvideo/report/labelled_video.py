@@ -1,7 +1,5 @@
 """Annotated videos: a copy of a video with its labels in the picture, with its sound."""
 
-from __future__ import annotations
-
 import bisect
 import functools
 import heapq

@@ -1,7 +1,5 @@
 """Where a network looks: attention maps and Grad-CAM, computed and laid over the frames of a clip."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import os

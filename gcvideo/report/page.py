@@ -7,8 +7,6 @@ script and nothing else.
 This module imports jinja2 and matplotlib: import it only where something is drawn.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

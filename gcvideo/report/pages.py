@@ -3,8 +3,6 @@
 Each function gathers plain values for one template of ``templates/``, which says how they are shown.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pictures: maps laid over frames, frames side by side, PNG, GIF and MP4 files, and thumbnails for pages."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

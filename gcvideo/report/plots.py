@@ -7,8 +7,6 @@ Only matplotlib's object interface is used, never ``pyplot``, so a plot leaves n
 imports matplotlib: import it only where something is drawn.
 """
 
-from __future__ import annotations
-
 import html
 import io
 import re

@@ -1,7 +1,5 @@
 """Batch norms in training: synchronized between processes, measured precisely, or split into sub-batches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

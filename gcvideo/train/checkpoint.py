@@ -26,8 +26,6 @@ The learning rate is a pure function of the step and every random draw one of (s
 so neither a scheduler nor random states have to be saved; bf16 needs no gradient scaler.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

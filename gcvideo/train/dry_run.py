@@ -1,7 +1,5 @@
 """Checks before a long training: dry run, profile, and overfitting a few videos."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections import Counter

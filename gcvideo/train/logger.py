@@ -15,8 +15,6 @@ TensorBoard has the same metrics under ``train/`` and ``val/``, and so has Weigh
 a project.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Non-finite losses, weights and scores: the training stops and names the videos of the batch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Optimizer, its parameter groups and state, frozen parts, and the learning rate as a function of time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any

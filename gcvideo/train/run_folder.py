@@ -1,7 +1,5 @@
 """Run folder: its files, and whether a training may start in it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from typing import Any

@@ -1,7 +1,5 @@
 """State of a training: everything that a checkpoint holds, and what changed since it was written."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator

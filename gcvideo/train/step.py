@@ -1,7 +1,5 @@
 """Training step: the network in training, and its forward pass, backward pass and update."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext

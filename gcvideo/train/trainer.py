@@ -1,7 +1,5 @@
 """Trainer: the training loop, from top to bottom: build, resume, step, log, save, validate, report."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

@@ -5,8 +5,6 @@ knows them by their times, so it gets only slices whose pictures were checked be
 HEVC file that has lost a picture it shows what refers to that one, where PyAV refuses it.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 import math

@@ -6,8 +6,6 @@ end when it is given a file with one key picture in front, no edit list, a const
 of ``SampleTable.needed``. Boxes are those of ISO/IEC 14496-12.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 import tempfile

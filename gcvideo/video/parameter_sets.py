@@ -4,8 +4,6 @@ avcC and hvcC boxes are decoder configuration records of ISO/IEC 14496-15. They 
 and picture parameter sets (PPS) of ISO/IEC 14496-10 (H.264) and ISO/IEC 23008-2 (HEVC), cited below by section.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TypeVar
 

@@ -7,8 +7,6 @@ none of the whole; streams were joined, or copied with wrong times) the frames a
 beginning. That is slow, and right.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence

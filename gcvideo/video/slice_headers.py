@@ -5,8 +5,6 @@ headers say in which order a decoder outputs the pictures (picture order count, 
 container must agree with. Sections below are those of ISO/IEC 14496-10 (H.264) and ISO/IEC 23008-2 (HEVC).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from enum import Enum

@@ -5,8 +5,6 @@ Such paths stand in the index of a folder of shards, and ``open_video`` takes th
 tar puts in front of a member is read with it and must agree, so that another shard is never taken for the right one.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import tarfile

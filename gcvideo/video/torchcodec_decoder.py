@@ -6,8 +6,6 @@ as after a seek, torchcodec gives the next one without a word; so the time of ev
 container's.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 from collections.abc import Mapping, Sequence

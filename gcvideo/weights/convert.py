@@ -1,7 +1,5 @@
 """Conversion of weights between toolkits, by way of gcvideo's own names; every tensor is accounted for."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Mapping
 
 import torch

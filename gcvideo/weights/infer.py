@@ -4,8 +4,6 @@ What none of them tells is left at its default or given by the caller: dropout, 
 that has theta and phi, and whether frames are pooled in time.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from itertools import cycle

@@ -5,8 +5,6 @@ A 2D kernel repeated T times and divided by T gives for T equal frames what the 
 except for frames so near either end that the zero padding in time reaches them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor

@@ -4,8 +4,6 @@
 of any toolkit (``model.weights``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -10,8 +10,6 @@ toolkit's own on the right: ``conv: {a: "1", b: "2", c: "3"}``. So a toolkit is 
 read can be written, and a key goes from one toolkit to another by way of its part. The tables are in ``formats.yaml``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

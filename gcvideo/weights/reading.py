@@ -5,8 +5,6 @@ that needs more (Caffe2's ``.pkl``, checkpoints that hold a toolkit's own object
 that its source is trusted.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import pickle

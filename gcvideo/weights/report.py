@@ -1,7 +1,5 @@
 """Account of every tensor of a conversion or of loading."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ one process. Where a toolkit resizes with OpenCV, torch's uint8 kernel without a
 about the same.
 """
 
-from __future__ import annotations
-
 import io
 from fractions import Fraction
 from pathlib import Path

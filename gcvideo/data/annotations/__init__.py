@@ -1,7 +1,5 @@
 """Annotations of every format in use, read as one table of records."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Class names in label order: the user's own list, or that of a published data set."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A folder with a folder of videos for each class, and which files in folders are videos."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

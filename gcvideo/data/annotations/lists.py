@@ -7,8 +7,6 @@ separators. A label is an integer or a class name. A header names the columns in
 ``class_id`` (numbers from 0), ``split`` (see ``SPELLINGS`` for others); further columns are ignored.
 """
 
-from __future__ import annotations
-
 import codecs
 import csv
 import itertools

@@ -13,8 +13,6 @@
 Videos may have other suffixes than their data sets give them, as transcoded copies have.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """An index in Parquet, as ``gcvideo prepare index`` and ``gcvideo prepare shard`` write it."""
 
-from __future__ import annotations
-
 import json
 import math
 

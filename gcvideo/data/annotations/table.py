@@ -1,7 +1,5 @@
 """The table that every annotation format becomes: its rows, the files that they name, and their labels."""
 
-from __future__ import annotations
-
 import functools
 import math
 import os
