@@ -11,7 +11,7 @@ import pytest
 
 from gcvideo.arguments import require_numbers, require_writable_outputs
 from gcvideo.errors import ConfigError
-from gcvideo.files import write_json
+from gcvideo.files import replacing, write_json
 
 
 def test_json_holds_no_number_that_json_does_not_know(tmp_path: Path) -> None:
@@ -57,3 +57,10 @@ def test_numbers_out_of_range_are_refused_by_the_name_of_their_option() -> None:
             require_numbers(args, **bounds)
     with pytest.raises(ConfigError, match=r"--step: must be at least 0\.001"):
         require_numbers(args, step=1e-3)
+
+
+def test_a_full_disk_is_reported_with_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught, replacing(tmp_path / "last.pt"):
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "last.pt")
+    assert not list(tmp_path.iterdir())
