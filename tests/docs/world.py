@@ -70,6 +70,7 @@ def make_world(folder: Path) -> Path:
     for split in ("train", "val"):
         kinetics(folder / "data/kinetics400", videos, split)
     kinetics(folder, videos, "train", place="videos")
+    kinetics(folder, videos, "val", place="videos")
     for name in ("configs", "tools"):
         (folder / name).symlink_to(ROOT / name)
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
