@@ -27,7 +27,18 @@ def test_the_videos_decode_to_the_golden_planes(place: Path, golden: dict[str, A
     assert videos_checksum(place) == golden["videos"]
 
 
-@pytest.mark.parametrize(("kind", "processes"), [(kind, count) for kind, counts in RUNS.items() for count in counts])
+# Runs that the quick tests compare too.
+QUICK = {("plain", 1), ("gc", 2)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "processes"),
+    [
+        pytest.param(kind, count, marks=[] if (kind, count) in QUICK else [pytest.mark.slow])
+        for kind, counts in RUNS.items()
+        for count in counts
+    ],
+)
 def test_losses_weights_and_scores_are_the_golden_ones(
     place: Path, golden: dict[str, Any], kind: str, processes: int
 ) -> None:

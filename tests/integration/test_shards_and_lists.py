@@ -47,6 +47,7 @@ def run_test(place: Path, output: Path, *arguments: str) -> tuple[dict[str, Any]
     return json.loads((output / "results.json").read_text()), Predictions.load(output / "predictions.npz")
 
 
+@pytest.mark.slow
 def test_training_from_shards_ends_with_the_weights_of_training_from_files(place: Path) -> None:
     files = train_config(place, "files", train={"batch_size": 3})
     shards = train_config(place, "shards_run", train={"batch_size": 3})
@@ -69,6 +70,7 @@ def test_a_test_on_shards_gives_the_predictions_of_the_files(place: Path, tmp_pa
     assert [failure.id for failure in predictions[1].failures] == ["empty.mp4"]
 
 
+@pytest.mark.slow
 def test_a_list_of_bad_videos_is_honoured_from_the_first_clip(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A listed video is not even opened; with what ``verify`` found the weights are those of finding it oneself."""
     found = train_config(place, "found", train={"batch_size": 3})

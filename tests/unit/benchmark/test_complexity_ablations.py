@@ -9,6 +9,8 @@ from gcvideo.benchmark.complexity import count_config
 from gcvideo.config import RunConfig, load_config, shipped_configs
 from gcvideo.models import build_model
 
+pytestmark = pytest.mark.slow  # as a whole
+
 FILES = sorted((shipped_configs() / "ablations").glob("*.yaml"))
 ROWS = {
     "block": {"nl1", "snl1", "gc1", "gc_all"},

@@ -200,6 +200,7 @@ def test_evaluation_names_the_videos_that_kill_workers(harm):
 # --- survival ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_all_batches_arrive_once_and_in_order_whoever_dies(harm, workers, tmp_path):
     harm.update({37: signal.SIGSEGV, 60: signal.SIGABRT, 61: signal.SIGKILL, 62: "exit", 90: "sleep", 95: "error"})
@@ -227,6 +228,7 @@ def test_all_batches_arrive_once_and_in_order_whoever_dies(harm, workers, tmp_pa
     assert all(same(a, b) and a.failures == b.failures for a, b in zip(resumed, batches, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 3])
 def test_a_run_resumed_among_half_damaged_videos_sees_the_same_clips(harm, tmp_path, workers):
     """Videos 3, 4 and 9 can be read in some places only: bad at one time, good at another."""
@@ -364,6 +366,7 @@ def test_workers_share_the_records_and_copy_none():
     assert max(pool.map(range(2))) < size / 4
 
 
+@pytest.mark.slow
 def test_workers_leave_signals_to_the_main_process_and_end_with_it(tmp_path):
     """SIGTERM to a whole process group, as job schedulers send it, must not look like a crashing decoder."""
     script = """
