@@ -19,7 +19,7 @@ from gcvideo.data.dataset import ClipBatch
 from gcvideo.errors import ConfigError
 from gcvideo.eval.metrics import TrainMeter
 from gcvideo.models.resnet3d import build_model
-from gcvideo.train.batch_norm import split_batch_norms, synchronize_batch_norms
+from gcvideo.train.batch_norm import require_batch_statistics, split_batch_norms, synchronize_batch_norms
 from gcvideo.train.optimizer import build_optimizer, freeze, frozen_parts, load_optimizer
 from gcvideo.train.schedule import smallest_clip
 from gcvideo.weights import load_initial_weights
@@ -69,6 +69,8 @@ class TrainStep:
         if config.model.weights is not None:
             load_initial_weights(network, config.model.weights, classes=classes)
         freeze(network, config.train.freeze)
+        if micro_batch_size(config) == 1:
+            require_batch_statistics(network, (1, 3, frames, crop, crop), frozen=config.train.freeze)
         if onednn:
             runtime.reach_onednn(network)
         network = network.to(device).to(memory_format=self.memory_format)
