@@ -40,7 +40,7 @@ TINY: dict[str, list[str]] = {
     "prepare synthetic": shlex.split("--train 8 --val 8"),
     "benchmark blocks": shlex.split("--stages res5 --batch 1 --rounds 1 --nl-rounds 1 --model-rounds 0"),
     "benchmark complexity": shlex.split("--frames 4 --size 32"),
-    "benchmark train": shlex.split("--frames 4 --crop 32 --rounds 1 --batch 1 --up-to 2"),
+    "benchmark train": shlex.split("--frames 4 --crop 32 --rounds 1 --batch 1 --up-to 1"),
     "benchmark infer": shlex.split("--crop 32 --rounds 1 --clips 1 --crops 1"),
     "benchmark loader": shlex.split("--videos 1 --clips 1 --repeats 1"),
 }
