@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_LAZY = {"create_model": "gcvideo.models", "load": "gcvideo.eval.predictor"}
+_LAZY = {"create_model": "gcvideo.models", "load": "gcvideo.predict.predictor"}
 __all__ = ["__version__", "create_model", "load"]
 
 if TYPE_CHECKING:
-    from gcvideo.eval.predictor import load
     from gcvideo.models import create_model
+    from gcvideo.predict.predictor import load
 
 
 def __getattr__(name: str) -> Any:

@@ -21,8 +21,8 @@ from gcvideo.benchmark.timing import Contender, time_contenders
 from gcvideo.benchmark.workloads import NETWORKS
 from gcvideo.config import DataConfig, RunConfig, TestConfig
 from gcvideo.eval.optimize import optimize_for_inference
-from gcvideo.eval.predictor import Predictor
 from gcvideo.models import create_model, model_config
+from gcvideo.predict.predictor import Predictor
 from gcvideo.report.pictures import save_animation
 
 THEIRS = "pytorchvideo"

@@ -9,10 +9,10 @@ from gcvideo import console
 from gcvideo.arguments import require_numbers
 from gcvideo.config import RunConfig, TestConfig
 from gcvideo.errors import CheckpointError, ConfigError
-from gcvideo.eval.export import export_network
 from gcvideo.eval.trained import load_trained
 from gcvideo.files import require_writable, write_atomically, write_json
 from gcvideo.models import create_model
+from gcvideo.predict.export import export_network
 
 # The largest difference from the network itself that is accepted, relative to its largest logit (at least 1).
 TOLERANCE = 1e-4

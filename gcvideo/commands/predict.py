@@ -24,9 +24,9 @@ from gcvideo.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     from gcvideo.config import TestConfig
-    from gcvideo.eval.inputs import Source
-    from gcvideo.eval.predictor import Prediction, Predictor
-    from gcvideo.eval.timeline import Segment, Timeline, Window
+    from gcvideo.predict.inputs import Source
+    from gcvideo.predict.predictor import Prediction, Predictor
+    from gcvideo.predict.timeline import Segment, Timeline, Window
     from gcvideo.video import FrameStream
 
 Entry = dict[str, Any]  # what --json writes about one video
@@ -64,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Label every video; prints each as soon as it is known."""
-    from gcvideo.eval.inputs import find_sources
-    from gcvideo.eval.predictor import load
+    from gcvideo.predict.inputs import find_sources
+    from gcvideo.predict.predictor import load
 
     require_numbers(args, top=1, workers=0, clips=1, smooth=0, min_length=0, step=1e-3, seconds=1e-3)
     if not all(0 <= fraction <= 1 for fraction in args.query):

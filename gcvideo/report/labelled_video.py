@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gcvideo.errors import GcvideoError
-from gcvideo.eval.timeline import Segment
 from gcvideo.files import replacing
+from gcvideo.predict.timeline import Segment
 from gcvideo.video import FrameStream
 
 CONTAINERS = (".mp4", ".mkv", ".mov")

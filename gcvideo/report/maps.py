@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.records import RecordTable
-from gcvideo.eval.predictor import Predictor
 from gcvideo.layers import BlockTrace, NonLocalBlock, record_attention
 from gcvideo.models.resnet3d import last_feature_layer
+from gcvideo.predict.predictor import Predictor
 from gcvideo.report.pictures import film_strip, overlay, ringed, save_animation, save_picture, sheet
 
 Place = tuple[float, float, float]  # time, height and width as fractions of a clip, in [0, 1]

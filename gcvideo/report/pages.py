@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from gcvideo.analysis.statistics import Scoring, score, summary
 from gcvideo.config import config_to_dict, flatten, load_config
 from gcvideo.eval.predictions import Predictions
-from gcvideo.eval.predictor import Predictor
+from gcvideo.predict.predictor import Predictor
 from gcvideo.report.maps import FROM_THE_RING, explain_video
 from gcvideo.report.page import write_page
 from gcvideo.report.pictures import data_uri, scale_in_css, thumbnails

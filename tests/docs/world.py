@@ -132,7 +132,7 @@ class Runner(socketserver.ThreadingUnixStreamServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder / "server"), _Handler)
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["tests.docs.world", "gcvideo.train.trainer", "gcvideo.eval.predictor"])
+        self.context.set_forkserver_preload(["tests.docs.world", "gcvideo.train.trainer", "gcvideo.predict.predictor"])
         self.bin = folder / "bin"
         self.bin.mkdir()
         for name in ("gcvideo", "torchrun"):

@@ -26,10 +26,10 @@ from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import CheckpointError, VideoError
 from gcvideo.eval.evaluator import evaluate
-from gcvideo.eval.inputs import find_sources
 from gcvideo.eval.predictions import Predictions
-from gcvideo.eval.predictor import Predictor
-from gcvideo.eval.timeline import Window
+from gcvideo.predict.inputs import find_sources
+from gcvideo.predict.predictor import Predictor
+from gcvideo.predict.timeline import Window
 from gcvideo.train.checkpoint import load_checkpoint, save_checkpoint
 from gcvideo.video import open_video
 from gcvideo.video.stream import FrameStream

@@ -13,9 +13,9 @@ from torch import nn
 
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, config_to_dict
-from gcvideo.eval import export
 from gcvideo.layers import NonLocalBlock
 from gcvideo.models import create_model
+from gcvideo.predict import export
 from gcvideo.train.checkpoint import save_checkpoint
 from tests.parity.foreign import randomize_norms
 

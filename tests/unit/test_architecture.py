@@ -18,6 +18,7 @@ FLOORS = {
     "gcvideo.prepare": 3,
     "gcvideo.train": 3,
     "gcvideo.eval": 3,
+    "gcvideo.predict": 3,
     "gcvideo.analysis": 4,
     "gcvideo.benchmark": 4,
     "gcvideo.report": 4,

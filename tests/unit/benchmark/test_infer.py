@@ -16,7 +16,7 @@ from gcvideo.benchmark.peers import networks as peers
 from gcvideo.benchmark.timing import CPU
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, TestConfig
-from gcvideo.eval.predictor import Predictor
+from gcvideo.predict.predictor import Predictor
 
 
 class Brightness(nn.Module):

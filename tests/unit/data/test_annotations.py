@@ -18,7 +18,7 @@ from gcvideo.data.annotations import load_classes, load_records, videos_under
 from gcvideo.data.records import RecordTable
 from gcvideo.data.splits import load_split
 from gcvideo.errors import ConfigError, DataError
-from gcvideo.eval.inputs import find_sources
+from gcvideo.predict.inputs import find_sources
 
 HEADER = "label,youtube_id,time_start,time_end,split,is_cc"
 

@@ -15,7 +15,7 @@ import pytest
 from gcvideo.commands.predict import timeline_entry
 from gcvideo.data.bad_videos import Failure
 from gcvideo.eval.predictions import Predictions, VideoScores
-from gcvideo.eval.predictor import load
+from gcvideo.predict.predictor import load
 from gcvideo.report import page
 from gcvideo.report.pages import write_prediction_page, write_test_report
 from tests.browser import visit

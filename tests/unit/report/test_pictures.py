@@ -15,9 +15,9 @@ from PIL import Image
 from torch import nn
 
 from gcvideo.config import ContextConfig, ModelConfig
-from gcvideo.eval.predictor import load
 from gcvideo.layers import BlockTrace
 from gcvideo.models.resnet3d import build_model
+from gcvideo.predict.predictor import load
 from gcvideo.report.maps import (
     attention_maps,
     explain,

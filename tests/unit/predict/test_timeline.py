@@ -16,7 +16,7 @@ from gcvideo.data.crops import resize_short_side
 from gcvideo.data.dataset import make_views
 from gcvideo.data.sampling import uniform_clips
 from gcvideo.errors import VideoError
-from gcvideo.eval.timeline import Segment, SlidingWindows, Window, make_timeline
+from gcvideo.predict.timeline import Segment, SlidingWindows, Window, make_timeline
 from gcvideo.video import FrameStream, StreamFrame, open_video
 from tests.videos import moving_frames, write_video
 

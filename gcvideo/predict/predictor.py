@@ -19,8 +19,8 @@ from gcvideo.eval.evaluator import score_videos
 from gcvideo.eval.metrics import softmax
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.eval.predictions import VideoScores
-from gcvideo.eval.timeline import SlidingWindows, Timeline, Window, make_timeline
 from gcvideo.eval.trained import load_trained
+from gcvideo.predict.timeline import SlidingWindows, Timeline, Window, make_timeline
 from gcvideo.video import FrameStream
 
 
