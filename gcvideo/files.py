@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from gcvideo.errors import ConfigError
+
+# A list of numbers alone as json.dumps breaks it; a string holds no line break.
+NUMBERS = re.compile(r"\[\n\s*([-\d.eE+][-\d.eE+,\s]*?)\s*\n\s*\]")
 
 
 @contextmanager
@@ -39,7 +43,9 @@ def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON: complete or not at all. NaN and infinity, which JSON has not, become null."""
-    write_atomically(path, (json.dumps(_finite(value), indent=2, allow_nan=False) + "\n").encode())
+    text = json.dumps(_finite(value), indent=2, allow_nan=False)
+    text = NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text)  # a row of a matrix on one line
+    write_atomically(path, (text + "\n").encode())
 
 
 def hash_file(path: str | Path) -> str:

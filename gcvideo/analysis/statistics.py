@@ -1,121 +1,18 @@
-"""Statistics of predictions: accuracy per class, confusions, calibration, bootstrap intervals, McNemar's test."""
+"""Statistics of predictions: bootstrap intervals of accuracy, and McNemar's test."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from gcvideo.errors import DataError
-from gcvideo.eval import metrics
-from gcvideo.eval.metrics import label_ranks, softmax
+from gcvideo.eval.metrics import label_ranks
 from gcvideo.eval.predictions import Predictions
 
 RESAMPLES = 10_000
 LEVEL = 0.95
 MEASURES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """The labelled videos of a test, scored.
-
-    Attributes:
-        predictions: only the V videos with a label.
-        probabilities: (V, K), rows sum to 1.
-        predicted: (V,) the best class of each video.
-        ranks: (V,) how many classes come before the true one.
-        confusion: (K, K) counts: row the true class, column the predicted one.
-        classes: (K,) names; numbers where the names are unknown.
-    """
-
-    predictions: Predictions
-    probabilities: np.ndarray
-    predicted: np.ndarray
-    ranks: np.ndarray
-    confusion: np.ndarray
-    classes: list[str]
-
-    @property
-    def labels(self) -> np.ndarray:
-        """(V,) the true class of each video."""
-        return self.predictions.labels
-
-    @property
-    def right(self) -> np.ndarray:
-        """(V,) bool: whether top-1 is correct."""
-        return self.ranks < 1
-
-    @property
-    def wrong(self) -> np.ndarray:
-        """(K, K) the confusion matrix without its diagonal."""
-        return self.confusion - np.diag(np.diag(self.confusion))
-
-
-def score(predictions: Predictions) -> Scoring:
-    """Rank the labels of all labelled videos.
-
-    Raises:
-        DataError: no video has a label.
-    """
-    labelled = predictions.select(predictions.labels >= 0)
-    if not len(labelled):
-        raise DataError("none of these videos has a label, so there is nothing to score")
-    scores = labelled.scores.astype(np.float64)
-    # Scores are probabilities, except that the mean of logits is not and the largest softmax of any view does not sum
-    # to 1.
-    probabilities = softmax(scores) if labelled.ensemble == "logits" else scores / scores.sum(axis=1, keepdims=True)
-    predicted = np.argsort(-labelled.scores, axis=1, kind="stable")[:, 0]
-    return Scoring(
-        predictions=labelled,
-        probabilities=probabilities,
-        predicted=predicted,
-        ranks=label_ranks(labelled.scores, labelled.labels),
-        confusion=metrics.confusion_matrix(labelled.labels, predicted, scores.shape[1]),
-        classes=labelled.classes or [str(k) for k in range(scores.shape[1])],
-    )
-
-
-def per_class(scoring: Scoring) -> list[dict[str, Any]]:
-    """Videos, top-1 and top-5 of each class that occurs, and the class it is most often taken for."""
-    rows = []
-    for k in np.unique(scoring.labels):
-        ranks, wrong = scoring.ranks[scoring.labels == k], scoring.wrong[k]
-        rows.append(
-            {
-                "class": scoring.classes[k],
-                "videos": len(ranks),
-                "top1": float((ranks < 1).mean()),
-                "top5": float((ranks < 5).mean()),
-                "most_taken_for": scoring.classes[int(wrong.argmax())] if wrong.any() else None,
-            }
-        )
-    return rows
-
-
-def worst_pairs(scoring: Scoring, count: int = 10) -> list[dict[str, Any]]:
-    """The most frequent mistakes: which class was taken for which, in how many of its videos."""
-    wrong, totals = scoring.wrong, scoring.confusion.sum(axis=1)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
-    names = scoring.classes
-    return [
-        {"class": names[k], "taken_for": names[other], "videos": int(wrong[k, other]), "of": int(totals[k])}
-        for k, other in zip(*np.unravel_index(order, wrong.shape), strict=True)
-        if wrong[k, other]
-    ]
-
-
-def summary(scoring: Scoring) -> dict[str, Any]:
-    """All statistics of one test as plain values for JSON."""
-    rows = per_class(scoring)
-    return {
-        "mean_class_top1": sum(row["top1"] for row in rows) / len(rows),
-        "per_class": rows,
-        "worst_pairs": worst_pairs(scoring),
-        "calibration": metrics.calibration(scoring.probabilities.max(axis=1), scoring.right),
-        "confusion": scoring.confusion.tolist(),
-    }
 
 
 def common_videos(names: Sequence[str], tests: Sequence[Predictions]) -> list[Predictions]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcvideo import console, distributed
+from gcvideo.arguments import require_numbers
 from gcvideo.console import percent, printable
 from gcvideo.errors import ConfigError, DataError
 from gcvideo.files import write_json
@@ -30,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scoring = parser.add_argument_group("re-scoring, without model or videos")
     text = "a predictions.npz; several on the same videos are averaged: an ensemble of networks"
     scoring.add_argument("--from-predictions", nargs="+", action="extend", metavar="FILE", help=text)
+    text = "of the averaged networks, one for each file (default: equal)"
+    scoring.add_argument("--weights", nargs="+", type=float, metavar="W", help=text)
     scoring.add_argument("--ensemble", choices=("softmax", "logits", "max"), help="another way to ensemble the views")
     scoring.add_argument("--subset", metavar="FILE", help="only the videos whose ids this text file lists, one a line")
     scoring.add_argument("--compare", metavar="FILE", help="a second predictions.npz: McNemar's test between the two")
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Test, or re-score; prints tables and writes the results."""
     if bool(args.checkpoint) == bool(args.from_predictions):
         raise ConfigError("give either a checkpoint or --from-predictions FILE")
-    for option in ("ensemble", "subset", "compare"):
+    for option in ("ensemble", "subset", "compare", "weights"):
         if getattr(args, option) and not args.from_predictions:
             raise ConfigError(f"--{option} re-scores a predictions.npz: give one with --from-predictions FILE")
     results, predictions = (rescore if args.from_predictions else _test)(args)
@@ -74,11 +77,38 @@ def _test(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
 
 
 def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
-    """Accuracy by name, per class, confusions, calibration and, with --compare, McNemar's test."""
-    from gcvideo.analysis.statistics import mcnemar, score, summary
+    """Accuracy by name, per class, confusions, calibration; of each of several networks; with --compare, McNemar's."""
+    from gcvideo.analysis.statistics import mcnemar
     from gcvideo.eval.predictions import Predictions
+    from gcvideo.eval.scoring import score, summary
 
-    predictions = Predictions.average([Predictions.load(path) for path in args.from_predictions])
+    names, weights = args.from_predictions, args.weights or [1.0] * len(args.from_predictions)
+    require_numbers(args, weights=0)
+    if len(weights) != len(names) or not sum(weights):
+        raise ConfigError(f"--weights: give a number for each of the {len(names)} files, not all of them 0")
+    several = [Predictions.load(path) for path in names]
+    several = [_chosen(one, args) for one in [Predictions.average(several, names=names, weights=weights), *several]]
+    predictions = several[0]
+    results = {
+        **{name: predictions.info.get(name) for name in ("protocol", "annotation", "fingerprint", "checkpoint")},
+        **predictions.summary(),
+        **summary(score(predictions)),
+    }
+    if len(names) > 1:
+        results["networks"] = [
+            {"predictions": name, "weight": weight, **one.accuracy()}
+            for name, weight, one in zip(names, weights, several[1:], strict=True)
+        ]
+    if args.compare:
+        other = Predictions.load(args.compare)
+        other.ensemble = args.ensemble or other.ensemble
+        both = (" and ".join(names), args.compare)
+        results["mcnemar"] = {"second": args.compare, **mcnemar(predictions, other, names=both)}
+    return results, predictions
+
+
+def _chosen(predictions: Predictions, args: argparse.Namespace) -> Predictions:
+    """The videos of --subset, by the ensemble of --ensemble."""
     predictions.ensemble = args.ensemble or predictions.ensemble
     if args.subset:
         wanted = set(Path(args.subset).read_text(encoding="utf-8").splitlines()) - {""}
@@ -86,17 +116,7 @@ def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
             raise DataError(f"{args.subset}: {unknown[0]!r} is no id of the predictions; list ids, one a line")
         predictions = predictions.select([id in wanted for id in predictions.ids])
         predictions.failures = [failure for failure in predictions.failures if failure.id in wanted]
-    results = {
-        **{name: predictions.info.get(name) for name in ("protocol", "annotation", "fingerprint", "checkpoint")},
-        **predictions.summary(),
-        **summary(score(predictions)),
-    }
-    if args.compare:
-        other = Predictions.load(args.compare)
-        other.ensemble = args.ensemble or other.ensemble
-        names = (" and ".join(args.from_predictions), args.compare)
-        results["mcnemar"] = {"second": args.compare, **mcnemar(predictions, other, names=names)}
-    return results, predictions
+    return predictions
 
 
 def _show(results: dict[str, Any]) -> None:
@@ -120,6 +140,9 @@ def _show_classes(results: dict[str, Any]) -> None:
         [printable(row["class"]), row["videos"], percent(row["top1"]), printable(row["most_taken_for"] or "")]
         for row in sorted(results["per_class"], key=lambda row: row["top1"])
     ]
+    for network in results.get("networks", []):
+        tops = " and ".join(percent(network["video"][top]) for top in ("top1", "top5"))
+        console.say(f"{printable(network['predictions'])} alone, weight {network['weight']:g}: {tops}")
     console.say()
     console.table(rows, columns=["class", "videos", "top-1", "most often taken for"])
     console.say(f"\nmean of the classes' top-1: {percent(results['mean_class_top1'])}")

@@ -122,25 +122,50 @@ class Predictions:
         )
 
     @classmethod
-    def average(cls, several: Sequence[Predictions]) -> Predictions:
+    def average(
+        cls, several: Sequence[Predictions], *, names: Sequence[str], weights: Sequence[float] | None = None
+    ) -> Predictions:
         """Ensemble several networks that were tested on the same videos: the mean of their scores, by each ensemble.
 
+        Args:
+            several: videos are matched by their ids; the result has the order of the first.
+            names: of the files, for the errors.
+            weights: of the networks, 0 or more; equal by default.
+
         Raises:
-            DataError: they have other videos, labels or numbers of classes.
+            DataError: they have other videos, labels or classes.
         """
         first = several[0]
         if len(several) == 1:
             return first  # with its own checkpoint
-        tested = [(one.ids, one.labels.tolist(), one.classes, one.scores.shape) for one in several]
-        if tested.count(tested[0]) < len(several):
-            raise DataError("the prediction files cannot be averaged: they do not hold the same videos and classes")
+        aligned = [one.aligned_with(first, names=(name, names[0])) for name, one in zip(names, several, strict=True)]
         totals: dict[str, Any] = {
-            name: np.sum([getattr(one, name) for one in several], axis=0)
+            name: np.sum([getattr(one, name) for one in aligned], axis=0)
             for name in ("views", "clip_top1", "clip_top5")
         }
         info = {**first.info, "checkpoint": {"average_of": [one.info.get("checkpoint") for one in several]}}
-        averages = {name: np.mean([one.averages[name] for one in several], axis=0) for name in ENSEMBLES}
+        averages = {
+            name: np.average([one.averages[name] for one in aligned], axis=0, weights=weights).astype(np.float32)
+            for name in ENSEMBLES
+        }
         return replace(first, averages=averages, info=info, **totals)
+
+    def aligned_with(self, other: Predictions, *, names: tuple[str, str]) -> Predictions:
+        """These videos in the order of the other ones'; a ``DataError`` says where the two files, ``names``, differ."""
+        both = f"{names[0]} and {names[1]} cannot be averaged: "
+        if self.scores.shape[1:] != other.scores.shape[1:] or (
+            self.classes and other.classes and self.classes != other.classes
+        ):
+            raise DataError(f"{both}they have other classes")
+        order, wanted = (np.argsort(np.array(ids, np.str_), kind="stable") for ids in (self.ids, other.ids))
+        if [self.ids[i] for i in order] != [other.ids[i] for i in wanted]:
+            differing = sorted({*self.ids} ^ {*other.ids}) or sorted(self.ids)
+            only = names[differing[0] not in self.ids]
+            raise DataError(f"{both}they do not hold the same videos; {differing[0]!r} is in {only} alone")
+        matched = self.select(order[np.argsort(wanted, kind="stable")])
+        if len(unequal := np.flatnonzero(matched.labels != other.labels)):
+            raise DataError(f"{both}they label {other.ids[unequal[0]]!r} differently")
+        return matched
 
     def count_non_finite(self) -> int:
         """How many videos have a score that is NaN or infinite, by any ensemble."""

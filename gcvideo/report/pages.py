@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from gcvideo.analysis.statistics import Scoring, score, summary
 from gcvideo.config import config_to_dict, flatten, load_config
 from gcvideo.eval.predictions import Predictions
+from gcvideo.eval.scoring import Scoring, score, summary
 from gcvideo.predict.predictor import Predictor
 from gcvideo.report.maps import FROM_THE_RING, explain_video
 from gcvideo.report.page import write_page

@@ -106,7 +106,7 @@ def calibration_plot(bins: Sequence[dict[str, Any]]) -> Figure:
     """Reliability diagram: accuracy by confidence, and the diagonal on which the two are equal.
 
     Args:
-        bins: with "from", "to" and "accuracy" of each, fractions in [0, 1]; see ``gcvideo.analysis.statistics``.
+        bins: with "from", "to" and "accuracy" of each, fractions in [0, 1]; see ``gcvideo.eval.metrics.calibration``.
     """
     plot, axes = _axes("Accuracy by confidence", "confidence", "accuracy", size=(3.6, 3.6))
     low, high, accuracy = ([one[key] for one in bins] for key in ("from", "to", "accuracy"))

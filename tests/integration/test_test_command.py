@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.functional import nll_loss
 
 from gcvideo.cli import main
 from gcvideo.config import config_from_dict
@@ -70,6 +72,11 @@ def test_results_say_what_was_tested(place: Path, reference: tuple[dict[str, Any
     assert results["video"]["top1"] == pytest.approx(right.mean())
     assert results["video"]["top5"] == 1  # of four classes
     assert results["video_of_all"]["top1"] == pytest.approx(right.sum() / 7)
+    assert np.trace(results["confusion"]) == right.sum()
+    assert sum(row["videos"] for row in results["per_class"]) == np.sum(results["confusion"]) == 6
+    truth = torch.from_numpy(predictions.scores).log()
+    assert results["loss"] == pytest.approx(float(nll_loss(truth, torch.from_numpy(predictions.labels))), rel=1e-5)
+    assert 0 <= results["calibration"]["expected_calibration_error"] <= 1
     assert predictions.classes == CLASSES
     assert len({tuple(row.argsort()) for row in predictions.scores}) > 1, "the videos must differ for tests to tell"
 
@@ -367,17 +374,31 @@ def test_several_prediction_files_are_an_ensemble_of_networks(
     _, predictions = reference
     predictions.save(tmp_path / "a.npz")
     other = replace(predictions, averages={k: v[::-1] for k, v in predictions.averages.items()})
-    other.save(tmp_path / "b.npz")
+    other.select([3, 1, 0, 2, 5, 4]).save(tmp_path / "b.npz")  # videos are matched by id
     files = [str(tmp_path / "a.npz"), str(tmp_path / "b.npz")]
     arguments = ["--json", str(tmp_path / "out.json"), "--html", str(tmp_path / "out.html")]
-    assert main(["test", "--from-predictions", *files, *arguments]) == 0
-    results = json.loads((tmp_path / "out.json").read_text())
-    right = (predictions.scores + other.scores).argmax(axis=1) == predictions.labels
-    assert results["video"]["top1"] == pytest.approx(right.mean())
+    for weights, both in ([], predictions.scores + other.scores), (["1", "3"], predictions.scores + 3 * other.scores):
+        options = ["--weights", *weights] if weights else []
+        assert main(["test", "--from-predictions", *files, *arguments, *options]) == 0
+        results = json.loads((tmp_path / "out.json").read_text())
+        assert results["video"]["top1"] == pytest.approx((both.argmax(axis=1) == predictions.labels).mean())
     assert len(results["checkpoint"]["average_of"]) == 2
-    predictions.select([True, False] * 3).save(tmp_path / "b.npz")
-    assert main(["test", "--from-predictions", files[0], "--from-predictions", files[1]]) == 2
-    assert "do not hold the same videos" in capsys.readouterr().err
+    for row, one in zip(results["networks"], (predictions, other), strict=True):
+        assert row["video"] == one.accuracy()["video"]
+    out = capsys.readouterr().out
+    assert f"{files[1]} alone, weight 3" in out
+    lacking, relabelled = predictions.select([True, False] * 3), replace(predictions, labels=predictions.labels[::-1])
+    reclassed = replace(predictions, classes=CLASSES[::-1])
+    for wrong, message in (
+        (lacking, f"do not hold the same videos; {predictions.ids[1]!r} is in {files[0]} alone"),
+        (relabelled, f"they label {predictions.ids[0]!r} differently"),
+        (reclassed, "they have other classes"),
+    ):
+        wrong.save(tmp_path / "b.npz")
+        assert main(["test", "--from-predictions", files[0], "--from-predictions", files[1]]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["test", "--from-predictions", *files, "--weights", "1"]) == 2
+    assert "--weights: give a number for each of the 2 files" in capsys.readouterr().err
 
 
 def test_moved_data_are_given_by_the_keys_that_the_error_names(

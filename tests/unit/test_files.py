@@ -25,6 +25,14 @@ def test_json_holds_no_number_that_json_does_not_know(tmp_path: Path) -> None:
     assert found == {"a": None, "b": [1.5, [None, None]], "c": {"d": None, "e": "NaN"}, "f": 3}
 
 
+def test_rows_of_numbers_stand_on_one_line(tmp_path: Path) -> None:
+    value = {"matrix": [[1, -2.5e-07], [3, 4]], "text": 'a": [ 1,  2 ]', "broken": ["[\n 1,\n  2\n]", None], "none": []}
+    write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == value
+    assert "    [1, -2.5e-07],\n    [3, 4]\n" in text
+
+
 def test_outputs_that_cannot_be_written_are_refused_first(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()

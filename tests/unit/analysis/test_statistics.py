@@ -11,13 +11,11 @@ from gcvideo.analysis.statistics import (
     binomial_p_value,
     compare_accuracy,
     mcnemar,
-    per_class,
-    score,
-    summary,
 )
 from gcvideo.errors import DataError
 from gcvideo.eval.metrics import calibration
 from gcvideo.eval.predictions import Predictions, VideoScores
+from gcvideo.eval.scoring import per_class, score, summary
 
 CLASSES = list("abcdef")
 
