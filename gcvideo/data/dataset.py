@@ -19,11 +19,11 @@ from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.augment import ClipAugment, build_clip_augment
 from gcvideo.data.bad_videos import Failure, Quarantine
 from gcvideo.data.crops import crop_and_resize, random_box, resize_short_side, view_boxes
-from gcvideo.data.records import RecordTable, VideoRecord
-from gcvideo.data.sampling import random_clip, sample_rng, uniform_clips
+from gcvideo.data.records import RecordTable, VideoRecord, frames_between
+from gcvideo.data.sampling import Windows, random_clip, sample_rng, uniform_clips
 from gcvideo.data.worker_pool import Hold
 from gcvideo.errors import ConfigError, DamagedVideoError, DataError, VideoError
-from gcvideo.video import open_video, why_missing
+from gcvideo.video import VideoReader, open_video, why_missing
 
 # A sample's decoded frames may take this much memory; test frames beyond it are decoded and resized in portions.
 MAX_DECODED_BYTES = 1 << 30
@@ -63,6 +63,8 @@ class VideoViews(NamedTuple):
         index: of the record.
         id: of the record.
         failure: why the video could not be read; ``frames`` is empty then.
+        spans: float64 (num_clips, 2), start and end of each clip, or of the window that it lies in, in seconds from the
+            video's first frame.
     """
 
     frames: Tensor
@@ -72,6 +74,7 @@ class VideoViews(NamedTuple):
     index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody needs here
     id: str
     failure: Failure | None
+    spans: Tensor = torch.empty(0, 2, dtype=torch.float64)
 
 
 def read_clips(
@@ -109,29 +112,53 @@ def read_clips(
 
 
 def read_views(
-    record: VideoRecord, backend: str, *, data: DataConfig, test: TestConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames, clips and crops of ``VideoViews``; every frame is decoded once.
+    record: VideoRecord, backend: str, *, data: DataConfig, test: TestConfig, windows: Windows | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Frames, clips, crops and spans of ``VideoViews``; every frame is decoded once.
 
     Raises:
         VideoError: this decoder cannot read the video.
     """
     with open_video(record.path, backend=backend) as video:
-        first, end = record.frame_range(video.times)
-        speed = video.fps / data.target_fps if data.target_fps else 1.0
-        clips = first + uniform_clips(
-            end - first, data.frames, data.stride, test.clips, convention=test.convention, speed=speed
-        )
-        unique, positions = np.unique(clips, return_inverse=True)
-        portion = max(1, MAX_DECODED_BYTES // (video.height * video.width * 3))
-        resized = [
-            resize_short_side(video.frames(unique[start : start + portion]), test.short_side, test.convention)
-            for start in range(0, len(unique), portion)
+        return cut_views(video, record, data=data, test=test, windows=windows)
+
+
+def cut_views(
+    video: VideoReader, record: VideoRecord, *, data: DataConfig, test: TestConfig, windows: Windows | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Frames, clips, crops and spans of ``VideoViews``, of the part of an open video that a record means."""
+    speed = video.fps / data.target_fps if data.target_fps else 1.0
+    times = video.times - video.times[0]
+    parts = window_spans(video, record, windows, data)
+    clips = np.concatenate(
+        [
+            first + uniform_clips(end - first, data.frames, data.stride, test.clips, test.convention, speed)
+            for first, end in (frames_between(times, *part) for part in parts.tolist())
         ]
+    )
+    ends = np.append(times[1:], times[-1] + 1 / video.fps)
+    seen = np.column_stack([times[clips.min(axis=1)], ends[clips.max(axis=1)]])
+    unique, positions = np.unique(clips, return_inverse=True)
+    portion = max(1, MAX_DECODED_BYTES // (video.height * video.width * 3))
+    resized = [
+        resize_short_side(video.frames(unique[start : start + portion]), test.short_side, test.convention)
+        for start in range(0, len(unique), portion)
+    ]
     frames = torch.cat(resized, dim=1)
-    height, width = frames.shape[2:]
-    crops = view_boxes(height, width, test)
-    return frames, torch.from_numpy(positions.reshape(clips.shape)), torch.from_numpy(crops)
+    crops = torch.from_numpy(view_boxes(frames.shape[2], frames.shape[3], test))
+    spans = torch.from_numpy(seen if windows is None else parts.repeat(test.clips, axis=0))
+    return frames, torch.from_numpy(positions.reshape(clips.shape)), crops, spans
+
+
+def window_spans(video: VideoReader, record: VideoRecord, windows: Windows | None, data: DataConfig) -> np.ndarray:
+    """Start and end, in seconds from the video's first frame, of the windows of a record; without windows, its own.
+
+    Returns:
+        float64 (W, 2).
+    """
+    span = record.span(video.times)
+    clip = data.frames * data.stride / (data.target_fps or video.fps)
+    return np.array([span]) if windows is None else windows.cut(*span, clip=clip)
 
 
 class _VideoDataset(Dataset[T]):
@@ -244,28 +271,47 @@ class ViewDataset(_VideoDataset[VideoViews]):
         records: labelled or not.
         data: length and stride of a clip, decoder.
         test: number and place of the views. One clip and one crop make the usual validation during training.
+        windows: cut each video into windows, each of which has that many clips; None: the video is the only one.
     """
 
-    def __init__(self, records: RecordTable, *, data: DataConfig, test: TestConfig) -> None:
+    def __init__(
+        self, records: RecordTable, *, data: DataConfig, test: TestConfig, windows: Windows | None = None
+    ) -> None:
         super().__init__(records, data=data, quarantine=Quarantine(records, known=data.quarantine))
         self.test = test
+        self.windows = windows
 
     def __getitem__(self, index: int) -> VideoViews:
         return self.views(index)
 
     def views(self, index: int, hold: Hold = lambda index: None) -> VideoViews:
         """The views of a record; ``hold`` is called with its index before it is read."""
+
+        def read(record: VideoRecord, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            return read_views(record, backend, data=self.data, test=self.test, windows=self.windows)
+
         record, failure = self.records[index], None
         try:
-            frames, clips, crops = self._read(
-                index, lambda record, backend: read_views(record, backend, data=self.data, test=self.test), hold
-            )
+            frames, clips, crops, spans = self._read(index, read, hold)
         except VideoError as error:
             frames = torch.empty((3, 0, 0, 0), dtype=torch.uint8)
             clips = torch.empty((0, self.data.frames), dtype=torch.int64)
             crops = torch.empty((0, 4), dtype=torch.int64)
+            spans = torch.empty((0, 2), dtype=torch.float64)
             failure = Failure(record.id, error.path, error.reason)
-        return VideoViews(frames, clips, crops, record.label, index, record.id, failure)
+        return VideoViews(frames, clips, crops, record.label, index, record.id, failure, spans)
+
+    def spans(self, index: int, hold: Hold = lambda index: None) -> np.ndarray | None:
+        """The windows of a record without their frames; see ``window_spans``. None where it cannot be read."""
+
+        def read(record: VideoRecord, backend: str) -> np.ndarray:
+            with open_video(record.path, backend=backend) as video:
+                return window_spans(video, record, self.windows, self.data)
+
+        try:
+            return self._read(index, read, hold)
+        except VideoError:
+            return None
 
 
 def make_views(views: VideoViews, view_indices: Sequence[int] | None = None) -> Tensor:

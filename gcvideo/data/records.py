@@ -40,8 +40,8 @@ class VideoRecord:
     end: float | None = None
     may_be_cut: bool = False
 
-    def frame_range(self, times: np.ndarray) -> tuple[int, int]:
-        """First frame of the segment, and the one after its last.
+    def span(self, times: np.ndarray) -> tuple[float, float]:
+        """Start and end of the segment in this file, in seconds from its first frame.
 
         Args:
             times: float64 (frames,), the presentation time of each frame in seconds, rising.
@@ -49,18 +49,20 @@ class VideoRecord:
         Raises:
             VideoError: the segment ends more than ``END_TOLERANCE`` seconds behind the end of the video.
         """
-        if self.start is None or self.end is None:
-            return 0, len(times)
-        times = times - times[0]
         count = len(times)
-        duration = float(times[-1]) * count / max(count - 1, 1)  # the last frame has a duration too
+        duration = float(times[-1] - times[0]) * count / max(count - 1, 1)  # the last frame has a duration too
+        if self.start is None or self.end is None:
+            return 0.0, duration
         if self.may_be_cut and duration <= self.end - self.start + END_TOLERANCE:
-            return 0, count
+            return 0.0, duration
         if self.start >= max(duration, 1e-6) or self.end > duration + END_TOLERANCE:
             reason = f"its segment from {self.start:g} to {self.end:g} s lies beyond its end ({duration:.2f} s)"
             raise VideoError(self.path, reason)
-        first, last = np.searchsorted(times, [self.start - 1e-6, self.end - 1e-6]).tolist()
-        return (first, last) if first < last else (max(first - 1, 0), max(first, 1))  # the frame shown at the start
+        return self.start, min(self.end, duration)
+
+    def frame_range(self, times: np.ndarray) -> tuple[int, int]:
+        """First frame of the segment, and the one after its last; see ``span``."""
+        return frames_between(times - times[0], *self.span(times))
 
 
 class RecordTable:
@@ -176,6 +178,18 @@ class RecordTable:
     def order(self) -> str:
         """SHA-256 (hex) of the ids in the order of the rows, which the order of samples depends on."""
         return _sha256("\n".join(map(_text, self._ids.to_pylist())))
+
+
+def frames_between(times: np.ndarray, start: float, end: float) -> tuple[int, int]:
+    """First frame shown from ``start`` on, and the one after the last before ``end``; never none.
+
+    Args:
+        times: float64 (frames,), seconds of each frame, rising.
+        start: seconds.
+        end: seconds.
+    """
+    first, last = np.searchsorted(times, [start - 1e-6, end - 1e-6]).tolist()
+    return (first, last) if first < last else (max(first - 1, 0), max(first, 1))  # the frame shown at the start
 
 
 def _column(texts: Iterable[str] | pa.Array) -> pa.Array:

@@ -19,12 +19,44 @@ space: see ``gcvideo.data.crops``.
 """
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
 Convention = Literal["pyslowfast", "pyslowfast_offset", "mmaction2"]
+
+
+class Windows(NamedTuple):
+    """Windows that slide over a video.
+
+    ``length`` is in seconds, None for that of a clip; ``step``, the seconds from the start of one window to that of the
+    next, by default the length.
+    """
+
+    length: float | None = None
+    step: float | None = None
+
+    def cut(self, start: float, end: float, *, clip: float) -> np.ndarray:
+        """Windows over a stretch of time.
+
+        The last one is the first that reaches the end, and ends there; if less than half of it is left, it is left out.
+        A stretch shorter than a window is one window.
+
+        Args:
+            start: seconds.
+            end: seconds.
+            clip: length of a clip in seconds.
+
+        Returns:
+            float64 (W, 2): start and end of each, in seconds.
+        """
+        length = self.length or clip
+        step = self.step or length
+        count = max(1, 1 + math.ceil((end - start - length) / step - 1e-6))
+        starts = start + step * np.arange(count)
+        starts = starts[: max(1, int((end - starts >= length / 2 - 1e-6).sum()))]
+        return np.column_stack([starts, np.minimum(starts + length, end)])
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:

@@ -65,31 +65,53 @@ def score_videos(
 ) -> Iterator[VideoScores | Failure]:
     """Score the videos of this process, in the loader's order; for the arguments see ``evaluate``.
 
-    Views go through the network ``test.views_per_batch`` at a time, across the boundaries of videos. Every batch has
-    that size (the last one is padded), and the views of a video are averaged in their own order in float64, so scores
-    do not depend on the number of workers or on the other videos in the batch.
+    The views of a video are averaged in their own order in float64, so scores do not depend on the number of workers or
+    on the other videos in the batch.
 
     Yields:
         a video's scores, or why it could not be read.
     """
+    for views, logits in view_outputs(model, loader, test=test, data=data, precision=precision):
+        yield views.failure or ensemble_views(views, logits)
+
+
+def view_outputs(
+    model: nn.Module,
+    loader: Iterable[VideoViews],
+    *,
+    test: TestConfig,
+    data: DataConfig,
+    precision: str = "fp32",
+) -> Iterator[tuple[VideoViews, np.ndarray]]:
+    """What a network says of each view of the videos, in the loader's order; for the arguments see ``evaluate``.
+
+    Views go through the network ``test.views_per_batch`` at a time, across the boundaries of videos. Every batch has
+    that size; the last one is padded.
+
+    Args:
+        model: maps clips (N, C, T, H, W) to an output (N, ...) of any shape.
+
+    Yields:
+        a video and the outputs of its views, float32 (V, ...); none for a video that could not be read.
+    """
     device, dtype = next(((p.device, p.dtype) for p in model.parameters()), (torch.device("cpu"), torch.float32))
     size = test.views_per_batch or views_per_batch(test, data, device)
     mixed = precision == "bf16" and dtype == torch.float32
-    lag = 0 if device.type == "cpu" else 1  # wait for a GPU's logits one batch late, so that it always has work
+    lag = 0 if device.type == "cpu" else 1  # wait for a GPU's outputs one batch late, so that it always has work
     pending: list[tuple[Tensor | None, list[_Video]]] = []
     was_training = model.training
     model.eval()
     try:
         for clips, owners in view_batches(loader, size, device):
-            logits = None
+            outputs = None
             if clips is not None:
                 with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                    logits = model(normalize(clips, mean=data.mean, std=data.std, dtype=dtype))
-            pending.append((logits, owners))
+                    outputs = model(normalize(clips, mean=data.mean, std=data.std, dtype=dtype))
+            pending.append((outputs, owners))
             if len(pending) > lag:
                 yield from _finished_videos(*pending.pop(0))
-        for logits, owners in pending:
-            yield from _finished_videos(logits, owners)
+        for outputs, owners in pending:
+            yield from _finished_videos(outputs, owners)
     finally:
         model.train(was_training)
 
@@ -110,10 +132,10 @@ def views_per_batch(test: TestConfig, data: DataConfig, device: torch.device) ->
 
 @dataclass
 class _Video:
-    """A video in the pipeline, with the logits (K,) of its views that have come back so far."""
+    """A video in the pipeline, with the outputs of its views that have come back so far."""
 
     views: VideoViews
-    logits: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
 
 
 def view_batches(
@@ -147,16 +169,16 @@ def view_batches(
         yield torch.stack(batch + batch[:1] * (size - len(batch))) if batch else None, owners
 
 
-def _finished_videos(logits: Tensor | None, owners: Iterable[_Video]) -> Iterator[VideoScores | Failure]:
-    """Give the logits (N, K) of a batch back to their videos; yield the videos whose views are now complete."""
-    rows = iter(() if logits is None else logits.float().cpu())
+def _finished_videos(outputs: Tensor | None, owners: Iterable[_Video]) -> Iterator[tuple[VideoViews, np.ndarray]]:
+    """Give the outputs (N, ...) of a batch back to their videos; yield the videos whose views are now complete."""
+    rows = iter(() if outputs is None else outputs.float().cpu())
     for video in owners:
         if video.views.failure is not None:
-            yield video.views.failure
+            yield video.views, np.empty(0, np.float32)
             continue
-        video.logits.append(next(rows))
-        if len(video.logits) == len(video.views.clips) * len(video.views.crops):
-            yield ensemble_views(video.views, torch.stack(video.logits).numpy())
+        video.outputs.append(next(rows))
+        if len(video.outputs) == len(video.views.clips) * len(video.views.crops):
+            yield video.views, torch.stack(video.outputs).numpy()
 
 
 @np.errstate(invalid="ignore")  # infinity - infinity: callers count the non-finite scores

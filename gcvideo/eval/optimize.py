@@ -35,7 +35,7 @@ def optimize_for_inference(model: nn.Module, *, precision: str = "fp32", compile
         reach_onednn(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return _compiled(model, frozen=on_cpu) if compile else model
+    return compile_network(model) if compile else model
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:
@@ -78,13 +78,13 @@ class _Float32Linear(nn.Module):
         return self.layer(x.float())
 
 
-def _compiled(model: nn.Module, *, frozen: bool) -> nn.Module:
-    """The network under ``torch.compile``; ``frozen`` weights are constants, laid out once as the convolutions want.
+def compile_network(model: nn.Module) -> nn.Module:
+    """The network under ``torch.compile``; on a CPU its weights are constants, laid out once as the convolutions want.
 
     ``torch.compile(..., options={"freezing": True})`` is not enough: the weights become constants only where the
     setting holds while the network is traced, which is before the options come into force, so it is set around calls.
     """
     compiled: nn.Module = torch.compile(model)  # type: ignore[assignment]
-    if frozen:
+    if next(model.parameters()).device.type == "cpu":
         compiled.forward = torch._inductor.config.patch(freezing=True)(compiled.forward)
     return compiled

@@ -106,6 +106,7 @@ class ResNet3d(nn.Module):
     """
 
     cam_layer = "res5"
+    LAYERS = ("stem", *STAGES)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -149,13 +150,19 @@ class ResNet3d(nn.Module):
         """
         return self.head(self.features(x))
 
-    def features(self, x: Tensor) -> Tensor:
-        """Feature map that the head pools: (N, C, T', H / 32, W / 32), T' = T for Slow and T / 2 for C2D and I3D."""
+    def features(self, x: Tensor, layer: str = "res5") -> Tensor:
+        """Feature map of one of ``LAYERS``; the layers behind it are not computed.
+
+        By default the one that the head pools: (N, C, T', H / 32, W / 32), T' = T for Slow and T / 2 for C2D and I3D.
+        """
         self.check_input(x)
         if self.config.frame_difference:
             x = frame_difference(x)
-        x = self.pool2(self.res2(self.stem(x)))
-        return self.res5(self.res4(self.res3(x)))
+        for name in ("stem", "res2", "pool2", "res3", "res4", "res5"):
+            x = self.get_submodule(name)(x)
+            if name == layer:
+                break
+        return x
 
     def check_input(self, x: Tensor) -> None:
         """Check the shape of clips against the strides; raises ``InputShapeError`` with the reason."""

@@ -109,7 +109,8 @@ class SlidingWindows:
         index = len(self.spans) - 1
         frames = torch.from_numpy(np.stack(pictures, axis=1))  # (3, U, H, W)
         crops = torch.from_numpy(view_boxes(frames.shape[2], frames.shape[3], self.test))
-        return VideoViews(frames, torch.from_numpy(positions)[None], crops, -1, index, str(index), None)
+        clips, spans = torch.from_numpy(positions)[None], torch.tensor(self.spans[-1:], dtype=torch.float64)
+        return VideoViews(frames, clips, crops, -1, index, str(index), None, spans)
 
 
 def make_timeline(

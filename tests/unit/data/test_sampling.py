@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gcvideo.data.sampling import random_clip, sample_rng, uniform_clips
+from gcvideo.data.sampling import Windows, random_clip, sample_rng, uniform_clips
 
 # Each table: (num_frames, frames, stride, num_clips), then the clips. Worked out by running PySlowFast's
 # get_start_end_idx and temporal_sampling (at 30 frames/s) and mmaction2's SampleFrames(test_mode=True).
@@ -91,3 +91,20 @@ def test_sample_rng_depends_on_all_three_numbers_and_on_nothing_else():
 
     assert draw(1, 2, 3) == draw(1, 2, 3)
     assert len({tuple(draw(*key)) for key in [(1, 2, 3), (3, 2, 1), (1, 3, 2), (0, 2, 3), (1, 2, 4)]}) == 5
+
+
+@pytest.mark.parametrize(
+    ("windows", "stretch", "expected"),
+    [
+        (Windows(2, 1), (0, 5), [(0, 2), (1, 3), (2, 4), (3, 5)]),
+        (Windows(2), (0, 6), [(0, 2), (2, 4), (4, 6)]),
+        (Windows(), (0, 3.2), [(0, 1.6), (1.6, 3.2)]),  # as long as a clip
+        (Windows(2), (1, 6.5), [(1, 3), (3, 5), (5, 6.5)]),  # half a window or more is left
+        (Windows(2), (0, 4.5), [(0, 2), (2, 4)]),  # less is left
+        (Windows(2, 1), (0, 0.7), [(0, 0.7)]),
+        (Windows(2, 10), (0, 3), [(0, 2)]),
+        (Windows(0.1, 0.1), (0, 0.3), [(0, 0.1), (0.1, 0.2), (0.2, 0.3)]),  # 0.3 / 0.1 is below 3 in floating point
+    ],
+)
+def test_windows_cover_a_stretch_of_time(windows, stretch, expected):
+    np.testing.assert_allclose(windows.cut(*stretch, clip=1.6), expected, atol=1e-9)

@@ -10,9 +10,9 @@ import torch
 
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.annotations import load_records
-from gcvideo.data.dataset import ClipDataset, ViewDataset
+from gcvideo.data.dataset import ClipDataset, ViewDataset, make_views
 from gcvideo.data.records import RecordTable, VideoRecord
-from gcvideo.data.sampling import random_clip, sample_rng, uniform_clips
+from gcvideo.data.sampling import Windows, random_clip, sample_rng, uniform_clips
 from gcvideo.errors import VideoError
 from gcvideo.prepare.index import make_index
 from gcvideo.prepare.shards import write_shards
@@ -109,3 +109,29 @@ def test_an_index_shards_and_a_list_of_copies_keep_the_segments(records, tmp_pat
         assert [(r.id, r.start, r.end, r.label) for r in table] == [(r.id, r.start, r.end, r.label) for r in want]
     copy = copy_annotation(annotation, folder, folder)
     assert [(r.id, r.start, r.label) for r in load_records(copy)] == [(r.id, r.start, r.label) for r in want]
+
+
+@pytest.mark.parametrize("index", FRAMES)
+def test_windows_are_views_of_segments(records, index):
+    """A window shows the frames that a segment of the same times shows; its span is its own, whatever was sampled."""
+    data, test = DataConfig(frames=4, stride=2), TestConfig(clips=2, crops=1, short_side=48, crop=48)
+    windows = Windows(0.4, 0.2)
+    views = ViewDataset(records, data=data, test=test, windows=windows)[index]
+    start, end = (frame / RATE for frame in FRAMES[index])
+    spans = windows.cut(start, end, clip=9)
+    np.testing.assert_allclose(views.spans, spans.repeat(2, axis=0))
+    np.testing.assert_allclose(ViewDataset(records, data=data, test=test, windows=windows).spans(index), spans)
+    count = len(spans)
+    segments = RecordTable(
+        ids=map(str, range(count)), paths=["a.mp4"] * count, labels=[0] * count, root=records.root, segments=spans
+    )
+    alone = [ViewDataset(segments, data=data, test=test)[i] for i in range(count)]
+    assert torch.equal(make_views(views), torch.cat([make_views(one) for one in alone]))
+
+
+def test_a_clip_knows_its_time(records):
+    data, test = DataConfig(frames=4, stride=2), TestConfig(clips=2, crops=1, short_side=48, crop=48)
+    views = ViewDataset(records, data=data, test=test)[0]  # frames 10 to 29
+    first = uniform_clips(20, 4, 2, 2) + 10
+    np.testing.assert_allclose(views.spans, np.stack([first.min(1), first.max(1) + 1], 1) / RATE)
+    assert ViewDataset(records, data=data, test=test).spans(3) is None
