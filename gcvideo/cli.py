@@ -21,7 +21,7 @@ COMMANDS = {
     "train": ("gcvideo.commands.train", "train a network on videos"),
     "test": ("gcvideo.commands.test", "multi-view test of a checkpoint: top-1 and top-5"),
     "predict": ("gcvideo.commands.predict", "label videos with a checkpoint"),
-    "prepare": ("gcvideo.commands.prepare", "make, index, check and transcode data sets"),
+    "prepare": ("gcvideo.commands.prepare", "make, download, index, check and transcode data sets"),
     "benchmark": ("gcvideo.commands.benchmark", "measure cost: parameters, multiply-adds, time, memory"),
     "convert": ("gcvideo.commands.convert", "convert weights from and to other toolkits"),
     "export": ("gcvideo.commands.export", "write a network as ONNX or as an exported program"),

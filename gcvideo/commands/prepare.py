@@ -1,4 +1,4 @@
-"""``gcvideo prepare``: make, index, check, transcode and shard data sets.
+"""``gcvideo prepare``: make, download, index, check, transcode and shard data sets.
 
 Each task is a function of its arguments that returns what it did: the table that is printed, and more for ``--json``.
 """
@@ -19,6 +19,7 @@ LEAST = {"workers": 0, "seed": 0, "seconds": 1e-3, "gigabytes": 1e-3, "megabytes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One subcommand a task, each with its own options."""
+    from gcvideo.prepare.download import BASE, EDITIONS
     from gcvideo.prepare.encode import PRESETS
 
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
@@ -38,6 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument("--train", type=int, default=240, metavar="N", help="training videos (%(default)s)")
     task.add_argument("--val", type=int, default=80, metavar="N", help="validation videos (%(default)s)")
     task.add_argument("--seed", type=int, default=0, help="the same seed gives the same videos (%(default)s)")
+
+    task = add_task("download", "download Kinetics from the mirror of CVDF, unpack and index it; resumes")
+    task.add_argument("name", choices=EDITIONS, help="kinetics700 is the edition of 2020")
+    task.add_argument("out", type=Path, help="folder of the data set")
+    splits = ("train", "val", "test")
+    task.add_argument("--splits", nargs="+", choices=splits, default=splits[:2], help="train and val if not given")
+    task.add_argument("--keep-tars", action="store_true", help="keep the tar files, in OUT/tars")
+    task.add_argument("--base", default=BASE, metavar="URL", help="a mirror with the same paths (%(default)s)")
 
     task = add_task("index", "write the properties of each video into one Parquet file", annotation=True)
     task.add_argument("--out", type=Path, metavar="FILE", help="by default ANNOTATION with the suffix .parquet")
@@ -68,8 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the task that was asked for; returns 1 if a transcode failed for some videos."""
     require_numbers(args, **{name: least for name, least in LEAST.items() if name in args})
-    tasks = {"synthetic": synthetic, "index": index, "verify": verify, "transcode": transcode, "shard": shard}
-    results = tasks[args.task](args)
+    tasks = (synthetic, download, index, verify, transcode, shard)
+    results = {task.__name__: task for task in tasks}[args.task](args)
     shown = [(name, value) for name, value in results.items() if not isinstance(value, (list, dict))]
     if shown:
         table(shown, columns=(args.task, ""))
@@ -84,6 +93,28 @@ def synthetic(args: argparse.Namespace) -> dict[str, Any]:
 
     train, val = make_synthetic(args.out, train=args.train, val=args.val, seed=args.seed, workers=args.workers)
     return {"train": str(train), "val": str(val), "classes": list(CLASSES)}
+
+
+def download(args: argparse.Namespace) -> dict[str, Any]:
+    """Download splits of Kinetics and index them; prints what there is beside what was published."""
+    from gcvideo.data.annotations import load_records
+    from gcvideo.prepare.download import EDITIONS, download_kinetics
+
+    options: dict[str, Any] = {"splits": args.splits, "base": args.base, "keep_tars": args.keep_tars}
+    files = download_kinetics(args.name, args.out, workers=args.workers or 4, **options)
+    results, rows = {}, []
+    for split, count in files.items():
+        options = {"annotation": args.out / f"annotations/{split}.csv", "root": args.out / split}
+        out = args.out / f"{split}.parquet"
+        if not out.exists():
+            index(argparse.Namespace(out=out, classes=args.name, workers=args.workers, **options))
+        records, published = load_records(out), EDITIONS[args.name]["videos"][split]
+        counts = {"files": count, "published": published, "indexed": len(records), "missing": len(records.missing)}
+        results[split] = {"index": str(out), **counts, "fingerprint": records.fingerprint}
+        rows.append((split, *counts.values(), records.fingerprint))
+    columns = ("split", "files", "published", "indexed", "missing", "fingerprint")
+    table(rows, columns=columns, title=f"{args.name}: files of the tar files, and videos of the annotations")
+    return results
 
 
 def index(args: argparse.Namespace) -> dict[str, Any]:
