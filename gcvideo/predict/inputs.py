@@ -1,12 +1,30 @@
-"""Inputs of ``gcvideo predict``: files, folders, patterns, cameras, standard input; or why a name is refused."""
+"""Inputs of a predictor: names on a command line; videos as paths, bytes, files, arrays and iterators of frames."""
 
+import contextlib
 import glob
+import io
+import math
 import os
 import re
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any, Literal, NamedTuple, TypeAlias
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.annotations import videos_under
+from gcvideo.data.dataset import VideoViews, ViewDataset, Windows, cut_views
+from gcvideo.data.loader import eval_loader
+from gcvideo.data.records import RecordTable, VideoRecord
+from gcvideo.errors import VideoError
+from gcvideo.video import MAX_BYTES, FrameStream, StreamFrame, open_array
+from gcvideo.video.mp4_slice import in_memory
+
+Frame: TypeAlias = np.ndarray | Tensor
+Video: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Frame | Iterable[Frame]
+Several: TypeAlias = list[Any] | tuple[Any, ...]
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
@@ -48,3 +66,187 @@ def _resolve(name: str) -> list[Source]:
         found = [Source(path) for path in sorted(unique.values())]
         return found or [Source(name, "refused", "no file matches this pattern")]
     return [Source(name)]
+
+
+def input_views(
+    videos: Sequence[Video],
+    *,
+    fps: float | None = None,
+    data: DataConfig,
+    test: TestConfig,
+    windows: Windows | None = None,
+    workers: int = 0,
+) -> Iterable[VideoViews]:
+    """The views of videos of any kind, in their order, for ``gcvideo.eval.evaluator.score_videos``.
+
+    Args:
+        videos: see ``Predictor.predict``.
+        fps: frames per second of those that have no times of their own.
+        data: length and stride of a clip, decoder.
+        test: number and place of the views.
+        windows: views of each of these parts of a video, instead of the whole.
+        workers: processes that decode ahead, where all videos are paths.
+
+    Raises:
+        VideoError: something is no video, or frames are of a wrong shape or type. A file that cannot be read is a
+            ``failure`` in its place instead.
+    """
+    kinds = [_kind(video) for video in videos]
+    if fps is not None and videos and "frames" not in kinds:
+        raise VideoError(_name(videos[0]), "tells its own frame rate; fps is for arrays and iterators of frames")
+    views: dict[str, Any] = {"data": data, "test": test, "windows": windows}
+    if set(kinds) == {"path"}:
+        dataset = ViewDataset(RecordTable.of_files([os.fspath(video) for video in videos]), **views)  # type: ignore[arg-type]
+        return eval_loader(dataset, workers=min(workers, len(dataset)))
+    places = [f" (number {i} of {len(videos)})" if len(videos) > 1 else "" for i in range(1, len(videos) + 1)]
+    everything = enumerate(zip(videos, kinds, places, strict=True))
+    return (
+        _views(video, kind, _name(video) + place, fps, **views)._replace(index=index)
+        for index, (video, kind, place) in everything
+    )
+
+
+def open_frames(video: Video, *, fps: float | None = None) -> FrameStream:
+    """The frames of a video of any kind, one after the other; see ``input_views``."""
+    kind, name = _kind(video), _name(video)
+    if kind == "frames":
+        return _Frames(video, _rate(fps, name), name)
+    if fps is not None:
+        raise VideoError(name, "tells its own frame rate; fps is for arrays and iterators of frames")
+    if kind == "path":
+        return FrameStream(os.fspath(video))  # type: ignore[arg-type]
+    return FrameStream(io.BytesIO(video) if kind == "bytes" else _from_the_start(video, name), name=name)  # type: ignore[arg-type]
+
+
+def _views(video: Any, kind: str, name: str, fps: float | None, data: DataConfig, **views: Any) -> VideoViews:
+    with contextlib.ExitStack() as opened:
+        if kind == "frames":
+            timed = data.target_fps or views["windows"] is not None or fps is not None
+            frames = _pixels(video, name, 4) if isinstance(video, Frame) else _collect(video, name)
+            reader = open_array(frames, fps=_rate(fps, name) if timed else 25.0, name=name)  # 25: nothing depends on it
+            pixels, clips, crops, spans = cut_views(reader, VideoRecord(name, -1, name), data=data, **views)
+            return VideoViews(pixels, clips, crops, -1, 0, name, None, spans)
+        if kind == "path":
+            path = name = os.fspath(video)
+        else:
+            pieces: Any = [memoryview(video)] if kind == "bytes" else _pieces(_from_the_start(video, name), name)
+            path = opened.enter_context(in_memory(pieces))
+        found = ViewDataset(RecordTable.of_files([path]), data=data, **views)[0]
+    failure = found.failure and found.failure._replace(id=name, path=name)
+    return found._replace(id=name, failure=failure)
+
+
+class _Frames(FrameStream):
+    """Frames that somebody else makes, one after the other, at a steady rate."""
+
+    def __init__(self, frames: Any, fps: float, name: str) -> None:
+        whole = isinstance(frames, Frame)
+        self._frames = _pixels(frames, name, 4) if whole else frames
+        self.name, self.fps, self.problem = name, fps, None
+        self.expected = len(self._frames) if whole else None
+
+    def __iter__(self) -> Iterator[StreamFrame]:
+        for index, frame in enumerate(_each(self._frames, self.name)):
+            yield StreamFrame(index, index / self.fps, frame)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _kind(video: object) -> Literal["path", "bytes", "file", "frames"]:
+    if isinstance(video, str | os.PathLike):
+        return "path"
+    if isinstance(video, bytes | bytearray | memoryview):
+        return "bytes"
+    if hasattr(video, "read"):
+        return "file"
+    if isinstance(video, Frame) or (isinstance(video, Iterable) and not isinstance(video, list | tuple | dict | set)):
+        return "frames"
+    raise VideoError(
+        type(video).__name__,
+        "is no video: give a path, bytes, an open binary file, an array (T, H, W, 3), or an iterator of frames",
+    )
+
+
+def _name(video: object) -> str:
+    """A video in messages."""
+    kind = _kind(video)
+    if kind == "path":
+        return os.fspath(video)  # type: ignore[call-overload]
+    if kind == "file":
+        name = getattr(video, "name", None)
+        return "standard input" if name == "<stdin>" else name if isinstance(name, str) else "the open file"
+    return "bytes" if kind == "bytes" else "the array" if isinstance(video, Frame) else "the iterator of frames"
+
+
+def _rate(fps: float | None, name: str) -> float:
+    if fps is None:
+        raise VideoError(name, "has no frame rate of its own: give fps=, its frames per second")
+    if not isinstance(fps, int | float | np.number) or not 0 < fps < math.inf:
+        raise VideoError(name, f"fps must be a number of frames per second above 0, not {fps!r}")
+    return float(fps)
+
+
+def _from_the_start(file: Any, name: str) -> Any:
+    if isinstance(file, io.TextIOBase):
+        raise VideoError(name, "is open as text; open it with open(path, 'rb')")
+    if hasattr(file, "seekable") and file.seekable():
+        file.seek(0)
+    return file
+
+
+def _pieces(file: Any, name: str) -> Iterator[Any]:
+    while piece := file.read(1 << 20):
+        if not isinstance(piece, bytes | bytearray | memoryview):
+            raise VideoError(name, f"gives {type(piece).__name__} instead of bytes")
+        yield piece
+
+
+def _collect(frames: Iterable[Frame], name: str) -> np.ndarray:
+    """Every frame of an iterator, uint8 (T, H, W, 3)."""
+    kept, room = [], MAX_BYTES
+    for frame in _each(frames, name):
+        room -= frame.nbytes
+        if room < 0:
+            raise VideoError(name, f"gives more than {MAX_BYTES >> 30} GiB of frames; timelines take any length")
+        kept.append(frame.copy())  # a camera loop may write the next frame to the same place
+    return np.stack(kept)
+
+
+def _each(frames: Iterable[Frame], name: str) -> Iterator[np.ndarray]:
+    """Each frame of an iterator or of a checked array, uint8 (H, W, 3), all of one size."""
+    size = None
+    for index, frame in enumerate(frames):
+        checked = np.asarray(frame) if isinstance(frames, np.ndarray) else _pixels(frame, f"{name}, frame {index}", 3)
+        size = size or checked.shape
+        if checked.shape != size:
+            raise VideoError(name, f"frame {index} has shape {checked.shape}, those before {size}")
+        yield checked
+    if size is None:
+        raise VideoError(name, "holds no frame")
+
+
+def _pixels(value: Any, name: str, dimensions: int) -> np.ndarray:
+    """An array, tensor or picture as uint8 (T, H, W, 3) or (H, W, 3).
+
+    Raises:
+        VideoError: it is not, and how to make it so.
+    """
+    if not hasattr(value, "__array__") and not hasattr(value, "__array_interface__"):
+        raise VideoError(name, f"is {type(value).__name__}, no array or tensor of pixels")
+    pixels = value if isinstance(value, Tensor) else np.asarray(value)
+    shape, wanted = tuple(pixels.shape), ("(T, H, W, 3)", "(H, W, 3)")[4 - dimensions]
+    if len(shape) != dimensions or shape[-1] != 3 or 0 in shape:
+        fix = ""
+        if len(shape) == dimensions and 0 not in shape:
+            fix = "; leave the alpha channel out" if shape[-1] == 4 else "; RGB comes last" if 3 in shape else ""
+        elif len(shape) == dimensions + 1:
+            fix = "; give several videos as a list"
+        elif len(shape) == dimensions - 1 and shape[-1:] == (3,):
+            fix = "; frames are stacked by numpy.stack"
+        raise VideoError(name, f"has shape {shape}, not {wanted}{fix}")
+    if pixels.dtype not in (np.uint8, torch.uint8):
+        low, high = float(pixels.min()), float(pixels.max())
+        kind = str(pixels.dtype).removeprefix("torch.")
+        raise VideoError(name, f"has type {kind} and values from {low:g} to {high:g}; give uint8 from 0 to 255")
+    return pixels.detach().cpu().numpy() if isinstance(pixels, Tensor) else pixels

@@ -3,16 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import nn
 
 from gcvideo.config import RunConfig, TestConfig
-from gcvideo.data.dataset import Failure, ViewDataset
-from gcvideo.data.loader import eval_loader
-from gcvideo.data.records import RecordTable
+from gcvideo.data.dataset import Failure
 from gcvideo.device import pick_precision
 from gcvideo.errors import CheckpointError, VideoError
 from gcvideo.eval.evaluator import score_videos
@@ -20,6 +18,7 @@ from gcvideo.eval.metrics import softmax
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.eval.predictions import VideoScores
 from gcvideo.eval.trained import load_trained
+from gcvideo.predict.inputs import Several, Video, input_views, open_frames
 from gcvideo.predict.timeline import SlidingWindows, Timeline, Window, make_timeline
 from gcvideo.video import FrameStream
 
@@ -52,21 +51,49 @@ class Predictor:
         self.source = source
         self.device: torch.device = next(model.parameters()).device
 
-    def predict(self, video: str | Path, *, top: int = 5, test: TestConfig | None = None) -> list[Prediction]:
-        """The best labels of a video, best first.
+    @overload
+    def predict(
+        self, video: Several, *, fps: float | None = None, top: int = 5, test: TestConfig | None = None
+    ) -> list[list[Prediction]]: ...
+
+    @overload
+    def predict(
+        self, video: Video, *, fps: float | None = None, top: int = 5, test: TestConfig | None = None
+    ) -> list[Prediction]: ...
+
+    def predict(
+        self, video: Video | Several, *, fps: float | None = None, top: int = 5, test: TestConfig | None = None
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """The best labels of a video, best first; of a list of videos, a list of such lists in their order.
+
+        The same frames give the same result, in whichever form they come:
+
+            predictor.predict("holiday.mp4")
+            predictor.predict(["a.mp4", "b.mp4"])                  # a list of results
+            predictor.predict(open("holiday.mp4", "rb").read())    # the bytes of a file
+            predictor.predict(open("holiday.mp4", "rb"))
+            predictor.predict(frames, fps=25)                      # uint8 (T, H, W, 3), RGB
+            predictor.predict(iter(frames), fps=25)
 
         Args:
-            video: a file.
+            video: a path; the content of a file as bytes; an open binary file, read from its beginning; a numpy array
+                or torch tensor uint8 (T, H, W, 3), RGB from 0 to 255; an iterator of frames uint8 (H, W, 3), such as a
+                camera loop that ends (arrays, tensors or PIL pictures); or a list or tuple of any of these.
+            fps: frames per second of arrays, tensors and iterators. It may be left out where ``data.target_fps`` is not
+                set, since then clips are cut by counting frames. Files tell their own rate.
             top: how many labels.
             test: which views to look at; by default those that the run was tested with.
 
         Raises:
-            VideoError: the file cannot be read.
+            VideoError: a file cannot be read, something is no video, frames have a wrong shape or type, or ``fps`` is
+                missing.
         """
-        scores = next(self.score_files([video], test=test))
-        if isinstance(scores, Failure):
-            raise VideoError(scores.path, scores.reason)
-        return self.best(scores, top)
+        results = []
+        for scores in self.score_files(video if isinstance(video, list | tuple) else [video], fps=fps, test=test):
+            if isinstance(scores, Failure):
+                raise VideoError(scores.path, scores.reason)
+            results.append(self.best(scores, top))
+        return results if isinstance(video, list | tuple) else results[0]
 
     def best(self, scores: np.ndarray, top: int = 5) -> list[Prediction]:
         """The ``top`` labels of scores (K,), best first; equal ones in the order of the classes."""
@@ -74,35 +101,67 @@ class Predictor:
         return [Prediction(self.classes[i], int(i), float(scores[i])) for i in order]
 
     def score_files(
-        self, videos: Sequence[str | Path], *, test: TestConfig | None = None, workers: int = 0
+        self, videos: Sequence[Video], *, fps: float | None = None, test: TestConfig | None = None, workers: int = 0
     ) -> Iterator[np.ndarray | Failure]:
         """Scores (K,) float32 in [0, 1] of many videos, in their order; a ``Failure`` for one that cannot be read.
 
         Args:
+            videos: of any kind that ``predict`` takes.
+            fps: as in ``predict``.
             test: which views to look at, as in ``predict``. ``logits`` are turned into scores by a softmax.
-            workers: processes that decode ahead.
+            workers: processes that decode ahead, where all videos are paths.
         """
         test = test or self.config.test
-        dataset = ViewDataset(RecordTable.of_files(videos), data=self.config.data, test=test)
-        loader = eval_loader(dataset, workers=min(workers, len(dataset)))
+        loader = input_views(videos, fps=fps, data=self.config.data, test=test, workers=workers)
         for found in score_videos(self.model, loader, test=test, data=self.config.data):
             yield self._scores(found, test) if isinstance(found, VideoScores) else found
 
+    @overload
     def timeline(
         self,
-        source: str | Path | IO[bytes],
+        source: Several,
         *,
+        fps: float | None = None,
         step: float | None = None,
         smooth: float = 2.0,
         min_length: float = 1.0,
         test: TestConfig | None = None,
         live: bool = False,
         on_window: Callable[[Window, FrameStream], bool | None] | None = None,
-    ) -> Timeline:
+    ) -> list[Timeline]: ...
+
+    @overload
+    def timeline(
+        self,
+        source: Video,
+        *,
+        fps: float | None = None,
+        step: float | None = None,
+        smooth: float = 2.0,
+        min_length: float = 1.0,
+        test: TestConfig | None = None,
+        live: bool = False,
+        on_window: Callable[[Window, FrameStream], bool | None] | None = None,
+    ) -> Timeline: ...
+
+    def timeline(
+        self,
+        source: Video | Several,
+        *,
+        fps: float | None = None,
+        step: float | None = None,
+        smooth: float = 2.0,
+        min_length: float = 1.0,
+        test: TestConfig | None = None,
+        live: bool = False,
+        on_window: Callable[[Window, FrameStream], bool | None] | None = None,
+    ) -> Timeline | list[Timeline]:
         """What happens when, in a video of any length: a window slides over it, in bounded memory.
 
         Args:
-            source: a file, ``camera:N``, or an open binary file such as ``sys.stdin.buffer``.
+            source: any video that ``predict`` takes; ``camera:N``; a list gives a list of timelines. An open
+                file such as ``sys.stdin.buffer`` and an iterator of frames are read as they come.
+            fps: frames per second of arrays, tensors and iterators, which need it here.
             step: seconds from one window to the next; by default half a window.
             smooth: seconds over which scores are averaged.
             min_length: seconds; shorter segments join a neighbour.
@@ -115,8 +174,11 @@ class Predictor:
                 ``problem`` says why.
         """
         test = test or replace(self.config.test, crops=1)
+        if isinstance(source, list | tuple):
+            options: Any = {"fps": fps, "step": step, "smooth": smooth, "min_length": min_length, "live": live}
+            return [self.timeline(video, test=test, on_window=on_window, **options) for video in source]
         windows: list[Window] = []
-        with FrameStream(str(source) if isinstance(source, str | Path) else source) as stream:
+        with open_frames(source, fps=fps) as stream:
             views = SlidingWindows(stream, fps=stream.fps, step=step, data=self.config.data, test=test)
             try:
                 for found in score_videos(self.model, views, test=test, data=self.config.data):

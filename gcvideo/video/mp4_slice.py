@@ -9,7 +9,7 @@ of ``SampleTable.needed``. Boxes are those of ISO/IEC 14496-12.
 import os
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -61,7 +61,7 @@ def write_slice(track: Mp4Track, data: Mapping[int, memoryview]) -> tuple[list[m
 
 
 @contextmanager
-def in_memory(pieces: Sequence[memoryview]) -> Iterator[str]:
+def in_memory(pieces: Iterable[bytes | memoryview]) -> Iterator[str]:
     """A path under which a decoder of this process can open the pieces as one file, for as long as the context lasts.
 
     decord dies by a segmentation fault on damaged input that it gets as a bytes object, so that it needs a path.

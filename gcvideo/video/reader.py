@@ -43,7 +43,7 @@ from pathlib import Path
 import numpy as np
 
 from gcvideo.errors import DamagedVideoError, VideoError
-from gcvideo.video.decode_plan import MAX_REORDER, UnreadableError
+from gcvideo.video.decode_plan import MAX_REORDER, Orientation, UnreadableError
 from gcvideo.video.decord_decoder import decode_with_decord, has_decord
 from gcvideo.video.mp4_slice import read_samples
 from gcvideo.video.mp4_tables import Mp4Track, read_tables
@@ -87,6 +87,11 @@ def open_video(path: str | Path, *, backend: str = "auto") -> VideoReader:
     return reader
 
 
+def open_array(frames: np.ndarray, *, fps: float, name: str) -> VideoReader:
+    """Frames in memory as an open video: uint8 (T, H, W, 3) RGB, at so many frames per second."""
+    return VideoReader(name, _Array(frames, fps), "frames in memory")
+
+
 class VideoReader:
     """An open video; made by ``open_video``. A context manager.
 
@@ -101,7 +106,7 @@ class VideoReader:
         reason: why this decoder reads the file.
     """
 
-    def __init__(self, path: str, source: Mp4Video | LibavVideo, reason: str) -> None:
+    def __init__(self, path: str, source: Mp4Video | LibavVideo | _Array, reason: str) -> None:
         self.path = path
         self.reason = reason
         self._source = source
@@ -117,7 +122,7 @@ class VideoReader:
 
     @property
     def backend(self) -> str:
-        """``decord``, ``pyav`` or ``torchcodec``: who decodes."""
+        """``decord``, ``pyav`` or ``torchcodec``: who decodes; ``memory`` where nobody needs to."""
         return self._source.backend
 
     def __len__(self) -> int:
@@ -233,6 +238,25 @@ class Mp4Video:
             raise DecodeError(f"{doubt}, and {len(counted.times)} of {len(self.times)} can be decoded")
         self._counted = counted
         return counted
+
+
+class _Array:
+    """Frames that are decoded already, uint8 (T, H, W, 3); for the attributes see ``LibavVideo``."""
+
+    backend, codec, orientation = "memory", "rawvideo", Orientation()
+
+    def __init__(self, frames: np.ndarray, fps: float) -> None:
+        self.frames, self.fps = frames, fps
+        self.height, self.width = frames.shape[1:3]
+        self.keyframes = np.arange(len(frames))
+        self.times = self.keyframes / fps
+
+    def decode(self, wanted: np.ndarray) -> np.ndarray:
+        """Frames by index, rising; uint8 (len(wanted), H, W, 3)."""
+        return self.frames[wanted]
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 _DECODERS = {"decord": decode_with_decord, "pyav": decode_with_pyav, "torchcodec": decode_with_torchcodec}

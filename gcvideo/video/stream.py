@@ -18,7 +18,7 @@ from gcvideo.video.pyav_decoder import declared_fps, orientation_of
 
 @dataclass(frozen=True, slots=True)
 class StreamFrame:
-    """A decoded frame, not yet converted: number, seconds since the first frame, and PyAV's frame."""
+    """A decoded frame: number, seconds since the first frame, and PyAV's frame or uint8 (H, W, 3) RGB."""
 
     index: int
     time: float
@@ -26,6 +26,8 @@ class StreamFrame:
 
     def rgb(self) -> np.ndarray:
         """uint8 (H, W, 3), as displayed: rotation metadata applied."""
+        if isinstance(self.picture, np.ndarray):
+            return self.picture
         return orientation_of(self.picture).apply(self.picture.to_ndarray(format="rgb24"))
 
 
@@ -34,6 +36,7 @@ class FrameStream:
 
     Args:
         source: a file, ``camera:N`` for the camera /dev/videoN, or an open binary file such as ``sys.stdin.buffer``.
+        name: of an open file, for messages.
 
     Attributes:
         fps: average frames per second, as the source declares it; 25 where it declares none.
@@ -44,10 +47,10 @@ class FrameStream:
         VideoError: the source cannot be opened or has no video.
     """
 
-    def __init__(self, source: str | IO[bytes]) -> None:
+    def __init__(self, source: str | IO[bytes], *, name: str = "standard input") -> None:
         import av
 
-        self.name = source if isinstance(source, str) else "standard input"
+        self.name = source if isinstance(source, str) else name
         self.problem: str | None = None
         place, options = _what_to_open(source)
         try:
