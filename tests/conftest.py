@@ -1,6 +1,11 @@
 """Fixtures of the whole suite."""
 
+import os
 from pathlib import Path
+
+# Before torch is imported, and inherited by every process that a test starts: the tensors of tests are so small that
+# several threads only wait for each other, above all where as many tests run side by side as there are cores.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 import pytest
 import torch

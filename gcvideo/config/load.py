@@ -100,7 +100,7 @@ def _resolve(sources: Sequence[tuple[str, dict[str, Any]]], overrides: Sequence[
     config: Any = OmegaConf.structured(RunConfig)
     for where, values in (*sources, *_parse_overrides(overrides)):
         with _named_errors(where):
-            config = OmegaConf.merge(config, values)
+            config = OmegaConf.unsafe_merge(config, values)
         stages = values.get("model", {}).get("context", {}).get("stages")
         if stages is not None:  # replaced as a whole instead of added to the places of the bases
             config.model.context.stages = stages
