@@ -4,6 +4,7 @@ Each task is a function of its arguments that returns what it did: the table tha
 """
 
 import argparse
+import csv
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def synthetic(args: argparse.Namespace) -> dict[str, Any]:
 
 def download(args: argparse.Namespace) -> dict[str, Any]:
     """Download splits of Kinetics and index them; prints what there is beside what was published."""
-    from gcvideo.data.annotations import load_records
+    from gcvideo.data.annotations import load_classes, load_records
     from gcvideo.prepare.download import EDITIONS, download_kinetics
 
     options: dict[str, Any] = {"splits": args.splits, "base": args.base, "keep_tars": args.keep_tars}
@@ -107,7 +108,12 @@ def download(args: argparse.Namespace) -> dict[str, Any]:
         options = {"annotation": args.out / f"annotations/{split}.csv", "root": args.out / split}
         out = args.out / f"{split}.parquet"
         if not out.exists():
-            index(argparse.Namespace(out=out, classes=args.name, workers=args.workers, **options))
+            with options["annotation"].open(encoding="utf-8-sig", newline="") as file:
+                unknown = {row.get("label") or "" for row in csv.DictReader(file)} - {"", *load_classes(args.name)}
+            if unknown:
+                warn(f"{file.name}: {min(unknown)!r} is no class of {args.name}; labels follow its own sorted names")
+            classes = None if unknown else args.name
+            index(argparse.Namespace(out=out, classes=classes, workers=args.workers, **options))
         records, published = load_records(out), EDITIONS[args.name]["videos"][split]
         counts = {"files": count, "published": published, "indexed": len(records), "missing": len(records.missing)}
         results[split] = {"index": str(out), **counts, "fingerprint": records.fingerprint}

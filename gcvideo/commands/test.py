@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--html", metavar="FILE", help="write a report with accuracy per class, mistakes and failures")
     add("--restart", action="store_true", help="discard the finished videos of an interrupted test")
     add("--compile", action="store_true", help="compile the network first (pays for many videos)")
+    text = "folders of tested runs: mean and standard deviation of their accuracies, as over the splits of UCF101"
+    add("--mean", nargs="+", metavar="RUN", help=text)
     scoring = parser.add_argument_group("re-scoring, without model or videos")
     text = "a predictions.npz; several on the same videos are averaged: an ensemble of networks"
     scoring.add_argument("--from-predictions", nargs="+", action="extend", metavar="FILE", help=text)
@@ -40,8 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Test, or re-score; prints tables and writes the results."""
-    if bool(args.checkpoint) == bool(args.from_predictions):
-        raise ConfigError("give either a checkpoint or --from-predictions FILE")
+    if [bool(args.checkpoint), bool(args.from_predictions), bool(args.mean)].count(True) != 1:
+        raise ConfigError("give either a checkpoint, or --from-predictions FILE, or --mean RUN RUN ...")
+    if args.mean:
+        results = mean_of_tests(args.mean)
+        if args.json:
+            write_json(args.json, results)
+        return 0
     for option in ("ensemble", "subset", "compare", "weights"):
         if getattr(args, option) and not args.from_predictions:
             raise ConfigError(f"--{option} re-scores a predictions.npz: give one with --from-predictions FILE")
@@ -58,6 +67,31 @@ def run(args: argparse.Namespace) -> int:
             write_test_report(args.html, results, predictions)
             console.say(f"report: {args.html}")
     return 0 if results["answered"] else 2
+
+
+def mean_of_tests(runs: list[str]) -> dict[str, Any]:
+    """Mean and standard deviation (n - 1) of the video accuracies of several tests, which are printed."""
+    files = [str(Path(run) / "results.json" if Path(run).is_dir() else run) for run in runs]
+    tests: dict[str, dict[str, Any]] = {}
+    protocol = ""
+    for file in files:
+        try:
+            test = json.loads(Path(file).read_text(encoding="utf-8"))
+            tests[file] = {name: test[name] for name in ("annotation", "videos", "failed")} | test["video"]
+            own = f"{test['protocol']}, {test['ensemble']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DataError(f"{file}: holds no results of a test; run gcvideo test on this run first") from None
+        if own != (protocol := protocol or own):
+            raise DataError(f"{file}: was tested by {own}, but {files[0]} by {protocol}; test both in one way")
+    if len(tests) < max(2, len(files)):
+        raise ConfigError("--mean: give at least two runs, each once")
+    values = {top: [test[top] for test in tests.values()] for top in ("top1", "top5")}
+    mean, sd = ({top: f(v) for top, v in values.items()} for f in (statistics.fmean, statistics.stdev))
+    rows = [[test[name] for name in ("annotation", "videos", "failed", *values)] for test in tests.values()]
+    rows += [["mean", "", "", *mean.values()], ["standard deviation", "", "", *sd.values()]]
+    rows = [[*row[:3], *map(percent, row[3:])] for row in rows]
+    console.table(rows, columns=["test on", "videos", "unreadable", "video top-1", "video top-5"], title=protocol)
+    return {"protocol": protocol, "tests": tests, "mean": mean, "sd": sd}
 
 
 def _test(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:

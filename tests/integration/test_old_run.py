@@ -67,6 +67,34 @@ def test_its_predictions_are_scored_again(tmp_path: Path) -> None:
         assert results[key] == stored[key], key
 
 
+def test_its_results_are_averaged_with_those_of_other_splits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = json.loads((STORED / "results.json").read_text())
+    for split, top1 in enumerate((0.5, 0.6, 0.75), start=1):
+        results = {**stored, "annotation": f"testlist0{split}.txt", "video": {"top1": top1, "top5": 0.9}}
+        (tmp_path / str(split)).mkdir()
+        (tmp_path / str(split) / "results.json").write_text(json.dumps(results))
+    runs = [str(tmp_path / name) for name in ("1", "2", "3/results.json")]
+    assert main(["test", "--mean", *runs, "--json", str(tmp_path / "mean.json")]) == 0
+    mean = json.loads((tmp_path / "mean.json").read_text())
+    assert (mean["mean"]["top1"], mean["mean"]["top5"]) == (pytest.approx(0.185 / 0.3), pytest.approx(0.9))
+    assert (mean["sd"]["top1"], mean["sd"]["top5"]) == (pytest.approx(0.125831, abs=1e-6), pytest.approx(0))
+    shown = capsys.readouterr().out
+    assert "testlist02.txt" in shown
+    assert "61.67 %" in shown
+    (tmp_path / "other.json").write_text(json.dumps({**stored, "protocol": "1 clips x 1 crops of 32"}))
+    (tmp_path / "training.json").write_text('{"training": {}}')
+    for arguments, message in [
+        ([runs[0]], "--mean: give at least two runs, each once"),
+        ([runs[0], runs[1], runs[0]], "--mean: give at least two runs, each once"),
+        ([runs[0], str(tmp_path / "other.json")], "was tested by 1 clips x 1 crops of 32, softmax, but"),
+        ([runs[0], str(tmp_path / "training.json")], "training.json: holds no results of a test; run gcvideo test"),
+    ]:
+        assert main(["test", "--mean", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_a_test_of_it_gives_its_predictions(run: Path, tmp_path: Path) -> None:
     assert main(["test", str(run), "--output", str(tmp_path / "test")]) == 0
     with np.load(STORED / "predictions.npz") as old, np.load(tmp_path / "test" / "predictions.npz") as new:

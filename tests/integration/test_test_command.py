@@ -328,7 +328,7 @@ def test_a_run_folder_means_its_best_checkpoint(place: Path) -> None:
         (["{best}", "model.depth=50"], "comes with the checkpoint"),
         (["absent.pt"], "absent.pt: no such checkpoint"),
         (["{place}"], "neither checkpoints/best.pt nor checkpoints/last.pt"),
-        ([], "give either a checkpoint or"),
+        ([], "give either a checkpoint, or --from-predictions"),
         (["{best}", "--ensemble", "max"], "--from-predictions"),
         (["{best}", "data.val.annotation=nowhere.txt"], "nowhere.txt"),
         (["{best}", "data.val.annotation=null"], "data.test.annotation"),

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from gcvideo.cli import main
+from gcvideo.data.annotations import load_classes, load_records
 from gcvideo.errors import DataError
 from gcvideo.prepare import download
 from gcvideo.prepare.download import BASE, download_kinetics, unpack
@@ -142,6 +143,16 @@ def test_from_nothing_to_an_index(server, tmp_path, capsys):
     assert server.bodies() == []
     assert json.loads((tmp_path / "j").read_text()) == results
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_labels_are_in_published_order_unless_the_annotation_has_others(server, tmp_path, capsys):
+    command = ["prepare", "download", "kinetics400", "--splits", "val", "--base", server.base]
+    assert main([*command, str(tmp_path / "a")]) == 0
+    assert load_records(tmp_path / "a/val.parquet").classes == load_classes("kinetics400")
+    server.files["/400/annotations/val.csv"] = (HEADER + f'"juggling, badly",{IDS[0]},3,13,val\n').encode()
+    assert main([*command, str(tmp_path / "b")]) == 0
+    assert load_records(tmp_path / "b/val.parquet").classes == ("juggling, badly",)
+    assert "val.csv: 'juggling, badly' is no class of kinetics400" in capsys.readouterr().err
 
 
 def test_a_lost_video_is_unpacked_again_and_the_index_made_again(server, tmp_path):
