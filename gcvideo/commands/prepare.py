@@ -15,7 +15,16 @@ from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
 
 # Smallest values of the numeric options, of all tasks.
-LEAST = {"workers": 0, "seed": 0, "seconds": 1e-3, "gigabytes": 1e-3, "megabytes": 1e-3, "short_side": 1, "compare": 1}
+LEAST = {
+    "workers": 0,
+    "seed": 0,
+    "seconds": 1e-3,
+    "gigabytes": 1e-3,
+    "megabytes": 1e-3,
+    "short_side": 1,
+    "compare": 1,
+    "per_class": 1,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument("--keep-tars", action="store_true", help="keep the tar files, in OUT/tars")
     task.add_argument("--base", default=BASE, metavar="URL", help="a mirror with the same paths (%(default)s)")
 
+    task = add_task(
+        "motion", "write sample videos of the procedural motion that networks can train on, and a picture of all"
+    )
+    task.add_argument("out", type=Path, help="folder for a folder of videos a class, and sheet.png")
+    task.add_argument("--per-class", type=int, default=4, metavar="N", help="videos of each class (%(default)s)")
+    task.add_argument("--seed", type=int, default=0, help="the same seed gives the same videos (%(default)s)")
+
     task = add_task("index", "write the properties of each video into one Parquet file", annotation=True)
     task.add_argument("--out", type=Path, metavar="FILE", help="by default ANNOTATION with the suffix .parquet")
     task.add_argument("--classes", type=Path, metavar="FILE", help="class names in label order")
@@ -78,8 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the task that was asked for; returns 1 if a transcode failed for some videos."""
     require_numbers(args, **{name: least for name, least in LEAST.items() if name in args})
-    tasks = (synthetic, download, index, verify, transcode, shard)
+    tasks = (synthetic, motion, download, index, verify, transcode, shard)
     results = {task.__name__: task for task in tasks}[args.task](args)
+
     shown = [(name, value) for name, value in results.items() if not isinstance(value, (list, dict))]
     if shown:
         table(shown, columns=(args.task, ""))
@@ -121,6 +138,14 @@ def download(args: argparse.Namespace) -> dict[str, Any]:
     columns = ("split", "files", "published", "indexed", "missing", "fingerprint")
     table(rows, columns=columns, title=f"{args.name}: files of the tar files, and videos of the annotations")
     return results
+
+
+def motion(args: argparse.Namespace) -> dict[str, Any]:
+    """Write samples of procedural motion."""
+    from gcvideo.prepare.motion import CLASSES, write_samples
+
+    sheet = write_samples(args.out, per_class=args.per_class, seed=args.seed, workers=args.workers)
+    return {"sheet": str(sheet), "videos": args.per_class * len(CLASSES), "classes": list(CLASSES)}
 
 
 def index(args: argparse.Namespace) -> dict[str, Any]:

@@ -81,6 +81,9 @@ class DataConfig:
         train: videos to train on.
         val: videos to validate on.
         test: videos to test on. Default: the val split.
+        dataset: dotted path "module:name" of training clips of your own making, instead of ``train``: a subclass of
+            ``gcvideo.data.dataset.ClipDataset``, called as ``name(data=..., seed=...)`` with this section and the run's
+            seed. ``gcvideo.prepare.motion:MotionClips``: procedural motion. Default: the videos of ``train``.
         classes: text file with one class name per line, in label order, or kinetics400, kinetics600 or kinetics700.
             Default: the sorted class names of the train split.
         format: format of the annotations: auto (what they look like), kinetics, list, folders, index, ucf101, hmdb51,
@@ -114,6 +117,7 @@ class DataConfig:
     train: SplitConfig = field(default_factory=SplitConfig)
     val: SplitConfig = field(default_factory=SplitConfig)
     test: SplitConfig = field(default_factory=SplitConfig)
+    dataset: str | None = None
     classes: str | None = None
     format: str = "auto"
     split: int = 1

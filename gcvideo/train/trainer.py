@@ -12,7 +12,7 @@ from torch import nn
 
 from gcvideo import device as runtime
 from gcvideo import distributed
-from gcvideo.config import RunConfig
+from gcvideo.config import RunConfig, import_object
 from gcvideo.console import Progress, log_to, say
 from gcvideo.data.dataset import ClipBatch, ClipDataset, ViewDataset
 from gcvideo.data.loader import Loader, eval_loader, train_loader
@@ -56,8 +56,8 @@ class Trainer:
             checkpoints hold its state dict, but ``gcvideo test`` cannot build it: for that, give ``model.arch`` a
             dotted path instead.
         loss: maps logits (N, K), float32, and labels (N,) int64, or (N, K) float where clips are mixed, to a scalar.
-        dataset: training clips instead of those of ``data.train``: a ``ClipDataset``, or a subclass with a ``sample``
-            of your own. It does not work with ``train.multigrid``, which changes the clips.
+        dataset: training clips instead of those of ``data.train`` or ``data.dataset``: a ``ClipDataset``, or a subclass
+            with a ``sample`` of your own. It does not work with ``train.multigrid``, which changes the clips.
         overfit: train and validate on so many training videos, spread over the list, until all are learned.
 
     Raises:
@@ -76,8 +76,11 @@ class Trainer:
         self.config, self.model, self.loss, self.dataset, self.overfit = config, model, loss, dataset, overfit
         self.device = runtime.pick_device(config.device)
         self.micro_batch = micro_batch_size(config)
-        if dataset is not None and (overfit is not None or config.train.multigrid != "none"):
-            raise ConfigError("Trainer(dataset=...): does not work with overfit, nor with train.multigrid")
+        if dataset is None and config.data.dataset is not None:
+            make = import_object(config.data.dataset, key="data.dataset")
+            self.dataset = make(data=config.data, seed=config.seed)
+        if self.dataset is not None and (overfit is not None or config.train.multigrid != "none"):
+            raise ConfigError("data.dataset, Trainer(dataset=...): does not work with --overfit, nor train.multigrid")
         self.folder = RunFolder(config)
         self.checkpoints = CheckpointFolder(self.folder.checkpoints, keep=config.train.keep_checkpoints)
         self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)

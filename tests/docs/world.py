@@ -38,6 +38,7 @@ TINY: dict[str, list[str]] = {
         "--block-sizes 4 8 --block-at 2 4"
     ),
     "prepare synthetic": shlex.split("--train 8 --val 8"),
+    "prepare motion": shlex.split("--per-class 1"),
     "benchmark blocks": shlex.split("--stages res5 --batch 1 --rounds 1 --nl-rounds 1 --model-rounds 0"),
     "benchmark complexity": shlex.split("--frames 4 --size 32"),
     "benchmark train": shlex.split("--frames 4 --crop 32 --rounds 1 --batch 1 --up-to 1"),
@@ -197,7 +198,8 @@ def tiny(argv: list[str]) -> list[str]:
             return words
         synthetic = any("synthetic" in word or word == "cbam.yaml" for word in words)
         classes = 8 if synthetic else 2 if any("my_format" in word for word in words) else 4
-        extra.append(f"model.num_classes={classes}")
+        motion = any(word.startswith("motion/") for word in words)
+        extra += ["train.epochs=0.002"] if motion else [f"model.num_classes={classes}"]
         extra += ["--overwrite"] * (not {"--resume", "--dry-run", "--overfit"} & set(words))
         return [*words, *extra]
     if command == "benchmark compare" and "--skip" not in words:

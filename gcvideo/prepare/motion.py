@@ -1,0 +1,248 @@
+"""Procedural motion: endless clips of shapes, cameras and jointed bodies, whose classes are kinds of motion.
+
+They are drawn while a network trains, and show nobody's videos. A clip is a pure function of (seed, epoch, slot). All
+looks are random and independent of the class: textures, colours, sizes, speeds, sides, cameras, lights, occluders,
+bystanders, noise and the artefacts of compression.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from gcvideo.config import DataConfig
+from gcvideo.data.dataset import ClipBatch, ClipDataset
+from gcvideo.data.records import RecordTable
+from gcvideo.data.sampling import sample_rng
+from gcvideo.data.worker_pool import Hold
+from gcvideo.errors import DataError
+from gcvideo.files import write_atomically
+from gcvideo.prepare.bodies import ACTIONS, TABLE, Body, courses, value
+from gcvideo.prepare.encode import encode_frames
+from gcvideo.prepare.jobs import run_jobs
+from gcvideo.prepare.synthetic import ENCODER
+from gcvideo.prepare.textures import Surface, textures
+
+# A motion in the plane is (z, b), complex (T,): a point p goes to z p + b, in widths of the frame, y downwards.
+Motion = tuple[np.ndarray, np.ndarray]
+Range = tuple[float, float]
+Drawer = Callable[[Image.Image, int], None]  # draws a frame of something into a picture
+CLASSES = (
+    *(f"shape {name}" for name in TABLE["planes"]),
+    *(f"camera {name}" for name in TABLE["camera"]),
+    *(f"body {name}" for name in ACTIONS),
+)
+PAIRS = ("parting", "meeting")  # planes of which every other one goes the other way
+CLIPS = 100  # of each class in an epoch
+
+
+class MotionClips(ClipDataset):
+    """Training clips of procedural motion, for ``data.dataset``: every epoch has other clips of the same classes.
+
+    Of ``data``, frames, crop and augment count. Clips are not flipped: a mirrored one can belong to another class.
+
+    Args:
+        data: shape and augmentation of the clips.
+        seed: of the run.
+    """
+
+    def __init__(self, *, data: DataConfig, seed: int) -> None:
+        names = [f"{name}/{number}" for number in range(CLIPS) for name in CLASSES]
+        labels = np.arange(len(names)) % len(CLASSES)
+        records = RecordTable(ids=names, paths=names, labels=labels, classes=CLASSES, source="procedural motion")
+        super().__init__(records, data=data, seed=seed)
+        textures()  # before worker processes are forked, so that they share them
+
+    def sample(self, epoch: int, slot: int, hold: Hold = lambda index: None) -> ClipBatch:
+        """The clips of a slot, drawn at once."""
+        rng, index = sample_rng(self.seed, epoch, slot), slot % len(self)
+        label = int(self.records.labels[index])
+        clips = []
+        for _ in range(self.data.augment.clips_per_video):
+            clip = torch.from_numpy(draw_clip(label, rng, frames=self.data.frames, size=self.data.crop))
+            clip = clip.permute(3, 0, 1, 2).contiguous()
+            clips.append(clip if self._augment is None else self._augment(clip, rng))
+        labels = torch.full((len(clips),), label)
+        return ClipBatch(torch.stack(clips), labels, torch.full_like(labels, index), [])
+
+
+def write_samples(folder: str | Path, *, per_class: int = 4, seed: int = 0, workers: int | None = None) -> Path:
+    """Write clips of every class as videos of 16 frames of 96 x 96, in a folder a class, and a picture of all classes.
+
+    Args:
+        folder: created if it does not exist; videos of the same names are replaced.
+        per_class: videos of each class.
+        seed: the same seed gives the same videos.
+        workers: processes that draw and encode; by default one a core.
+
+    Returns:
+        the contact sheet ``sheet.png``: the first clip of each class, a row each, in the order of ``CLASSES`` down the
+        left half and then the right.
+
+    Raises:
+        DataError: a video cannot be written.
+    """
+    folder = Path(folder).expanduser()
+    videos = [(folder, label, number, seed) for label in range(len(CLASSES)) for number in range(per_class)]
+    for video, _, error in run_jobs(_write_sample, videos, title="procedural motion", workers=workers):
+        if error:
+            raise DataError(f"{folder / CLASSES[video[1]]}: {error}")
+    rows = [np.concatenate(list(_sample(label, 0, seed)[::2]), axis=1) for label in range(len(CLASSES))]
+    rows += [np.zeros_like(rows[0])] * (len(rows) % 2)
+    columns = [np.concatenate(half) for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :])]
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate(columns, axis=1)).save(file, "PNG")
+    write_atomically(folder / "sheet.png", file.getvalue())
+    return folder / "sheet.png"
+
+
+def _sample(label: int, number: int, seed: int) -> np.ndarray:
+    return draw_clip(label, np.random.default_rng((seed, label, number)), frames=16, size=96)
+
+
+def _write_sample(video: tuple[Path, int, int, int]) -> None:
+    folder, label, number, seed = video
+    path = folder / CLASSES[label] / f"{number}.mp4"
+    write_atomically(path, encode_frames(_sample(label, number, seed), fps=8, options=ENCODER))
+
+
+def draw_clip(label: int, rng: np.random.Generator, *, frames: int, size: int) -> np.ndarray:
+    """A clip of a class, uint8 (T, H, W, 3) RGB.
+
+    Args:
+        label: of ``CLASSES``.
+        rng: decides everything that is random.
+        frames: T; the motion covers the clip at any number.
+        size: H and W. The pictures are drawn twice as large and then reduced, which smooths edges.
+    """
+    kind, _, motion = CLASSES[label].partition(" ")
+    u = (np.arange(frames) + 0.5) / frames - 0.5
+    q = 2 * np.pi * (min(rng.uniform(0.8, 2.6), frames / 3) * u + rng.random())  # at least three frames a round
+    side, still, camera = 2 * size, _plane("still", u, q, 1.0), _shaky_camera(u, rng)
+    if kind == "camera":
+        camera = _after(_plane(motion, u, q, rng.uniform(0.4, 1)), camera)
+    ground, number = Surface(rng), rng.choice(4, p=[0.5, 0.25, 0.15, 0.1])
+    drawers = [_shape(still, camera, side, rng, (0.04, 0.2)) for _ in range(number)]
+    if rng.random() < 0.25:  # a bystander
+        drawers.append(_person(Body("stands", u, q + 1, rng), camera, side, rng, tallest=0.7))
+    if kind == "shape":
+        z, b = _plane(motion, u, q, rng.uniform(0.4, 1))
+        pair = np.exp(2j * np.pi * rng.random()) * np.array([1, -1])  # they go opposite ways
+        ways = pair if motion in PAIRS else np.ones(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
+        centre = 0j if motion in PAIRS else None
+        drawers += [_shape((z, b * way), camera, side, rng, (0.08, 0.26), centre) for way in ways]
+    if kind == "body":
+        if rng.random() < 0.25:  # another one does the same
+            late = rng.uniform(0, 2 * np.pi)
+            drawers.append(_person(Body(motion, u, q + late, rng), camera, side, rng, tallest=0.7))
+        drawers.append(_person(Body(motion, u, q, rng), camera, side, rng))
+    if rng.random() < 0.15:  # something in front
+        drawers.append(_shape(still, camera, side, rng, (0.05, 0.15)))
+    pictures = []
+    for k, view in enumerate(zip(*camera, strict=True)):
+        picture = ground.picture(*view, side, (0, 0, side, side))
+        for draw in drawers:
+            draw(picture, k)
+        pictures.append(picture.reduce(2))
+    return _film(pictures, rng)
+
+
+def _plane(name: str, u: np.ndarray, q: np.ndarray, amount: float) -> Motion:
+    """A motion of ``motions.yaml``."""
+    entry, time = TABLE["planes"][name], courses(u, q)
+    x, y, turn, growth = (amount * value(entry.get(key, 0), time) for key in ("x", "y", "turn", "growth"))
+    return np.exp(growth + 1j * turn), x + 1j * y
+
+
+def _after(outer: Motion, inner: Motion) -> Motion:
+    """The inner motion, then the outer one."""
+    return outer[0] * inner[0], outer[0] * inner[1] + outer[1]
+
+
+def _shaky_camera(u: np.ndarray, rng: np.random.Generator) -> Motion:
+    """A camera that stands in half of the clips, and else drifts and shakes a little."""
+    growth, roll, x, y = rng.normal(0, [0.08, 0.04, 0.06, 0.06]) * (rng.random() < 0.5)
+    shake = rng.normal(0, rng.uniform(0, 0.012), (2, len(u))) * (rng.random() < 0.25)
+    return np.exp((growth + 1j * roll) * u), (x + 1j * y) * u + shake[0] + 1j * shake[1]
+
+
+def _shape(
+    motion: Motion, camera: Motion, side: int, rng: np.random.Generator, radius: Range, centre: complex | None = None
+) -> Drawer:
+    """A textured polygon of a random radius in a range that moves about its own centre."""
+    count = int(rng.integers(3, 16))
+    angles = (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * 2 * np.pi / count
+    outline = rng.uniform(*radius) * np.exp(1j * angles) * rng.uniform(0.6, 1, count)
+    outline = (outline.real * rng.uniform(0.4, 1) + 1j * outline.imag) * np.exp(2j * np.pi * rng.random())
+    place = complex(*rng.uniform(-0.3, 0.3, 2)) if centre is None else centre
+    z, b = _after(camera, (motion[0], motion[1] + place))
+    points = _pixels(z[:, None] * outline + b[:, None], side).view(float).reshape(len(z), -1, 2)
+    corners = np.concatenate([points.min(axis=1), points.max(axis=1) + 1], axis=1)
+    boxes, surface = corners.clip(0, side).astype(int).tolist(), Surface(rng)
+
+    def draw(picture: Image.Image, k: int) -> None:
+        left, top, right, bottom = box = boxes[k]
+        if left < right and top < bottom:
+            mask = Image.new("L", (right - left, bottom - top))
+            ImageDraw.Draw(mask).polygon((points[k] - box[:2]).ravel().tolist(), fill=255)
+            picture.paste(surface.picture(z[k], b[k], side, box), (left, top), mask)
+
+    return draw
+
+
+def _person(body: Body, camera: Motion, side: int, rng: np.random.Generator, *, tallest: float = 1.0) -> Drawer:
+    """A body somewhere in the frame."""
+    height = rng.uniform(0.4, 1) * tallest
+    points = (body.points - body.points.mean()) * height
+    points += complex(*rng.uniform(-0.2, 0.2, 2)) * (1.6 - height)
+    places = _pixels(camera[0][:, None] * points + camera[1][:, None], side)
+    return lambda picture, k: body.draw(picture, k, places[k], height * abs(camera[0][k]) * side)
+
+
+def _pixels(points: np.ndarray, side: int) -> np.ndarray:
+    return (points + (0.5 + 0.5j)) * side
+
+
+def _film(pictures: list[Image.Image], rng: np.random.Generator) -> np.ndarray:
+    """What light, lens, sensor and compression make of the pictures; uint8 (T, H, W, 3)."""
+    if rng.random() < 0.2:  # low resolution
+        size = pictures[0].size
+        small = (round(size[0] * rng.uniform(0.35, 0.8)),) * 2
+        pictures = [p.resize(small, Image.Resampling.BOX).resize(size, Image.Resampling.BILINEAR) for p in pictures]
+    if rng.random() < 0.15:
+        pictures = [_compressed(picture, int(rng.integers(10, 50))) for picture in pictures]
+    clip = np.stack([np.asarray(picture) for picture in pictures]).astype(np.float32)
+    frames, height, width = clip.shape[:3]
+    if rng.random() < 0.1:
+        clip[:] = clip.mean(axis=3, keepdims=True)
+    gain = rng.uniform(0.15, 0.5) if rng.random() < 0.15 else rng.uniform(0.7, 1.2)  # dark or not
+    tint = gain * rng.uniform(0.85, 1.15, 3)
+    light = np.ones((frames, 1, 1, 1))
+    if rng.random() < 0.2:
+        light += rng.normal(0, 0.06, (frames, 1, 1, 1))  # flicker
+    if rng.random() < 0.4:  # light from one side
+        ramp = rng.normal(0, 0.3, 2)[:, None] * (np.linspace(-1, 1, height), np.linspace(-1, 1, width))
+        light = light * np.exp(ramp[0][:, None, None] + ramp[1][:, None])
+    clip *= (light * tint).astype(np.float32)
+    clip += np.float32(rng.uniform(-20, 30) * min(gain, 1))
+    noise = _noise()
+    start = rng.integers(noise.size - clip.size) if noise.size > clip.size else 0
+    clip += np.resize(noise[start:], clip.shape) * np.float32(rng.uniform(0, 9))
+    return clip.clip(0, 255).astype(np.uint8)
+
+
+def _compressed(picture: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
+
+
+@functools.cache
+def _noise() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(1 << 20, dtype=np.float32)
