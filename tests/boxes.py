@@ -50,6 +50,7 @@ def decode_in_order(path: Path) -> list[np.ndarray]:
     with av.open(str(path), metadata_errors="replace") as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
+        stream.codec_context.options = {"flags": "unaligned"}
         for packet in [*(packet for packet in container.demux(stream) if packet.size), None]:
             with contextlib.suppress(av.FFmpegError):  # no picture, or the last one of a file that was cut short
                 frames += stream.codec_context.decode(packet)
@@ -184,6 +185,40 @@ def patched(kind: bytes, at: int, data: bytes) -> Callable[[Path, Path], None]:
         target.write_bytes(whole)
 
     return change
+
+
+def filtered(description: str) -> Callable[[Path, Path], None]:
+    """Copy packets through a bitstream filter, whose parameter sets the new file declares."""
+
+    def change(source: Path, target: Path) -> None:
+        with av.open(str(source)) as old, av.open(str(target), "w") as new:
+            stream = old.streams.video[0]
+            copy = new.add_stream_from_template(stream)
+            changed = BitStreamFilterContext(description, stream, copy)
+            for packet in [*(packet for packet in old.demux(stream) if packet.size), None]:
+                for result in changed.filter(packet):
+                    result.stream = copy
+                    new.mux(result)
+
+    return change
+
+
+def ended(samples: list[Sample]) -> list[Sample]:
+    """HEVC samples with an end of sequence in front of their second key picture."""
+    key = [i for i, sample in enumerate(samples) if sample.key][1]
+    return [Sample(s.data + b"\0\0\0\2\x48\x01" * (i == key - 1), s.place, s.key) for i, s in enumerate(samples)]
+
+
+def not_output(samples: list[Sample]) -> list[Sample]:
+    """HEVC samples whose second key picture, an IDR picture, forbids the output of those before it."""
+    index = [i for i, sample in enumerate(samples) if sample.key][1]
+    key = samples[index]
+    position = 0
+    while key.data[position + 4] >> 1 not in (19, 20):
+        position += 4 + int.from_bytes(key.data[position : position + 4], "big")
+    data = bytearray(key.data)
+    data[position + 6] |= 0x40
+    return [*samples[:index], Sample(bytes(data), key.place, key.key), *samples[index + 1 :]]
 
 
 def copied(*, from_: int = 0, to: int = 1 << 30, times: str = "pts", **options: str) -> Callable[[Path, Path], None]:

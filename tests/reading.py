@@ -51,9 +51,9 @@ VIDEOS: dict[str, tuple[dict, bool]] = {
     "ten_bits.mp4": ({**x264(), "pixel_format": "yuv420p10le"}, False),
     "yuv444.mp4": ({**x264(), "pixel_format": "yuv444p"}, True),
     "full_range.mp4": ({**x264(), "pixel_format": "yuvj420p"}, True),
-    "hevc_closed.mp4": (x265("open-gop=0:keyint=12"), True),
-    "hevc_open.mp4": (x265("open-gop=1:keyint=12:bframes=4"), True),
-    "hevc_layers.mp4": (x265("temporal-layers=3:keyint=15:bframes=4"), True),
+    "hevc_closed.mp4": (x265("open-gop=0:keyint=12"), False),
+    "hevc_open.mp4": (x265("open-gop=1:keyint=12:bframes=4"), False),
+    "hevc_layers.mp4": (x265("temporal-layers=3:keyint=15:bframes=4"), False),
     "hevc_ten_bits.mp4": ({**x265("keyint=12"), "pixel_format": "yuv420p10le"}, False),
     "hevc_open.mkv": (x265("open-gop=1:keyint=12:bframes=4"), False),
     "open_gop.mkv": (x264(bframes=3, open_gop=1), False),
@@ -73,10 +73,10 @@ VIDEOS: dict[str, tuple[dict, bool]] = {
     "animation.gif": ({"codec": "gif", "pixel_format": "rgb8"}, False),
 }
 # Those of decord's that PyAV reads where nobody asks for decord.
-PYAV_PREFERRED = {"open_gop.mp4", "open_gop_many_b.mp4", "hevc_closed.mp4", "hevc_open.mp4", "hevc_layers.mp4"}
+PYAV_PREFERRED = {"open_gop.mp4", "open_gop_many_b.mp4"}
 # Those that torchcodec may read beside decord's.
 FOR_TORCHCODEC = {
-    *("fragmented.mp4", "late_start.mkv", "hevc_open.mkv", "open_gop.mkv"),
+    *("fragmented.mp4", "late_start.mkv", "open_gop.mkv"),
     *("vp9.webm", "vp9.mp4", "av1.mp4", "av1.mkv"),
 }
 

@@ -22,11 +22,14 @@ from tests.boxes import (
     WIDTH,
     Sample,
     copied,
+    ended,
     exchanged,
+    filtered,
     first_bytes,
     in_decoding_order,
     last_bytes,
     matrix,
+    not_output,
     numbered,
     patched,
     samples_of,
@@ -334,3 +337,16 @@ for label, values, turned in (
     derived(f"matrix_{label}_fragments.mp4", "h264_fragments.mp4", patched(b"tkhd", 40, matrix(*values)), turned=turned)
 derived("matrix_45.mp4", B, patched(b"tkhd", 40, matrix(46341, 46341, -46341, 46341)), refusable=True)
 derived("matrix_movie.mp4", B, patched(b"mvhd", 36, matrix(0, ONE, -ONE, 0)), turned=lambda frame: np.rot90(frame, -1))
+
+# ---- What the stream itself says of display and output
+for name, source, change in (
+    ("cropped_left", B, "h264_metadata=crop_left=8"),
+    ("cropped_left_hevc", HEVC, "hevc_metadata=crop_left=8"),
+    ("cropped_all", B, "h264_metadata=crop_left=2:crop_right=6:crop_top=4:crop_bottom=2"),
+    ("range_in_stream", B, "h264_metadata=video_full_range_flag=1:matrix_coefficients=1"),
+):
+    for suffix in ("mp4", "mkv"):
+        derived(f"{name}.{suffix}", source, filtered(change), None)
+for source in (HEVC, "hevc_b2_open1.mp4", "hevc_b4_open1.mp4"):
+    derived(f"ended_{source}", source, rewritten(ended), None, refusable="open1" in source)
+derived("not_output_hevc.mp4", HEVC, rewritten(not_output), None)

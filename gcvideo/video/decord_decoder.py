@@ -1,8 +1,8 @@
-"""decord: decodes slices of MP4 files, the fastest way to read H.264 and HEVC.
+"""decord: decodes slices of MP4 files, the fastest way to read H.264.
 
 It gives the same pixels as PyAV: libavcodec decodes and swscale converts in either. It counts pictures where PyAV
-knows them by their times, so it gets only slices whose pictures were checked before. It does not tell of damage: of an
-HEVC file that has lost a picture it shows what refers to that one, where PyAV refuses it.
+knows them by their times, so it gets only slices whose pictures were checked before. It does not tell of damage, so it
+never gets HEVC: there only a decoder notices that a picture is lost, where H.264 numbers its pictures.
 """
 
 import ctypes

@@ -16,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 
 from gcvideo.video.decode_plan import Orientation, SampleTable, UnreadableError
-from gcvideo.video.parameter_sets import Buffer, StreamInfo, parse_config
+from gcvideo.video.parameter_sets import BitstreamError, Buffer, StreamInfo, parse_config
 from gcvideo.video.slice_headers import Start, by_old_x264, read_picture
 
 # A movie box of 64 MiB describes some days of video; more is damage.
@@ -76,7 +76,7 @@ def read_tables(path: str) -> Mp4Track | str:
         return "no video track"
     except UnreadableError:
         raise
-    except Mp4Error as error:
+    except (Mp4Error, BitstreamError) as error:
         return str(error)
     except (struct.error, IndexError, OverflowError, ValueError) as error:
         return f"damaged tables ({error})"
@@ -308,10 +308,10 @@ def _starts(file: int, stbl: _Box, offset: np.ndarray, size: np.ndarray, info: S
         picture = read_picture(head, info)
         if picture.start is not Start.NO:
             starts[sample] = picture.start
-        if not picture.same_sets:
-            raise Mp4Error("the parameter sets of the stream change")
+        if picture.change:
+            raise Mp4Error(picture.change)
         if sample == 0 and by_old_x264(head, info):
-            raise Mp4Error("4:4:4 by an old x264")
+            raise Mp4Error("by an old x264, which decoders must know of")
     if starts.get(0) is not Start.ANYWHERE:
         raise Mp4Error("does not begin with a key picture")
     return starts

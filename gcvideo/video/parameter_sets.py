@@ -14,6 +14,8 @@ T = TypeVar("T")
 AVC_SPS, HEVC_SPS, HEVC_PPS = 7, 33, 34
 # Profiles whose parameter sets carry chroma format and scaling lists (H.264, section 7.3.2.1.1).
 _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
+# matrix_coefficients that libswscale converts (H.264, table E-5); older versions take others for BT.601.
+_MATRICES = {*range(8), 9}
 
 
 class BitstreamError(ValueError):
@@ -175,7 +177,9 @@ def _parse_avc_sps(unit: bytes) -> tuple[int, int, int, int, int | None, int, in
     bits.u(1)
     if bits.u(1):  # cropping (table 6-1 and equations 7-19 to 7-22)
         left, right, top, bottom = bits.several(4)
-        width -= (2 if chroma in (1, 2) else 1) * (left + right)
+        if left:
+            raise BitstreamError("cropped on the left")  # which older versions of FFmpeg round
+        width -= (2 if chroma in (1, 2) else 1) * right
         height -= (2 if chroma == 1 else 1) * (top + bottom)
     reorder = _avc_reorder(bits) if bits.u(1) else None
     if profile == 66 or order_type == 2:  # Baseline has no B pictures; type 2 is output in decoding order (8.2.1.3)
@@ -190,7 +194,8 @@ def _avc_reorder(bits: _Bits) -> int | None:
     bits.optional(1)  # overscan
     if bits.u(1):  # video signal type
         bits.u(4)
-        bits.optional(24)
+        if (matrix := bits.optional(24) & 255) not in _MATRICES:
+            raise BitstreamError(f"colours by matrix {matrix}")
     if bits.u(1):  # chroma location
         bits.several(2)
     bits.optional(65)  # timing

@@ -15,15 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from gcvideo.video.decode_plan import Orientation, SampleTable
+from gcvideo.video.decode_plan import Orientation, SampleTable, UnreadableError
 from gcvideo.video.mp4_tables import Mp4Track
 from gcvideo.video.parameter_sets import BitstreamError, StreamInfo, parse_config
 from gcvideo.video.slice_headers import Picture, Start, by_old_x264, read_picture, why_not_in_order
 
 # The largest coded frame that is decoded: a little over 8K UHD. decord ends the process where memory runs out.
 MAX_PIXELS = 1 << 25
+# unaligned: crop on the left to the pixel, as the stream says.
+_OPTIONS = {"flags": "unaligned", "max_pixels": str(MAX_PIXELS)}
 # strict: wait for as many pictures as the standard says before showing one, where the stream does not tell.
-_OPTIONS = {"strict": "1", "max_pixels": str(MAX_PIXELS)}
+_STRICT_OPTIONS = {**_OPTIONS, "strict": "1"}
+# Why no other decoder may read HEVC.
+HEVC_REASON = "HEVC, where only PyAV tells that a picture is lost"
 # Containers that store the presentation time of each picture, and those that store not even a rate to be relied on.
 _TIMED_CONTAINERS = {"mov", "mp4", "matroska", "webm"}
 _UNTIMED_CONTAINERS = {"avi", "h264", "hevc"}
@@ -46,7 +50,7 @@ def decode_with_pyav(track: Mp4Track, data: Mapping[int, memoryview], wanted: Se
     codec: Any = av.CodecContext.create(track.info.codec, "r")
     codec.extradata = track.config
     codec.thread_count = 1
-    codec.options = _OPTIONS
+    codec.options = _STRICT_OPTIONS
 
     def frames() -> Iterator[tuple[int, Any]]:
         for sample, piece in data.items():
@@ -58,21 +62,30 @@ def decode_with_pyav(track: Mp4Track, data: Mapping[int, memoryview], wanted: Se
     return collect(frames(), wanted, size=(track.info.height, track.info.width))
 
 
-def collect(frames: Iterable[tuple[int, Any]], wanted: Sequence[int], *, size: tuple[int, int]) -> np.ndarray:
+def collect(
+    frames: Iterable[tuple[int, Any]],
+    wanted: Sequence[int],
+    *,
+    size: tuple[int, int],
+    orientation: Orientation | None = None,
+) -> np.ndarray:
     """Convert the frames whose names are wanted.
 
     Args:
         frames: names and PyAV frames: those that the wanted ones need, and no more.
         wanted: names.
         size: height and width that every wanted frame must have.
+        orientation: how every wanted frame must be turned for display; None where frames do not tell.
 
     Returns:
         uint8 (len(wanted), H, W, 3) RGB.
 
     Raises:
-        DecodeError: a wanted frame never came, or came in another size.
+        DecodeError: a wanted frame never came, came in another size or turned otherwise, or has colours that cannot be
+            converted.
         DamageError: a frame is damaged, wanted or not: others may refer to it.
     """
+    import av
     from av.video.reformatter import VideoReformatter
 
     height, width = size
@@ -87,7 +100,12 @@ def collect(frames: Iterable[tuple[int, Any]], wanted: Sequence[int], *, size: t
             continue
         if (frame.height, frame.width) != size:
             raise DecodeError(f"the frame size changes from {size} to {(frame.height, frame.width)}")
-        plane = reformatter.reformat(frame, format="rgb24", interpolation="BILINEAR").planes[0]
+        if orientation is not None and orientation_of(frame) != orientation:
+            raise DecodeError("pictures are turned in different ways")
+        try:
+            plane = reformatter.reformat(frame, format="rgb24", interpolation="BILINEAR").planes[0]
+        except av.FFmpegError as error:
+            raise DecodeError(f"no way to RGB from {frame.format.name}, matrix {int(frame.colorspace)}") from error
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         images[index] = rows[:, : 3 * width].reshape(height, width, 3)
     if place:
@@ -97,7 +115,12 @@ def collect(frames: Iterable[tuple[int, Any]], wanted: Sequence[int], *, size: t
 
 def orientation_of(frame: Any) -> Orientation:
     """How PyAV's frame is turned for display."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV knows not all kinds of data beside a frame, such as the Exif data of a JPEG
+        if frame.rotation:
+            raise UnreadableError("its display matrix cannot be read") from None
+        data = None
     return Orientation.from_matrix(np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2]) if data else Orientation()
 
 
@@ -139,10 +162,10 @@ class LibavVideo:
                 raise DecodeError("the first picture cannot be decoded")
             self._describe(first)
             self.times, self.keyframes = self._table.seconds, self._table.keyframes
-            if len(self.times) > 1 and abs(np.median(np.diff(self.times)) * self.fps - 1) > 0.01:
-                self.fps = (len(self.times) - 1) / float(self.times[-1] - self.times[0])
         else:
             self._count_frames()
+        if len(self.times) > 1 and abs(np.median(np.diff(self.times)) * self.fps - 1) > 0.01:
+            self.fps = (len(self.times) - 1) / float(self.times[-1] - self.times[0])
         self.codec = str(self._stream.codec_context.codec.canonical_name)
 
     def decode(self, wanted: np.ndarray) -> np.ndarray:
@@ -150,14 +173,17 @@ class LibavVideo:
         if self._table is None:
             start = self.keyframes[self.keyframes <= wanted[0]].max(initial=0)
             frames = itertools.islice(enumerate(self._decode_from_start()), int(start), int(wanted[-1]) + 1)
-            return collect(frames, wanted.tolist(), size=(self.height, self.width))
+            return self._collect(frames, wanted.tolist())
         times = self._table.pts[self._table.order[wanted]].tolist()
         needed = ((frame.pts, frame) for frame in self._decode_needed(wanted.tolist()))
-        return collect(needed, times, size=(self.height, self.width))
+        return self._collect(needed, times)
 
     def close(self) -> None:
         """Close the file."""
         self._opened.close()
+
+    def _collect(self, frames: Iterable[tuple[int, Any]], wanted: Sequence[int]) -> np.ndarray:
+        return collect(frames, wanted, size=(self.height, self.width), orientation=self.orientation)
 
     def _open(self) -> None:
         import av
@@ -176,7 +202,7 @@ class LibavVideo:
         if context is None:
             raise DecodeError("is in an unknown codec")
         context.thread_count = 1
-        context.options = _OPTIONS if context.name == "h264" else {"max_pixels": str(MAX_PIXELS)}
+        context.options = _STRICT_OPTIONS if context.name == "h264" else _OPTIONS
         if context.width * context.height > MAX_PIXELS:
             raise DecodeError(f"frames of {context.width} x {context.height} are larger than {MAX_PIXELS} pixels")
 
@@ -199,7 +225,7 @@ class LibavVideo:
                 return None
             if info and not times and by_old_x264(memoryview(packet), info):
                 return None
-            picture = read_picture(memoryview(packet), info) if info else Picture(1, True, Start.ANYWHERE)
+            picture = read_picture(memoryview(packet), info) if info else Picture(1, start=Start.ANYWHERE)
             if packet.is_keyframe and picture.start is not Start.NO:
                 starts[len(times)] = picture.start
             pictures.append(picture)

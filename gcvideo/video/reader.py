@@ -10,8 +10,8 @@ file                                                  read by
 MP4 and MOV, H.264 of 8 bits, whose tables are        decord, a slice of the file at a time; before each, the
 sound: one sample description, whole pictures, at     slice headers of the pictures in it must agree with
 most one edit, known order of output                  the times of the file
-of these: HEVC, open groups of pictures, order of     the same, PyAV only (HEVC and open groups of pictures also
-output not told, more than 8 bits                     by decord where it is asked for)
+of these: HEVC, open groups of pictures, order of     the same, PyAV only (open groups of pictures of H.264 also by
+output not told, more than 8 bits                     decord where it is asked for: it starts at IDR pictures)
 anything else that libav knows, and files whose       PyAV through a demuxer; where their times are not to be
 slice headers contradict their times                  relied on it counts frames from the beginning
 cut short, encrypted, without pictures, huge,         refused, with the reason
@@ -47,7 +47,7 @@ from gcvideo.video.decode_plan import MAX_REORDER, Orientation, UnreadableError
 from gcvideo.video.decord_decoder import decode_with_decord, has_decord
 from gcvideo.video.mp4_slice import read_samples
 from gcvideo.video.mp4_tables import Mp4Track, read_tables
-from gcvideo.video.pyav_decoder import MAX_PIXELS, DamageError, DecodeError, LibavVideo, decode_with_pyav
+from gcvideo.video.pyav_decoder import HEVC_REASON, MAX_PIXELS, DamageError, DecodeError, LibavVideo, decode_with_pyav
 from gcvideo.video.slice_headers import Start, read_picture, why_not_in_order
 from gcvideo.video.tar_members import local_path
 from gcvideo.video.torchcodec_decoder import TorchcodecVideo, decode_with_torchcodec, why_no_torchcodec
@@ -236,6 +236,8 @@ class Mp4Video:
         counted = LibavVideo(self._path, count=True)
         if len(counted.times) != len(self.times):
             raise DecodeError(f"{doubt}, and {len(counted.times)} of {len(self.times)} can be decoded")
+        if counted.orientation != self.orientation:
+            raise DecodeError(doubt)
         self._counted = counted
         return counted
 
@@ -297,8 +299,6 @@ def choose_decoder(tables: Mp4Track | str, backend: str) -> tuple[str | None, st
         return "pyav", str(refusal)
     if not has_decord():
         return "pyav", "decord is not installed"
-    if tables.info.codec == "hevc":
-        return "pyav", "HEVC, where only PyAV tells that a picture is lost"
     if Start.FRESH in tables.table.starts.values():
         return "pyav", "open groups of pictures, within which only PyAV may start"
     return "decord", "sound tables"
@@ -315,6 +315,8 @@ def _why_only_pyav(track: Mp4Track) -> str | None:
     """Why another decoder may give wrong frames even of a slice; None where it may not."""
     if track.info.reorder is None and track.table.reorder:
         return "the stream does not tell how pictures are reordered, so that decoders guess"
+    if track.info.codec == "hevc":
+        return HEVC_REASON
     if track.info.bit_depth > 8:
         return "more than 8 bits a sample"  # other rounding than PyAV's
     return None

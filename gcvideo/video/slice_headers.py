@@ -15,8 +15,11 @@ import numpy as np
 from gcvideo.video.parameter_sets import Buffer, StreamInfo, unescape
 
 _AVC_SLICES, _AVC_IDR, _AVC_SEI, _AVC_SETS = (1, 5), 5, 6, (7, 8, 13)
-_HEVC_SLICES, _HEVC_IDR, _HEVC_CRA, _HEVC_SETS = range(32), (19, 20), 21, (32, 33, 34)
+_HEVC_SLICES, _HEVC_IDR, _HEVC_CRA, _HEVC_SEI, _HEVC_SETS = range(32), (19, 20), 21, 39, (32, 33, 34)
+_HEVC_ENDS = (36, 37)  # of a sequence or of the stream: leading pictures behind them are not output
+_RECOVERY_POINT, _FILM_GRAIN, _DISPLAY_ORIENTATION = 6, 19, 47  # SEI payload types (section D.1)
 _SLICE_HEAD = 20  # bytes of a slice that hold its picture order count
+_MESSAGES_HEAD = 4096  # bytes of an SEI unit that are searched for messages
 _NEXT_PERIOD = 1 << 40  # more than any picture order count
 
 
@@ -36,7 +39,8 @@ class Picture(NamedTuple):
 
     Args:
         pictures: coded pictures that begin in it; 1 in a sound file. The other fields are those of the first one.
-        same_sets: every parameter set in it is one of the configuration record's.
+        change: what in it changes how pictures are decoded, output or shown, so that they must be decoded from the
+            beginning of the file; empty where nothing does.
         start: whether decoding may start here. In H.264 at an IDR picture, or at one with a recovery point message that
             promises exact pictures from here on (recovery_frame_cnt 0 and exact_match_flag 1, section D.2.8). In HEVC
             at any IRAP picture, but only IDR and BLA pictures forget what came before (section 7.4.2.2).
@@ -48,7 +52,7 @@ class Picture(NamedTuple):
     """
 
     pictures: int
-    same_sets: bool
+    change: str = ""
     start: Start = Start.NO
     disposable: bool = False
     anchor: bool = False
@@ -59,9 +63,9 @@ class Picture(NamedTuple):
 def read_picture(sample: Buffer, info: StreamInfo) -> Picture:
     """Read the slice headers of a sample, which may be cut short."""
     avc = info.codec == "h264"
-    slices, sets = (_AVC_SLICES, _AVC_SETS) if avc else (_HEVC_SLICES, _HEVC_SETS)
+    slices, sets, sei = (_AVC_SLICES, _AVC_SETS, _AVC_SEI) if avc else (_HEVC_SLICES, _HEVC_SETS, _HEVC_SEI)
     first: Buffer = b""
-    pictures, same_sets, recovers = 0, True, False
+    pictures, change, recovers = 0, "", False
     for unit in nal_units(sample, info.length_size):
         kind = unit[0] & 31 if avc else unit[0] >> 1 & 63
         if kind in slices:
@@ -70,25 +74,32 @@ def read_picture(sample: Buffer, info: StreamInfo) -> Picture:
                 first = first or unit[:_SLICE_HEAD]
                 pictures += 1
         elif kind in sets:
-            same_sets = same_sets and bytes(unit).rstrip(b"\0") in info.sets
-        elif avc and kind == _AVC_SEI and not pictures:
-            recovers = recovers or _recovers_at_once(unescape(unit[1:64]))
+            if bytes(unit).rstrip(b"\0") not in info.sets:
+                change = "the parameter sets of the stream change"
+        elif kind == sei:
+            for message, value in _messages(unescape(unit[1 if avc else 2 : _MESSAGES_HEAD])):
+                # recovery_frame_cnt is 0, coded as the single bit 1, and so is exact_match_flag
+                recovers = recovers or (message == _RECOVERY_POINT and value & 0xC0 == 0xC0 and not pictures)
+                if message in (_FILM_GRAIN, _DISPLAY_ORIENTATION):
+                    change = "messages in the stream turn pictures or add grain"
+        elif not avc and kind in _HEVC_ENDS:
+            change = "a sequence ends within the stream"
     if not first:
-        return Picture(0, same_sets)
+        return Picture(0, change)
     if avc:
-        return _avc_picture(unescape(first), info, pictures, same_sets, recovers)
-    return _hevc_picture(unescape(first), info, pictures, same_sets)
+        return _avc_picture(unescape(first), info, pictures, change, recovers)
+    return _hevc_picture(unescape(first), info, pictures, change)
 
 
-def _avc_picture(unit: bytes, info: StreamInfo, pictures: int, same_sets: bool, recovers: bool) -> Picture:
+def _avc_picture(unit: bytes, info: StreamInfo, pictures: int, change: str, recovers: bool) -> Picture:
     """Section 7.3.3."""
     idr, reference = unit[0] & 31 == _AVC_IDR, unit[0] & 0x60 != 0
     start = Start.ANYWHERE if idr else Start.FRESH if recovers else Start.NO
     number, order = _read_codes(unit, 8, 3, info.skipped_bits, int(idr), info.order_bits)
-    return Picture(pictures, same_sets, start, not reference, reference, order, number)
+    return Picture(pictures, change, start, not reference, reference, order, number)
 
 
-def _hevc_picture(unit: bytes, info: StreamInfo, pictures: int, same_sets: bool) -> Picture:
+def _hevc_picture(unit: bytes, info: StreamInfo, pictures: int, change: str) -> Picture:
     """Section 7.3.6.1."""
     kind, layer = unit[0] >> 1 & 63, unit[1] & 7
     start = Start.ANYWHERE if 16 <= kind <= 20 else Start.FRESH if kind == _HEVC_CRA else Start.NO
@@ -98,7 +109,9 @@ def _hevc_picture(unit: bytes, info: StreamInfo, pictures: int, same_sets: bool)
     unreferenced = kind < 16 and kind % 2 == 0
     anchor = layer == 1 and not unreferenced and not 6 <= kind <= 9  # prevTid0Pic of section 8.3.1
     disposable = unreferenced and layer == info.temporal_layers
-    return Picture(pictures, same_sets, start, disposable, anchor, order)
+    if start is Start.ANYWHERE and unit[2] & 0x40:  # no_output_of_prior_pics_flag
+        change = "pictures are not output"
+    return Picture(pictures, change, start, disposable, anchor, order)
 
 
 def _read_codes(data: bytes, position: int, codes: int, size: int, more: int, more_size: int) -> tuple[int, int]:
@@ -123,9 +136,9 @@ def why_not_in_order(pictures: Sequence[Picture], pts: np.ndarray, info: StreamI
     period = before = number = 0  # of the anchor before, its order as a whole count
     half, numbers, avc = (1 << info.order_bits) // 2, 1 << info.skipped_bits, info.codec == "h264"
     orders = []
-    for place, (count, same_sets, start, _, anchor, low_bits, frame_number) in enumerate(pictures):
-        if not same_sets:
-            return "the parameter sets of the stream change"
+    for place, (count, change, start, _, anchor, low_bits, frame_number) in enumerate(pictures):
+        if change:
+            return change
         if count != 1:
             return "a sample holds no picture or several"
         if start is Start.ANYWHERE or not place:
@@ -146,11 +159,11 @@ def why_not_in_order(pictures: Sequence[Picture], pts: np.ndarray, info: StreamI
 def by_old_x264(first_sample: Buffer, info: StreamInfo) -> bool:
     """Whether a decoder must have seen the first picture's message to decode any other.
 
-    x264 before core 151 predicts 4:4:4 with an 8x8 transform otherwise than the standard; libavcodec follows it where
-    it has read the version from the message of the first picture.
+    x264 before core 151 predicts 4:4:4 with an 8x8 transform otherwise than the standard, and before core 34 direct
+    blocks of B pictures; libavcodec follows it where it has read the version from the message of the first picture.
     """
-    core = re.search(rb"x264 - core (\d+)", first_sample) if info.chroma == 3 and info.codec == "h264" else None
-    return core is not None and int(core[1]) < 151
+    core = re.search(rb"x264 - core (\d{1,6})", first_sample) if info.codec == "h264" else None
+    return core is not None and int(core[1]) < (151 if info.chroma == 3 else 34)
 
 
 def nal_units(sample: Buffer, length_size: int) -> Iterator[Buffer]:
@@ -164,17 +177,16 @@ def nal_units(sample: Buffer, length_size: int) -> Iterator[Buffer]:
         position += size
 
 
-def _recovers_at_once(message: bytes) -> bool:
-    """Whether an SEI unit has a recovery point message with exact pictures at once (sections 7.3.2.3 and D.1.8)."""
+def _messages(unit: bytes) -> Iterator[tuple[int, int]]:
+    """Payload type and first byte of each message of an SEI unit, without its head (H.264, section 7.3.2.3.1)."""
     position = 0
-    while position + 2 < len(message):
+    while position + 2 < len(unit):
         values = [0, 0]  # payload type and size: bytes of 255 and one that is less
         for index in (0, 1):
             byte = 255
-            while byte == 255 and position < len(message):
-                byte, position = message[position], position + 1
+            while byte == 255 and position < len(unit):
+                byte, position = unit[position], position + 1
                 values[index] += byte
-        if values[0] == 6:  # recovery_frame_cnt is 0, coded as the single bit 1, and so is exact_match_flag
-            return position < len(message) and message[position] & 0xC0 == 0xC0
+        if position < len(unit):
+            yield values[0], unit[position]
         position += values[1]
-    return False

@@ -62,6 +62,7 @@ class FrameStream:
             raise VideoError(self.name, "has no video track")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
+        self._stream.codec_context.options = {"flags": "unaligned"}
         self.fps = declared_fps(self._container, self._stream)
         length = self._container.duration or 0  # in microseconds
         self.expected = self._stream.frames or round(length * 1e-6 * self.fps) or None

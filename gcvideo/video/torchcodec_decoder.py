@@ -1,7 +1,8 @@
 """torchcodec, a decoder that is used only where it is asked for by name, and only in its exact mode.
 
-It decodes with the FFmpeg libraries of the machine. H.264 and HEVC in MP4 reach it as they reach decord, as a slice of
-the samples that are needed; Matroska, WebM, VP9 and AV1 reach it whole. Asked for a frame that its decoder leaves out,
+It decodes with the FFmpeg libraries of the machine. H.264 in MP4 reaches it as it reaches decord, as a slice of the
+samples that are needed; Matroska, WebM, VP9 and AV1 reach it whole. HEVC does not: torchcodec, like decord, does not
+tell that a picture is lost. Asked for a frame that its decoder leaves out,
 as after a seek, torchcodec gives the next one without a word; so the time of every frame is compared with the
 container's.
 """
@@ -17,7 +18,7 @@ from gcvideo.errors import VideoError
 from gcvideo.video.decode_plan import Orientation
 from gcvideo.video.mp4_slice import RATE, in_memory, write_slice
 from gcvideo.video.mp4_tables import Mp4Track
-from gcvideo.video.pyav_decoder import DecodeError, LibavVideo
+from gcvideo.video.pyav_decoder import HEVC_REASON, DecodeError, LibavVideo
 
 _SAME_TIME = 1e-6  # seconds
 
@@ -65,6 +66,8 @@ class TorchcodecVideo(LibavVideo):
 
     def _describe(self, frame: Any) -> None:
         super()._describe(frame)
+        if self._stream.codec_context.name == "hevc":
+            raise self._refusal(HEVC_REASON)
         if frame.format.components[0].bits > 8:
             raise self._refusal("more than 8 bits a sample")  # other rounding than PyAV's
         if self.orientation != Orientation():

@@ -10,7 +10,7 @@ from gcvideo.errors import DamagedVideoError, VideoError
 from gcvideo.video import FrameStream, open_video
 from gcvideo.video import reader as reader_module
 from gcvideo.video.mp4_tables import read_tables
-from tests.boxes import read_number
+from tests.boxes import WIDTH, decode_in_order, filtered, read_number
 from tests.reading import COUNT, INSTALLED, WITH_TORCHCODEC, assert_right, x264
 from tests.videos import decode_all, moving_frames, remux, write_video
 from tests.zoo import STREAMS
@@ -217,6 +217,42 @@ def test_times_that_contradict_the_slices(folder):
         pytest.raises(VideoError, match=r"contradict .*; use backend pyav"),
     ):
         reader.frames([7])
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_messages_that_turn_single_pictures_are_refused_in_every_container(suffix, folder):
+    source = STREAMS["h264_b2_gop12.mp4"].make(folder)
+    path = folder / f"turned_by_message.{suffix}"
+    filtered("h264_metadata=display_orientation=insert:rotate=90")(source, path)
+    with open_video(path) as reader:
+        assert (reader.backend, reader.height) == ("pyav", WIDTH)
+        with pytest.raises(VideoError, match="pictures are turned in different ways"):
+            reader.frames([0, 1])
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_colours_that_cannot_be_converted_are_refused_by_every_backend(suffix, folder):
+    source = STREAMS["h264_b2_gop12.mp4"].make(folder)
+    path = folder / f"ycgco.{suffix}"
+    filtered("h264_metadata=matrix_coefficients=8")(source, path)
+    with open_video(path) as reader, pytest.raises(VideoError, match="no way to RGB from yuv420p, matrix 8"):
+        reader.frames([0])
+    if "decord" in INSTALLED:
+        with pytest.raises(VideoError, match="decord cannot be trusted with it"):
+            open_video(path, backend="decord")
+
+
+def test_direct_blocks_by_an_old_x264(folder):
+    """Whose version note, in the first picture alone, libavcodec follows."""
+    path = STREAMS["h264_b2_gop12.mp4"].make(folder)
+    data = path.read_bytes()
+    at = data.index(b"x264 - core ") + 12
+    old = folder / "core_33.mp4"
+    old.write_bytes(data[:at] + b"033" + data[at + 3 :])
+    whole = decode_in_order(old)
+    with open_video(old) as reader:
+        assert "old x264" in reader.reason
+        assert (reader.frames([20])[0] == whole[20]).all()
 
 
 def test_a_display_matrix_of_45_degrees_is_refused(folder):
