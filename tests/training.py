@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import socket
 import time
-from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from gcvideo.errors import GcvideoError
 from gcvideo.train.checkpoint import load_checkpoint
 from gcvideo.train.signals import EXIT_CODE, Stopped, StopSignals
 from gcvideo.train.trainer import Parts, Trainer
+from tests.processes import start_ranks, wait
 from tests.tiny import tiny_config, tiny_videos
 
 # Every switch of the recipe but those that need several processes; a crop that multigrid can halve.
@@ -105,6 +103,12 @@ def metrics(config: RunConfig, kind: str = "train") -> list[dict[str, Any]]:
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
+def steps_done(config: RunConfig) -> int:
+    """Of a run that may be writing at this moment."""
+    path = config.run_dir / "metrics.jsonl"
+    return path.read_text().count('"train"') if path.exists() else 0
+
+
 def same_tensors(one: Any, other: Any) -> bool:
     """Whether two nested states are equal to the last bit."""
     if isinstance(one, torch.Tensor):
@@ -117,26 +121,12 @@ def same_tensors(one: Any, other: Any) -> bool:
 
 
 def start(config: RunConfig, *, processes: int = 1, hold_after: int | None = None, **options: Any) -> list[BaseProcess]:
-    """Train in processes of their own, which share one warm parent, so that starting them costs little.
+    """Train in processes of their own.
 
     From step ``hold_after`` on they wait after each step until ``release`` is called, so that a kill or a signal that
     the test sends comes before the end, however busy the machine is.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["tests.training", "torch.utils.tensorboard", "fvcore.nn.precise_bn", "av", "decord"]
-    )
-    port = free_port()
-    started = []
-    for rank in range(processes):
-        environment = {"OMP_NUM_THREADS": "1"}
-        if processes > 1:
-            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        process = context.Process(target=_train, args=(config_to_dict(config), environment, hold_after, options))
-        process.start()
-        started.append(process)
-    return started
+    return start_ranks(_train, config_to_dict(config), hold_after, options, processes=processes)
 
 
 def release_file(config: RunConfig) -> Path:
@@ -153,28 +143,6 @@ def train_in_processes(config: RunConfig, *, processes: int = 1, **options: Any)
     return wait(start(config, processes=processes, **options))
 
 
-def wait(processes: list[BaseProcess], timeout: float = 120) -> list[int | None]:
-    for process in processes:
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-    return [process.exitcode for process in processes]
-
-
-def wait_for(condition: Callable[[], bool], processes: list[BaseProcess], timeout: float = 120) -> None:
-    """Until the condition holds or one of the processes has ended."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end and not condition() and all(process.is_alive() for process in processes):
-        time.sleep(0.002)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _hold_after(step: int, release: Path) -> None:
     """Let this process wait after each step from ``step`` on, until the file ``release`` exists."""
     save_or_stop = Trainer._save_or_stop
@@ -187,11 +155,7 @@ def _hold_after(step: int, release: Path) -> None:
     Trainer._save_or_stop = hold  # type: ignore[method-assign]
 
 
-def _train(
-    values: dict[str, Any], environment: dict[str, str], hold_after: int | None, options: dict[str, Any]
-) -> None:
-    os.environ.update(environment)
-    torch.set_num_threads(1)
+def _train(values: dict[str, Any], hold_after: int | None, options: dict[str, Any]) -> None:
     try:
         with distributed.init_from_env(timeout_minutes=2):
             config = config_from_dict(values, where="the test's config")

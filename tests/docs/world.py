@@ -6,7 +6,6 @@ import contextlib
 import io
 import itertools
 import json
-import multiprocessing
 import os
 import re
 import shlex
@@ -19,6 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from tests.processes import warm_context
 from tests.videos import moving_frames, write_video
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,16 +45,6 @@ TINY: dict[str, list[str]] = {
     "benchmark infer": shlex.split("--crop 32 --rounds 1 --clips 1 --crops 1"),
     "benchmark loader": shlex.split("--videos 1 --clips 1 --repeats 1"),
 }
-# What most commands import, once and not in each fork.
-PRELOAD = [
-    "tests.docs.world",
-    "gcvideo.train.trainer",
-    "gcvideo.predict.predictor",
-    "gcvideo.report.pages",
-    "torch.utils.tensorboard",
-    "av",
-    "decord",
-]
 SHIM = f"""#!{sys.executable} -S
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
@@ -142,8 +132,7 @@ class Runner(socketserver.ThreadingUnixStreamServer):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder / "server"), _Handler)
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOAD)
+        self.context = warm_context()
         self.bin = folder / "bin"
         self.bin.mkdir()
         for name in ("gcvideo", "torchrun"):
@@ -155,7 +144,7 @@ class Runner(socketserver.ThreadingUnixStreamServer):
         """Run a shell block in a world, with one seed instead of three; ``/data`` lies in the world."""
         script = script.replace("/data/", f"{world}/data/").replace("seed in 0 1 2", "seed in 0")
         script = re.sub(r",runs/[^,\"]*_s[12]", "", script)
-        environment = {**os.environ, "DOCS_SERVER": str(self.server_address), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "DOCS_SERVER": str(self.server_address)}
         environment["PATH"] = f"{self.bin}:{environment['PATH']}"
         command = ["bash", "-euo", "pipefail", "-c", script]
         return subprocess.run(command, cwd=world, env=environment, text=True, capture_output=True, timeout=600)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import math
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,14 @@ from gcvideo.eval.predictions import Predictions
 from gcvideo.models.resnet3d import build_model
 from gcvideo.train.batch_norm import measure_batch_norms
 from gcvideo.train.step import TrainStep
+from tests.processes import start_ranks, wait
 from tests.training import (
     EVERYTHING,
-    free_port,
     last_state,
     make_videos,
     metrics,
     same_tensors,
+    steps_done,
     train_config,
     train_in_processes,
 )
@@ -100,23 +101,13 @@ WORK = {
 
 def in_processes(work: str, values: dict[str, Any], processes: int, folder: Path) -> list[list[torch.Tensor]]:
     """What each process answers."""
-    context = multiprocessing.get_context("forkserver")
-    port = str(free_port())
-    started = []
-    for rank in range(processes):
-        environment = {"RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        started.append(context.Process(target=_answer, args=(work, values, environment, str(folder / f"{rank}.pt"))))
-        started[-1].start()
-    for process in started:
-        process.join(120)
+    assert wait(start_ranks(_answer, work, values, folder, processes=processes)) == [0] * processes
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
-def _answer(work: str, values: dict[str, Any], environment: dict[str, str], path: str) -> None:
-    os.environ.update(environment)
-    torch.set_num_threads(1)
+def _answer(work: str, values: dict[str, Any], folder: Path) -> None:
     with distributed.init_from_env(timeout_minutes=2):
-        torch.save(WORK[work](values), path)
+        torch.save(WORK[work](values), folder / f"{distributed.rank()}.pt")
 
 
 @pytest.mark.parametrize(("accumulate", "static_graph"), [(1, False), (2, False), (1, True)])
@@ -186,9 +177,10 @@ def children(process: int) -> list[int]:
     return [int(child) for path in lists for child in path.read_text().split()]
 
 
-def test_torchrun_starts_a_killed_job_anew_and_it_goes_on(place: Path) -> None:
-    config = train_config(place, "torchrun", train={"epochs": 12, "checkpoint_every": 1})
-    path = place / "torchrun.yaml"
+def test_torchrun_restarts_a_killed_job_whose_processes_save_and_leave_when_it_dies(place: Path) -> None:
+    """SIGUSR1 ends torchrun itself, which would leave them training."""
+    config = train_config(place, "torchrun", train={"epochs": 5000, "val_every": 0, "checkpoint_every": 1})
+    path, log, last = place / "torchrun.yaml", config.run_dir / "train.log", config.run_dir / "checkpoints" / "last.pt"
     save_config(config, path)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     job = subprocess.Popen(
@@ -197,17 +189,38 @@ def test_torchrun_starts_a_killed_job_anew_and_it_goes_on(place: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    checkpoint = config.run_dir / "checkpoints" / "last.pt"
-    end = time.monotonic() + 120
-    while not checkpoint.exists() and time.monotonic() < end and job.poll() is None:
-        time.sleep(0.01)
+
+    def wait_until(condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + 120
+        while not condition() and time.monotonic() < end and job.poll() is None:
+            time.sleep(0.01)
+
+    wait_until(last.exists)
     os.kill(children(job.pid)[-1], signal.SIGKILL)
-    output, errors = job.communicate(timeout=200)
-    assert job.returncode == 0, errors
-    assert "resuming from" in output
-    assert output.count("final: ") == 1  # one process speaks
-    assert [line["step"] for line in metrics(config)] == list(range(1, 25))
-    results = json.loads((config.run_dir / "results.json").read_text())["training"]
-    assert results["steps"] == 24
+    wait_until(lambda: "resuming from" in log.read_text())
+    done = steps_done(config)
+    wait_until(lambda: steps_done(config) > done)
+    os.kill(job.pid, signal.SIGUSR1)
+    try:
+        output, errors = job.communicate(timeout=60)  # the pipes end with the last process that holds them
+    except subprocess.TimeoutExpired:
+        for process in processes_of(path):
+            os.kill(process, signal.SIGKILL)
+        raise
+    assert job.returncode == -signal.SIGUSR1
+    assert output.count("resuming from") == 1  # one process speaks
+    assert errors.count("stopped by SIGTERM; a checkpoint is saved") == 1
+    steps = [line["step"] for line in metrics(config)]
+    assert steps == list(range(1, last_state(config)["step"] + 1))
+    assert len(steps) > done
+
+
+def processes_of(path: Path) -> list[int]:
+    """Those that were started with this file among their arguments."""
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(path).encode() in command.read_bytes().split(b"\0"):
+                found.append(int(command.parent.name))
+    return found

@@ -20,6 +20,7 @@ from gcvideo.train import logger
 from gcvideo.train.checkpoint import load_checkpoint
 from gcvideo.train.signals import EXIT_CODE
 from gcvideo.train.trainer import Trainer
+from tests.processes import wait, wait_for
 from tests.training import (
     complaints,
     last_state,
@@ -28,10 +29,9 @@ from tests.training import (
     release,
     same_tensors,
     start,
+    steps_done,
     train_config,
     train_in_processes,
-    wait,
-    wait_for,
 )
 
 pytestmark = pytest.mark.slow  # starts many processes
@@ -65,11 +65,6 @@ def unstopped(place: Path) -> dict[int, dict[str, Any]]:
         states[processes] = last_state(config)
         assert states[processes]["step"] == STEPS
     return states
-
-
-def steps_done(config: RunConfig) -> int:
-    path = config.run_dir / "metrics.jsonl"
-    return path.read_text().count('"train"') if path.exists() else 0
 
 
 def assert_same(state: dict[str, Any], other: dict[str, Any]) -> None:

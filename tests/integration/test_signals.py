@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gcvideo.config import save_config
 from gcvideo.train import trainer as trainer_module
 from gcvideo.train.signals import EXIT_CODE, Stopped
 from gcvideo.train.trainer import Trainer
-from tests.training import last_state, make_videos, metrics, start, train_config, train_in_processes, wait, wait_for
+from tests.processes import wait, wait_for
+from tests.training import last_state, make_videos, metrics, start, train_config, train_in_processes
 
 pytestmark = pytest.mark.slow  # starts many processes
 
@@ -93,43 +89,3 @@ def test_a_signal_after_the_last_video_of_a_validation_keeps_what_was_validated(
     assert len(metrics(config, "val")) == 1
     assert Trainer(config).fit(resume=True)["steps"] == 4  # the signal of the last validation finds all done
     assert [line["step"] for line in metrics(config, "val")] == [2, 4]
-
-
-def test_processes_save_and_leave_when_torchrun_dies(place: Path) -> None:
-    """SIGUSR1 ends torchrun itself, which would leave them training."""
-    config = train_config(place, "orphans", train={"epochs": 5000, "val_every": 0})
-    path = place / "orphans.yaml"
-    save_config(config, path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    job = subprocess.Popen(
-        [*command, "-m", "gcvideo", "train", str(path)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    last = config.run_dir / "checkpoints" / "last.pt"
-    end = time.monotonic() + 120
-    while not last.exists() and time.monotonic() < end and job.poll() is None:
-        time.sleep(0.01)
-    os.kill(job.pid, signal.SIGUSR1)
-    try:
-        _, errors = job.communicate(timeout=60)  # the pipe ends with the last process that holds it
-    except subprocess.TimeoutExpired:
-        for process in processes_of(path):
-            os.kill(process, signal.SIGKILL)
-        raise
-    assert job.returncode == -signal.SIGUSR1
-    assert errors.count("stopped by SIGTERM; a checkpoint is saved") == 1
-    assert last_state(config)["step"] == metrics(config)[-1]["step"]
-
-
-def processes_of(path: Path) -> list[int]:
-    """Those that were started with this file among their arguments."""
-    found = []
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if str(path).encode() in command.read_bytes().split(b"\0"):
-                found.append(int(command.parent.name))
-    return found

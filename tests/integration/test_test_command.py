@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.files import hash_file
 from gcvideo.journal import Journal
 from gcvideo.train.checkpoint import load_checkpoint, save_checkpoint
+from tests.processes import gcvideo, start_ranks, wait, wait_for
 from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
 
 
@@ -96,17 +96,8 @@ def test_answers_do_not_depend_on_workers_or_batch_size(
 def test_two_processes_count_every_video_once(
     place: Path, tmp_path: Path, reference: tuple[dict[str, Any], Predictions]
 ) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gcvideo"]
-    checkpoint = place / "runs/tiny/checkpoints/best.pt"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "test", str(checkpoint), "--output", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    checkpoint = str(place / "runs/tiny/checkpoints/best.pt")
+    assert wait(start_ranks(gcvideo, "test", checkpoint, "--output", str(tmp_path), processes=2)) == [0, 0]
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["processes"] == 2
     assert results["video"] == reference[0]["video"]
@@ -114,76 +105,50 @@ def test_two_processes_count_every_video_once(
     assert same(Predictions.load(tmp_path / "predictions.npz"), reference[1])
 
 
-# `gcvideo test` on several processes. Each notes the videos that it answers, once they are on disk, and its own id.
-# After so many of them it waits to be killed.
-NOTING = """
-import os, sys, time
-from pathlib import Path
-from gcvideo.cli import main
-from gcvideo.eval import test_run as testing
-from gcvideo.journal import Journal
+def noting(place: Path, output: Path, notes: Path, most: int) -> None:
+    """``gcvideo test`` that notes the videos that it has tested, once they are on disk, and what it prints.
 
-notes, most = Path(sys.argv[1]), int(sys.argv[2])
+    After so many videos it waits to be killed.
+    """
+    rank, add, count = os.environ["RANK"], Journal.add, 0
 
-class Noting(Journal):
-    count = 0
-    def add(self, item, row, stamp=None):
-        super().add(item, row, stamp)
-        (notes / f"{row['id']} {os.environ['RANK']}").write_text(str(os.getpid()))
-        self.count += 1
-        if self.count == most:
+    def add_and_note(journal: Journal, item: str, row: dict[str, Any], stamp: Any = None) -> None:
+        nonlocal count
+        add(journal, item, row, stamp)
+        (notes / f"{row['id']} {rank}").touch()
+        count += 1
+        if count == most:
             time.sleep(600)
 
-testing.Journal = Noting
-sys.exit(main(sys.argv[3:]))
-"""
-
-
-def start_noting(place: Path, folder: Path, notes: Path, most: int) -> subprocess.Popen[str]:
-    """Two processes under torchrun; their results go to ``folder``."""
-    notes.mkdir()
-    script = notes.with_suffix(".py")
-    script.write_text(NOTING)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    arguments = ["test", str(place / "runs/tiny/checkpoints/best.pt"), "--output", str(folder)]
-    return subprocess.Popen(
-        [*command, str(notes), str(most), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    Journal.add = add_and_note  # type: ignore[method-assign]
+    with (notes / f"said {rank}").open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        gcvideo("test", str(place / "runs/tiny/checkpoints/best.pt"), "--output", str(output))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", ["one process", "all of them"])
-def test_two_processes_killed_in_the_middle_go_on_where_they_stood(
-    place: Path, tmp_path: Path, reference: tuple[dict[str, Any], Predictions], killed: str
+@pytest.mark.parametrize("other", [signal.SIGTERM, signal.SIGKILL])
+def test_two_processes_killed_in_the_middle_resume_where_they_stood(
+    place: Path, tmp_path: Path, reference: tuple[dict[str, Any], Predictions], other: signal.Signals
 ) -> None:
+    """One is killed and the other ended, as torchrun does then; or both are killed."""
     output, before, after = tmp_path / "out", tmp_path / "before", tmp_path / "after"
-    job = start_noting(place, output, before, 2)
-    end = time.monotonic() + 200
-    while (
-        sum(note.stat().st_size > 0 for note in before.iterdir()) < 4 and time.monotonic() < end and job.poll() is None
-    ):
-        time.sleep(0.02)
-    processes = {note.name[-1]: int(note.read_text()) for note in before.iterdir()}
-    if killed == "all of them":
-        job.kill()
-        os.kill(processes["0"], signal.SIGKILL)
-    os.kill(processes["1"], signal.SIGKILL)
-    job.communicate(timeout=200)
-    assert job.returncode != 0
-    finished = sorted(note.name.split()[0] for note in before.iterdir())
-    assert finished == [f"video_{i}.mp4" for i in range(4)]
+    before.mkdir()
+    after.mkdir()
+
+    def tested(notes: Path) -> list[str]:
+        return sorted(note.name.split()[0] for note in notes.glob("video_*"))
+
+    running = start_ranks(noting, place, output, before, 2, processes=2)
+    wait_for(lambda: len(tested(before)) == 4, running)
+    running[1].kill()
+    os.kill(running[0].pid or 0, other)
+    assert wait(running) == [-other, -signal.SIGKILL]
+    assert tested(before) == [f"video_{i}.mp4" for i in range(4)]
     assert not (output / "results.json").exists()
 
-    job = start_noting(place, output, after, 0)
-    said, errors = job.communicate(timeout=200)
-    assert job.returncode == 0, errors
-    assert "4 of 7 videos were finished" in said
-    assert sorted(note.name.split()[0] for note in after.iterdir()) == ["video_4.mp4", "video_5.mp4"]  # no other
+    assert wait(start_ranks(noting, place, output, after, 0, processes=2)) == [0, 0]
+    assert "4 of 7 videos were finished" in (after / "said 0").read_text()
+    assert tested(after) == ["video_4.mp4", "video_5.mp4"]  # no other
     results = json.loads((output / "results.json").read_text())
     incidental = ("processes", "seconds")
     assert {k: v for k, v in results.items() if k not in incidental} == {

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,27 +18,8 @@ import pytest
 from gcvideo.cli import main
 from gcvideo.eval.predictions import Predictions
 from gcvideo.prepare.synthetic import CLASSES, make_synthetic
+from tests.processes import gcvideo, killed_after_rows, start_ranks, wait
 from tests.tiny import tiny_checkpoint
-
-# `gcvideo test`, killed by the kernel as the answer of video KILL_AT comes in; those before it are on disk.
-KILLED = """
-import os, signal, sys
-from gcvideo.cli import main
-from gcvideo.eval import test_run as testing
-from gcvideo.journal import Journal
-
-class Killed(Journal):
-    count = 0
-    def add(self, item, row, stamp=None):
-        self.count += 1
-        if self.count == KILL_AT:
-            os.kill(os.getpid(), signal.SIGKILL)
-        super().add(item, row, stamp)
-
-testing.Journal = Killed
-main(sys.argv[1:])
-"""
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "gcvideo"]
 
 
 class Reference(NamedTuple):
@@ -81,22 +59,14 @@ def slice_of(root: Path, path: Path, each: int = 2) -> Path:
     return path
 
 
-def outcome(output: Path, arguments: Sequence[str], *, run: Sequence[str] | None = None) -> tuple[Any, Predictions]:
-    """Test in this process, or with ``python *run``, and read what it left."""
-    command = ["test", *arguments, "--output", str(output)]
-    if run is None:
-        assert main(command) == 0
-    else:
-        done = python([*run, *command])
-        assert done.returncode == 0, done.stderr
+def outcome(output: Path, arguments: Sequence[str]) -> tuple[Any, Predictions]:
+    """Test in this process, and read what it left."""
+    assert main(["test", *arguments, "--output", str(output)]) == 0
+    return left_in(output)
+
+
+def left_in(output: Path) -> tuple[Any, Predictions]:
     return json.loads((output / "results.json").read_text()), Predictions.load(output / "predictions.npz")
-
-
-def python(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=300, check=False
-    )
 
 
 def assert_same(tested: Reference, results: dict[str, Any], predictions: Predictions) -> None:
@@ -116,7 +86,8 @@ def test_workers_and_batch_sizes(tested: Reference, tmp_path: Path, override: st
 
 @pytest.mark.slow
 def test_two_processes(tested: Reference, tmp_path: Path) -> None:
-    results, predictions = outcome(tmp_path, [tested.checkpoint], run=TORCHRUN)
+    assert wait(start_ranks(gcvideo, "test", tested.checkpoint, "--output", str(tmp_path), processes=2)) == [0, 0]
+    results, predictions = left_in(tmp_path)
     assert results["processes"] == 2
     assert_same(tested, results, predictions)
 
@@ -124,10 +95,8 @@ def test_two_processes(tested: Reference, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_kill_in_the_middle(tested: Reference, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     half = tested.videos // 2
-    killed = python(
-        ["-c", KILLED.replace("KILL_AT", str(half + 1)), "test", tested.checkpoint, "--output", str(tmp_path)]
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    command = ["test", tested.checkpoint, "--output", str(tmp_path)]
+    killed_after_rows(half, partial(main, command), tmp_path / "said.txt")
     assert not (tmp_path / "results.json").exists()
     capsys.readouterr()
     results, predictions = outcome(tmp_path, [tested.checkpoint, "data.workers=1", "test.views_per_batch=4"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import torch.distributed as dist
 
 from gcvideo import distributed
+from tests.processes import warm_context
 
 pytestmark = pytest.mark.slow  # starts processes
 
@@ -24,7 +24,7 @@ def _join(environment: dict[str, str], path: str) -> None:
 
 def start_all(store: dist.TCPStore, folder: Path, *, restarts: list[int]) -> list[str]:
     """What the processes of one start say, each on a machine whose torchrun has counted so many restarts."""
-    context = multiprocessing.get_context("forkserver")
+    context = warm_context()
     agent = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     started = []
     for rank, count in enumerate(restarts):

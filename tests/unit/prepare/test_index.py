@@ -4,8 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,6 +15,7 @@ from gcvideo.errors import DataError
 from gcvideo.journal import Journal
 from gcvideo.prepare.index import make_index
 from gcvideo.prepare.jobs import scan
+from tests.processes import killed_after_rows
 from tests.videos import moving_frames, write_video
 
 IDS = ["-abcdefghij", "_bcdefghijk", "cdefghijklm", "defghijklmn"]
@@ -143,19 +143,7 @@ def test_scan_goes_on_from_its_journal_and_repeats_only_what_changed(tmp_path):
 def test_index_survives_a_kill(kinetics):
     """A run killed with SIGKILL in its middle leaves a journal, no index; the next one ends with the right index."""
     out = kinetics / "train.parquet"
-    script = (
-        "import os, signal\n"
-        "from gcvideo.journal import Journal\n"
-        "add = Journal.add\n"
-        "def add_and_die(*arguments):\n"
-        "    add(*arguments)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Journal.add = add_and_die\n"
-        "from gcvideo.prepare.index import make_index\n"
-        f"make_index({str(kinetics / 'train.csv')!r}, {str(out)!r}, workers=1)\n"
-    )
-    died = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], check=False)
-    assert died.returncode == -9
+    killed_after_rows(1, partial(make_index, kinetics / "train.csv", out, workers=1), kinetics / "said.txt")
     assert not out.exists()
     journal = Path(f"{out}.partial")
     assert len([line for line in journal.read_text().splitlines() if '"row"' in line]) == 1

@@ -3,8 +3,7 @@
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import av
@@ -18,6 +17,7 @@ from gcvideo.prepare import encode
 from gcvideo.prepare.encode import PRESETS, Encoding, encode_video, scaled_size
 from gcvideo.prepare.transcode import JOURNAL, copy_annotation, transcode
 from gcvideo.video import open_video
+from tests.processes import killed_after_rows
 from tests.videos import decode_all, moving_frames, write_video
 from tests.zoo import STREAMS
 
@@ -151,20 +151,7 @@ def test_a_second_run_makes_only_what_is_not_there(tree, tmp_path):
 
 def test_a_killed_run_leaves_no_half_written_video_and_is_taken_up(tree, tmp_path):
     out = tmp_path / "out"
-    script = (
-        "import os, signal\n"
-        "from gcvideo.journal import Journal\n"
-        "add = Journal.add\n"
-        "def add_and_die(*arguments):\n"
-        "    add(*arguments)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Journal.add = add_and_die\n"
-        "from gcvideo.prepare.transcode import transcode\n"
-        "from gcvideo.prepare.encode import Encoding\n"
-        f"transcode({str(tree)!r}, {str(out)!r}, Encoding(short_side=32), workers=1)\n"
-    )
-    died = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], check=False)
-    assert died.returncode == -9
+    killed_after_rows(1, partial(transcode, tree, out, SMALL, workers=1), tmp_path / "said.txt")
     first = next(path for path in out.rglob("*.mp4"))
     time = first.stat().st_mtime_ns
     assert transcode(tree, out, SMALL, workers=1).videos == 3

@@ -18,8 +18,8 @@ from gcvideo.train.optimizer import learning_rate
 from gcvideo.train.schedule import Position, Schedule, Shape, long_shapes
 from gcvideo.train.step import TrainStep
 from gcvideo.train.trainer import Trainer
-from tests.training import last_state, make_videos, metrics, same_tensors, start, train_config, train_in_processes, wait
-from tests.training import wait_for as wait_until
+from tests.processes import wait, wait_for
+from tests.training import last_state, make_videos, metrics, same_tensors, start, train_config, train_in_processes
 
 
 def schedule(folder: Path, records: int, **train: Any) -> Schedule:
@@ -214,7 +214,7 @@ def test_a_multigrid_run_changes_shapes_and_rates_and_resumes_exactly(place: Pat
         assert line["lr"] == pytest.approx(rate * shape.batch)
     broken = train_config(place, "broken", train=train, data=data)
     running = start(broken)
-    wait_until(lambda: (broken.run_dir / "checkpoints" / "step_00000006.pt").exists(), running)
+    wait_for(lambda: (broken.run_dir / "checkpoints" / "step_00000006.pt").exists(), running)
     running[0].kill()
     wait(running)
     assert train_in_processes(broken, resume=True) == [0]
