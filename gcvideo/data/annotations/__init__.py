@@ -63,7 +63,7 @@ def load_records(
     - `list`: one video per line, as `path`, `path label`, `path frames label` or `path start end label` (seconds),
       separated by tabs, semicolons, commas or spaces; or with a header line that names columns in any order: `path`,
       `label`, `class` (names), `class_id` (numbers from 0), `start`, `end`, `split`. Every file must exist, and none
-      may have two labels.
+      may have two labels. `path frames label` needs the header line where every number of frames could be a label.
     - `folders`: a folder with a folder of videos for each class.
     - `index`: Parquet of `gcvideo prepare index`, or a folder of shards of `gcvideo prepare shard`.
     - `ucf101`, `hmdb51`: the official lists, or (HMDB51: always) the folder of them, by `subset` and `split`.

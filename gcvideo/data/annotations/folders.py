@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from gcvideo.config.checks import nearest
-from gcvideo.data.annotations.table import Annotation, normalize
+from gcvideo.data.annotations.table import SUBSETS, Annotation, normalize
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 
@@ -18,12 +18,14 @@ def read_class_folders(annotation: Annotation) -> RecordTable:
     Ids are relative to the folder, or to the root where one is given that the folder lies in.
 
     Raises:
-        DataError: there are no folders, or one is no class.
+        DataError: there are no folders, they are splits, or one is no class.
     """
     folder = annotation.path
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise DataError(f"{folder}: expected a folder of videos for each class, found no folders")
+    if not annotation.classes and {name.lower() for name in names} <= SUBSETS.keys():
+        raise DataError(f"{folder}: holds folders of splits ({', '.join(names)}); give {folder / names[0]}")
     classes = annotation.classes or tuple(map(normalize, names))
     index = {name: label for label, name in enumerate(classes)}
     for name in names:

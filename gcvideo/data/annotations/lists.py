@@ -11,7 +11,6 @@ import codecs
 import csv
 import itertools
 import math
-import operator
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from gcvideo.data.annotations.table import Annotation, Find, Labels, Row, file_finder, make_table
 from gcvideo.data.records import RecordTable
+from gcvideo.errors import DataError
 
 SEPARATORS = ("\t", ";", ",", " ")
 SPELLINGS = """file:path filename:path file_name:path filepath:path file_path:path video:path video_path:path
@@ -27,10 +27,12 @@ time_start:start start_time:start time_end:end end_time:end subset:split"""
 ALIASES = dict(pair.split(":") for pair in SPELLINGS.split())
 LABELS: dict[str, Labels] = {"class": "names", "label": "any", "class_id": "numbers"}
 KNOWN = {"youtube_id", "path", "frames", *LABELS, *ALIASES.values()}
+OTHER_TIMES = re.compile(r"(^|[_ ])(start|begin|end|stop)([_ ]|$)")
 SECONDS = re.compile(r"\d+(\.\d*)?")
-STRIP = operator.methodcaller("strip", ' "')
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # which Windows programs put first
-OTHER_COLUMNS = "other columns need a header line: path,start,end,label or label,youtube_id,time_start,time_end"
+OTHER_COLUMNS = (
+    "other columns need a header line: path,label or path,start,end,label or label,youtube_id,time_start,time_end"
+)
 ROWS_TO_TRY = 1000  # for an existing file
 
 
@@ -48,14 +50,17 @@ class Layout:
     def parse(self, text: str) -> dict[str, str] | None:
         """Values of the columns; None where the row has other columns, or values that are no times or frames."""
         others = len(self.columns) - 1
+        text = text if self.is_header else text.strip()
         if self.separator == " ":
-            fields = text.rsplit(None, others) if "\t" not in text else []
-        else:
-            fields = next(csv.reader([text], delimiter=self.separator))
+            fields = [field.strip('"') for field in text.split()]
             if self.columns[0] == "path":  # which may hold separators
+                fields = [field.strip('" ') for field in text.rsplit(None, others) if "\t" not in text]
+        else:
+            fields = next(csv.reader([text], delimiter=self.separator, skipinitialspace=True))
+            if self.columns[0] == "path":
                 cut = max(len(fields) - others, 0)
                 fields = [self.separator.join(fields[:cut]), *fields[cut:]]
-        row = dict(zip(self.columns, map(STRIP, fields), strict=False))
+        row = dict(zip(self.columns, map(str.strip, fields), strict=False))
         start, end = row.get("start"), row.get("end")
         fits = (
             len(fields) == len(self.columns)
@@ -106,6 +111,10 @@ def header_of(path: Path) -> Layout | None:
         columns = tuple(ALIASES.get(name, name) for name in names)
         known = KNOWN.intersection(columns)
         if len(known) > 1 and known & {"path", "youtube_id"} and (separator != " " or len(known) == len(names)):
+            if twice := [name for name in known if columns.count(name) > 1]:
+                raise DataError(f"{path}:1: several columns mean {twice[0]!r}: {line!r}; leave one, rename the others")
+            if "start" not in columns and (other := [name for name in columns if OTHER_TIMES.search(name)]):
+                raise DataError(f"{path}:1: {other[0]!r} is no known column; call times in seconds start and end")
             return Layout(separator, columns, is_header=True)
     return None
 
@@ -143,10 +152,10 @@ def choose_layout(annotation: Annotation, find: Find) -> Layout:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines that are not empty, in UTF-8 or UTF-16."""
+    """Number and text of the lines that are not empty, in UTF-8 or UTF-16. Tabs at the ends are kept: empty cells."""
     data = path.read_bytes()
     text = data.decode("utf-16" if data[:2] in UTF16_MARKS else "utf-8-sig")
-    return ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+    return ((number, line.strip(" \r\ufeff")) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
 
 
 def _seconds(text: str | None) -> float:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from gcvideo.data.annotations.classes import load_classes
 from gcvideo.data.annotations.folders import videos_under
-from gcvideo.data.annotations.lists import header_of, read_lines, read_rows
+from gcvideo.data.annotations.lists import LABELS, header_of, read_lines, read_rows
 from gcvideo.data.annotations.table import Annotation, Find, Row, make_table
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
@@ -46,13 +46,14 @@ def read_kinetics_csv(annotation: Annotation) -> RecordTable:
         raise annotation.error(1, "expected the columns youtube_id, time_start and time_end, and label and split")
     files, replacements = find_clips(annotation.root)
     rows = []
+    column = next((name for name in LABELS if name in header.columns), "label")
     for line, row in read_rows(annotation, header):
         video, clip = row["youtube_id"], clip_id(row["youtube_id"], row["start"], row["end"])
         cut = replacements.get(video[:YOUTUBE_ID_LENGTH]) or files.get(clip)
         times = (math.nan, math.nan) if cut else (float(row["start"]), float(row["end"]))
         path = cut or files.get(video, "")
-        rows.append(Row(line, path, row.get("label", ""), clip, *times, row.get("split", "")))
-    return make_table(annotation, rows, labels="names")
+        rows.append(Row(line, path, row.get(column, ""), clip, *times, row.get("split", "")))
+    return make_table(annotation, rows, labels="numbers" if column == "class_id" else "names")
 
 
 def clip_id(youtube_id: str, start: str, end: str) -> str:
@@ -87,7 +88,15 @@ def read_ucf101(annotation: Annotation) -> RecordTable:
         path = path / f"{'train' if _is_training(annotation) else 'test'}list0{annotation.split}.txt"
     classes = annotation.classes or load_classes(path.parent / UCF101_CLASSES)
     annotation = replace(annotation, path=path, classes=classes)
-    rows = [Row(line, text.split(" ")[0], text.split("/")[0]) for line, text in read_lines(path)]
+    numbered = path.parent / UCF101_CLASSES
+    names = dict([*text.split(maxsplit=1), ""][:2] for _, text in read_lines(numbered)) if numbered.exists() else {}
+    rows = []
+    for line, text in read_lines(path):
+        video, number = [*text.replace("\\", "/").split(), ""][:2]
+        name = video.split("/")[0]
+        if names.get(number, name) != name:
+            raise annotation.error(line, f"{text!r}: {numbered} calls class {number} {names[number]!r}")
+        rows.append(Row(line, video, name))
     return make_table(annotation, rows, find=_find_by_stem(annotation.root), labels="names")
 
 
@@ -100,8 +109,12 @@ def read_hmdb51(annotation: Annotation) -> RecordTable:
         if match and match[2] == str(annotation.split):
             names.append(match[1])
             for line, text in read_lines(path):
-                video, _, flag = text.rpartition(" ")
+                video, flag = [*text.rsplit(maxsplit=1), ""][:2]
+                if flag not in {"0", "1", "2"}:
+                    raise replace(annotation, path=path).error(line, f"expected a video and 0, 1 or 2, found {text!r}")
                 rows += [Row(line, f"{match[1]}/{video}", match[1])] if flag == wanted else []
+    if not names:
+        raise DataError(f"{annotation.path}: holds no lists of split {annotation.split}")
     annotation = replace(annotation, classes=annotation.classes or tuple(sorted(names)))
     return make_table(annotation, rows, find=_find_by_stem(annotation.root), labels="names")
 
@@ -110,10 +123,10 @@ def read_something_something(annotation: Annotation) -> RecordTable:
     """Records of one JSON file; the label order is that of the labels file beside it, else of the sorted names."""
     try:
         entries = json.loads(annotation.path.read_text(encoding="utf-8-sig"))
-        rows = [
-            Row(number, f"{entry['id']}.webm", re.sub(r"[\[\]]", "", entry.get("template", "")), str(entry["id"]))
-            for number, entry in enumerate(entries, start=1)
-        ]
+        rows = []
+        for number, entry in enumerate(entries, start=1):
+            template = entry["template"] if len(entry) > 1 else ""  # test sets have ids only
+            rows.append(Row(number, f"{entry['id']}.webm", re.sub(r"[\[\]]", "", template), str(entry["id"])))
     except (ValueError, TypeError, KeyError, AttributeError):
         expected = "that of Something-Something V2 (objects with id and template), or lines of `path label`"
         raise DataError(f"{annotation.path}: looks like JSON; expected {expected}") from None

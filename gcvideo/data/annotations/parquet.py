@@ -1,10 +1,10 @@
 """An index in Parquet, as ``gcvideo prepare index`` and ``gcvideo prepare shard`` write it."""
 
 import json
-import math
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gcvideo.data.annotations.table import Annotation, normalize
@@ -39,6 +39,13 @@ def read_index(annotation: Annotation) -> RecordTable:
         stored, home, missing, shards = (json.loads(metadata.get(name.encode(), b"null")) for name in names)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise DataError(f"{path}: not an index of videos ({str(error).strip().splitlines()[0]})") from None
+    for name, expected in (("id", "string"), ("path", "string"), ("label", "int")):
+        kind, empty = str(columns[name].type), columns[name].null_count
+        if expected not in kind or empty or "dict" in kind:
+            raise DataError(f"{path}: expected {expected} in the column {name}, found {kind} with {empty} empty cells")
+    known = columns.filter(pc.field("label") >= 0).group_by(["path", *spans])
+    if (pc.max(known.aggregate([("label", "count_distinct")])["label_count_distinct"]).as_py() or 0) > 1:
+        raise DataError(f"{path}: one video has two labels; remove one of its rows")
     root = root or path.parent / (home or ".")
     stored = tuple(map(normalize, stored)) if stored is not None else None
     if stored is None and annotation.names_only:
@@ -50,7 +57,7 @@ def read_index(annotation: Annotation) -> RecordTable:
             fix = f"copy the shards of {path} again, or give their folder as root"
             raise DataError(f"{root / name}: expected a file of {size:,} bytes; {fix}")
     labels, classes = np.asarray(columns["label"]), annotation.classes or stored
-    limit = annotation.limit or len(classes or ()) or math.inf
+    limit = annotation.limit or len(classes or ()) or 1 << 31
     if len(labels) and not -1 <= labels.min() <= labels.max() < limit:
         raise DataError(f"{path}: has labels from {labels.min()} to {labels.max()}, expected 0 to {limit - 1}")
     return RecordTable(

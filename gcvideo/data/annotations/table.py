@@ -21,8 +21,10 @@ Find = Callable[[str], str | None]
 
 UNKNOWN = -1
 NUMBER = re.compile(r"-?\d+(\.0+)?")
-SEVERAL = re.compile(r"\d+([,;| ]\s*\d+)+")
-SUBSETS = {"training": "train", "validate": "val", "validation": "val", "valid": "val", "testing": "test"}
+SEVERAL = re.compile(r"\d+([,;| ]\s*\d+)+|\[.*\]")
+NO_LABEL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+SPLITS = "train:train training:train val:val valid:val validate:val validation:val test:test testing:test"
+SUBSETS = dict(pair.split(":") for pair in SPLITS.split())
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Row(NamedTuple):
 def file_finder(root: Path) -> Find:
     """A function that finds the existing file that a path means, with one listing per folder; None where none exists.
 
-    Relative paths start from ``root``; backslashes may separate folders.
+    Relative paths start from ``root``; backslashes may separate folders, and letters may be composed or decomposed.
     """
 
     @functools.cache
@@ -84,10 +86,11 @@ def file_finder(root: Path) -> Find:
             return set()
 
     def find(path: str) -> str | None:
-        cut = path.rfind("/") + 1
-        if path[cut:] in files(path[:cut]):
-            return path
-        return find(path.replace("\\", "/")) if "\\" in path else None
+        for name in (path, path.replace("\\", "/"), normalize(path), unicodedata.normalize("NFD", path)):
+            cut = name.rfind("/") + 1
+            if name[cut:] in files(name[:cut]):
+                return name if ".." in name else os.path.normpath(name)  # behind a link, ".." may be another folder
+        return None
 
     return find
 
@@ -120,9 +123,11 @@ def make_table(
     root = os.path.join(annotation.root, "") if annotation.root_given else "\0"
     names = [path.removeprefix(root) for path in paths if path]
     ids = [row.id or name + _segment(row) for name, row in zip(names, rows, strict=True)]
+    base = os.path.abspath(annotation.root)
     first: dict[str, Row] = {}
-    for id_, row in zip(ids, rows, strict=True):
-        other = first.setdefault(id_, row) if numbers[row.label] != UNKNOWN else row
+    for id_, name, row in zip(ids, names, rows, strict=True):
+        key = os.path.normpath(os.path.join(base, name)) + _segment(row) if find else id_  # one file has several names
+        other = first.setdefault(key, row) if numbers[row.label] != UNKNOWN else row
         if numbers[other.label] != numbers[row.label]:
             raise annotation.error(row.line, f"{id_} has another label than in line {other.line}; remove one line")
     return RecordTable(
@@ -146,8 +151,8 @@ def _of_subset(annotation: Annotation, rows: list[Row]) -> list[Row]:
     names = {row.subset: SUBSETS.get(row.subset.lower(), row.subset.lower()) for row in rows}
     if len(names) < 2:
         return rows
-    if annotation.subset not in names.values():
-        found, asked = ", ".join(sorted(names)), annotation.subset or "no subset"
+    if annotation.subset not in names.values() or "" in names:
+        found, asked = ", ".join(name or "no split" for name in sorted(names)), annotation.subset or "no subset"
         raise annotation.error(1, f"has rows of {found}, but {asked} is asked for; write one file for each")
     return [row for row in rows if names[row.subset] == annotation.subset]
 
@@ -183,8 +188,13 @@ def number_labels(
         return annotation.error(lines[text], f"label {text!r} {why}")
 
     two_readings = len(names) == len(numbers) == len(texts) and max(numbers.values(), default=0) < limit
+    for text in texts:
+        odd = text.lower() == "nan" or (kind == "any" and text not in numbers and NO_LABEL.fullmatch(text))
+        if odd and normalize(text) not in (annotation.classes or ()):
+            fix = "leave the cell empty if there is no label, or call the column class if it is a name"
+            raise error(text, f"is neither a whole number nor a name; {fix}")
     for text in texts if kind == "any" else ():
-        if SEVERAL.fullmatch(text):
+        if SEVERAL.fullmatch(text) or (set(re.split(r"\s*[|;]\s*", text)) - {text}) & lines.keys():
             raise error(text, "is more than one label; gcvideo trains one label per video")
         if two_readings and names[text] != numbers[text]:
             fix = "add a header line: path,class for names, path,class_id for numbers from 0"
@@ -196,7 +206,7 @@ def number_labels(
         if by_name and text not in names:
             fix = "; set data.classes to the names in the order of the numbers" if text in numbers else ""
             raise error(text, f"is an unknown class{fix or nearest(normalize(text), classes or ())}")
-        if not by_name and not 0 <= numbers.get(text, -1) < limit:
+        if not by_name and not 0 <= numbers.get(text, -1) < min(limit, 1 << 31):
             from_one = 0 not in numbers.values() and max(numbers.values(), default=0) == limit
             hint = "; the labels seem to count from 1: subtract 1 from each" if from_one else ""
             raise error(text, f"is outside {f'0 to {limit - 1}' if limit < math.inf else '0, 1, 2 ...'}{hint}")
