@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="the gcvideo config of the network, instead of its shapes")
     parser.add_argument("--classes", metavar="FILE", help="class names, one a line, to keep in a gcvideo checkpoint")
     parser.add_argument("--partial", action="store_true", help="convert what matches even if something does not")
+    parser.add_argument("--half", action="store_true", help="write kernels in float16, half as large")
     parser.add_argument("--unsafe-pickle", action="store_true", help="read a raw pickle, which can run any code")
 
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         raise CheckpointError(f"{args.source}: {lost[0]}{more}; --partial converts the rest")
     if Path(args.target).suffix == ".pkl" and args.destination != "caffe2":
         raise ConfigError(f"{args.target}: .pkl is Caffe2's; write .pth or .safetensors for {args.destination}")
-    write_weights(args.target, content)
+    write_weights(args.target, convert.halved(content) if args.half else content)
     console.say(f"wrote {args.target}")
 
 

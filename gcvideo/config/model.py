@@ -119,9 +119,9 @@ class ModelConfig:
         zero_init_last_norm: start the last batch norm of each residual branch at zero (Goyal et al. 2017; SlowFast's
             recipe).
         context: global context, non-local or own blocks, and their places in the network.
-        weights: initial weights: a gcvideo checkpoint or run folder, a 2D ImageNet network of torchvision or timm
-            (inflated), or another toolkit's checkpoint. Rows of the head are kept for classes of the same name; a head
-            for another number of unnamed classes starts fresh.
+        weights: initial weights: motion (those of docs/motion.md, from procedural motion), a gcvideo checkpoint or run
+            folder, a 2D ImageNet network of torchvision or timm (inflated), or another toolkit's checkpoint. Rows of
+            the head are kept for classes of the same name; a head for another number of unnamed classes starts fresh.
     """
 
     arch: str = "slow"

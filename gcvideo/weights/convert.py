@@ -1,6 +1,7 @@
 """Conversion of weights between toolkits, by way of gcvideo's own names; every tensor is accounted for."""
 
 from collections.abc import Container, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -127,6 +128,13 @@ def convert_block(tensors: Mapping[str, Tensor], source: str, target: str) -> tu
     """
     state, report, _ = _rename(tensors, BLOCK_FORMATS[source], BLOCK_FORMATS[target])
     return state, report
+
+
+def halved(content: Any) -> Any:
+    """Nested dicts of tensors with their kernels in float16; vectors, such as variances, stay as they are."""
+    if isinstance(content, Mapping):
+        return {key: halved(value) for key, value in content.items()}
+    return content.half() if isinstance(content, Tensor) and content.dim() > 1 else content
 
 
 def is_block(tensors: Mapping[str, Tensor], format: str) -> bool:

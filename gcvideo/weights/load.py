@@ -4,6 +4,9 @@
 of any toolkit (``model.weights``).
 """
 
+import dataclasses
+import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,15 @@ from torch import Tensor, nn
 from gcvideo.config import RunConfig
 from gcvideo.console import say
 from gcvideo.errors import CheckpointError, ConfigError
-from gcvideo.models.resnet3d import build_model
+from gcvideo.models.resnet3d import ResNet3d, build_model
 from gcvideo.weights.convert import find_naming, fit_state
 from gcvideo.weights.naming import GCVIDEO
 from gcvideo.weights.reading import Weights, read_weights
 from gcvideo.weights.report import Report
+
+# The weights of docs/motion.md, which come with gcvideo: their name, and fields of ModelConfig that shapes depend on.
+MOTION = "motion"
+BACKBONE = ("arch", "depth", "width", "groups", "width_per_group", "inflation", "temporal_kernels")
 
 
 def find_checkpoint(place: str | Path) -> Path:
@@ -69,7 +76,8 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
 
     Args:
         model: a ``ResNet3d`` or an own backbone (whose head, to be replaced, is called ``head``); changed in place.
-        place: the file, or a run folder.
+        place: the file, or a run folder; or ``motion``, the weights from procedural motion that come with gcvideo
+            (those with GC blocks for a network that has such blocks).
         classes: class names of the data, by label.
 
     Returns:
@@ -79,8 +87,11 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
         CheckpointError: the file is unreadable or unsafe to read, or does not fill the network besides its head and
             context blocks. The model is then as it was.
     """
-    weights = read_weights(find_checkpoint(place))
     own = model.state_dict()
+    if str(place) == MOTION:
+        blocks = "_gc" if any(".context.transform.add.fc1" in key for key in own) else ""
+        place = Path(__file__).with_name(f"{MOTION}{blocks}.safetensors")
+    weights = read_weights(find_checkpoint(place))
     naming = GCVIDEO
     if 2 * len(own.keys() & weights.tensors.keys()) < len(weights.tensors):  # not this network's own names
         naming = find_naming(weights.tensors, where=weights.path)
@@ -98,12 +109,20 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
         unused = next((f"; {key}: {reason}" for key, reason in report.unmatched.items()), "")
         raise CheckpointError(
             f"{weights.path}: has nothing for {lacking[0]} and {len(lacking) - 1} others of this network{unused}; set "
-            "model.* to the network that the file is of"
+            f"{_changes(model, weights) or 'model.* to the network that the file is of'}"
         )
     model.load_state_dict({**own, **state})
     for line in report.lines():
         say(f"initial weights: {line}")
     return report
+
+
+def _changes(model: nn.Module, weights: Weights) -> str:
+    """Changes to the config that make its network that of a gcvideo checkpoint, as ``key=value``."""
+    trained = weights.extra.get("config", {}).get("model", {})
+    own = dataclasses.asdict(model.config) if isinstance(model, ResNet3d) else {}
+    changed = [key for key in BACKBONE if key in own and trained.get(key, own[key]) != own[key]]
+    return " ".join(shlex.quote(f"model.{key}={json.dumps(trained[key]).strip(chr(34))}") for key in changed)
 
 
 def _keep_named_rows(

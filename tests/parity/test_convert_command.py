@@ -69,6 +69,18 @@ def test_to_gcvideo_and_back(pyslowfast: tuple[Path, Any], tmp_path: Path, capsy
     assert all(torch.equal(again[key], tensor) for key, tensor in state.items())
 
 
+def test_half_of_the_bytes(pyslowfast: tuple[Path, Any], tmp_path: Path) -> None:
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    options = (SOFTMAX, "--from", "pyslowfast", "--to", "gcvideo")
+    assert convert(pyslowfast[0], whole, *options) == convert(pyslowfast[0], half, *options, "--half") == 0
+    expected, found = read_weights(whole), read_weights(half)
+    assert found.extra["config"]["model"] == expected.extra["config"]["model"]
+    for key, tensor in found.tensors.items():
+        kernel = tensor.dim() > 1
+        assert tensor.dtype == (torch.float16 if kernel else expected.tensors[key].dtype), key
+        torch.testing.assert_close(tensor, expected.tensors[key].to(tensor.dtype), rtol=0, atol=0)
+
+
 def test_from_one_toolkit_to_another(pyslowfast: tuple[Path, Any], tmp_path: Path) -> None:
     path, _ = pyslowfast
     target = tmp_path / "i3d.pkl"
