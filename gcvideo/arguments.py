@@ -7,7 +7,7 @@ from pathlib import Path
 from gcvideo.errors import ConfigError
 from gcvideo.files import require_writable
 
-FILE_OPTIONS = ("json", "html", "csv", "markdown", "save")  # files that are written after all the work
+FILE_OPTIONS = ("json", "json_lines", "html", "csv", "markdown", "save")  # files that are written after all the work
 FOLDER_OPTIONS = ("png", "pictures", "maps", "output")
 
 
@@ -29,4 +29,4 @@ def require_writable_outputs(args: argparse.Namespace) -> None:
     for name in (*FILE_OPTIONS, *FOLDER_OPTIONS):
         place = getattr(args, name, None)
         if isinstance(place, (str, Path)):
-            require_writable(place, key=f"--{name}", folder=name in FOLDER_OPTIONS)
+            require_writable(place, key=f"--{name.replace('_', '-')}", folder=name in FOLDER_OPTIONS)

@@ -1,18 +1,25 @@
 """``gcvideo predict VIDEO ... --checkpoint CKPT``: label videos.
 
 Exit code: 0 if every video was labelled, 1 if some could not be read, 2 if none could be or the command was wrong.
+Ctrl-C ends a camera, a stream or standard input as its end would; before the first window, and elsewhere, it gives
+130.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import io
+import json
 import sys
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,13 +37,17 @@ if TYPE_CHECKING:
     from gcvideo.video import FrameStream
 
 Entry = dict[str, Any]  # what --json writes about one video
+REFRESH = 5  # seconds between two versions of the page of a live source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.epilog = "Exit code: 0 if every video was labelled, 1 if some could not be read, 2 if none could be."
     add = parser.add_argument
-    text = "a file, a folder, a pattern such as 'clips/*.mp4', the number of a camera, or - for standard input"
+    text = (
+        "a file, a folder, a pattern such as 'clips/*.mp4', a camera (0 or camera:0), a stream (rtsp://..., "
+        "http://...), or - for standard input"
+    )
     add("videos", nargs="+", metavar="VIDEO", help=text)
     add("--checkpoint", required=True, help="a checkpoint, or the folder of a run")
     add("--top", type=int, default=5, metavar="K", help="labels for each video (default: %(default)s)")
@@ -52,13 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clips", type=int, metavar="N", help="clips, spread evenly over the video")
     add("--crops", type=int, choices=(1, 3, 5), help="crops of each clip")
     add("--fast", action="store_true", help="the whole frame once instead of crops")
-    text = "sliding window, for long videos; cameras and standard input always use it"
+    text = "sliding window, for long videos; cameras, streams and standard input always use it"
     add = parser.add_argument_group(text).add_argument
     add("--timeline", action="store_true", help="say what happens when, not only what the video shows")
     add("--step", type=float, metavar="S", help="seconds between windows (default: half a window)")
     add("--smooth", type=float, default=2.0, metavar="S", help="average over S seconds (%(default)s)")
     add("--min-length", type=float, default=1.0, metavar="S", help="shortest segment in seconds (%(default)s)")
     add("--seconds", type=float, metavar="S", help="stop after S seconds of video, as for a camera")
+    text = "append a JSON object for each window as soon as it is scored; - is standard output"
+    add("--json-lines", metavar="FILE", help=text)
     add("--save", metavar="FILE", help="write the video with its labels burnt in")
 
 
@@ -79,23 +92,35 @@ def run(args: argparse.Namespace) -> int:
         check_destination(sources[0].name, args.save)
     predictor = load(args.checkpoint, device=args.device, compile=args.compile)
     entries = []
-    for entry in label_sources(predictor, sources, args):
-        entries.append(entry)
-        _show(entry)
-    _write(args, predictor, entries)
+    with contextlib.ExitStack() as opened:
+        lines: IO[str] | None = None
+        if args.json_lines == "-":  # nothing else may go there
+            lines = sys.stdout
+            opened.enter_context(contextlib.redirect_stdout(sys.stderr))
+        elif args.json_lines:
+            lines = opened.enter_context(open(args.json_lines, "a", encoding="utf-8"))
+        for entry in label_sources(predictor, sources, args, lines):
+            entries.append(entry)
+            _show(entry)
+        _write(args, predictor, entries)
     failed = sum(entry["error"] is not None for entry in entries)
     return 0 if not failed else 1 if failed < len(entries) else 2
 
 
-def label_sources(predictor: Predictor, sources: list[Source], args: argparse.Namespace) -> Iterator[Entry]:
+def label_sources(
+    predictor: Predictor, sources: list[Source], args: argparse.Namespace, lines: IO[str] | None = None
+) -> Iterator[Entry]:
     """An entry for each source, in order: its labels, and its timeline if wanted; or the error."""
-    sliding = args.timeline or args.save
+    from gcvideo.video.stream import without_credentials
+
+    sliding = args.timeline or args.save or lines
     files = [source.name for source in sources if source.kind == "file" and not sliding]
     chosen = {"clips": args.clips, "crops": args.crops, "whole_frame": args.fast or None}
     test = replace(predictor.config.test, **{key: value for key, value in chosen.items() if value is not None})
     scores = predictor.score_files(files, test=test, workers=args.workers)  # decodes ahead, in the order of the files
     for source in sources:
-        entry: Entry = {"video": source.name, "error": source.reason, "predictions": []}
+        name = without_credentials(source.name) if source.kind in ("stream", "refused") else source.name
+        entry: Entry = {"video": name, "error": source.reason, "predictions": []}
         try:
             if source.kind == "file" and not sliding:
                 found = next(scores)
@@ -103,39 +128,89 @@ def label_sources(predictor: Predictor, sources: list[Source], args: argparse.Na
                     raise VideoError(source.name, found.reason)
                 entry["predictions"] = _plain(predictor.best(found, args.top))
             elif source.kind != "refused":
-                timeline = _run_timeline(predictor, source, replace(test, crops=args.crops or 1), args)
-                entry = timeline_entry(predictor, source.name, timeline, args.top)
+                timeline = _run_timeline(predictor, source, name, replace(test, crops=args.crops or 1), args, lines)
+                entry = timeline_entry(predictor, name, timeline, args.top)
         except VideoError as error:
             entry["error"] = error.reason
         yield entry
 
 
-def _run_timeline(predictor: Predictor, source: Source, test: TestConfig, args: argparse.Namespace) -> Timeline:
-    """Slide the window, with progress; a camera or standard input also prints each new label as it comes."""
+def _run_timeline(
+    predictor: Predictor, source: Source, name: str, test: TestConfig, args: argparse.Namespace, lines: IO[str] | None
+) -> Timeline:
+    """Slide the window, with progress."""
     live = source.kind != "file"
-    place: Any = {"file": source.name, "camera": f"camera:{source.name}", "stdin": sys.stdin.buffer}[source.kind]
-    if source.kind == "camera":
-        test = replace(test, views_per_batch=test.crops)  # score each window at once
-    labels = [""]
+    places: dict[str, Any] = {"camera": f"camera:{name.removeprefix('camera:')}", "stdin": sys.stdin.buffer}
+    if live:
+        test = replace(test, views_per_batch=1 if test.whole_frame else test.crops)  # score each window at once
+    options = {"step": args.step, "smooth": args.smooth, "min_length": args.min_length}
     with console.Progress("windows", unit="windows") as progress:
-
-        def note(window: Window, stream: FrameStream) -> bool:
-            total = "" if stream.expected is None or live else f" of {console.duration(stream.expected / stream.fps)}"
-            progress.advance(1, at=f"{console.duration(window.end)}{total}")
-            best = predictor.best(window.scores, 1)[0]
-            if live and labels[-1] != best.label:
-                labels.append(best.label)
-                console.say(f"{console.clock(window.start)}  {100 * best.score:6.2f} %  {printable(best.label)}")
-            return args.seconds is not None and window.end >= args.seconds
-
-        options = {"step": args.step, "smooth": args.smooth, "min_length": args.min_length}
-        timeline = predictor.timeline(place, **options, test=test, live=live, on_window=note)
+        watcher = _Watcher(predictor, name, live, args, lines, progress)
+        place = places.get(source.kind, source.name)
+        timeline = predictor.timeline(place, **options, test=test, live=live, on_window=watcher)
+    if timeline.dropped:
+        console.warn(f"{name}: {timeline.dropped} frames came faster than they could be scored, and were left out")
     if args.save:
         from gcvideo.report.labelled_video import annotate_video
 
         annotate_video(source.name, args.save, timeline.segments)
         console.say(f"annotated video: {printable(args.save)}")
     return timeline
+
+
+class _Watcher:
+    """What is said, written and shown of each window as soon as it is scored.
+
+    A live source says each new label, and its page is written again every few seconds.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        name: str,
+        live: bool,
+        args: argparse.Namespace,
+        lines: IO[str] | None,
+        progress: console.Progress,
+    ) -> None:
+        from gcvideo.predict.timeline import LIVE_WINDOWS
+
+        self.predictor, self.name, self.live, self.args = predictor, name, live, args
+        self.lines, self.progress = lines, progress
+        self.label, self.dropped, self.page_due = "", 0, 0.0
+        self.recent: deque[Window] = deque(maxlen=LIVE_WINDOWS)
+
+    def __call__(self, window: Window, stream: FrameStream) -> bool:
+        """Returns whether ``--seconds`` are over."""
+        predictions = self.predictor.best(window.scores, self.args.top)
+        total = "" if stream.expected is None or self.live else f" of {console.duration(stream.expected / stream.fps)}"
+        self.progress.advance(1, at=f"{console.duration(window.end)}{total}")
+        best = predictions[0]
+        if self.live and self.label != best.label:
+            self.label = best.label
+            console.say(f"{console.clock(window.start)}  {100 * best.score:6.2f} %  {printable(best.label)}")
+        if self.lines:
+            line: Entry = {"video": self.name, "start": window.start, "end": window.end}
+            line |= {"predictions": _plain(predictions), "dropped": stream.dropped - self.dropped}
+            line |= {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds")} if self.live else {}
+            print(json.dumps(line), file=self.lines, flush=True)
+            self.dropped = stream.dropped
+        if self.live and self.args.html:
+            self.recent.append(window)
+            began = time.monotonic()
+            if began >= self.page_due:
+                self._write_page(window.end, stream.dropped)
+                self.page_due = began + max(REFRESH, 20 * (time.monotonic() - began))
+        return self.args.seconds is not None and window.end >= self.args.seconds
+
+    def _write_page(self, end: float, dropped: int) -> None:
+        from gcvideo.predict.timeline import Timeline, make_timeline
+        from gcvideo.report.pages import write_prediction_page
+
+        kept, lengths = list(self.recent), {"smooth": self.args.smooth, "min_length": self.args.min_length}
+        segments = make_timeline(kept, self.predictor.classes, duration=end, start=kept[0].start, **lengths)
+        entry = timeline_entry(self.predictor, self.name, Timeline(segments, kept, end, None, dropped), self.args.top)
+        write_prediction_page(self.args.html, self.predictor, [entry], refresh=REFRESH)
 
 
 def timeline_entry(predictor: Predictor, video: str, timeline: Timeline, top: int) -> Entry:
@@ -146,6 +221,7 @@ def timeline_entry(predictor: Predictor, video: str, timeline: Timeline, top: in
         "error": None,
         "warning": timeline.problem,
         "duration": timeline.duration,
+        "dropped": timeline.dropped,
         "predictions": _plain(predictor.best(mean, top)),
         "timeline": _plain(timeline.segments),
         "windows": [

@@ -82,6 +82,7 @@ def view_outputs(
     test: TestConfig,
     data: DataConfig,
     precision: str = "fp32",
+    lag: int = 1,
 ) -> Iterator[tuple[VideoViews, np.ndarray]]:
     """What a network says of each view of the videos, in the loader's order; for the arguments see ``evaluate``.
 
@@ -90,6 +91,7 @@ def view_outputs(
 
     Args:
         model: maps clips (N, C, T, H, W) to an output (N, ...) of any shape.
+        lag: batches that a GPU may be behind, so that it always has work; 0 gives each video as soon as it is known.
 
     Yields:
         a video and the outputs of its views, float32 (V, ...); none for a video that could not be read.
@@ -97,7 +99,7 @@ def view_outputs(
     device, dtype = next(((p.device, p.dtype) for p in model.parameters()), (torch.device("cpu"), torch.float32))
     size = test.views_per_batch or views_per_batch(test, data, device)
     mixed = precision == "bf16" and dtype == torch.float32
-    lag = 0 if device.type == "cpu" else 1  # wait for a GPU's outputs one batch late, so that it always has work
+    lag = 0 if device.type == "cpu" else lag
     pending: list[tuple[Tensor | None, list[_Video]]] = []
     was_training = model.training
     model.eval()

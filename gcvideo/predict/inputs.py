@@ -19,30 +19,34 @@ from gcvideo.data.dataset import VideoViews, ViewDataset, Windows, cut_views
 from gcvideo.data.loader import eval_loader
 from gcvideo.data.records import RecordTable, VideoRecord
 from gcvideo.errors import VideoError
-from gcvideo.video import MAX_BYTES, FrameStream, StreamFrame, open_array
+from gcvideo.video import FrameStream, StreamFrame
 from gcvideo.video.mp4_slice import in_memory
+from gcvideo.video.reader import MAX_BYTES, open_array
+from gcvideo.video.stream import URL, without_credentials
 
 Frame: TypeAlias = np.ndarray | Tensor
 Video: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Frame | Iterable[Frame]
 Several: TypeAlias = list[Any] | tuple[Any, ...]
 
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+LIVE = re.compile(rf"camera:\d+$|{URL.pattern}")
 
 
 class Source(NamedTuple):
     """One video to label, or a name that is refused, with the reason."""
 
     name: str
-    kind: Literal["file", "camera", "stdin", "refused"] = "file"
+    kind: Literal["file", "camera", "stream", "stdin", "refused"] = "file"
     reason: str | None = None
 
 
 def find_sources(names: Sequence[str]) -> list[Source]:
     """Resolve the names on a command line, in order.
 
-    An existing file or folder is taken as such, even if its name looks like something else. Otherwise an integer is
-    a camera, ``-`` is standard input, and ``*``, ``?`` and ``[...]`` (and ``**`` for all folders below) make a pattern.
-    Folders give the video files inside them and in their subfolders, by name, as in a data set of class folders.
+    An existing file or folder is taken as such, even if its name looks like something else. Otherwise an integer and
+    ``camera:N`` are cameras, ``rtsp://...`` and ``http://...`` are streams, ``-`` is standard input, and ``*``, ``?``
+    and ``[...]`` (and ``**`` for all folders below) make a pattern. Folders give the video files inside them and in
+    their subfolders, by name, as in a data set of class folders.
     """
     return [source for name in names for source in _resolve(name)]
 
@@ -57,8 +61,11 @@ def _resolve(name: str) -> list[Source]:
         return [Source(name, "stdin")]
     if name.isdecimal():
         return [Source(name, "camera")]
-    if URL.match(name):
-        return [Source(name, "refused", "is a URL; gcvideo reads local files: download it first")]
+    if LIVE.match(name):
+        return [Source(name, "stream" if URL.match(name) else "camera")]
+    if ANY_URL.match(name):
+        reason = "is a URL of a kind that is not read; take rtsp, http, https, rtmp, srt or udp, or download it first"
+        return [Source(name, "refused", reason)]
     if glob.has_magic(name):
         # A link to a folder above gives its files many names; the shortest one is kept.
         files = sorted(glob.glob(name, recursive=True), key=len, reverse=True)
@@ -95,6 +102,9 @@ def input_views(
     if fps is not None and videos and "frames" not in kinds:
         raise VideoError(_name(videos[0]), "tells its own frame rate; fps is for arrays and iterators of frames")
     views: dict[str, Any] = {"data": data, "test": test, "windows": windows}
+    for video, kind in zip(videos, kinds, strict=True):
+        if kind == "path" and LIVE.match(os.fspath(video)):  # type: ignore[arg-type]
+            raise VideoError(_name(video), "is a stream, which only a timeline reads; or download it first")
     if set(kinds) == {"path"}:
         dataset = ViewDataset(RecordTable.of_files([os.fspath(video) for video in videos]), **views)  # type: ignore[arg-type]
         return eval_loader(dataset, workers=min(workers, len(dataset)))
@@ -142,7 +152,7 @@ class _Frames(FrameStream):
     def __init__(self, frames: Any, fps: float, name: str) -> None:
         whole = isinstance(frames, Frame)
         self._frames = _pixels(frames, name, 4) if whole else frames
-        self.name, self.fps, self.problem = name, fps, None
+        self.name, self.fps = name, fps
         self.expected = len(self._frames) if whole else None
 
     def __iter__(self) -> Iterator[StreamFrame]:
@@ -172,7 +182,7 @@ def _name(video: object) -> str:
     """A video in messages."""
     kind = _kind(video)
     if kind == "path":
-        return os.fspath(video)  # type: ignore[call-overload]
+        return without_credentials(os.fspath(video))  # type: ignore[call-overload]
     if kind == "file":
         name = getattr(video, "name", None)
         return "standard input" if name == "<stdin>" else name if isinstance(name, str) else "the open file"

@@ -1,5 +1,6 @@
 """Label videos with a checkpoint: ``gcvideo.load("ckpt.pt").predict("video.mp4")``."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +14,13 @@ from gcvideo.config import RunConfig, TestConfig
 from gcvideo.data.dataset import Failure
 from gcvideo.device import pick_precision
 from gcvideo.errors import CheckpointError, VideoError
-from gcvideo.eval.evaluator import score_videos
+from gcvideo.eval.evaluator import ensemble_views, score_videos, view_outputs
 from gcvideo.eval.metrics import softmax
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.eval.predictions import VideoScores
 from gcvideo.eval.trained import load_trained
 from gcvideo.predict.inputs import Several, Video, input_views, open_frames
-from gcvideo.predict.timeline import SlidingWindows, Timeline, Window, make_timeline
+from gcvideo.predict.timeline import LIVE_WINDOWS, SlidingWindows, Timeline, Window, make_timeline
 from gcvideo.video import FrameStream
 
 
@@ -159,14 +160,16 @@ class Predictor:
         """What happens when, in a video of any length: a window slides over it, in bounded memory.
 
         Args:
-            source: any video that ``predict`` takes; ``camera:N``; a list gives a list of timelines. An open
-                file such as ``sys.stdin.buffer`` and an iterator of frames are read as they come.
+            source: any video that ``predict`` takes; ``camera:N``; the URL of a stream (rtsp, http, https, rtmp, srt,
+                udp); a list gives a list of timelines. An open file such as ``sys.stdin.buffer`` and an iterator of
+                frames are read as they come. Of a camera or a stream without an end, which is opened again when it
+                breaks off, the newest 4096 windows are kept; see ``gcvideo.video.stream.FrameStream``.
             fps: frames per second of arrays, tensors and iterators, which need it here.
             step: seconds from one window to the next; by default half a window.
             smooth: seconds over which scores are averaged.
             min_length: seconds; shorter segments join a neighbour.
             test: size and crops of the windows; by default those of the run's test, but the centre crop alone.
-            live: Ctrl-C ends the stream, as its end would.
+            live: Ctrl-C ends the stream, as its end would, and each window is scored at once.
             on_window: called with each window as soon as it is scored, and the stream; True ends the stream.
 
         Raises:
@@ -177,20 +180,23 @@ class Predictor:
         if isinstance(source, list | tuple):
             options: Any = {"fps": fps, "step": step, "smooth": smooth, "min_length": min_length, "live": live}
             return [self.timeline(video, test=test, on_window=on_window, **options) for video in source]
-        windows: list[Window] = []
         with open_frames(source, fps=fps) as stream:
+            windows: deque[Window] = deque(maxlen=LIVE_WINDOWS if stream.live else None)
             views = SlidingWindows(stream, fps=stream.fps, step=step, data=self.config.data, test=test)
             try:
-                for found in score_videos(self.model, views, test=test, data=self.config.data):
-                    assert isinstance(found, VideoScores), "a window always holds frames"
-                    windows.append(Window(*views.spans[found.index], self._scores(found, test)))
+                outputs = view_outputs(self.model, views, test=test, data=self.config.data, lag=0 if live else 1)
+                for window, logits in outputs:
+                    begin, end = window.spans[0].tolist()
+                    windows.append(Window(begin, end, self._scores(ensemble_views(window, logits), test)))
                     if on_window is not None and on_window(windows[-1], stream):
                         break
             except KeyboardInterrupt:
                 if not live or not windows:
                     raise
-        segments = make_timeline(windows, self.classes, duration=views.duration, smooth=smooth, min_length=min_length)
-        return Timeline(segments, windows, views.duration, stream.problem)
+        kept, seen = list(windows), views.duration
+        start = kept[0].start if kept and stream.live else 0.0
+        segments = make_timeline(kept, self.classes, duration=seen, start=start, smooth=smooth, min_length=min_length)
+        return Timeline(segments, kept, seen, stream.problem, stream.dropped)
 
     def _scores(self, video: VideoScores, test: TestConfig) -> np.ndarray:
         """Scores (K,) in [0, 1] by the ensemble asked for; the mean of logits goes through a softmax."""

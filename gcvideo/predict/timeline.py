@@ -17,6 +17,8 @@ from gcvideo.data.dataset import VideoViews
 from gcvideo.data.sampling import uniform_clips
 from gcvideo.video import StreamFrame
 
+LIVE_WINDOWS = 4096  # so many windows of a live source are kept, the newest ones
+
 
 class Window(NamedTuple):
     """Scores (K,) of a clip, and the first and last moment in it, in seconds."""
@@ -40,13 +42,15 @@ class Segment:
 class Timeline(NamedTuple):
     """Segments without gaps, the windows that they come from, and the seconds seen.
 
-    ``problem`` says why the source broke off, None where it did not.
+    ``problem`` says why the source broke off, None where it did not; ``dropped`` counts the frames of a live source
+    that came too fast.
     """
 
     segments: list[Segment]
     windows: list[Window]
     duration: float
     problem: str | None
+    dropped: int = 0
 
 
 class SlidingWindows:
@@ -54,7 +58,8 @@ class SlidingWindows:
 
     A window spans as many frames as a training clip, and its frames are spaced as the test convention spaces them.
     The last window may reach past the end; the frames that it lacks are replaced by the last one before them, as
-    PySlowFast does for short videos.
+    PySlowFast does for short videos. Where frames are missing in between (their numbers jump), or their size changes,
+    the next window begins behind the gap.
 
     Args:
         frames: in presentation order.
@@ -64,7 +69,6 @@ class SlidingWindows:
         test: size, convention and crops of the views; its number of clips does not matter here.
 
     Attributes:
-        spans: (start, end) in seconds of the windows handed out so far.
         duration: seconds seen so far, the length of the last frame included.
     """
 
@@ -77,26 +81,31 @@ class SlidingWindows:
         self.offsets = uniform_clips(span, data.frames, data.stride, 1, convention=test.convention, speed=speed)[0]
         self.hop = max(1, round(step * fps)) if step else max(1, span // 2)
         self.fps = fps
-        self.spans: list[tuple[float, float]] = []
+        self.count = 0
         self.duration = 0.0
         self._kept: dict[int, tuple[float, np.ndarray]] = {}
 
     def __iter__(self) -> Iterator[VideoViews]:
         wanted = np.unique(self.offsets)
-        start = count = 0  # of the next window to hand out; frames seen
+        # First frame of the next window; first behind a gap; those behind the last one shown and the last one seen.
+        start = origin = shown = end = 0
         for frame in self.frames:
-            self.duration = frame.time + 1 / self.fps
-            count = frame.index + 1
-            late = frame.index - wanted
+            if frame.index != end:
+                start = origin = shown = frame.index
+                self._kept = {}
+            self.duration, end = frame.time + 1 / self.fps, frame.index + 1
+            late = frame.index - origin - wanted
             if ((late >= 0) & (late % self.hop == 0)).any():
                 resized = resize_short_side(frame.rgb()[None].copy(), self.test.short_side, self.test.convention)
+                if any(kept.shape[1:] != resized.shape[2:] for _, kept in self._kept.values()):
+                    start = origin = shown = frame.index
+                    self._kept = {}
                 self._kept[frame.index] = frame.time, resized[:, 0].numpy()  # (3, H, W)
             if frame.index == start + wanted[-1]:
                 yield self._window(start)
-                start += self.hop
+                shown, start = end, start + self.hop
                 self._kept = {index: kept for index, kept in self._kept.items() if index >= start}
-        unseen = count - (start - self.hop + int(wanted[-1]) + 1) if self.spans else count
-        if unseen > 0 and self._kept:
+        if end > shown and self._kept:
             yield self._window(start)
 
     def _window(self, start: int) -> VideoViews:
@@ -105,12 +114,12 @@ class SlidingWindows:
         chosen = available[np.maximum(places, 0)]
         unique, positions = np.unique(chosen, return_inverse=True)
         times, pictures = zip(*(self._kept[index] for index in unique), strict=True)
-        self.spans.append((times[0], times[-1] + 1 / self.fps))
-        index = len(self.spans) - 1
+        self.count += 1
         frames = torch.from_numpy(np.stack(pictures, axis=1))  # (3, U, H, W)
         crops = torch.from_numpy(view_boxes(frames.shape[2], frames.shape[3], self.test))
-        clips, spans = torch.from_numpy(positions)[None], torch.tensor(self.spans[-1:], dtype=torch.float64)
-        return VideoViews(frames, clips, crops, -1, index, str(index), None, spans)
+        clips = torch.from_numpy(positions)[None]
+        spans = torch.tensor([[times[0], times[-1] + 1 / self.fps]], dtype=torch.float64)
+        return VideoViews(frames, clips, crops, -1, self.count - 1, str(self.count - 1), None, spans)
 
 
 def make_timeline(
@@ -118,10 +127,11 @@ def make_timeline(
     classes: Sequence[str],
     *,
     duration: float,
+    start: float = 0.0,
     smooth: float = 0.0,
     min_length: float = 0.0,
 ) -> list[Segment]:
-    """Turn the scores of overlapping windows into segments without gaps or overlaps, from 0 to ``duration``.
+    """Turn the scores of overlapping windows into segments without gaps or overlaps, from ``start`` to ``duration``.
 
     Each window speaks for the time nearer to its middle than to any other's. Scores are averaged over the windows
     within ``smooth / 2`` seconds, neighbours with the same best label become one segment, and, the shortest first,
@@ -130,7 +140,7 @@ def make_timeline(
     if not windows:
         return []
     middles = np.array([(window.start + window.end) / 2 for window in windows])
-    edges = np.concatenate([[0.0], (middles[1:] + middles[:-1]) / 2, [duration]])
+    edges = np.concatenate([[start], (middles[1:] + middles[:-1]) / 2, [duration]])
     scores = np.stack([window.scores for window in windows]).astype(np.float64)
     first = np.searchsorted(middles, middles - smooth / 2 - 1e-9)
     last = np.searchsorted(middles, middles + smooth / 2 + 1e-9)

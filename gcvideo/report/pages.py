@@ -84,7 +84,9 @@ def write_run_report(folder: str | Path) -> Path:
     return folder / "report.html"
 
 
-def write_prediction_page(path: str | Path, predictor: Predictor, entries: Sequence[dict[str, Any]]) -> None:
+def write_prediction_page(
+    path: str | Path, predictor: Predictor, entries: Sequence[dict[str, Any]], *, refresh: int | None = None
+) -> None:
     """Write the page of ``gcvideo predict --html``: thumbnails, predictions, timelines, and where the network looked.
 
     Args:
@@ -92,6 +94,7 @@ def write_prediction_page(path: str | Path, predictor: Predictor, entries: Seque
         predictor: made the predictions.
         entries: one for each video, as ``gcvideo predict --json`` writes them: ``video``, ``error``, ``predictions``,
             and with a timeline ``duration``, ``timeline``, ``windows`` and ``warning``.
+        refresh: seconds after which the page loads itself again: the page of a live source that is still running.
     """
     videos, labelled = [], 0
     for entry in entries:
@@ -111,6 +114,7 @@ def write_prediction_page(path: str | Path, predictor: Predictor, entries: Seque
         most_maps=MOST_MAPS,
         ring=FROM_THE_RING,
         scale=scale_in_css(),
+        refresh=refresh,
     )
 
 

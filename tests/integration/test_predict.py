@@ -121,9 +121,9 @@ def test_folders_and_patterns(checkpoint: str, place: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("https://example.org/a.mp4", "is a URL"),
-        ("rtsp://camera/1", "is a URL"),
-        ("file:///a.mp4", "is a URL"),
+        ("ftp://me:secret@example.org/a.mp4", "ftp://***@example.org/a.mp4: is a URL of a kind that is not read"),
+        ("file:///a.mp4", "is a URL of a kind that is not read"),
+        ("http://me:secret@127.0.0.1:9/a.mp4", "http://***@127.0.0.1:9/a.mp4: Connection refused"),
         ("nothing/*.mp4", "no file matches"),
         ("absent.mp4", "does not exist"),
         ("x" * 300, "does not exist"),
@@ -376,17 +376,17 @@ def test_a_camera_is_answered_until_told_to_stop(
 
     def open_camera(place: str, **options: Any) -> Any:
         opened.append((place, options.pop("format")))
-        return open_("testsrc2=size=64x48:rate=20", format="lavfi", **options)
+        return open_("testsrc2=size=64x48:rate=20,realtime", format="lavfi", **options)
 
     monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/video3" or exists(path))
     monkeypatch.setattr(av, "open", open_camera)
     files = ["--json", tmp_path / "a.json", "--html", tmp_path / "a.html"]
-    predict(checkpoint, "3", "--seconds", 2, *files)
+    predict(checkpoint, "3", "--seconds", 1, *files)
     assert opened == [("/dev/video3", "v4l2")]
     (entry,) = json.loads((tmp_path / "a.json").read_text())["videos"]
     assert entry["video"] == "3"
-    assert entry["windows"][-1]["end"] == pytest.approx(2, abs=0.4)
-    assert entry["timeline"][-1]["end"] == entry["duration"] < 3
+    assert entry["windows"][-1]["end"] == pytest.approx(1, abs=0.4)
+    assert entry["timeline"][-1]["end"] == entry["duration"] < 2
     best = entry["windows"][0]["predictions"][0]
     assert f"0:00.0  {100 * best['score']:6.2f} %  {best['label']}" in capsys.readouterr().out, "said as it happens"
     page = (tmp_path / "a.html").read_text()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +13,7 @@ import pytest
 
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.crops import resize_short_side
-from gcvideo.data.dataset import make_views
+from gcvideo.data.dataset import VideoViews, make_views
 from gcvideo.data.sampling import uniform_clips
 from gcvideo.errors import VideoError
 from gcvideo.predict.timeline import Segment, SlidingWindows, Window, make_timeline
@@ -78,10 +78,10 @@ def test_memory_does_not_grow_with_the_video() -> None:
         yield from (StreamFrame(i, i / 25, Picture()) for i in range(3000))
 
     views = SlidingWindows(stream(), fps=25, step=0.2, data=DATA, test=TEST)
-    most = max(len(views._kept) for _ in views)
-    assert most <= 12
+    kept, spans = zip(*((len(views._kept), window.spans[0].tolist()) for window in views), strict=True)
+    assert max(kept) <= 12
     assert views.duration == pytest.approx(120)
-    assert views.spans[0] == (0, pytest.approx(12 / 25))
+    assert spans[0] == [0, pytest.approx(12 / 25)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 11])
@@ -100,6 +100,39 @@ def test_a_video_shorter_than_a_window_gives_one(count: int) -> None:
     shown = make_views(window)[0, 0, :, 0, 0].tolist()
     wanted = uniform_clips(12, 4, 3, 1)[0]
     assert shown == [max(i for i in wanted if i <= min(want, count - 1)) for want in wanted]
+
+
+def counted(numbers: Iterable[int], *, turned_from: int | None = None) -> list[VideoViews]:
+    """The windows of frames with these numbers, every pixel of which is the number."""
+    frames = []
+    for number in numbers:
+        size = (64, 48) if turned_from is not None and number >= turned_from else (48, 64)
+        frames.append(StreamFrame(number, number / 25, np.full((*size, 3), number, np.uint8)))
+    return list(SlidingWindows(frames, fps=25, step=0.2, data=DATA, test=TEST))
+
+
+def shown(windows: list[VideoViews]) -> list[list[int]]:
+    return [make_views(window)[0, 0, :, 0, 0].tolist() for window in windows]
+
+
+def test_a_window_begins_behind_frames_that_are_missing() -> None:
+    clip = uniform_clips(12, 4, 3, 1)[0]
+    whole = [list(start + clip) for start in (0, 5, 10)]
+    again = [list(start + clip) for start in (50, 55)]
+    windows = counted([*range(23), *range(50, 68)])
+    assert shown(windows)[:5] == [*whole, *again]
+    assert [window.index for window in windows] == list(range(len(windows)))
+    assert windows[3].spans[0].tolist() == pytest.approx([50 / 25, (50 + clip[-1] + 1) / 25])
+    assert shown(counted([*range(7), 9, *range(20, 33)]))[0] == list(20 + clip), "no window spans a gap"
+
+
+def test_a_window_begins_where_the_size_changes() -> None:
+    clip = uniform_clips(12, 4, 3, 1)[0]
+    windows = counted(range(60), turned_from=31)
+    assert shown(windows)[:4] == [list(start + clip) for start in (0, 5, 10, 15)]
+    first = next(window for window in windows if window.frames.shape[2] > window.frames.shape[3])
+    assert shown([first])[0][0] in range(31, 37)
+    assert all(np.diff(row).tolist() == np.diff(clip).tolist() for row in shown(windows)[:-1])
 
 
 def one_hot(*labels: int) -> list[Window]:
