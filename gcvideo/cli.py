@@ -21,6 +21,8 @@ COMMANDS = {
     "train": ("gcvideo.commands.train", "train a network on videos"),
     "test": ("gcvideo.commands.test", "multi-view test of a checkpoint: top-1 and top-5"),
     "predict": ("gcvideo.commands.predict", "label videos with a checkpoint"),
+    "embed": ("gcvideo.commands.embed", "write feature vectors of videos, their clips or windows"),
+    "search": ("gcvideo.commands.search", "find the videos whose feature vectors are nearest"),
     "prepare": ("gcvideo.commands.prepare", "make, download, index, check and transcode data sets"),
     "benchmark": ("gcvideo.commands.benchmark", "measure cost: parameters, multiply-adds, time, memory"),
     "convert": ("gcvideo.commands.convert", "convert weights from and to other toolkits"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,10 @@ class VideoRecord:
     start: float | None = None
     end: float | None = None
     may_be_cut: bool = False
+
+    def __str__(self) -> str:
+        """The path, with the times of a segment: ``a.mp4#t=1.5,3``."""
+        return self.path if self.start is None else f"{self.path}#t={self.start:.10g},{self.end:.10g}"
 
     def span(self, times: np.ndarray) -> tuple[float, float]:
         """Start and end of the segment in this file, in seconds from its first frame.
@@ -112,6 +117,17 @@ class RecordTable:
         """Unlabelled videos, for prediction: the ids are the paths."""
         names = [str(path) for path in paths]
         return cls(ids=names, paths=names, labels=[-1] * len(names))
+
+    @classmethod
+    def of_records(cls, records: Sequence[VideoRecord]) -> RecordTable:
+        """A table of these records; an id that several have becomes the path."""
+        number = Counter(record.id for record in records)
+        names = [record.id if number[record.id] == 1 else str(record) for record in records]
+        labels = [record.label for record in records]
+        table = cls(ids=names, paths=[record.path for record in records], labels=labels)
+        segments = [(record.start, record.end, record.may_be_cut) for record in records]
+        table._segments = np.array(segments, dtype=np.float64).reshape(-1, 3)  # None becomes NaN
+        return table
 
     def __len__(self) -> int:
         return len(self.labels)

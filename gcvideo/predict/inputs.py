@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from gcvideo.config import DataConfig, TestConfig
-from gcvideo.data.annotations import videos_under
+from gcvideo.data.annotations import load_records, videos_under
+from gcvideo.data.annotations.parquet import SHARD_FILES
+from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import VideoViews, ViewDataset, Windows, cut_views
 from gcvideo.data.loader import eval_loader
 from gcvideo.data.records import RecordTable, VideoRecord
@@ -30,6 +32,7 @@ Several: TypeAlias = list[Any] | tuple[Any, ...]
 
 ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 LIVE = re.compile(rf"camera:\d+$|{URL.pattern}")
+LISTS = (".txt", ".csv", ".tsv", ".json", ".parquet")
 
 
 class Source(NamedTuple):
@@ -49,6 +52,33 @@ def find_sources(names: Sequence[str]) -> list[Source]:
     their subfolders, by name, as in a data set of class folders.
     """
     return [source for name in names for source in _resolve(name)]
+
+
+def find_records(names: Sequence[str], *, root: str | None = None) -> tuple[RecordTable, list[Failure]]:
+    """The videos of files, folders, patterns and lists, each once, and what is refused, with the reason.
+
+    Args:
+        names: as for ``find_sources``, or annotations that ``load_records`` reads (``.txt``, ``.csv``, ``.parquet``).
+        root: folder of the videos of the lists; by default each list's own folder.
+
+    Raises:
+        DataError: a list cannot be used.
+    """
+    records: list[VideoRecord] = []
+    refused: list[Failure] = []
+    for name in names:
+        if name.lower().endswith(LISTS) or (os.path.isdir(name) and SHARD_FILES & {*os.listdir(name)}):
+            table = load_records(name, root=root)
+            records += table
+            refused += [Failure(id_, id_, "is listed but not among the files") for id_ in table.missing]
+            continue
+        folder = os.path.join(name, "") if os.path.isdir(name) else None
+        for path, kind, reason in find_sources([name]):
+            if kind == "file":
+                records.append(VideoRecord(path, -1, path.removeprefix(folder) if folder else os.path.basename(path)))
+            else:
+                refused.append(Failure(path, path, reason or f"is a {kind}; only files can be embedded"))
+    return RecordTable.of_records(list({os.path.abspath(str(record)): record for record in records}.values())), refused
 
 
 def _resolve(name: str) -> list[Source]:

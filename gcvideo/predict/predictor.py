@@ -1,7 +1,8 @@
 """Label videos with a checkpoint: ``gcvideo.load("ckpt.pt").predict("video.mp4")``."""
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -11,14 +12,18 @@ import torch
 from torch import nn
 
 from gcvideo.config import RunConfig, TestConfig
-from gcvideo.data.dataset import Failure
+from gcvideo.data.dataset import Failure, VideoViews
+from gcvideo.data.records import RecordTable
 from gcvideo.device import pick_precision
 from gcvideo.errors import CheckpointError, VideoError
 from gcvideo.eval.evaluator import ensemble_views, score_videos, view_outputs
 from gcvideo.eval.metrics import softmax
-from gcvideo.eval.optimize import optimize_for_inference
+from gcvideo.eval.optimize import compile_network, optimize_for_inference
 from gcvideo.eval.predictions import VideoScores
 from gcvideo.eval.trained import load_trained
+from gcvideo.files import hash_file
+from gcvideo.models.features import HEAD, FeatureNetwork
+from gcvideo.predict.embedding import Embedding, Pool, Recipe, embed_views, make_recipe, record_views
 from gcvideo.predict.inputs import Several, Video, input_views, open_frames
 from gcvideo.predict.timeline import LIVE_WINDOWS, SlidingWindows, Timeline, Window, make_timeline
 from gcvideo.video import FrameStream
@@ -51,6 +56,12 @@ class Predictor:
         self.classes = list(classes or map(str, range(config.model.num_classes)))
         self.source = source
         self.device: torch.device = next(model.parameters()).device
+        self._networks: dict[tuple[str, bool], nn.Module] = {}  # for features, by layer and whether pooled
+
+    def describe(self) -> dict[str, str]:
+        """The checkpoint: its path, its SHA-256 in hex, and the precision in which it computes."""
+        precision = "bf16" if next(self.model.parameters()).dtype == torch.bfloat16 else "fp32"
+        return {"path": os.path.abspath(self.source), "sha256": hash_file(self.source), "precision": precision}
 
     @overload
     def predict(
@@ -116,6 +127,83 @@ class Predictor:
         loader = input_views(videos, fps=fps, data=self.config.data, test=test, workers=workers)
         for found in score_videos(self.model, loader, test=test, data=self.config.data):
             yield self._scores(found, test) if isinstance(found, VideoScores) else found
+
+    @overload
+    def embed(self, video: Several, **options: Any) -> list[Embedding]: ...
+
+    @overload
+    def embed(
+        self,
+        video: Video,
+        *,
+        fps: float | None = None,
+        layer: str = HEAD,
+        pool: Pool | None = None,
+        window: float | None = None,
+        step: float | None = None,
+        test: TestConfig | None = None,
+    ) -> Embedding: ...
+
+    def embed(self, video: Video | Several, *, fps: float | None = None, **making: Any) -> Embedding | list[Embedding]:
+        """The feature vector of a video, or of each of its clips or windows; of a list of videos, a list of these.
+
+            vector = predictor.embed("holiday.mp4").vectors[0]                    # (C,), the mean over all views
+            moments = predictor.embed("match.mp4", window=2.0, step=0.5)          # (windows, C), with starts and ends
+            maps = predictor.embed("holiday.mp4", layer="res4", pool="none")      # (views, C, T', H', W')
+
+        Args:
+            video: as in ``predict``.
+            fps: as in ``predict``; windows over arrays and iterators need it.
+            layer: ``head``, what the classifier classifies; or the output of ``stem``, ``res2``, ``res3``, ``res4`` or
+                ``res5``. Layers behind it are not computed. Own networks: see ``FeatureNetwork``.
+            pool: ``video``: one vector, the mean over all positions of all views; ``clip``: one for each clip or
+                window, the mean over its crops or views; ``none``: the feature map of each view. By default ``video``,
+                with windows ``clip``.
+            window: seconds; each window is treated as a video of its own, so one shorter than a clip of the network
+                ends in a standing picture. By default as long as a clip, where ``step`` is given.
+            step: seconds from the start of one window to that of the next; by default the length of a window.
+            test: which views to take of a video or window; by default those that the run was tested with, of a window
+                the centre crops of as many clips as fill it.
+
+        Raises:
+            VideoError: as in ``predict``.
+            ConfigError: the network has no such layer, or the options contradict each other.
+            CheckpointError: the vectors are not finite.
+        """
+        videos, recipe = list(video) if isinstance(video, list | tuple) else [video], make_recipe(self.config, **making)
+        if fps is None and all(isinstance(each, str | os.PathLike) for each in videos):
+            found = self.embed_records(RecordTable.of_files(videos), recipe)  # type: ignore[arg-type]
+        else:
+            options: Any = {"data": self.config.data, "test": recipe.test, "windows": recipe.windows}
+            found = self._embed(input_views(videos, fps=fps, **options), recipe)
+        results = []
+        for embedding in found:
+            if isinstance(embedding, Failure):
+                raise VideoError(embedding.path, embedding.reason)
+            results.append(embedding)
+        return results if isinstance(video, list | tuple) else results[0]
+
+    def embed_records(self, records: RecordTable, recipe: Recipe, *, workers: int = 0) -> Iterator[Embedding | Failure]:
+        """The feature vectors of many videos or segments, in their order; a ``Failure`` for one that cannot be read.
+
+        Args:
+            recipe: from ``make_recipe``.
+            workers: processes that decode ahead.
+        """
+        views, owners = record_views(records, recipe=recipe, data=self.config.data, workers=workers)
+        return self._embed(views, recipe, owners)
+
+    def _embed(
+        self, views: Iterable[VideoViews], recipe: Recipe, owners: Sequence[int] | None = None
+    ) -> Iterator[Embedding | Failure]:
+        key = recipe.layer, recipe.pool != "none"
+        if key not in self._networks:
+            network = FeatureNetwork(getattr(self.model, "_orig_mod", self.model), key[0], pooled=key[1])
+            self._networks[key] = compile_network(network) if hasattr(self.model, "_orig_mod") else network
+        for found in embed_views(self._networks[key], views, recipe=recipe, data=self.config.data, owners=owners):
+            if isinstance(found, Embedding):
+                self._require_finite(found.vectors, "vectors")
+            yield found
 
     @overload
     def timeline(
@@ -201,12 +289,15 @@ class Predictor:
     def _scores(self, video: VideoScores, test: TestConfig) -> np.ndarray:
         """Scores (K,) in [0, 1] by the ensemble asked for; the mean of logits goes through a softmax."""
         scores: np.ndarray = softmax(video.logits) if test.ensemble == "logits" else getattr(video, test.ensemble)
-        if not np.isfinite(scores).all():
+        self._require_finite(scores, "scores")
+        return scores
+
+    def _require_finite(self, values: np.ndarray, name: str) -> None:
+        if not np.isfinite(values).all():
             raise CheckpointError(
-                f"{self.source or 'the network'}: its scores are not finite, so its weights are non-finite or too "
+                f"{self.source or 'the network'}: its {name} are not finite, so its weights are non-finite or too "
                 "large; take another checkpoint of the run"
             )
-        return scores
 
 
 def load(checkpoint: str | Path, *, device: str = "auto", precision: str = "auto", compile: bool = False) -> Predictor:

@@ -1,4 +1,4 @@
-"""The pages that people read: the report of a test, the report of a run, and the predictions of videos.
+"""The pages that people read: reports of tests and runs, the predictions of videos, and what a search found.
 
 Each function gathers plain values for one template of ``templates/``, which says how they are shown.
 """
@@ -15,6 +15,7 @@ from gcvideo.config import config_to_dict, flatten, load_config
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.scoring import Scoring, score, summary
 from gcvideo.predict.predictor import Predictor
+from gcvideo.predict.vectors import VectorIndex
 from gcvideo.report.maps import FROM_THE_RING, explain_video
 from gcvideo.report.page import write_page
 from gcvideo.report.pictures import data_uri, scale_in_css, thumbnails
@@ -116,6 +117,19 @@ def write_prediction_page(
         scale=scale_in_css(),
         refresh=refresh,
     )
+
+
+def write_search_page(path: str | Path, rows: Sequence[dict[str, Any]], index: VectorIndex) -> None:
+    """Write the page of ``gcvideo search --html``: the query and what is nearest to it, with thumbnails.
+
+    Args:
+        path: of the HTML file.
+        rows: the query, without a similarity, and what ``index.nearest`` gave.
+        index: that was searched.
+    """
+    query, *found = ({**row, "pictures": thumbnails(row["path"], 4, span=(row["start"], row["end"]))} for row in rows)
+    values = {"query": query, "found": found, "info": index.info, "vectors": len(index.paths)}
+    write_page(path, "search.html.j2", title="Similar videos", **values)
 
 
 def _score(predictions: Predictions) -> dict[str, Any] | None:

@@ -2,12 +2,14 @@
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from gcvideo.data.records import frames_between
 from gcvideo.errors import VideoError
 from gcvideo.files import write_atomically
 from gcvideo.prepare.encode import encode_frames
@@ -125,14 +127,21 @@ def data_uri(picture: np.ndarray, *, height: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(_encode(image, "JPEG", quality=80)).decode()
 
 
-def thumbnails(path: str, count: int, *, height: int = 120) -> list[tuple[float, str]]:
-    """Frames spread evenly over a video, as seconds and ``data:`` addresses; none if it cannot be read."""
+def thumbnails(
+    path: str, count: int, *, height: int = 120, span: tuple[float, float] = (0.0, math.inf)
+) -> list[tuple[float, str]]:
+    """Frames spread evenly over a video, or over a stretch of it in seconds; none if it cannot be read.
+
+    Returns:
+        seconds and ``data:`` address of each.
+    """
     try:
         with open_video(path) as video:
-            places = np.unique(((np.arange(count) + 0.5) * len(video) / count).astype(int))
-            times = (video.times[places] - video.times[0]).tolist()
+            seconds = video.times - video.times[0]
+            first, end = frames_between(seconds, *span)
+            places = np.unique((first + (np.arange(count) + 0.5) * (end - first) / count).astype(int))
             # One frame at a time, as 4K frames are large.
-            return [(t, data_uri(video.frames([i])[0], height=height)) for t, i in zip(times, places, strict=True)]
+            return [(float(seconds[i]), data_uri(video.frames([i])[0], height=height)) for i in places]
     except VideoError:
         return []
 

@@ -82,6 +82,7 @@ def make_world(folder: Path) -> Path:
                 "data.val.annotation=my/val.txt data.val.root=null model.num_classes=4 " + shlex.join(TRAIN)
             )
             gcvideo(f"test runs/{name}")
+        gcvideo("embed my/val.txt --checkpoint runs/slow_r50_gc_c345_8x8 --out vectors.parquet --workers 0")
         gcvideo("convert runs/slow_r50_8x8/checkpoints/last.pt SLOW_8x8_R50.pyth --from gcvideo --to pyslowfast")
     runs = folder / "runs"
     shutil.copy(runs / "slow_r50_gc_c345_8x8/checkpoints/last.pt", folder / "slow_r50_gc.pt")

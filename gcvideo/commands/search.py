@@ -1,0 +1,72 @@
+"""``gcvideo search QUERY --index FILE.parquet``: the videos whose feature vectors are nearest to those of a video."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gcvideo import console
+from gcvideo.arguments import require_numbers
+from gcvideo.console import printable
+from gcvideo.errors import CheckpointError, ConfigError
+from gcvideo.files import write_json
+
+if TYPE_CHECKING:
+    from gcvideo.predict.embedding import Embedding
+    from gcvideo.predict.vectors import VectorIndex
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    add = parser.add_argument
+    add("query", metavar="QUERY", help="a video of the index, or any other video file")
+    text = "what gcvideo embed --out NAME.parquet wrote; for all parts of a job NAME.parquet, their folder or a pattern"
+    add("--index", required=True, metavar="FILE", help=text)
+    add("--top", type=int, default=10, metavar="K", help="how many (default: %(default)s)")
+    add("--at", type=float, metavar="S", help="look for this second of the query, not for all of it")
+    add("--checkpoint", help="where the checkpoint of the index is now, for a query that is not in the index")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--html", metavar="FILE", help="write a page with thumbnails")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Search; prints the nearest videos, clips or windows, of other videos than the query."""
+    from gcvideo.predict.vectors import VectorIndex
+
+    require_numbers(args, top=1, at=0)
+    index = VectorIndex.load(args.index)
+    own = index.find(args.query)
+    vectors, starts, ends = (column[own] for column in index.rows) if len(own) else _embed_query(args, index)
+    chosen = (starts <= args.at) & (args.at < ends) if args.at is not None else np.full(len(vectors), True)
+    if not chosen.any():
+        raise ConfigError(f"--at: {args.at:g} s lies in no clip or window of the query; it ends at {ends.max():g} s")
+    query = {"path": args.query, "start": float(starts[chosen].min()), "end": float(ends[chosen].max())}
+    found = index.nearest(vectors[chosen].mean(axis=0), top=args.top, leave_out=own)
+    columns = ["rank", "similarity", "from", "to", "video"]
+    rows = [
+        [rank, f"{row['similarity']:.3f}", *map(console.clock, (row["start"], row["end"])), printable(row["path"])]
+        for rank, row in enumerate(found, start=1)
+    ]
+    console.table(rows, columns=columns, title=f"nearest to {printable(args.query)}")
+    if args.json:
+        write_json(args.json, {"query": query, "index": args.index, "found": found})
+    if args.html:
+        from gcvideo.report.pages import write_search_page
+
+        write_search_page(args.html, [query, *found], index)
+        console.say(f"page: {printable(args.html)}")
+    return 0
+
+
+def _embed_query(args: argparse.Namespace, index: VectorIndex) -> Embedding:
+    """The vectors of a video that is not in the index, made as those in it."""
+    from gcvideo.predict.predictor import load
+
+    made = index.info["checkpoint"]
+    predictor = load(args.checkpoint or made["path"], device=args.device, precision=made["precision"])
+    if predictor.describe()["sha256"] != made["sha256"]:
+        fix = "embed the videos again with it, or give theirs with --checkpoint"
+        raise CheckpointError(f"{predictor.source}: is not the checkpoint that made {args.index}; {fix}")
+    return predictor.embed(args.query, **index.making())
