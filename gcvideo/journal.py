@@ -22,6 +22,7 @@ class Journal:
 
     Attributes:
         fits: whether this process's file exists and has this key.
+        is_foreign: whether there is a file, of any process, with another key.
     """
 
     def __init__(self, path: str | Path, key: Row, *, rank: int = 0) -> None:
@@ -29,7 +30,9 @@ class Journal:
         self._own = Path(f"{path}.{rank}") if rank else self.path
         self._key = json.dumps(key, sort_keys=True)
         self._entries: dict[str, Row] = {}
-        self.fits = self._own in [file for file in self._files() if self._read(file)]
+        read = {file: self._read(file) for file in self._files()}
+        self.fits = read.get(self._own, False)
+        self.is_foreign = any(not fits and file.exists() and file.stat().st_size for file, fits in read.items())
 
     def rows(self) -> list[Row]:
         """The rows of all items."""

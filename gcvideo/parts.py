@@ -72,6 +72,9 @@ class Part:
         return path if self.is_whole else path.with_name(f"{path.stem}.part-{self.number}-of-{self.count}{path.suffix}")
 
 
+WHOLE = Part()
+
+
 def _place() -> tuple[int, int]:
     """Rank and number of the processes that a launcher started."""
     if "WORLD_SIZE" in os.environ:

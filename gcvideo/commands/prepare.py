@@ -13,6 +13,7 @@ from gcvideo.arguments import require_numbers
 from gcvideo.console import say, table, warn
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
+from gcvideo.parts import Part
 
 # Smallest values of the numeric options, of all tasks.
 LEAST = {
@@ -25,6 +26,7 @@ LEAST = {
     "compare": 1,
     "per_class": 1,
 }
+SHARED = ("index", "verify", "transcode")  # tasks that processes can share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         task = tasks.add_parser(name, help=about, description=about)
         if annotation:
             text = "Kinetics CSV, `path label` list, folder of class folders, index"
-            task.add_argument("annotation", type=Path, help=text)
+            several = name == "verify"
+            text += "; training lists first, the test list last" * several
+            task.add_argument("annotation", type=Path, nargs="+" if several else None, help=text)
             task.add_argument("--root", type=Path, help="folder of the videos; by default the annotation's own")
+        if name in SHARED:
+            Part.add_argument(task)
         task.add_argument("--workers", type=int, metavar="N", help="processes; by default one a core")
         task.add_argument("--json", default=argparse.SUPPRESS, metavar="FILE", help="write the results as JSON")
         return task
@@ -69,8 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument("--out", type=Path, metavar="FILE", help="by default ANNOTATION with the suffix .parquet")
     task.add_argument("--classes", type=Path, metavar="FILE", help="class names in label order")
 
-    task = add_task("verify", "decode everything and list the bad videos", annotation=True)
-    task.add_argument("--out", type=Path, metavar="FILE", help="by default ANNOTATION.quarantine.jsonl")
+    about = "check all rows, decode all videos, find copies; list what to leave out. Exit code 1 if there are problems"
+    task = add_task("verify", about, annotation=True)
+    task.add_argument("--out", type=Path, metavar="FILE", help="by default ANNOTATION.quarantine.jsonl, of the first")
+    task.add_argument("--classes", type=Path, metavar="FILE", help="class names in label order")
     task.add_argument("--seconds", type=float, default=600, help="time limit of one video (%(default)g)")
     task.add_argument("--gigabytes", type=float, default=4, help="memory limit of one video (%(default)g)")
 
@@ -92,17 +100,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the task that was asked for; returns 1 if a transcode failed for some videos."""
+    """Run the task that was asked for; returns 1 if some videos have problems, or failed to transcode."""
+    from gcvideo.prepare.jobs import PartDone
+
     require_numbers(args, **{name: least for name, least in LEAST.items() if name in args})
     tasks = (synthetic, motion, download, index, verify, transcode, shard)
-    results = {task.__name__: task for task in tasks}[args.task](args)
-
+    try:
+        results = {task.__name__: task for task in tasks}[args.task](args)
+    except PartDone as done:
+        say(str(done))
+        if args.json:
+            part = Part.from_args(args)
+            results = {"part": part.number, "of": part.count, "videos": done.videos, "failed": done.failed}
+            write_json(part.file(args.json), results)
+        return 0
     shown = [(name, value) for name, value in results.items() if not isinstance(value, (list, dict))]
     if shown:
         table(shown, columns=(args.task, ""))
     if args.json:
         write_json(args.json, results)
-    return int(args.task == "transcode" and any(result["failures"] for result in results.values()))
+    if args.task == "transcode":
+        return int(any(result["failures"] for result in results.values()))
+    return int(bool(results.get("problems")))
 
 
 def synthetic(args: argparse.Namespace) -> dict[str, Any]:
@@ -130,7 +149,7 @@ def download(args: argparse.Namespace) -> dict[str, Any]:
             if unknown:
                 warn(f"{file.name}: {min(unknown)!r} is no class of {args.name}; labels follow its own sorted names")
             classes = None if unknown else args.name
-            index(argparse.Namespace(out=out, classes=classes, workers=args.workers, **options))
+            index(argparse.Namespace(out=out, classes=classes, workers=args.workers, part=None, **options))
         records, published = load_records(out), EDITIONS[args.name]["videos"][split]
         counts = {"files": count, "published": published, "indexed": len(records), "missing": len(records.missing)}
         results[split] = {"index": str(out), **counts, "fingerprint": records.fingerprint}
@@ -155,7 +174,8 @@ def index(args: argparse.Namespace) -> dict[str, Any]:
 
     out = args.out or args.annotation.with_suffix(".parquet")
     classes = load_classes(args.classes) if args.classes else None
-    made = make_index(args.annotation, out, root=args.root, classes=classes, workers=args.workers)
+    options: dict[str, Any] = {"root": args.root, "workers": args.workers, "part": Part.from_args(args)}
+    made = make_index(args.annotation, out, classes=classes, **options)
     unreadable = [f"{path}\t{reason}" for path, reason in made.unreadable]
     lists = {"unreadable": unreadable, "missing": made.missing, "extra": made.extra, "replaced": made.replaced}
     for name, lines in lists.items():
@@ -169,17 +189,28 @@ def index(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def verify(args: argparse.Namespace) -> dict[str, Any]:
-    """Decode every video and list those to leave out."""
+    """Check rows, videos and copies, and list what to leave out."""
+    from gcvideo.data.annotations import load_classes
     from gcvideo.prepare import verify as work
 
-    out = args.out or args.annotation.with_name(f"{args.annotation.name}.quarantine.jsonl")
+    out = args.out or args.annotation[0].with_name(f"{args.annotation[0].name}.quarantine.jsonl")
     limits: dict[str, Any] = {"seconds": args.seconds, "memory": int(args.gigabytes * (1 << 30))}
-    result = work.verify(args.annotation, out, root=args.root, workers=args.workers, **limits)
-    for failure in result.failures[:20]:
-        warn(f"{failure.path}: {failure.reason}")
-    failures = [failure._asdict() for failure in result.failures]
-    counts = {"videos": result.videos, "frames": result.frames, "bad": len(failures)}
-    return {"quarantine": str(out), **counts, "failures": failures}
+    options: dict[str, Any] = {"root": args.root, "workers": args.workers, "part": Part.from_args(args)}
+    classes = load_classes(args.classes) if args.classes else None
+    result = work.verify(args.annotation, out, classes=classes, **limits, **options)
+    kinds = {kind: [finding for finding in result.findings if finding.kind == kind] for kind in work.KINDS}
+    rows = [(work.KINDS[kind], len(found)) for kind, found in kinds.items() if found]
+    table([("sound", result.sound), *rows], columns=("rows that are", "rows"))
+    for kind, found in kinds.items():
+        for finding in found[:5]:
+            say(f"{kind}: {finding.list}:{finding.line}: {finding.id}: {finding.reason}")
+        if len(found) > 5:
+            say(f"{kind}: and {len(found) - 5:,} more, see {work.report_path(out)}")
+    counts = {"rows": result.rows, "videos": result.videos, "frames": result.frames, "sound": result.sound}
+    files = {"quarantine": str(out), "report": str(work.report_path(out))}
+    findings = [finding._asdict() for finding in result.findings]
+    numbers = {kind: len(found) for kind, found in kinds.items()}
+    return {**files, **counts, "problems": len(result.problems), "kinds": numbers, "findings": findings}
 
 
 def transcode(args: argparse.Namespace) -> dict[str, Any]:
@@ -193,7 +224,8 @@ def transcode(args: argparse.Namespace) -> dict[str, Any]:
         raise DataError("transcode: give a folder for the copies, or --compare N to measure the presets")
     else:
         encoding = Encoding(preset=args.preset, short_side=args.short_side, audio=args.audio)
-        done = {args.preset: work.transcode(args.source, args.out, encoding, workers=args.workers)}
+        options: dict[str, Any] = {"workers": args.workers, "part": Part.from_args(args)}
+        done = {args.preset: work.transcode(args.source, args.out, encoding, **options)}
     rows = []
     for preset, result in done.items():
         old, new = result.old, result.new

@@ -35,7 +35,8 @@ class Quarantine:
     epoch, also for what other processes found. Delete lines to try videos again.
 
     A second list, such as the output of ``gcvideo prepare verify`` (or the file of an earlier run), names records that
-    are bad from the start. It is only read.
+    are bad from the start. It is only read. Entries that are ``training_only`` (copies of test videos) do not count in
+    tests.
 
     Only the main process changes anything; worker processes, forked from it, see the changes at once.
 
@@ -43,6 +44,7 @@ class Quarantine:
         records: the data set.
         path: the file; None keeps everything in memory.
         known: the list of what is bad from the start.
+        training: whether the records are trained on.
 
     Raises:
         DataError: the list cannot be read, or is none.
@@ -55,9 +57,15 @@ class Quarantine:
     """
 
     def __init__(
-        self, records: RecordTable, path: str | Path | None = None, *, known: str | Path | None = None
+        self,
+        records: RecordTable,
+        path: str | Path | None = None,
+        *,
+        known: str | Path | None = None,
+        training: bool = False,
     ) -> None:
         self.records = records
+        self._training = training
         self.path = Path(path) if path is not None else None
         count = max(len(records), 1)
         self.bad_from = np.frombuffer(mmap.mmap(-1, 4 * count), dtype=np.int32)
@@ -107,25 +115,37 @@ class Quarantine:
         return failure._replace(reason=self.reasons[failure.id])
 
     def _read(self, path: Path, *, whole: bool) -> list[int]:
-        """Take in the entries of a file; returns the indices of their records.
-
-        Unless the file must be ``whole``, a last line that was cut short by a kill is ignored.
-        """
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: not a readable list of bad videos ({error})") from None
+        """Take in the entries of a file; returns the indices of their records."""
         epochs: dict[str, int] = {}  # from which each id is bad, at the earliest
-        for number, line in enumerate(lines, start=1):
-            try:
-                entry = json.loads(line)
-                id_, epoch = str(entry["id"]), entry.get("from_epoch", ALWAYS)
+        for id_, reason, epoch, training_only in read_bad_videos(path, whole=whole):
+            if self._training or not training_only:
                 epochs[id_] = min(epochs.get(id_, epoch), epoch)
-                self.reasons.setdefault(id_, str(entry["reason"]))
-            except (ValueError, KeyError, TypeError):
-                if whole or number < len(lines):
-                    raise DataError(f"{path}:{number}: expected a JSON object with id, path and reason") from None
+                self.reasons.setdefault(id_, reason)
         rows: list[int] = self.records.find(epochs).tolist()
         for index in rows:
             self.bad_from[index] = min(self.bad_from[index], epochs[self.records[index].id])
         return rows
+
+
+def read_bad_videos(path: Path, *, whole: bool = True) -> list[tuple[str, str, int, bool]]:
+    """Entries of a list of bad videos: id, reason, from_epoch, training_only.
+
+    Unless the file must be ``whole``, a last line that was cut short by a kill is ignored.
+
+    Raises:
+        DataError: the list cannot be read, or is none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable list of bad videos ({error})") from None
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            training_only = bool(row.get("training_only"))
+            entries.append((str(row["id"]), str(row["reason"]), int(row.get("from_epoch", ALWAYS)), training_only))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if whole or number < len(lines):
+                raise DataError(f"{path}:{number}: expected a JSON object with id, path and reason") from None
+    return entries

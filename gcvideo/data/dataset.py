@@ -221,7 +221,8 @@ class ClipDataset(_VideoDataset[ClipBatch]):
     def __init__(
         self, records: RecordTable, *, data: DataConfig, seed: int, quarantine: str | Path | None = None
     ) -> None:
-        super().__init__(records, data=data, quarantine=Quarantine(records, quarantine, known=data.quarantine))
+        known = Quarantine(records, quarantine, known=data.quarantine, training=True)
+        super().__init__(records, data=data, quarantine=known)
         self.seed = seed
         self._augment = build_clip_augment(data)
         unlabelled = np.flatnonzero(records.labels < 0)

@@ -7,6 +7,7 @@ from gcvideo import distributed
 from gcvideo.config import RunConfig, SplitConfig
 from gcvideo.console import warn
 from gcvideo.data.annotations import PUBLISHED_CLASSES, load_classes, load_records, normalize
+from gcvideo.data.bad_videos import read_bad_videos
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, DataError
 
@@ -16,7 +17,8 @@ def load_split(
 ) -> RecordTable | None:
     """The records of one split, None where the config names none.
 
-    A video that is listed twice is trained on twice, but validated and tested once.
+    A video that is listed twice is trained on twice, but validated and tested once. Rows that cannot be used are
+    left out where the list ``data.quarantine`` names them.
 
     Args:
         config: of the run.
@@ -32,6 +34,7 @@ def load_split(
         return None
     data, num_classes = config.data, config.model.num_classes
     classes = _label_order(data.classes, classes)
+    known = read_bad_videos(Path(data.quarantine).expanduser()) if data.quarantine else ()
     records = load_records(
         split.annotation,
         root=split.root,
@@ -41,6 +44,7 @@ def load_split(
         subset={"training": "train", "test": "test"}.get(name, "val"),
         split=data.split,
         names_only=name == "validation" and data.classes is None and classes is not None,
+        leave_out={id_ for id_, *_ in known},
     )
     source, found = records.source, classes or records.classes
     if found is not None and len(found) != num_classes:

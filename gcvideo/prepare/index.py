@@ -18,6 +18,7 @@ from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.files import hash_file, write_atomically
 from gcvideo.journal import Journal, Row
+from gcvideo.parts import WHOLE, Part
 from gcvideo.prepare.jobs import reason_of, scan
 from gcvideo.video import open_video
 from gcvideo.video.tar_members import local_path
@@ -85,10 +86,11 @@ def make_index(
     root: str | Path | None = None,
     classes: Sequence[str] | None = None,
     workers: int | None = None,
+    part: Part = WHOLE,
 ) -> Index:
     """Open every video of an annotation and write what it is; ``load_records`` reads the result.
 
-    An interrupted run is resumed from a journal beside ``out``.
+    An interrupted run is resumed from a journal beside ``out``. Parts share it; the whole job puts their work together.
 
     Args:
         annotation: anything that ``load_records`` reads.
@@ -96,9 +98,11 @@ def make_index(
         root: folder of the videos; by default the annotation's own folder.
         classes: class names in label order; by default the sorted names that the annotation uses.
         workers: processes at a time; by default one a core.
+        part: of the videos; others do the rest.
 
     Raises:
         DataError: the annotation cannot be used.
+        PartDone: this is a part, and its videos are done.
     """
     out = Path(out).expanduser()
     if out.suffix != ".parquet":
@@ -106,8 +110,8 @@ def make_index(
     records = load_records(annotation, root=root, classes=classes)
     records.require_text()
     paths = [record.path for record in records]
-    journal = Journal(f"{out}.partial", {"format": 1})
-    found = scan(describe_video, paths, journal=journal, title="index", **LIMITS, workers=workers)
+    journal = Journal(f"{out}.partial", {"format": 1}, rank=part.number - 1)
+    found = scan(describe_video, paths, journal=journal, title="index", part=part, **LIMITS, workers=workers)
     folder = Path(records.root)
     rows = [{**found[record.path], "path": os.path.relpath(record.path, folder)} for record in records]
     lines = sorted(f"{r.id}\t{r.label}\t{row.get('hash')}\n" for r, row in zip(records, rows, strict=True))

@@ -9,10 +9,27 @@ from gcvideo.console import Progress
 from gcvideo.data.worker_pool import Hold, WorkerPool
 from gcvideo.errors import GcvideoError, VideoError
 from gcvideo.journal import Journal, Row
+from gcvideo.parts import WHOLE, Part
 from gcvideo.video.tar_members import parse_member
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+
+
+class PartDone(Exception):
+    """A part of a job has done its share; the whole job puts the parts together.
+
+    Attributes:
+        videos: of the part.
+        failed: how many of them could not be processed.
+    """
+
+    def __init__(self, part: Part, rows: Sequence[Row]) -> None:
+        self.videos, self.failed = len(rows), sum("error" in row for row in rows)
+        super().__init__(
+            f"{part} is done ({self.videos:,} videos); after all, run the command once without --part, and without "
+            "torchrun or srun: it puts them together"
+        )
 
 
 def run_jobs(
@@ -55,9 +72,10 @@ def run_jobs(
 
     if not items:
         return
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes share
     pool: WorkerPool[int, tuple[int, Value | None, str | None]] = WorkerPool(
         work,
-        workers=min(workers or len(os.sched_getaffinity(0)), len(items)),
+        workers=min(workers or max(1, cores), len(items)),
         on_death=deaths.__setitem__,
         time_limit=seconds,
         memory_limit=memory,
@@ -78,6 +96,7 @@ def scan(
     *,
     journal: Journal,
     title: str,
+    part: Part = WHOLE,
     **options: Any,
 ) -> dict[str, Row]:
     """Apply a function to every video whose row is not in the journal, or that has changed since.
@@ -87,16 +106,25 @@ def scan(
         paths: of the videos.
         journal: rows of earlier runs; every new row is added at once.
         title: of the progress bar.
+        part: of the videos.
         **options: ``workers``, ``seconds`` and ``memory`` of ``run_jobs``.
 
     Returns:
         path -> row, in the order of ``paths``; ``{"error": reason}`` for a video on which the function failed.
+
+    Raises:
+        PartDone: it is a part, and its videos are done.
     """
-    rows = {path: row for path in paths if (row := journal.find(path, _stamp(path))) is not None}
-    waiting = list(dict.fromkeys(path for path in paths if path not in rows))
+    paths = list(dict.fromkeys(paths))
+    mine = part.share(paths)
+    rows = {path: row for path in mine if (row := journal.find(path, _stamp(path))) is not None}
+    waiting = [path for path in mine if path not in rows]
+    title = title if part.is_whole else f"{title} {part}"
     for path, row, error in run_jobs(function, waiting, title=title, done=len(rows), **options):
         rows[path] = {"error": error} if row is None else row
         journal.add(path, rows[path], _stamp(path))
+    if not part.is_whole:
+        raise PartDone(part, [*rows.values()])
     return {path: rows[path] for path in paths}
 
 
@@ -106,7 +134,7 @@ def reason_of(error: Exception) -> str:
         return "needs more memory than a worker process may use"
     if isinstance(error, GcvideoError):
         return error.reason if isinstance(error, VideoError) else str(error)
-    text = " ".join(str(error).split())
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())  # an OSError's text repeats its number
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -18,6 +18,7 @@ from gcvideo.data.annotations import load_records, videos_under
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically
 from gcvideo.journal import Journal, Row
+from gcvideo.parts import WHOLE, Part
 from gcvideo.prepare.encode import PRESETS, Encoding, encode_video
 from gcvideo.prepare.jobs import run_jobs, scan
 from gcvideo.video import open_video
@@ -52,21 +53,30 @@ class Transcoding:
     failures: dict[str, str]
 
 
-def transcode(source: str | Path, target: str | Path, encoding: Encoding, *, workers: int | None = None) -> Transcoding:
+def transcode(
+    source: str | Path,
+    target: str | Path,
+    encoding: Encoding,
+    *,
+    workers: int | None = None,
+    part: Part = WHOLE,
+) -> Transcoding:
     """Transcode every video under ``source``; its copy has the same place under ``target`` and the suffix ``.mp4``.
 
-    Videos that an earlier run has written are kept; those that failed are tried again. Originals are only read.
+    Videos that an earlier run has written are kept; those that failed are tried again. Originals are only read. Parts
+    share the work; the whole job puts it together.
 
     Raises:
         DataError: a folder that cannot be used, two videos that would get the same name, or a ``target`` that holds
             videos transcoded with other settings.
+        PartDone: this is a part, and its videos are done.
     """
     source, target = Path(source).expanduser(), Path(target).expanduser()
     copies = _copies(source, target)
-    journal = Journal(target / JOURNAL, encoding._asdict())
-    if journal.path.exists() and not journal.fits:
+    journal = Journal(target / JOURNAL, encoding._asdict(), rank=part.number - 1)
+    if journal.is_foreign:
         raise DataError(f"{target}: holds videos transcoded with other settings; choose another folder")
-    return _transcode(copies, encoding, journal, workers)
+    return _transcode(copies, encoding, journal, workers, part)
 
 
 def compare_presets(
@@ -108,12 +118,14 @@ def copy_annotation(annotation: str | Path, source: str | Path, target: str | Pa
     return copy
 
 
-def _transcode(copies: dict[str, str], encoding: Encoding, journal: Journal, workers: int | None) -> Transcoding:
+def _transcode(
+    copies: dict[str, str], encoding: Encoding, journal: Journal, workers: int | None, part: Part = WHOLE
+) -> Transcoding:
     for path, copy in copies.items():
         if not os.path.isfile(copy):
             journal.forget(path)
     function = functools.partial(_copy_video, copies=copies, encoding=encoding)
-    rows = scan(function, list(copies), journal=journal, title="transcode", **LIMITS, workers=workers)
+    rows = scan(function, list(copies), journal=journal, title="transcode", part=part, **LIMITS, workers=workers)
     failures = {path: row["error"] for path, row in rows.items() if "error" in row}
     old, new = _costs([(path, copy) for path, copy in copies.items() if path not in failures])
     return Transcoding(len(copies) - len(failures), old, new, failures)

@@ -1,103 +1,315 @@
-"""Decode whole videos and list those that are damaged."""
+"""Verify a data set: decode whole videos, compare rows and contents, and list what to leave out."""
 
+from __future__ import annotations
+
+import base64
+import itertools
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 
-from gcvideo.data.annotations import load_records
-from gcvideo.data.bad_videos import Failure
+from gcvideo.data.annotations import EVERY_SUBSET, Readings, load_records, looks_like
+from gcvideo.data.records import VideoRecord
 from gcvideo.errors import VideoError
-from gcvideo.files import write_atomically
+from gcvideo.files import hash_file, write_atomically
 from gcvideo.journal import Journal, Row
+from gcvideo.parts import WHOLE, Part
+from gcvideo.prepare.duplicates import FRAMES, alike, picture_hash
 from gcvideo.prepare.jobs import reason_of, scan
 from gcvideo.video import open_video
 from gcvideo.video.tar_members import local_path
+
+# Kind of finding -> what it means. Rows of the first two kinds are sound.
+KINDS = {
+    "pyav": "sound, but read by PyAV",
+    "repeated": "sound, but listed before",
+    "damaged": "damaged pictures",
+    "refused": "cannot be opened",
+    "failed": "the decoder died, hung or took too much memory",
+    "missing": "no such file",
+    "row": "the row or its label cannot be read",
+    "conflict": "disagrees with another row",
+    "segment": "segment beyond the end of the video",
+    "leak": "also in a later list",
+    "alike": "looks like a video with another label",
+}
+SOUND = ("pyav", "repeated")
+ONLY_REPORTED = (*SOUND, "alike")
+SUBSETS = ("train", "val", "test")
+
+
+class Finding(NamedTuple):
+    """What is to be known of a row: its kind (see ``KINDS``), place and reason. The line is 0 where there are none."""
+
+    kind: str
+    list: str
+    line: int
+    id: str
+    path: str
+    reason: str
 
 
 class Verification(NamedTuple):
     """Result of a verification.
 
     Attributes:
+        rows: how many the annotations have.
         videos: how many were decoded.
-        frames: how many frames the sound ones have.
-        failures: the others, and why.
+        frames: how many frames those have that can be read.
+        sound: rows of which nothing is to be said.
+        findings: all others, in the order of the rows.
     """
 
+    rows: int
     videos: int
     frames: int
-    failures: Sequence[Failure]
+    sound: int
+    findings: Sequence[Finding]
+
+    @property
+    def problems(self) -> list[Finding]:
+        """Findings in rows that are not sound."""
+        return [finding for finding in self.findings if finding.kind not in SOUND]
+
+
+class _Entry(NamedTuple):
+    """A row whose video was decoded. Lists are numbered in the order given, their subsets in that of ``SUBSETS``."""
+
+    order: tuple[int, int]
+    list: str
+    line: int
+    record: VideoRecord
+    label: str | None
+    names: bool  # whether labels are names
+
+    def found(self, kind: str, reason: str) -> Finding:
+        return Finding(kind, self.list, self.line, self.record.id, self.record.path, reason)
+
+    def __str__(self) -> str:
+        return f"{self.list}:{self.line}" if self.line else f"{self.record.id} of {self.list}"
 
 
 def verify(
-    annotation: str | Path,
+    annotations: Sequence[str | Path],
     quarantine: str | Path,
     *,
     root: str | Path | None = None,
+    classes: Sequence[str] | None = None,
     workers: int | None = None,
     seconds: float = 600,
     memory: int = 4 << 30,
+    part: Part = WHOLE,
 ) -> Verification:
-    """Decode every frame of every video, in processes that may die; write the list of those that are damaged.
+    """Check all rows and decode every frame of every video, in processes that may die; write what to leave out.
 
-    An interrupted run is resumed from a journal beside the list.
+    An interrupted run is resumed from a journal beside the list. Parts share the journal; the whole job puts their work
+    together.
 
     Args:
-        annotation: anything that ``load_records`` reads.
+        annotations: anything that ``load_records`` reads: training lists first, the test list last.
         quarantine: the list to write: a JSON object (id, path, reason) a line, as training reads it.
-        root: folder of the videos; by default the annotation's own folder.
+        root: folder of the videos; by default each annotation's own folder.
+        classes: class names in label order, where known.
         workers: processes at a time; by default one a core.
         seconds: time limit of one video.
         memory: bytes that decoding one video may take.
+        part: of the videos; others do the rest.
 
     Raises:
-        DataError: the annotation cannot be used.
+        DataError: an annotation cannot be used as a whole.
+        PartDone: this is a part, and its videos are decoded.
     """
-    records = load_records(annotation, root=root)
-    paths = [record.path for record in records]
-    journal = Journal(f"{quarantine}.partial", {"format": 1})
-    rows = scan(verify_video, paths, journal=journal, title="verify", seconds=seconds, memory=memory, workers=workers)
-    failures = [Failure(r.id, r.path, rows[r.path]["error"]) for r in records if "error" in rows[r.path]]
-    lines = [json.dumps(failure._asdict(), ensure_ascii=False) + "\n" for failure in failures]
-    write_atomically(quarantine, "".join(lines).encode())
+    entries, findings = _read_lists(annotations, root, classes)
+    count = len(entries) + len({(finding.list, finding.line, finding.id) for finding in findings})
+    journal = Journal(f"{quarantine}.partial", {"format": 2}, rank=part.number - 1)
+    paths = [entry.record.path for entry in entries]
+    limits: dict[str, Any] = {"seconds": seconds, "memory": memory, "workers": workers}
+    rows = scan(verify_video, paths, journal=journal, title="verify", part=part, **limits)
+    findings += [*_videos(entries, rows), *_pairs(entries, rows)]
+    first = {(finding.list, finding.line, finding.id, finding.kind): finding for finding in reversed(findings)}
+    findings = [finding for _, finding in sorted(first.items())]
+    listed = [finding for finding in findings if finding.kind not in ONLY_REPORTED]
+    _write_lines(quarantine, [_bad_video(finding) for finding in listed])
+    _write_lines(report_path(quarantine), [finding._asdict() for finding in findings])
     journal.remove()
-    return Verification(len(rows), sum(row.get("frames", 0) for row in rows.values()), failures)
+    named = {(finding.list, finding.line, finding.id) for finding in findings}
+    frames = sum(row.get("frames", 0) for row in rows.values())
+    return Verification(count, len(rows), frames, count - len(named), findings)
+
+
+def report_path(quarantine: str | Path) -> Path:
+    """Where all findings are written, beside the list of what to leave out."""
+    return Path(quarantine).with_suffix(".report.jsonl")
 
 
 def verify_video(path: str) -> Row:
-    """Decode a video from beginning to end, then read a clip of it as training does.
+    """Decode a video from beginning to end, then read frames of it as training does.
 
     Damage that decoders hide, by showing part of another picture, counts: decoding is strict.
 
-    Raises:
-        VideoError: the video is damaged, and how.
+    Returns:
+        ``kind``: "sound", "pyav", "damaged" or "refused", and the ``reason``; of what can be opened the number of
+        ``frames``, ``seconds``, the damaged ``pictures`` (numbers from 0 in the order shown), the ``hash`` of the file
+        and the ``print`` of its pictures (``picture_hash`` in base 64).
     """
-    with open_video(path) as video:
-        expected = len(video)
-        decoded = _count_frames(path)
-        if decoded != expected:
-            raise VideoError(path, f"only {decoded} of {expected} frames can be decoded")
-        video.frames(np.linspace(0, expected - 1, num=8).round().astype(int))
-    return {"frames": expected}
-
-
-def _count_frames(path: str) -> int:
-    """Number of frames of a strict decode."""
-    count = 0
+    row: Row = {}
     try:
-        # A file must not be taken for a URL or open one, for any name or content that it may have.
-        options = {"protocol_whitelist": "file"}
-        with local_path(path) as file, av.open(f"file:{file}", metadata_errors="replace", options=options) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            stream.codec_context.options = {"err_detect": "explode"}
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise VideoError(path, f"is damaged at frame {count}")
-                count += 1
-    except (av.FFmpegError, ValueError, EOFError) as error:
-        raise VideoError(path, f"is damaged at frame {count} ({reason_of(error)})") from error
-    return count
+        with local_path(path) as file, open_video(file) as video:
+            count, times = len(video), video.times
+            row |= {"frames": count, "seconds": float(times[-1] - times[0]), "hash": hash_file(file)}
+            row["pictures"], reason = strict_decode(file, count)
+            if reason:
+                return row | {"kind": "damaged", "reason": reason}
+            why = video.reason if video.backend == "pyav" else "decord cannot read its pictures as the tables say"
+            numbers = np.searchsorted(times, np.linspace(times[0], times[-1], FRAMES) - 1e-6).clip(0, count - 1)
+            row["print"] = base64.b64encode(picture_hash(video.frames(numbers))).decode()
+            return row | ({"kind": "pyav", "reason": why} if video.backend == "pyav" else {"kind": "sound"})
+    except VideoError as error:
+        kind = "damaged" if row else "missing" if error.reason == "does not exist" else "refused"
+        return row | {"kind": kind, "reason": error.reason}
+
+
+def strict_decode(file: str, expected: int) -> tuple[list[int], str]:
+    """Decode a file and count.
+
+    Returns:
+        Numbers of the damaged pictures, in the order shown; and what is wrong, "" if nothing is.
+    """
+    times: list[int] = []
+    damaged: list[tuple[int | None, int, str]] = []  # time, frames before it, why
+    count = 0
+    # A file must not be taken for a URL or open one, for any name or content that it may have.
+    options = {"protocol_whitelist": "file"}
+    try:
+        with av.open(f"file:{file}", metadata_errors="replace", options=options) as container:
+            covers = av.stream.Disposition.attached_pic
+            stream = next(stream for stream in container.streams.video if not stream.disposition & covers)
+            decoder: Any = stream.codec_context
+            decoder.thread_count = 1
+            decoder.options = {"err_detect": "explode"}
+            for packet in itertools.chain(container.demux(stream), [None]):
+                if packet is not None and not packet.size:
+                    continue
+                if packet is not None and packet.pts is not None and not packet.is_discard:
+                    times.append(packet.pts)
+                try:
+                    for frame in decoder.decode(packet):
+                        if frame.is_corrupt:
+                            damaged.append((frame.pts, count, "marked by the decoder"))
+                        count += 1
+                except av.FFmpegError as error:
+                    damaged.append((packet.pts if packet else None, count, reason_of(error)))
+    except (av.FFmpegError, ValueError, EOFError, StopIteration) as error:
+        damaged.append((None, count, reason_of(error)))
+    known = len(set(times)) == len(times) == expected
+    number_of = {time: number for number, time in enumerate(sorted(times))} if known else {}
+    pictures = sorted({number_of.get(time, before) if time is not None else before for time, before, _ in damaged})
+    if damaged:
+        return pictures, f"is damaged at frame{'s' * (len(pictures) > 1)} {_ranges(pictures)} ({damaged[0][2]})"
+    return [], f"only {count} of {expected} frames can be decoded" if count != expected else ""
+
+
+def _ranges(numbers: Sequence[int], *, most: int = 8) -> str:
+    """Rising numbers as text: "3, 7-9"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs[:most]) + " ..." * (len(runs) > most)
+
+
+def _read_lists(
+    annotations: Sequence[str | Path], root: str | Path | None, classes: Sequence[str] | None
+) -> tuple[list[_Entry], list[Finding]]:
+    """The rows whose videos are there, training first; and what is wrong with the others."""
+    entries: list[_Entry] = []
+    findings: list[Finding] = []
+    for number, annotation in enumerate(annotations):
+        path = Path(annotation).expanduser()
+        both = path.is_dir() and looks_like(path) in ("ucf101", "hmdb51")
+        for subset in ("train", "test") if both else (EVERY_SUBSET,):
+            readings = Readings()
+            records = load_records(path, root=root, classes=classes, subset=subset, readings=readings)
+            name = f"{annotation} ({subset})" if both else str(annotation)
+            findings += [Finding(row.kind, name, row.line, row.id, row.path, row.reason) for row in readings.refusals]
+            gone = "no video of this clip is there"
+            findings += [Finding("missing", name, row.line, row.id, "", gone) for row in readings.missing]
+            for index, record in enumerate(records):
+                row = readings.rows[index] if readings.rows else None
+                own = row.subset.lower() if row and not both else subset
+                order = next((place for place, known in enumerate(SUBSETS) if own.startswith(known)), 0)
+                label = None if record.label < 0 else records.classes[record.label] if records.classes else record.label
+                text = None if label is None else str(label)
+                line = row.line if row else 0
+                entries.append(_Entry((number, order), name, line, record, text, records.classes is not None))
+    return entries, findings
+
+
+def _videos(entries: Iterable[_Entry], rows: dict[str, Row]) -> Iterator[Finding]:
+    """What decoding found, and segments beyond the end."""
+    for entry in entries:
+        row = rows[entry.record.path]
+        if row.get("kind") != "sound":
+            yield entry.found(row.get("kind", "failed"), row.get("reason") or row["error"])
+        if row.get("frames"):
+            try:
+                entry.record.frame_range(np.linspace(0, row["seconds"], row["frames"]))
+            except VideoError as error:
+                yield entry.found("segment", error.reason)
+
+
+def _pairs(entries: Sequence[_Entry], rows: dict[str, Row]) -> Iterator[Finding]:
+    """What follows from two rows that show the same pictures."""
+    by_content: dict[str, list[_Entry]] = defaultdict(list)
+    for entry in entries:
+        by_content[rows[entry.record.path].get("hash", entry.record.path)].append(entry)
+    for same in by_content.values():
+        for one, two in itertools.combinations(sorted(same, key=lambda entry: entry.order), 2):
+            yield from _compare(one, two, "the same clip" if one.record.path == two.record.path else "the same bytes")
+    shown = {key: rows[same[0].record.path] for key, same in by_content.items()}
+    keys = [key for key, row in shown.items() if "print" in row]
+    prints = [base64.b64decode(shown[key]["print"]) for key in keys]
+    for i, j in alike(prints, [shown[key]["seconds"] for key in keys]):
+        for pair in itertools.product(by_content[keys[i]], by_content[keys[j]]):
+            one, two = sorted(pair, key=lambda entry: entry.order)
+            yield from _compare(one, two, "the same pictures")
+
+
+def _compare(one: _Entry, two: _Entry, what: str) -> Iterator[Finding]:
+    """What is to be said of two rows, the earlier one first."""
+    spans = [(r.start or 0.0, np.inf if r.end is None else r.end) for r in (one.record, two.record)]
+    shared = min(spans[0][1], spans[1][1]) - max(spans[0][0], spans[1][0])
+    if shared <= min(end - start for start, end in spans) / 2 and np.isfinite(shared):
+        return
+    disagree = None not in (one.label, two.label) and one.names == two.names and one.label != two.label
+    if disagree:
+        kind = "alike" if what == "the same pictures" else "conflict"
+        for entry, other in ((one, two), (two, one)):
+            yield entry.found(kind, f"{what} as {other}, label {entry.label!r} here, {other.label!r} there")
+    if one.order != two.order:
+        yield one.found("leak", f"{what} as {two}: {two.record.id}")
+    elif not disagree and what != "the same pictures":
+        if spans[0] == spans[1]:
+            yield two.found("repeated", f"{what} as {one}")
+        else:
+            times = "{:g} to {:g} s here, {:g} to {:g} s there".format(*spans[1], *spans[0])
+            yield two.found("conflict", f"{what} as {one} with other times, {times}")
+
+
+def _bad_video(finding: Finding) -> Row:
+    """The entry of a list of bad videos."""
+    entry = {"id": finding.id, "path": finding.path, "reason": finding.reason}
+    return entry | ({"training_only": True} if finding.kind == "leak" else {})
+
+
+def _write_lines(path: str | Path, rows: Iterable[Row]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    # A name that is no UTF-8 holds surrogates, for which the replacement is just JSON's escape.
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))

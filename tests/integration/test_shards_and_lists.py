@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (
         main(["prepare", "shard", str(folder / "val.txt"), str(folder / "shards"), "--megabytes", "0.02", *tail]) == 0
     )
-    assert main(["prepare", "verify", str(folder / "val.txt"), "--out", str(folder / "bad.jsonl"), *tail]) == 0
+    assert main(["prepare", "verify", str(folder / "val.txt"), "--out", str(folder / "bad.jsonl"), *tail]) == 1
     tiny_checkpoint(folder)
     return folder
 

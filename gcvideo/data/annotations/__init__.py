@@ -1,21 +1,32 @@
 """Annotations of every format in use, read as one table of records."""
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 
 from gcvideo.config import import_object
+from gcvideo.console import warn
 from gcvideo.data.annotations import official
 from gcvideo.data.annotations.classes import PUBLISHED_CLASSES, load_classes
 from gcvideo.data.annotations.folders import read_class_folders, videos_under
 from gcvideo.data.annotations.lists import header_of, read_lines, read_list
 from gcvideo.data.annotations.official import clip_name
 from gcvideo.data.annotations.parquet import SHARD_FILES, read_index
-from gcvideo.data.annotations.table import Annotation, Row, file_finder, make_table, normalize
+from gcvideo.data.annotations.table import EVERY_SUBSET, Annotation, Readings, Row, file_finder, make_table, normalize
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, DataError
 
-__all__ = ["PUBLISHED_CLASSES", "clip_name", "load_classes", "load_records", "normalize", "videos_under"]
+__all__ = [
+    "EVERY_SUBSET",
+    "PUBLISHED_CLASSES",
+    "Readings",
+    "clip_name",
+    "load_classes",
+    "load_records",
+    "looks_like",
+    "normalize",
+    "videos_under",
+]
 
 FORMATS: dict[str, Callable[[Annotation], RecordTable]] = {
     "kinetics": official.read_kinetics_csv,
@@ -54,6 +65,8 @@ def load_records(
     subset: str | None = None,
     split: int = 1,
     names_only: bool = False,
+    leave_out: Container[str] = (),
+    readings: Readings | None = None,
 ) -> RecordTable:
     """Read an annotation of any known format.
 
@@ -77,9 +90,11 @@ def load_records(
         classes: class names in label order; by default the sorted names that the annotation uses.
         num_classes: largest label + 1 that is allowed; by default the number of classes where they are known.
         format: one of these; "auto" is the one that the annotation looks like.
-        subset: "train", "val" or "test": the videos to take of an annotation that lists several subsets.
+        subset: "train", "val" or "test": the videos to take of an annotation that lists several subsets; or "every".
         split: which of several official splits, from 1.
         names_only: whether numbers are refused as labels, because the order of ``classes`` is in no file.
+        leave_out: ids, as ``gcvideo prepare verify`` lists them, of rows that are left out where they cannot be used.
+        readings: filled with how each row was read, where given; all rows that cannot be used are then left out.
 
     Raises:
         DataError: in one line, naming file and line, what is wrong, and the fix.
@@ -93,15 +108,26 @@ def load_records(
         raise DataError(f"{folder}: no such folder of videos (for {path})")
     names = tuple(map(normalize, classes)) if classes is not None else None
     limit = num_classes or len(names or ()) or None
-    source = Annotation(path, folder, root is not None, names, limit, names_only, subset, split)
+    filled = Readings() if readings is None else readings
+    source = Annotation(path, folder, root is not None, names, limit, names_only, subset, split, filled)
+    error: DataError | None = None
     try:
         format = looks_like(path) if format == "auto" else format
         table = FORMATS[format](source) if format in FORMATS else _read_with(source, format)
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a readable text file in UTF-8 or UTF-16 ({error})") from None
-    if not len(table):
+    except (OSError, UnicodeError, csv.Error) as problem:
+        raise DataError(f"{path}: not a readable text file in UTF-8 or UTF-16 ({problem})") from None
+    except DataError as problem:
+        error = problem
+    for row in filled.refusals if readings is None else ():
+        if row.id not in leave_out:
+            raise DataError(f"{row.file}:{row.line}: {row.reason}{row.hint}")
+    if error is not None:
+        raise error
+    if readings is None and not len(table):
         which = f" of those in {folder}; expected files named like {table.missing[0]}.mp4" if table.missing else ""
         raise DataError(f"{path}: lists no videos{which}")
+    if readings is None and filled.refusals:
+        warn(f"{path}: {len(filled.refusals):,} rows cannot be used; left out, as the list of bad videos says")
     return table
 
 

@@ -2,9 +2,9 @@
 
 One layout is chosen for all rows of a file: a separator (tab, semicolon, comma or space) and the columns. Without a
 header these are ``path``, ``path label``, ``path frames label`` (the number of frames is ignored) or
-``path start end label`` (a segment, in seconds): those with which the first row names an existing file. Paths may hold
-separators. A label is an integer or a class name. A header names the columns in any order: those, ``class`` (names),
-``class_id`` (numbers from 0), ``split`` (see ``SPELLINGS`` for others); further columns are ignored.
+``path start end label`` (a segment, in seconds): those with which most of the first rows name an existing file. Paths
+may hold separators. A label is an integer or a class name. A header names the columns in any order: those, ``class``
+(names), ``class_id`` (numbers from 0), ``split`` (see ``SPELLINGS`` for others); further columns are ignored.
 """
 
 import codecs
@@ -12,6 +12,7 @@ import csv
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ OTHER_COLUMNS = (
     "other columns need a header line: path,label or path,start,end,label or label,youtube_id,time_start,time_end"
 )
 ROWS_TO_TRY = 1000  # for an existing file
+VOTES = 100  # rows that decide on a layout
 
 
 @dataclass(frozen=True)
@@ -82,22 +84,24 @@ def read_list(annotation: Annotation) -> RecordTable:
     """Records of a list.
 
     Raises:
-        DataError: a row does not read as the others do, can be read in two ways, or names no existing file.
+        DataError: the first row can be read in two ways, or no row names an existing file.
     """
     find = file_finder(annotation.root)
     layout = header_of(annotation.path) or choose_layout(annotation, find)
     column = next((name for name in LABELS if name in layout.columns), "label")
+    between = [0.0]  # the largest number between path and label; infinite where there is something else
 
     def rows() -> Iterator[Row]:
         for line, row in read_rows(annotation, layout):
+            for text in map(row.__getitem__, layout.columns[1:-1]):
+                between[0] = max(between[0], int(text) if text.isdecimal() else math.inf)
             start, end = _seconds(row.get("start")), _seconds(row.get("end"))
             yield Row(line, row["path"], row.get(column, ""), "", start, end, row.get("split", ""))
 
     hint = f"; the rows are read as {layout}; {OTHER_COLUMNS}"
     table = make_table(annotation, rows(), find=find, labels=LABELS[column], hint=hint)
-    between = (row[name] for _, row in read_rows(annotation, layout) for name in layout.columns[1:-1])
     limit = annotation.limit or table.labels.max(initial=0) + 1
-    if not layout.is_header and len(layout.columns) > 2 and all(v.isdecimal() and int(v) < limit for v in between):
+    if not layout.is_header and len(layout.columns) > 2 and between[0] < limit:
         fix = f"give one label per video, or add a header line: {','.join(layout.columns)}, and separate by commas"
         raise annotation.error(1, f"the rows may be {layout} or have several labels; {fix}")
     return table
@@ -120,31 +124,32 @@ def header_of(path: Path) -> Layout | None:
 
 
 def read_rows(annotation: Annotation, layout: Layout) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line and columns of each row.
-
-    Raises:
-        DataError: a row has other columns.
-    """
+    """Line and columns of each row; rows with other columns are refused."""
     for line, text in itertools.islice(read_lines(annotation.path), layout.is_header, None):
         row = layout.parse(text)
         if row is None:
-            raise annotation.error(line, f"expected {layout} as in the other rows, found {text!r}")
-        yield line, row
+            annotation.refuse(line, text, text, f"expected {layout} as in the other rows, found {text!r}")
+        else:
+            yield line, row
 
 
 def choose_layout(annotation: Annotation, find: Find) -> Layout:
-    """The layout with which the first row names an existing file (or a later one, where some are missing).
+    """The layout with which most of the first rows name an existing file.
 
     Raises:
-        DataError: no row names an existing file, or the row can be read in two ways.
+        DataError: no row names an existing file, or the first that does can be read in two ways.
     """
     lines = list(itertools.islice(read_lines(annotation.path), ROWS_TO_TRY))
+    votes: Counter[Layout] = Counter()
     for line, text in lines:
         found = [layout for layout in LAYOUTS if (row := layout.parse(text)) and find(row["path"])]
-        if len(found) > 1:
+        if len(found) > 1 and not votes:
             raise annotation.error(line, f"{text!r} reads as {' and as '.join(map(str, found))}; add a header line")
-        if found:
-            return found[0]
+        votes.update(found if len(found) == 1 else ())
+        if votes.total() == VOTES:
+            break
+    if votes:
+        return votes.most_common(1)[0][0]
     for line, text in lines[:1]:
         expected = f"`path label` of a video file in {annotation.root} (not a folder of frames)"
         raise annotation.error(line, f"expected {expected}, found {text!r}; {OTHER_COLUMNS}")

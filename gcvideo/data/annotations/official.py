@@ -23,7 +23,7 @@ from pathlib import Path
 from gcvideo.data.annotations.classes import load_classes
 from gcvideo.data.annotations.folders import videos_under
 from gcvideo.data.annotations.lists import LABELS, header_of, read_lines, read_rows
-from gcvideo.data.annotations.table import Annotation, Find, Row, make_table
+from gcvideo.data.annotations.table import EVERY_SUBSET, Annotation, Find, Row, make_table
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 
@@ -95,8 +95,9 @@ def read_ucf101(annotation: Annotation) -> RecordTable:
         video, number = [*text.replace("\\", "/").split(), ""][:2]
         name = video.split("/")[0]
         if names.get(number, name) != name:
-            raise annotation.error(line, f"{text!r}: {numbered} calls class {number} {names[number]!r}")
-        rows.append(Row(line, video, name))
+            annotation.refuse(line, video, video, f"{text!r}: {numbered} calls class {number} {names[number]!r}")
+        else:
+            rows.append(Row(line, video, name))
     return make_table(annotation, rows, find=_find_by_stem(annotation.root), labels="names")
 
 
@@ -111,7 +112,8 @@ def read_hmdb51(annotation: Annotation) -> RecordTable:
             for line, text in read_lines(path):
                 video, flag = [*text.rsplit(maxsplit=1), ""][:2]
                 if flag not in {"0", "1", "2"}:
-                    raise replace(annotation, path=path).error(line, f"expected a video and 0, 1 or 2, found {text!r}")
+                    reason = f"expected a video and 0, 1 or 2, found {text!r}"
+                    replace(annotation, path=path).refuse(line, text, text, reason)
                 rows += [Row(line, f"{match[1]}/{video}", match[1])] if flag == wanted else []
     if not names:
         raise DataError(f"{annotation.path}: holds no lists of split {annotation.split}")
@@ -137,7 +139,7 @@ def read_something_something(annotation: Annotation) -> RecordTable:
 
 
 def _is_training(annotation: Annotation) -> bool:
-    if annotation.subset is None:
+    if annotation.subset in (None, EVERY_SUBSET):
         raise DataError(f"{annotation.path}: lists training and test videos; name one of the list files instead")
     return annotation.subset == "train"
 

@@ -5,10 +5,11 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,35 +26,7 @@ SEVERAL = re.compile(r"\d+([,;| ]\s*\d+)+|\[.*\]")
 NO_LABEL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 SPLITS = "train:train training:train val:val valid:val validate:val validation:val test:test testing:test"
 SUBSETS = dict(pair.split(":") for pair in SPLITS.split())
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """An annotation file or folder, and what is known about it.
-
-    Attributes:
-        path: the file or folder.
-        root: folder of the videos.
-        root_given: whether the user named the root; otherwise it is the annotation's own folder.
-        classes: class names in label order, where known.
-        limit: largest label + 1 that is allowed, where known.
-        names_only: whether numbers are refused as labels, because the order of ``classes`` is in no file.
-        subset: "train", "val" or "test": the videos to take of an annotation that lists several subsets.
-        split: which of several official splits, from 1.
-    """
-
-    path: Path
-    root: Path
-    root_given: bool
-    classes: tuple[str, ...] | None
-    limit: int | None
-    names_only: bool
-    subset: str | None
-    split: int
-
-    def error(self, line: int, text: str) -> DataError:
-        """An error in a line of the file."""
-        return DataError(f"{self.path}:{line}: {text}")
+EVERY_SUBSET = "every"
 
 
 class Row(NamedTuple):
@@ -70,6 +43,72 @@ class Row(NamedTuple):
     start: float = math.nan
     end: float = math.nan
     subset: str = ""
+
+
+class Refusal(NamedTuple):
+    """A row that cannot be used.
+
+    ``id`` is what the id of its record would be; the row itself where its columns could not be read. ``hint`` is for an
+    error that stands for all rows.
+    """
+
+    file: str
+    line: int
+    id: str
+    path: str
+    reason: str
+    hint: str = ""
+    kind: Literal["row", "missing", "conflict"] = "row"
+
+
+@dataclass
+class Readings:
+    """How the rows of an annotation were read.
+
+    Attributes:
+        rows: those of the table's records, in their order; none for folders and indexes.
+        missing: rows of Kinetics whose videos are not there.
+        refusals: rows that cannot be used, the one to report first in front.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    missing: list[Row] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """An annotation file or folder, and what is known about it.
+
+    Attributes:
+        path: the file or folder.
+        root: folder of the videos.
+        root_given: whether the user named the root; otherwise it is the annotation's own folder.
+        classes: class names in label order, where known.
+        limit: largest label + 1 that is allowed, where known.
+        names_only: whether numbers are refused as labels, because the order of ``classes`` is in no file.
+        subset: "train", "val" or "test": the videos to take of an annotation that lists several subsets; or "every".
+        split: which of several official splits, from 1.
+        readings: filled while the rows are read.
+    """
+
+    path: Path
+    root: Path
+    root_given: bool
+    classes: tuple[str, ...] | None
+    limit: int | None
+    names_only: bool
+    subset: str | None
+    split: int
+    readings: Readings = field(default_factory=Readings)
+
+    def error(self, line: int, text: str) -> DataError:
+        """An error in a line of the file."""
+        return DataError(f"{self.path}:{line}: {text}")
+
+    def refuse(self, line: int, id: str, path: str, reason: str, *more: Any) -> None:
+        """Leave a row out; see ``Refusal``. Unless a list of bad videos names its id, reading ends with an error."""
+        self.readings.refusals.append(Refusal(str(self.path), line, id, path, reason, *more))
 
 
 def file_finder(root: Path) -> Find:
@@ -108,37 +147,57 @@ def make_table(
         labels: what the labels are; "any" decides it for the whole file.
         hint: what to say about a missing file.
 
+    Rows whose file is missing, whose label is unknown, or that give one video two labels are refused.
+
     Raises:
-        DataError: a file is missing, a label is unknown, or one video has two labels, with the line.
+        DataError: the file can be read in two ways, or has rows of several subsets.
     """
     rows = _of_subset(annotation, list(rows))
     paths = [find(row.path) if find else row.path for row in rows]
-    missing = [row for row, path in zip(rows, paths, strict=True) if not path]
-    if missing and find:
-        path = os.path.join(annotation.root, missing[0].path)
-        more = f" (and {len(missing) - 1:,} more of {len(rows):,} rows)" if len(missing) > 1 else ""
-        raise annotation.error(missing[0].line, f"{path}: no such video file{more}{hint}")
-    numbers, classes = number_labels({row.label: row.line for row in reversed(rows)}, annotation, labels)
-    rows = [row for row, path in zip(rows, paths, strict=True) if path]
     root = os.path.join(annotation.root, "") if annotation.root_given else "\0"
-    names = [path.removeprefix(root) for path in paths if path]
+    names = [(path or row.path).removeprefix(root) for path, row in zip(paths, rows, strict=True)]
     ids = [row.id or name + _segment(row) for name, row in zip(names, rows, strict=True)]
+
+    def refuse(index: int, reason: str, *more: Any) -> None:
+        annotation.refuse(rows[index].line, ids[index], os.path.join(annotation.root, names[index]), reason, *more)
+
+    missing = [index for index, path in enumerate(paths) if not path]
+    for index in missing if find else ():
+        more = f" (and {len(missing) - 1:,} more of {len(rows):,} rows)" if len(missing) > 1 else ""
+        refuse(index, f"{os.path.join(annotation.root, rows[index].path)}: no such video file", more + hint, "missing")
+    numbers, classes = number_labels(rows, annotation, labels, refuse)
+    kept = [index for index, row in enumerate(rows) if paths[index] and row.label in numbers]
     base = os.path.abspath(annotation.root)
-    first: dict[str, Row] = {}
-    for id_, name, row in zip(ids, names, rows, strict=True):
-        key = os.path.normpath(os.path.join(base, name)) + _segment(row) if find else id_  # one file has several names
-        other = first.setdefault(key, row) if numbers[row.label] != UNKNOWN else row
-        if numbers[other.label] != numbers[row.label]:
-            raise annotation.error(row.line, f"{id_} has another label than in line {other.line}; remove one line")
+    places = (
+        [os.path.normpath(os.path.join(base, name)) for name in names] if find else ids
+    )  # one file has several names
+    keys = [place + _segment(row) * bool(find) for place, row in zip(places, rows, strict=True)]
+    first: dict[str, int] = {}
+    other: dict[str, int] = {}  # the first row that contradicts the first one
+    for index in kept:
+        label = numbers[rows[index].label]
+        if label != UNKNOWN and numbers[rows[first.setdefault(keys[index], index)].label] != label:
+            other.setdefault(keys[index], index)
+    clashing = [index for index in kept if keys[index] in other] if other else []
+    for index in sorted(clashing, key=lambda index: first[keys[index]] == index):
+        row, twin = rows[index], rows[first[keys[index]]]
+        if numbers[row.label] == numbers[twin.label]:
+            twin = rows[other[keys[index]]]
+        reason = f"{ids[index]} has another label than in line {twin.line}; remove one line"
+        refuse(index, f"{reason} ({row.label!r} here, {twin.label!r} there)", "", "conflict")
+    kept = [index for index in kept if keys[index] not in other]
+    readings = annotation.readings
+    readings.rows = [rows[index] for index in kept]
+    readings.missing = [] if find else [rows[index] for index in missing]
     return RecordTable(
-        ids=ids,
-        paths=names,
-        labels=[numbers[row.label] for row in rows],
+        ids=[ids[index] for index in kept],
+        paths=[names[index] for index in kept],
+        labels=[numbers[row.label] for row in readings.rows],
         root=annotation.root,
         classes=classes,
         source=str(annotation.path),
-        missing=[row.id for row in missing],
-        segments=np.array([(row.start, row.end) for row in rows]).reshape(-1, 2),
+        missing=[row.id for row in readings.missing],
+        segments=np.array([(row.start, row.end) for row in readings.rows]).reshape(-1, 2),
     )
 
 
@@ -149,7 +208,7 @@ def _segment(row: Row) -> str:
 def _of_subset(annotation: Annotation, rows: list[Row]) -> list[Row]:
     """The rows of the annotation's subset; all where they are of one subset, as the user named this file."""
     names = {row.subset: SUBSETS.get(row.subset.lower(), row.subset.lower()) for row in rows}
-    if len(names) < 2:
+    if len(names) < 2 or annotation.subset == EVERY_SUBSET:
         return rows
     if annotation.subset not in names.values() or "" in names:
         found, asked = ", ".join(name or "no split" for name in sorted(names)), annotation.subset or "no subset"
@@ -158,59 +217,74 @@ def _of_subset(annotation: Annotation, rows: list[Row]) -> list[Row]:
 
 
 def number_labels(
-    lines: Mapping[str, int], annotation: Annotation, kind: Labels
+    rows: Sequence[Row], annotation: Annotation, kind: Labels, refuse: Callable[[int, str], None]
 ) -> tuple[dict[str, int], tuple[str, ...] | None]:
-    """The number of each label, and the class names in label order, where known.
+    """The number of each label that has one, and the class names in label order, where known.
 
-    All labels of a file are read one way: as names of classes, or as numbers ("1.0" is 1). Where no classes are known,
-    names are sorted into classes. Names that are numbers are compared as such ("001" is 1). "" and "-1" stand for no
-    label.
+    All labels of a file are read one way, that of most rows: as names of classes, or as numbers ("1.0" is 1). Where no
+    classes are known, names are sorted into classes. Names that are numbers are compared as such ("001" is 1). "" and
+    "-1" stand for no label.
 
     Args:
-        lines: label -> line of its first row.
+        rows: with the labels.
         annotation: where they come from.
         kind: what the labels are; "any" decides it.
+        refuse: called with the indices of rows whose label has no number, and why.
 
     Raises:
-        DataError: both readings are possible and differ, or a label has none, with its line.
+        DataError: both readings are possible and differ.
     """
-    unknown = {text: UNKNOWN for text in lines if text in ("", "-1", "-1.0")}
-    texts = sorted(lines.keys() - unknown, key=lines.__getitem__)
+    counts = Counter(row.label for row in rows)  # in the order of their first rows
+    lines = {row.label: row.line for row in reversed(rows)}
+    unknown = {text: UNKNOWN for text in counts if text in ("", "-1", "-1.0")}
+    texts = [text for text in counts if text not in unknown]
+    why: dict[str, str] = {}  # a label is refused
     numbers = {text: int(float(text)) for text in texts if NUMBER.fullmatch(text)}
     classes, limit = annotation.classes, annotation.limit or math.inf
     kind = "names" if annotation.names_only else kind
-    if classes is None and texts and (kind == "names" or (kind == "any" and not numbers)):
-        classes = tuple(sorted(set(map(normalize, texts))))
     known = {key(name): label for key in (_key, normalize) for label, name in enumerate(classes or ())}
     names = {text: known[name] for text in texts for name in (_key(text), normalize(text)) if name in known}
-
-    def error(text: str, why: str) -> DataError:
-        return annotation.error(lines[text], f"label {text!r} {why}")
-
-    two_readings = len(names) == len(numbers) == len(texts) and max(numbers.values(), default=0) < limit
     for text in texts:
         odd = text.lower() == "nan" or (kind == "any" and text not in numbers and NO_LABEL.fullmatch(text))
-        if odd and normalize(text) not in (annotation.classes or ()):
+        if odd and normalize(text) not in (classes or ()):
             fix = "leave the cell empty if there is no label, or call the column class if it is a name"
-            raise error(text, f"is neither a whole number nor a name; {fix}")
-    for text in texts if kind == "any" else ():
-        if SEVERAL.fullmatch(text) or (set(re.split(r"\s*[|;]\s*", text)) - {text}) & lines.keys():
-            raise error(text, "is more than one label; gcvideo trains one label per video")
-        if two_readings and names[text] != numbers[text]:
-            fix = "add a header line: path,class for names, path,class_id for numbers from 0"
-            raise error(text, f"may be the name of class {names[text]} or the number of another class; {fix}")
-        if len(names) < len(texts) and (text in numbers) != (texts[0] in numbers):
-            raise error(text, f"and {texts[0]!r} in line {lines[texts[0]]} are a name and a number; use one kind")
-    by_name = kind == "names" or (kind == "any" and (len(names) == len(texts) or len(numbers) < len(texts)))
+            why[text] = f"is neither a whole number nor a name; {fix}"
+        elif kind == "any" and (
+            SEVERAL.fullmatch(text) or (set(re.split(r"\s*[|;]\s*", text)) - {text}) & counts.keys()
+        ):
+            why[text] = "is more than one label; gcvideo trains one label per video"
+    texts = [text for text in texts if text not in why]
+    if kind == "any" and len(names) == len(numbers) == len(texts) and max(numbers.values(), default=0) < limit:
+        for text in texts:
+            if names[text] != numbers[text]:
+                may_be = f"may be the name of class {names[text]} or the number of another class"
+                fix = "add a header line: path,class for names, path,class_id for numbers from 0"
+                raise annotation.error(lines[text], f"label {text!r} {may_be}; {fix}")
+    elif kind == "any" and len(names) < len(texts):
+        votes = Counter(text in numbers for text in texts for _ in range(counts[text]))
+        usual = next(text for text in texts if (text in numbers) == votes.most_common(1)[0][0])
+        mixed = f"and {usual!r} in line {lines[usual]} are a name and a number; use one kind"
+        why |= {text: mixed for text in texts if (text in numbers) != (usual in numbers)}
+        texts = [text for text in texts if text not in why]
+    are_numbers = all(text in numbers for text in texts)
+    if classes is None and texts and (kind == "names" or (kind == "any" and not are_numbers)):
+        classes = tuple(sorted(set(map(normalize, texts))))
+        names = {text: classes.index(normalize(text)) for text in texts}
+    by_name = kind == "names" or (kind == "any" and (not are_numbers or all(text in names for text in texts)))
+    values = [numbers[text] for text in texts if text in numbers]
     for text in texts:
         if by_name and text not in names:
             fix = "; set data.classes to the names in the order of the numbers" if text in numbers else ""
-            raise error(text, f"is an unknown class{fix or nearest(normalize(text), classes or ())}")
-        if not by_name and not 0 <= numbers.get(text, -1) < min(limit, 1 << 31):
-            from_one = 0 not in numbers.values() and max(numbers.values(), default=0) == limit
+            why[text] = f"is an unknown class{fix or nearest(normalize(text), classes or ())}"
+        elif not by_name and not 0 <= numbers.get(text, -1) < min(limit, 1 << 31):
+            from_one = 0 not in values and max(values, default=0) == limit
             hint = "; the labels seem to count from 1: subtract 1 from each" if from_one else ""
-            raise error(text, f"is outside {f'0 to {limit - 1}' if limit < math.inf else '0, 1, 2 ...'}{hint}")
-    return (names if by_name else numbers) | unknown, classes
+            why[text] = f"is outside {f'0 to {limit - 1}' if limit < math.inf else '0, 1, 2 ...'}{hint}"
+    for index, row in enumerate(rows) if why else ():
+        if row.label in why:
+            refuse(index, f"label {row.label!r} {why[row.label]}")
+    found = names if by_name else numbers
+    return {text: found[text] for text in texts if text not in why} | unknown, classes
 
 
 def _key(name: str) -> str:

@@ -211,9 +211,9 @@ def test_a_file_of_such_a_name_is_a_file(videos, tmp_path):
 
 
 def test_shards_are_verified_and_indexed_as_files_are(videos, folder, tmp_path):
-    result = verify(folder, tmp_path / "bad.jsonl", workers=1)
+    result = verify([folder], tmp_path / "bad.jsonl", workers=1)
     assert (result.videos, result.frames) == (COUNT, 12 * (COUNT - 1))
-    assert [failure.id for failure in result.failures] == ["broken.mp4"]
+    assert [finding.id for finding in result.problems] == ["broken.mp4"]
     tables = [
         make_index(annotation, tmp_path / f"{name}.parquet", workers=1).table.drop_columns("path")
         for name, annotation in (("files", videos / "list.txt"), ("members", folder))
