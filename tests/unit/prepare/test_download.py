@@ -182,8 +182,9 @@ def test_a_cut_connection_is_resumed_where_it_was_cut(server, tmp_path, ranges):
 
     server.twist = twist
     assert download_kinetics("kinetics400", tmp_path, splits=["train"], base=server.base) == {"train": 4}
-    asked = [asked for path, asked in server.bodies() if path == cut]
-    assert asked == ["bytes=0-", "bytes=120000-"]
+    first, second = (asked for path, asked in server.bodies() if path == cut)
+    assert first == "bytes=0-"
+    assert 60_000 < int(second.removeprefix("bytes=").removesuffix("-")) <= 120_000  # what the client got of it
     assert (tmp_path / "train" / "notes.txt").stat().st_size == 200_000
 
 
@@ -427,6 +428,7 @@ def test_a_killed_download_loses_nothing(server, tmp_path):
     process.join()
     proceed.set()
     server.asked.clear()
+    server.twist = lambda request, count: False
     assert download_kinetics("kinetics400", tmp_path, splits=["train"], base=server.base) == {"train": 4}
     assert "/400/train/part_0.tar.gz" not in [path for path, _ in server.bodies()]  # was complete before the kill
     assert "bytes=0-" not in [asked for path, asked in server.bodies() if path == cut]
