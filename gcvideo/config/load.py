@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from gcvideo.config.checks import nearest
 from gcvideo.config.reference import nearest_key
@@ -100,12 +100,26 @@ def _resolve(sources: Sequence[tuple[str, dict[str, Any]]], overrides: Sequence[
     config: Any = OmegaConf.structured(RunConfig)
     for where, values in (*sources, *_parse_overrides(overrides)):
         with _named_errors(where):
-            config = OmegaConf.unsafe_merge(config, values)
-        stages = values.get("model", {}).get("context", {}).get("stages")
-        if stages is not None:  # replaced as a whole instead of added to the places of the bases
-            config.model.context.stages = stages
-    with _named_errors(sources[-1][0]):
-        return typing.cast(RunConfig, OmegaConf.to_object(config))
+            _assign(config, values)
+    try:
+        with _named_errors(where):
+            return typing.cast(RunConfig, OmegaConf.to_object(config))
+    except ConfigError:
+        if overrides:  # is it the last one that contradicts the rest, or does the rest contradict itself?
+            _resolve(sources, overrides[:-1])
+        raise
+
+
+def _assign(section: Any, values: dict[Any, Any], prefix: str = "") -> None:
+    """Set the values of a section of an OmegaConf config one by one, so that each error names its key."""
+    for key, value in values.items():
+        kind = OmegaConf.get_type(section, key)
+        if not isinstance(value, dict) and (kind is dict or dataclasses.is_dataclass(kind)):
+            raise ConfigError(f"{prefix}{key}: expected `key: value` lines, found {value!r}")
+        if dataclasses.is_dataclass(kind):
+            _assign(section[key], value, f"{prefix}{key}.")
+        else:  # stages are replaced as a whole instead of added to the places of the bases
+            OmegaConf.update(section, key, value, merge=key != "stages")
 
 
 def _parse_overrides(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -114,8 +128,7 @@ def _parse_overrides(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
         if "=" not in override:
             raise ConfigError(f"{where}: write key=value, for example optim.lr=0.02")
         with _named_errors(where):
-            values = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
-        yield where, values
+            yield where, OmegaConf.to_container(OmegaConf.from_dotlist([override]))
 
 
 @contextmanager
@@ -123,7 +136,7 @@ def _named_errors(where: str) -> Iterator[None]:
     """Turn errors of OmegaConf, YAML and files into one line that names the source and the key."""
     try:
         yield
-    except ConfigKeyError as error:
+    except (ConfigAttributeError, ConfigKeyError) as error:
         raise ConfigError(f"{where}: unknown key {error.full_key}{nearest_key(str(error.full_key))}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None  # the line number comes last

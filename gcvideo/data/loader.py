@@ -1,10 +1,12 @@
-"""Data loaders: the order of an epoch, and batches from worker processes that may die.
+"""Data loaders: the order of an epoch, batches from worker processes that may die, and their way to the device.
 
 The order of an epoch is one permutation that depends on the seed and the epoch alone. A loader can start at any step
 of it, and any number of workers gives identical batches.
 """
 
 import itertools
+import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -70,9 +72,8 @@ def _times_before(values: np.ndarray) -> np.ndarray:
     """How many times each value has come up before."""
     by_value = np.argsort(values, kind="stable")
     ranked = values[by_value]
-    first = np.searchsorted(ranked, ranked)  # where the run of equal values begins
     times = np.empty_like(values)
-    times[by_value] = np.arange(len(values)) - first
+    times[by_value] = np.arange(len(values)) - np.searchsorted(ranked, ranked)  # where the run of equal values begins
     return times
 
 
@@ -202,9 +203,66 @@ def eval_loader(
     indices = [index for index in range(rank, len(dataset), world_size) if index not in done]
 
     def note(views: VideoViews) -> VideoViews:
-        if views.failure is None:
-            return views
         # With the reason, if a worker process died on it.
-        return views._replace(failure=dataset.quarantine.add(views.failure, from_epoch=NEVER))
+        return views._replace(failure=views.failure and dataset.quarantine.add(views.failure, from_epoch=NEVER))
 
     return Loader(dataset, dataset.views, note, indices, workers)
+
+
+class Prefetcher:
+    """Iterator over a loader's batches with their clips and labels on the device; measures the wait for them.
+
+    On a GPU the next batch is copied on a separate stream during the computation of the current one. The host may run
+    at most two batches ahead of the GPU: so the GPU never idles, and the time that ``next`` takes is a wait for data.
+
+    Attributes:
+        loader: where the batches come from.
+        device: where they go.
+        waited: seconds spent waiting for the loader since the last ``reset``.
+    """
+
+    def __init__(self, loader: Loader[ClipBatch], device: torch.device) -> None:
+        self.loader, self.device = loader, device
+        self.waited = 0.0
+        self._batches = self._copy_ahead() if device.type == "cuda" else self._load()
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        return self
+
+    def __next__(self) -> ClipBatch:
+        """The next batch; ``indices`` and ``failures`` stay on the host."""
+        return next(self._batches)
+
+    def reset(self) -> float:
+        """The time waited since the last call, in seconds."""
+        waited, self.waited = self.waited, 0.0
+        return waited
+
+    def _load(self) -> Iterator[ClipBatch]:
+        began = time.perf_counter()
+        for batch in self.loader:
+            self.waited += time.perf_counter() - began
+            yield batch
+            began = time.perf_counter()
+
+    def _copy_ahead(self) -> Iterator[ClipBatch]:
+        copying, computing = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
+        copies = (self._start_copy(batch, copying) for batch in self._load())
+        done: deque[torch.cuda.Event] = deque()
+        ready = next(copies, None)
+        while ready is not None:
+            batch, arrived = ready
+            ready = next(copies, None)  # copied during the computation of this one
+            computing.wait_event(arrived)
+            for tensor in (batch.clips, batch.labels):
+                tensor.record_stream(computing)  # its memory belongs to the copying stream
+            yield batch
+            done.append(computing.record_event())
+            if len(done) > 2:
+                done.popleft().synchronize()
+
+    def _start_copy(self, batch: ClipBatch, stream: torch.cuda.Stream) -> tuple[ClipBatch, torch.cuda.Event]:
+        batch = batch.pin_memory()  # costs nothing where the loader did it
+        with torch.cuda.stream(stream):
+            clips, labels = (tensor.to(self.device, non_blocking=True) for tensor in (batch.clips, batch.labels))
+            return batch._replace(clips=clips, labels=labels), stream.record_event()

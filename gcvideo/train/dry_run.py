@@ -12,7 +12,6 @@ from gcvideo import device as runtime
 from gcvideo import distributed
 from gcvideo.config import AugmentConfig, RunConfig
 from gcvideo.console import duration, say
-from gcvideo.data.prefetch import Prefetcher
 from gcvideo.train.logger import bound
 from gcvideo.train.schedule import Shape
 from gcvideo.train.trainer import Parts, Trainer
@@ -76,8 +75,7 @@ def profile(config: RunConfig) -> Path:
         _take_steps(trainer, trainer.build(), PROFILED_STEPS)
     if distributed.is_main():
         profiler.export_chrome_trace(str(path))
-    sort = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-    say(profiler.key_averages().table(sort_by=sort, row_limit=15))
+    say(profiler.key_averages().table(sort_by=f"self_{trainer.device.type}_time_total", row_limit=15))
     say(f"the trace of {PROFILED_STEPS} steps is in {path}; open it at https://ui.perfetto.dev")
     return path
 
@@ -107,7 +105,7 @@ def _take_steps(trainer: Trainer, parts: Parts, count: int, *, epoch: int = 0) -
     schedule, step = parts.schedule, parts.step
     step.train_mode(batch_norm_splits=schedule.shapes[epoch].batch)
     count = min(count, schedule.steps(epoch))
-    batches = Prefetcher(trainer.loader(parts, epoch), trainer.device)
+    batches = trainer.batches(parts, epoch)
     began = time.perf_counter()
     for number in range(count):
         step.step(batches, number=number, lr=0.0)  # the weights stay as they are

@@ -14,9 +14,8 @@ from gcvideo import device as runtime
 from gcvideo import distributed
 from gcvideo.config import RunConfig, import_object
 from gcvideo.console import Progress, log_to, say
-from gcvideo.data.dataset import ClipBatch, ClipDataset, ViewDataset
-from gcvideo.data.loader import Loader, eval_loader, train_loader
-from gcvideo.data.prefetch import Prefetcher
+from gcvideo.data.dataset import ClipDataset, ViewDataset
+from gcvideo.data.loader import Prefetcher, eval_loader, train_loader
 from gcvideo.data.splits import load_split, spread
 from gcvideo.errors import ConfigError, DataError
 from gcvideo.eval.evaluator import evaluate
@@ -77,8 +76,7 @@ class Trainer:
         self.device = runtime.pick_device(config.device)
         self.micro_batch = micro_batch_size(config)
         if dataset is None and config.data.dataset is not None:
-            make = import_object(config.data.dataset, key="data.dataset")
-            self.dataset = make(data=config.data, seed=config.seed)
+            self.dataset = import_object(config.data.dataset, key="data.dataset")(data=config.data, seed=config.seed)
         if self.dataset is not None and (overfit is not None or config.train.multigrid != "none"):
             raise ConfigError("data.dataset, Trainer(dataset=...): does not work with --overfit, nor train.multigrid")
         self.folder = RunFolder(config)
@@ -154,13 +152,12 @@ class Trainer:
         guard = NonFiniteGuard(step.meter, records, self.folder.path / "nonfinite.json")
         return Parts(train_set, val_set, schedule, step, state, guard)
 
-    def loader(self, parts: Parts, epoch: int, *, start_step: int = 0) -> Loader[ClipBatch]:
-        """Micro-batches of this process in one epoch, from a step on; their clips have the epoch's shape."""
+    def batches(self, parts: Parts, epoch: int, *, start_step: int = 0) -> Prefetcher:
+        """Micro-batches of this process in one epoch, from a step on, on its device; clips have the epoch's shape."""
         config, dataset, data = self.config, parts.train_set, parts.schedule.data(epoch)
         if data is not config.data:
-            path = dataset.quarantine.path
-            dataset = ClipDataset(dataset.records, data=data, seed=config.seed, quarantine=path)
-        return train_loader(
+            dataset = ClipDataset(dataset.records, data=data, seed=config.seed, quarantine=dataset.quarantine.path)
+        loader = train_loader(
             dataset,
             batch_size=self.micro_batch * parts.schedule.shapes[epoch].batch,
             accumulate=config.train.accumulate,
@@ -172,6 +169,7 @@ class Trainer:
             workers=config.data.workers,
             pin_memory=self.device.type == "cuda",
         )
+        return Prefetcher(loader, self.device)
 
     def _train(self, parts: Parts, stop: StopSignals, logger: MetricsLogger) -> None:
         """Train every step of every epoch that is left."""
@@ -181,7 +179,7 @@ class Trainer:
             self._save_or_stop(parts, stop)  # a signal came during the start, or at the end of a validation
             epoch, steps = position.epoch, schedule.steps(position.epoch)
             step.train_mode(batch_norm_splits=schedule.shapes[epoch].batch)
-            batches = Prefetcher(self.loader(parts, epoch, start_step=position.epoch_step), self.device)
+            batches = self.batches(parts, epoch, start_step=position.epoch_step)
             clips = config.train.batch_size * schedule.shapes[epoch].batch
             title, total, start = f"epoch {epoch + 1}/{schedule.epochs}", steps * clips, position.epoch_step * clips
             state.clock.start_lap()
@@ -263,7 +261,7 @@ class Trainer:
         step, epoch = parts.step, parts.state.position.epoch
         count = min(self.config.train.precise_bn, parts.schedule.steps(epoch) * self.config.train.accumulate)
         if count:
-            clips = (step.prepare(batch.clips) for batch in Prefetcher(self.loader(parts, epoch), self.device))
+            clips = (step.prepare(batch.clips) for batch in self.batches(parts, epoch))
             with step.autocast():
                 measure_batch_norms(step.tested_network, clips, count)
 

@@ -140,7 +140,7 @@ def test_clips_come_in_the_order_of_the_seed_from_as_many_workers_as_asked(place
     config = train_config(place, "order", seed=3, data={"workers": 2, "crop": 64, "short_side": [64, 72]}, train=train)
     trainer = Trainer(config)
     parts = trainer.build()
-    loader = trainer.loader(parts, 0)
+    loader = trainer.batches(parts, 0).loader
     assert loader.workers == 2
     assert isinstance(loader.dataset, ClipDataset)
     assert loader.dataset.seed == 3

@@ -16,26 +16,13 @@ from gcvideo.errors import DataError
 from gcvideo.eval.metrics import calibration
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.eval.scoring import per_class, score, summary
+from tests.predictions import random_scores, right_or_wrong
 
 CLASSES = list("abcdef")
 
 
-def network_scores(count: int = 60, *, skill: float = 1.5) -> Predictions:
-    """Random scores of six classes, in which the label is ``skill`` higher on average."""
-    rng = np.random.default_rng(0)
-    videos = []
-    for i in range(count):
-        logits = rng.normal(size=6) * 2
-        logits[i % 6] += skill
-        shares = (np.exp(logits) / np.exp(logits).sum()).astype(np.float32)
-        videos.append(VideoScores(i, f"video {i}", i % 6, 6, 2, 5, shares, logits.astype(np.float32), shares))
-    found = Predictions.collect(videos)
-    found.classes = list(CLASSES)
-    return found
-
-
 def test_confusions_and_classes_add_up() -> None:
-    scoring = score(network_scores())
+    scoring = score(random_scores(CLASSES))
     confusion = scoring.confusion
     assert confusion.sum() == 60
     assert np.trace(confusion) == scoring.right.sum()
@@ -47,7 +34,7 @@ def test_confusions_and_classes_add_up() -> None:
 
 
 def test_calibration_is_torchmetrics() -> None:
-    scoring = score(network_scores(200))
+    scoring = score(random_scores(CLASSES, count=200))
     expected = multiclass_calibration_error(
         torch.tensor(scoring.probabilities), torch.tensor(scoring.labels), num_classes=6, n_bins=15, norm="l1"
     )
@@ -68,7 +55,7 @@ def test_mcnemar_by_hand() -> None:
     assert binomial_p_value(5, 5) == 1
     assert binomial_p_value(0, 0) == 1
     assert 0 < binomial_p_value(4000, 4600) < 1e-9
-    first, second = network_scores(), network_scores(skill=4)
+    first, second = random_scores(CLASSES), random_scores(CLASSES, skill=4)
     found = mcnemar(first, second)
     assert (
         found["only_second_right"] - found["only_first_right"] == score(second).right.sum() - score(first).right.sum()
@@ -113,31 +100,21 @@ def test_mcnemar_pairs_videos_by_their_ids() -> None:
 
 
 def test_files_of_different_tests_are_not_compared() -> None:
-    other = network_scores()
+    other = random_scores(CLASSES)
     other.labels = (other.labels + 1) % 6
     with pytest.raises(DataError, match="the second test: labels 'video 0' differently from the first test"):
-        mcnemar(network_scores(), other)
+        mcnemar(random_scores(CLASSES), other)
     other.ids = [f"other {name}" for name in other.ids]
     with pytest.raises(DataError, match=r"in common .ids: .* and other video .*same data.test.root"):
-        mcnemar(network_scores(), other)
+        mcnemar(random_scores(CLASSES), other)
     other.labels[:] = -1
     with pytest.raises(DataError, match="nothing to score"):
         score(other)
 
 
-def predictions(right: list[bool], *, views: list[int] | None = None, prefix: str = "v") -> Predictions:
-    videos = []
-    for i, is_right in enumerate(right):
-        scores = np.array([0.6, 0.3, 0.1] if is_right else [0.3, 0.6, 0.1], np.float32)
-        count = views[i] if views else 2
-        top1 = count if is_right else 0
-        videos.append(VideoScores(i, f"{prefix}{i}", 0, count, top1, count, scores, scores, scores))
-    return Predictions.collect(videos)
-
-
 def test_intervals_by_bootstrap_have_the_width_that_theory_gives() -> None:
     right = [i % 10 < 7 for i in range(400)]
-    (row,) = compare_accuracy(["a"], [[predictions(right)]])
+    (row,) = compare_accuracy(["a"], [[right_or_wrong(right)]])
     top1 = row["video_top1"]
     assert top1["value"] == pytest.approx(0.7)
     half_width = 1.96 * (0.7 * 0.3 / 400) ** 0.5  # of the mean of 400 independent trials
@@ -147,7 +124,7 @@ def test_intervals_by_bootstrap_have_the_width_that_theory_gives() -> None:
 
 
 def test_clip_accuracy_weighs_videos_by_their_views() -> None:
-    (row,) = compare_accuracy(["a"], [[predictions([True, False], views=[3, 1])]])
+    (row,) = compare_accuracy(["a"], [[right_or_wrong([True, False], views=[3, 1])]])
     assert row["clip_top1"]["value"] == pytest.approx(3 / 4)
     assert row["video_top1"]["value"] == pytest.approx(1 / 2)
 
@@ -155,7 +132,7 @@ def test_clip_accuracy_weighs_videos_by_their_views() -> None:
 def test_networks_are_compared_on_the_same_videos_in_pairs() -> None:
     first = [i % 2 == 0 for i in range(200)]
     second = [is_right or i < 20 for i, is_right in enumerate(first)]  # right on ten more videos, wrong on none
-    rows = compare_accuracy(["a", "b"], [[predictions(first)], [predictions(second)]])
+    rows = compare_accuracy(["a", "b"], [[right_or_wrong(first)], [right_or_wrong(second)]])
     minus = rows[1]["minus_first"]
     assert minus["value"] == pytest.approx(0.05)
     assert 0 < minus["low"] < minus["high"] < 0.1
@@ -165,19 +142,19 @@ def test_networks_are_compared_on_the_same_videos_in_pairs() -> None:
 
 
 def test_only_videos_that_all_networks_have_count() -> None:
-    long, short = predictions([True] * 6 + [False] * 4), predictions([True] * 6)
+    long, short = right_or_wrong([True] * 6 + [False] * 4), right_or_wrong([True] * 6)
     rows = compare_accuracy(["a", "b"], [[long], [short]])
     assert [row["videos"] for row in rows] == [6, 6]
     assert rows[0]["video_top1"]["value"] == 1
     assert [row["left_out"] for row in rows] == [4, 0]
     with pytest.raises(DataError, match="a and b: have no labelled video in common"):
-        compare_accuracy(["a", "b"], [[long], [predictions([True], prefix="w")]])
+        compare_accuracy(["a", "b"], [[long], [right_or_wrong([True], prefix="w")]])
 
 
 def test_runs_with_other_seeds_are_one_row() -> None:
     # 10 videos: the first network is right on 6 and 8 of them, the second on 5, 6 and 7.
     first, second = (
-        [predictions([i < right for i in range(10)]) for right in counts] for counts in ((6, 8), (5, 6, 7))
+        [right_or_wrong([i < right for i in range(10)]) for right in counts] for counts in ((6, 8), (5, 6, 7))
     )
     one, other = compare_accuracy(["a", "b"], [first, second])
     assert (one["runs"], other["runs"]) == (2, 3)
@@ -193,11 +170,11 @@ def test_runs_with_other_seeds_are_one_row() -> None:
 
 
 def test_predictions_of_different_tests_are_not_compared() -> None:
-    other = predictions([True, False])
+    other = right_or_wrong([True, False])
     other.labels[1] = 2
     with pytest.raises(DataError, match="b: labels 'v1' differently from a"):
-        compare_accuracy(["a", "b"], [[predictions([True, True])], [other]])
-    fewer = predictions([True, True])
+        compare_accuracy(["a", "b"], [[right_or_wrong([True, True])], [other]])
+    fewer = right_or_wrong([True, True])
     fewer.averages = {name: scores[:, :2] for name, scores in fewer.averages.items()}
     with pytest.raises(DataError, match="b: its classes are not those of a"):
-        compare_accuracy(["a", "b"], [[predictions([True, True])], [fewer]])
+        compare_accuracy(["a", "b"], [[right_or_wrong([True, True])], [fewer]])

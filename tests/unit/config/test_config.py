@@ -99,7 +99,15 @@ def test_kinds_fill_in_their_own_defaults(tmp_path, kind, expected):
             r"stages.res3: \[0, 4\] is neither .* nor a list of the block indices 0 to 3",
         ),
         ("model: {context: {kind: nl, pool: average, stages: {res3: all}}}", "belong to the kinds gc, snl and se"),
-        ("model: 3", "int is not a subclass of ModelConfig"),
+        ("model: 3", "model: expected `key: value` lines, found 3"),
+        ("model:", "model: expected `key: value` lines, found None"),
+        ("model: [gc]", r"model: expected `key: value` lines, found \['gc'\]"),
+        ("model: ${train}", "model: expected `key: value` lines"),
+        ("model: {context: gc}", "model.context: expected `key: value` lines, found 'gc'"),
+        ("data: {val: val.txt}", "data.val: expected `key: value` lines, found 'val.txt'"),
+        ("model: {context: {stages: [res3]}}", "model.context.stages: expected `key: value` lines"),
+        ("model: {options: 3}", "model.options: expected `key: value` lines, found 3"),
+        ("data: {short_side: [256, x]}", "data.short_side: .*'x'.* could not be converted to Integer"),
         ("name: x\nname: y", "duplicate key name"),
         ("name: a/b", "name: 'a/b' cannot name a run folder"),
         ("a: [", "while parsing"),
@@ -151,6 +159,34 @@ def test_errors_in_overrides_quote_the_override(tmp_path, override, message):
         load_config(path, [override])
     assert repr(override) in str(caught.value)
     assert re.search(message, str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize("harmless", [[], ["seed=3"], ["optim.nesterov=false", "seed=3"]])
+@pytest.mark.parametrize("harm", ["optim.schedule=step", "optim.lr=${nothing}", "data.short_side=[320,256]"])
+def test_the_override_that_contradicts_the_rest_is_the_one_that_is_named(tmp_path, harm, harmless):
+    path = write(tmp_path, "name: run")
+    for overrides in ([harm, *harmless], [*harmless, harm]):
+        with pytest.raises(ConfigError, match=re.escape(f"override {harm!r}: ")):
+            load_config(path, overrides)
+
+
+def test_a_file_that_contradicts_itself_is_named_before_its_overrides(tmp_path):
+    path = write(tmp_path, "name: run\nseed: -1")
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: seed: must be 0 or more")):
+        load_config(path, ["optim.nesterov=false"])
+
+
+def test_an_override_may_mend_what_another_contradicts(tmp_path):
+    overrides = ["optim.schedule=step", "optim.milestones=[10]"]
+    assert load_config(write(tmp_path, "name: run"), overrides).optim.milestones == [10.0]
+
+
+def test_options_are_added_to_those_of_the_bases_and_stages_replace_them(tmp_path):
+    write(tmp_path, "model: {context: {kind: 'my:block', stages: {res3: all}, options: {a: 1}}}", "base.yaml")
+    path = write(tmp_path, "_base_: base.yaml\nmodel: {context: {stages: {res4: all}}}")
+    config = load_config(path, ["model.context.options.b=2"])
+    assert config.model.context.stages == {"res4": "all"}
+    assert config.model.context.options == {"a": 1, "b": 2}
 
 
 def test_a_missing_config_names_the_nearest_shipped_one():

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from gcvideo.analysis.statistics import compare_accuracy
 from gcvideo.benchmark.blocks import measure_scaling
 from gcvideo.benchmark.timing import CPU, Times
-from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.report.comparison import accuracy_table, cost_table, plots_of, write_comparison
-
-
-def predictions(right: list[bool], *, views: list[int] | None = None, prefix: str = "v") -> Predictions:
-    videos = []
-    for i, is_right in enumerate(right):
-        scores = np.array([0.6, 0.3, 0.1] if is_right else [0.3, 0.6, 0.1], np.float32)
-        count = views[i] if views else 2
-        top1 = count if is_right else 0
-        videos.append(VideoScores(i, f"{prefix}{i}", 0, count, top1, count, scores, scores, scores))
-    return Predictions.collect(videos)
+from tests.predictions import right_or_wrong
 
 
 def test_runs_of_one_network_read_as_mean_and_deviation() -> None:
-    rows = compare_accuracy(["a"], [[predictions([i < right for i in range(10)]) for right in (5, 6, 7)]])
+    rows = compare_accuracy(["a"], [[right_or_wrong([i < right for i in range(10)]) for right in (5, 6, 7)]])
     (row,) = accuracy_table([{"config": "a", "accuracy": rows[0]}])
     assert list(row.values())[:4] == ["a", 3, 10, "2"]
     assert str(row["video top-1"]).startswith("60.0 ± 10.0 (")
@@ -75,8 +64,8 @@ def test_plots_of_blocks_say_what_grows_what_stays_and_how_fast() -> None:
 
 
 def test_accuracy_stands_against_cost_with_its_interval_and_its_runs() -> None:
-    first = [predictions([i < right for i in range(10)]) for right in (5, 7)]
-    accuracies = compare_accuracy(["slow", "other"], [first, [predictions([i < 8 for i in range(10)])]])
+    first = [right_or_wrong([i < right for i in range(10)]) for right in (5, 7)]
+    accuracies = compare_accuracy(["slow", "other"], [first, [right_or_wrong([i < 8 for i in range(10)])]])
     times = Times({"slow": [0.5, 5.0], "other": [1.0, 10.0]}).per_clip(1)
     rows = [
         measured(config=name, accuracy=accuracy, forward=times[name])

@@ -19,6 +19,7 @@ from gcvideo.predict.predictor import load
 from gcvideo.report import page
 from gcvideo.report.pages import write_prediction_page, write_test_report
 from tests.browser import visit
+from tests.predictions import random_scores
 from tests.tiny import tiny_checkpoint, tiny_videos
 
 EVIL = ["<script>document.title='owned'</script>", "</bdi></script><img src=x onerror=\"document.title='owned'\">"]
@@ -26,16 +27,8 @@ CLASSES = [*EVIL, 'quote" onmouseover="x', "new\nline", "\u202ertl", "ordinary"]
 
 
 def predictions(count: int = 60, *, seed: int = 0, skill: float = 1.5) -> Predictions:
-    rng = np.random.default_rng(seed)
-    videos = []
-    for i in range(count):
-        logits = rng.normal(size=len(CLASSES)) * 2
-        logits[i % len(CLASSES)] += skill
-        shares = (np.exp(logits) / np.exp(logits).sum()).astype(np.float32)
-        name = f"video {i} {EVIL[0]}"
-        videos.append(VideoScores(i, name, i % len(CLASSES), 6, 2, 5, shares, logits.astype(np.float32), shares))
-    found = Predictions.collect(videos, failures=[Failure("bad", EVIL[1] + ".mp4", EVIL[0])])
-    found.classes = list(CLASSES)
+    failures = [Failure("bad", EVIL[1] + ".mp4", EVIL[0])]
+    found = random_scores(CLASSES, count=count, seed=seed, skill=skill, suffix=f" {EVIL[0]}", failures=failures)
     found.paths = [f"/nowhere/{i}.mp4" for i in range(count)]
     return found
 
