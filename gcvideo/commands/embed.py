@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     part, in_one = Part.from_args(args), args.out.suffix == ".parquet"
     if in_one and args.pool == "none":
         raise ConfigError("--pool none: feature maps are not for Parquet files; give a folder as --out")
+    if args.out.suffix == ".npz":
+        raise ConfigError(f"--out: {args.out} would hold one video; give a folder, or a file that ends in .parquet")
     require_writable(args.out, key="--out", folder=not in_one)
     records, refused = find_records(args.videos, root=args.root)
     predictor = load(args.checkpoint, device=args.device, compile=args.compile)

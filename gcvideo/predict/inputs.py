@@ -77,7 +77,8 @@ def find_records(names: Sequence[str], *, root: str | None = None) -> tuple[Reco
             if kind == "file":
                 records.append(VideoRecord(path, -1, path.removeprefix(folder) if folder else os.path.basename(path)))
             else:
-                refused.append(Failure(path, path, reason or f"is a {kind}; only files can be embedded"))
+                place = without_credentials(path)
+                refused.append(Failure(place, place, reason or f"is no file but a {kind}, which has no end"))
     return RecordTable.of_records(list({os.path.abspath(str(record)): record for record in records}.values())), refused
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 import os
 import re
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +25,13 @@ from gcvideo.data.records import RecordTable
 from gcvideo.errors import CheckpointError, ConfigError, DataError, VideoError
 from gcvideo.journal import Journal
 from gcvideo.predict import embedding as embedding_module
-from gcvideo.predict import vectors as vectors_module
 from gcvideo.predict.predictor import Predictor
 from gcvideo.predict.vectors import VectorIndex, file_names
 from gcvideo.prepare.synthetic import make_synthetic
 from gcvideo.train.checkpoint import load_checkpoint, save_checkpoint
 from gcvideo.video import open_video
 from tests.browser import visit
+from tests.processes import killed_after_rows
 from tests.tiny import tiny_checkpoint, tiny_videos
 from tests.videos import moving_frames, write_video
 
@@ -216,17 +214,20 @@ def test_what_cannot_be_read_is_named_and_counted(
     checkpoint: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    names = [place / "video_0.mp4", tmp_path / "bad.mp4", tmp_path / "*.avi"]
+    names = [place / "video_0.mp4", tmp_path / "bad.mp4", tmp_path / "*.avi", "rtsp://me:secret@host/1"]
     embed(checkpoint, *names, "--out", tmp_path / "v.parquet", "--json", tmp_path / "a.json", "--step", 0.3, expect=1)
     out, err = capsys.readouterr()
-    assert "vectors of 1 of 3 videos" in out
+    assert "vectors of 1 of 4 videos" in out
     assert "bad.mp4: " in err
     assert "no file matches" in err
-    assert len(json.loads((tmp_path / "a.json").read_text())["failures"]) == 2
+    assert "host/1: is no file but a stream" in err
+    assert "secret" not in err
+    assert len(json.loads((tmp_path / "a.json").read_text())["failures"]) == 3
     embed(checkpoint, *names[1:], "--out", tmp_path / "none.parquet", expect=2)
     assert not (tmp_path / "none.parquet").exists()
     embed(checkpoint, *names, "--out", tmp_path / "v.parquet", "--pool", "none", expect=2)
-    assert "give a folder" in capsys.readouterr().err
+    embed(checkpoint, *names, "--out", tmp_path / "v.npz", expect=2)
+    assert capsys.readouterr().err.count("give a folder") == 2
 
 
 def test_each_video_once_however_it_is_named(checkpoint: str, place: Path, tmp_path: Path) -> None:
@@ -279,22 +280,6 @@ def test_parts_that_were_made_differently_are_refused(checkpoint: str, place: Pa
         VectorIndex.load(tmp_path / "absent.parquet")
 
 
-def embed_until_killed(command: list[str]) -> None:
-    """Run a command that the kernel kills as the vectors of its third video come in; those before it are on disk."""
-
-    class Killed(Journal):
-        count = 0
-
-        def add(self, item: str, row: dict[str, Any], stamp: Any = None) -> None:
-            self.count += 1
-            if self.count == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-            super().add(item, row, stamp)
-
-    vectors_module.Journal = Killed  # type: ignore[misc]
-    main(command)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("out", ["v.parquet", "folder"])
 def test_a_killed_run_is_resumed(
@@ -302,10 +287,7 @@ def test_a_killed_run_is_resumed(
 ) -> None:
     videos = [str(place / "val.txt"), "--checkpoint", checkpoint, "--workers", "0"]
     command = ["embed", *videos, "--out", str(tmp_path / out)]
-    killed = multiprocessing.get_context("fork").Process(target=embed_until_killed, args=(command,))
-    killed.start()
-    killed.join(60)
-    assert killed.exitcode == -signal.SIGKILL
+    killed_after_rows(2, functools.partial(main, command), tmp_path / "killed.log")
     assert not (tmp_path / "v.parquet").exists()
     added: list[str] = []
     add = Journal.add
