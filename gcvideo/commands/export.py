@@ -1,65 +1,99 @@
 """``gcvideo export CHECKPOINT|MODEL OUT.onnx|OUT.pt2``: a network as ONNX or as an exported program of PyTorch."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
 
 from gcvideo import console
 from gcvideo.arguments import require_numbers
 from gcvideo.config import RunConfig, TestConfig
+from gcvideo.console import percent
 from gcvideo.errors import CheckpointError, ConfigError
-from gcvideo.eval.trained import load_trained
+from gcvideo.eval.trained import TrainedNetwork, load_trained
 from gcvideo.files import require_writable, write_atomically, write_json
 from gcvideo.models import create_model
 from gcvideo.predict.export import export_network
+from gcvideo.predict.exported import SUFFIXES
 
 # The largest difference from the network itself that is accepted, relative to its largest logit (at least 1).
-TOLERANCE = 1e-4
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.epilog = (
-        "The input is float32 clips (batch, 3, T, H, W), normalised; any batch, T, H and W as exported. The output is "
-        "logits (batch, classes). The file is run on random clips and compared with the network before it is written."
+        "The input is float32 clips (batch, 3, T, H, W), normalised; the output is logits (batch, classes). Everything "
+        "that makes clips of a video is in the file, under the name gcvideo. The file is run on random clips and "
+        "compared with the network before it is written."
     )
-    parser.add_argument("model", help="a checkpoint, the folder of a run, or the name of a network (slow_r50_gc_c345)")
-    parser.add_argument("target", help="the file to write: .onnx or .pt2")
-    parser.add_argument("--frames", type=int, help="T; by default data.frames of the checkpoint, else 8")
-    parser.add_argument("--size", type=int, help="H and W; by default test.crop of the checkpoint, else 224")
-    parser.add_argument("--num-classes", type=int, default=400, help="of a network given by name (%(default)s)")
+    add = parser.add_argument
+    add("model", help="a checkpoint, the folder of a run, or the name of a network (slow_r50_gc_c345)")
+    add("target", help="the file to write: .onnx or .pt2")
+    add("--frames", type=int, help="T; by default data.frames of the checkpoint, else 8")
+    add("--size", type=int, help="H and W; by default test.crop of the checkpoint, else 224")
+    text = "what may vary: any of T, H and W, or nothing (default: all that the network allows)"
+    add("--dynamic", nargs="*", choices=("T", "H", "W"), help=text)
+    add("--half", action="store_true", help="weights and activations in float16 (.onnx) or bfloat16 (.pt2)")
+    add("--int8", action="store_true", help="weights and activations in 8-bit integers, by onnxruntime (.onnx)")
+    text = "videos that --int8 takes its scales from: an annotation or a folder (default: the run's validation videos)"
+    add("--calibrate", metavar="LIST|FOLDER", help=text)
+    add("--num-classes", type=int, default=400, help="of a network given by name (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Export, compare with the network, write."""
     require_numbers(args, frames=1, size=1, num_classes=1)
     target = Path(args.target).expanduser()
-    if target.suffix not in (".onnx", ".pt2"):
+    if target.suffix not in SUFFIXES:
         raise ConfigError(f"{args.target}: the suffix gives the format: .onnx, or .pt2 for an exported program")
+    if (args.calibrate and not args.int8) or (args.int8 and (args.half or target.suffix != ".onnx")):
+        raise ConfigError("--int8 writes an .onnx and goes without --half; --calibrate belongs to --int8")
     require_writable(target, key="the file to write")
-    model, config, classes = _load(args)
-    frames, size = args.frames or config.data.frames, args.size or config.test.crop
-    metadata = {
-        "classes": classes,
-        "mean": list(config.data.mean),
-        "std": list(config.data.std),
-        "clip": [3, frames, size, size],
-        "stride": config.data.stride,
-    }
-    content, error = export_network(model, frames=frames, size=size, format=target.suffix, metadata=metadata)
-    if not error <= TOLERANCE:  # it may be NaN
+    network = _load(args)
+    options = {"classes": network.classes, "dynamic": args.dynamic, "half": args.half}
+    content, about, error = export_network(network.model, network.config, format=target.suffix, **options)
+    if not error <= TOLERANCE[about["precision"]]:  # it may be NaN
         raise CheckpointError(f"{args.target}: not written, because its logits are {error:.1e} off the network's")
+    results: dict[str, Any] = {"relative_error": error}
+    if args.int8:
+        from gcvideo.predict.quantize import quantize
+
+        content, results["int8"] = quantize(content, about, network.config, args.calibrate)
+        about["precision"] = "int8"
     write_atomically(target, content)
-    console.say(f"wrote {args.target}: {len(content) / 2**20:.1f} MiB, logits within {error:.1e} of the network's")
+    varying = ", ".join(("N", *about["dynamic"]))
+    accuracy = f"logits within {error:.1e} of the network's" if not args.int8 else "logits as below"
+    size = f"{len(content) / 2**20:.1f} MiB, {about['precision']}"
+    console.say(f"wrote {args.target}: {size}, clips {about['clip']}, of which {varying} may vary; {accuracy}")
+    if args.int8:
+        _show_int8(results["int8"])
     if args.json:
-        write_json(args.json, {"file": args.target, "bytes": len(content), "relative_error": error, **metadata})
+        write_json(args.json, {"file": args.target, "bytes": len(content), **results, **about})
 
 
-def _load(args: argparse.Namespace) -> tuple[nn.Module, RunConfig, list[str] | None]:
-    """The network in evaluation mode, and the config and classes of its checkpoint (defaults for a named network)."""
+def _show_int8(found: dict[str, Any]) -> None:
+    if found["top1_before"] is not None:
+        console.say(f"top-1 before: {percent(found['top1_before'])}, after: {percent(found['top1_after'])}")
+    console.say(
+        f"on the {found['videos']} videos of the calibration, one clip each: the same best label for "
+        f"{percent(found['same_label'])}; scores differ by {found['mean_difference']:.2g} on average, by "
+        f"{found['largest_difference']:.2g} at most"
+    )
+
+
+def _load(args: argparse.Namespace) -> TrainedNetwork:
+    """The network of a checkpoint, or a fresh one of that name, with its clips as the options say."""
     if not Path(args.model).expanduser().exists() and not Path(args.model).suffix:
-        config = RunConfig(name=args.model, test=TestConfig(crop=224))
-        return create_model(args.model, num_classes=args.num_classes).eval(), config, None
-    network = load_trained(args.model, device="cpu")
-    return network.model, network.config, network.classes
+        named = create_model(args.model, num_classes=args.num_classes)
+        config = RunConfig(name=args.model, model=named.config, test=TestConfig(crop=224))
+        network = TrainedNetwork(named.eval(), config, Path(), torch.device("cpu"), {})
+    else:
+        network = load_trained(args.model, device="cpu")
+        config = network.config
+    config.data.frames = args.frames or config.data.frames
+    size = args.size or config.test.crop
+    config.test = replace(config.test, crop=size, short_side=max(size, config.test.short_side))
+    return network

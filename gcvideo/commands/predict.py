@@ -49,13 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "http://...), or - for standard input"
     )
     add("videos", nargs="+", metavar="VIDEO", help=text)
-    add("--checkpoint", required=True, help="a checkpoint, or the folder of a run")
+    add("--checkpoint", required=True, help="a checkpoint, the folder of a run, or an exported .onnx or .pt2")
     add("--top", type=int, default=5, metavar="K", help="labels for each video (default: %(default)s)")
     add("--csv", metavar="FILE", help="write the predictions as CSV: video, start, end, rank, label, score")
     add("--html", metavar="FILE", help="write a page with thumbnails, bars, timelines and attention")
     add("--maps", metavar="FOLDER", help="write attention maps: NAME_maps.png, .gif, .mp4")
     text = "query position of the maps of non-local blocks, each in [0, 1] (default: the middle)"
     add("--query", type=float, nargs=3, default=(0.5, 0.5, 0.5), metavar=("T", "Y", "X"), help=text)
+    text = "what runs an .onnx (default: %(default)s)"
+    add("--engine", default="onnxruntime", choices=("onnxruntime", "openvino"), help=text)
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--compile", action="store_true", help="compile the network first (pays for many videos)")
     add("--workers", type=int, default=2, help="processes that decode ahead (default: %(default)s)")
@@ -77,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Label every video; prints each as soon as it is known."""
+    from gcvideo.predict.exported import ExportedNetwork
     from gcvideo.predict.inputs import find_sources
     from gcvideo.predict.predictor import load
 
@@ -90,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
         if len(sources) != 1 or sources[0].kind != "file":
             raise ConfigError("--save writes one video back: give a single video file")
         check_destination(sources[0].name, args.save)
-    predictor = load(args.checkpoint, device=args.device, compile=args.compile)
+    predictor = load(args.checkpoint, device=args.device, compile=args.compile, engine=args.engine)
+    if args.maps and isinstance(predictor.model, ExportedNetwork):
+        raise ConfigError(f"--maps: {args.checkpoint} is an exported file, which shows no layers; give the checkpoint")
     entries = []
     with contextlib.ExitStack() as opened:
         lines: IO[str] | None = None

@@ -23,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "gcvideo test CHECKPOINT [CONFIG] [key=value ...] [options]"
     parser.epilog = "Exit code: 0 with results; 2 a mistake in config or data, or no video that could be read."
     add = parser.add_argument
-    add("checkpoint", nargs="?", help="a checkpoint, or the folder of a run (its checkpoints/best.pt is taken)")
+    add(
+        "checkpoint",
+        nargs="?",
+        help="a checkpoint, the folder of a run (its checkpoints/best.pt), or an exported .onnx or .pt2",
+    )
     text = "a config to take data and views from, and changes; by default the config stored in the checkpoint"
     add("overrides", nargs="*", metavar="CONFIG | key=value", help=text)
     add("--output", metavar="DIR", help="where the results go; by default the run's own folder")
@@ -98,7 +102,7 @@ def _test(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
     from gcvideo.eval.test_run import run_test
     from gcvideo.eval.trained import load_trained
 
-    network = load_trained(args.checkpoint, overrides=args.overrides)
+    network = load_trained(args.checkpoint, overrides=args.overrides, engine="onnxruntime")
     output = Path(args.output).expanduser() if args.output else network.run_folder
     with distributed.init_from_env(network.device.type):
         results, predictions = run_test(network, output=output, compile=args.compile, restart=args.restart)

@@ -27,7 +27,7 @@ def optimize_for_inference(model: nn.Module, *, precision: str = "fp32", compile
     model = fold_batch_norms(copy.deepcopy(model).eval())
     on_cpu = next(model.parameters()).device.type == "cpu"
     if precision == "bf16":
-        _to_bfloat16(model)
+        to_half(model, torch.bfloat16)
     for module in model.modules():  # outputs follow the layout of the convolutions' weights
         if isinstance(module, nn.Conv3d):
             module.to(memory_format=torch.channels_last_3d)
@@ -57,12 +57,12 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-def _to_bfloat16(model: nn.Module) -> None:
-    """Everything but the last layer, which costs next to nothing and decides."""
+def to_half(model: nn.Module, dtype: torch.dtype) -> None:
+    """Change everything to bfloat16 or float16 but the last layer, which costs next to nothing and decides."""
     name = [name for name, _ in model.named_parameters()][-1].rpartition(".")[0]
     layer = model.get_submodule(name)
     last = _Float32Linear(layer) if isinstance(layer, nn.Linear) else None
-    model.to(torch.bfloat16)
+    model.to(dtype)
     if last is not None:
         model.set_submodule(name, last)
 

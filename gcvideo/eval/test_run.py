@@ -17,10 +17,9 @@ from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.loader import eval_loader
 from gcvideo.data.records import RecordTable
 from gcvideo.data.splits import load_split
-from gcvideo.device import describe, pick_precision, versions
+from gcvideo.device import describe, versions
 from gcvideo.errors import CheckpointError, DataError
 from gcvideo.eval.evaluator import evaluate
-from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.eval.scoring import score, summary
 from gcvideo.eval.trained import TrainedNetwork
@@ -49,7 +48,7 @@ def run_test(
     """
     began = time.monotonic()
     config = network.config
-    precision = pick_precision(config.train.precision, network.device)
+    model, precision = network.for_inference(precision=config.train.precision, compile=compile)
     console.say(f"{network.path} on {describe(network.device, precision)}")
     records = test_records(config, network.classes)
     checkpoint = {"path": str(network.path), "sha256": hash_file(network.path)}
@@ -58,8 +57,7 @@ def run_test(
     journal = Journal(output / f"predictions{suffix}.npz.partial", key, rank=distributed.rank())
     if restart and distributed.is_main():
         journal.remove()
-    model = optimize_for_inference(network.model, precision=precision, compile=compile)
-    predictions = _score_records(model, records, config, journal=journal, precision=precision)
+    predictions = _score_records(model, records, config, journal=journal)
     if non_finite := predictions.count_non_finite():
         raise CheckpointError(
             f"{network.path}: its scores of {non_finite} of {len(predictions)} videos are not finite, so its weights "
@@ -90,9 +88,7 @@ def run_test(
     return results, predictions
 
 
-def _score_records(
-    model: nn.Module, records: RecordTable, config: RunConfig, *, journal: Journal, precision: str
-) -> Predictions:
+def _score_records(model: nn.Module, records: RecordTable, config: RunConfig, *, journal: Journal) -> Predictions:
     """Score the videos that the journal does not have yet, and return the predictions of all."""
     dataset = ViewDataset(records, data=config.data, test=config.test)
     finished = [VideoScores.from_row(row) for row in distributed.broadcast_object(journal.rows())]
@@ -119,7 +115,6 @@ def _score_records(
             loader,
             test=config.test,
             data=config.data,
-            precision=precision,
             finished=finished if distributed.is_main() else (),
             on_video=note,
         )

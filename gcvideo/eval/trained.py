@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from gcvideo.config import RunConfig, config_from_dict, load_config
-from gcvideo.device import pick_device, tune
-from gcvideo.errors import ConfigError
+from gcvideo.device import pick_device, pick_precision, tune
+from gcvideo.errors import CheckpointError, ConfigError
+from gcvideo.eval.optimize import optimize_for_inference
+from gcvideo.predict.exported import SUFFIXES, ExportedNetwork, open_exported
 from gcvideo.train.checkpoint import load_checkpoint
 from gcvideo.weights import find_checkpoint, restore_model
 
@@ -20,9 +22,9 @@ class TrainedNetwork:
     """A trained network in evaluation mode, and what its checkpoint says about it.
 
     Attributes:
-        model: float32, on ``device``.
+        model: float32, on ``device``; or that of an exported file, as it was written.
         config: of the run, with the user's changes.
-        path: of the checkpoint file.
+        path: of the checkpoint or exported file.
         device: where the model is.
         checkpoint: the other entries of the file: ``classes``, ``epoch``, ``step``, ``fingerprint`` and so on.
     """
@@ -43,9 +45,32 @@ class TrainedNetwork:
         """The run that the checkpoint lies in, else the folder that the config names."""
         return self.path.parent.parent if self.path.parent.name == "checkpoints" else self.config.run_dir
 
+    def for_inference(self, *, precision: str, compile: bool = False) -> tuple[nn.Module, str]:
+        """The network optimized for inference, and its precision; an exported one runs as it was written.
+
+        Args:
+            precision: ``auto``, ``fp32`` or ``bf16``.
+            compile: see ``optimize_for_inference``.
+
+        Raises:
+            ConfigError: an exported network would have to be changed.
+        """
+        if isinstance(self.model, ExportedNetwork):
+            written = self.model.about["precision"]
+            if compile or precision not in ("auto", written):
+                change = "compiled" if compile else f"run in {precision}"
+                raise ConfigError(f"{self.path}: was exported in {written} and cannot be {change}; take the checkpoint")
+            return self.model, written
+        chosen = pick_precision(precision, self.device)
+        return optimize_for_inference(self.model, precision=chosen, compile=compile), chosen
+
 
 def load_trained(
-    place: str | Path, *, overrides: Sequence[str] = (), device: torch.device | str | None = None
+    place: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    device: torch.device | str | None = None,
+    engine: str | None = None,
 ) -> TrainedNetwork:
     """Build the network of a checkpoint, fill it with the weights and move it to the device.
 
@@ -54,12 +79,16 @@ def load_trained(
         overrides: changes to the stored config, as ``key=value``. The first may be a config file instead: its data and
             views replace the stored ones.
         device: ``auto``, ``cpu``, ``cuda`` or a device; by default the one that the config names.
+        engine: what runs an exported ONNX file, ``onnxruntime`` or ``openvino``; None refuses exported files, for
+            callers that look inside the network.
 
     Raises:
         CheckpointError: the file is missing or damaged, or its weights do not fit its config.
         ConfigError: an override is wrong, or would change the network.
     """
     path = find_checkpoint(place)
+    if path.suffix in SUFFIXES:
+        return _load_exported(path, overrides, device, engine)
     checkpoint = load_checkpoint(path)
     config = _resolve_config(checkpoint["config"], path, overrides)
     if not isinstance(device, torch.device):
@@ -68,6 +97,18 @@ def load_trained(
     model = restore_model(checkpoint, config, path)
     rest = {name: value for name, value in checkpoint.items() if name != "model"}
     return TrainedNetwork(model.to(device).eval(), config, path, device, rest)
+
+
+def _load_exported(
+    path: Path, overrides: Sequence[str], device: torch.device | str | None, engine: str | None
+) -> TrainedNetwork:
+    if engine is None:
+        raise CheckpointError(f"{path}: is an exported file, which shows no layers; give the checkpoint it was made of")
+    settings = [override.removeprefix("device=") for override in overrides if override.startswith("device=")]
+    model = open_exported(path, device=device or (settings or ["auto"])[-1], engine=engine).eval()
+    stored = {"name": path.name, **{section: model.about[section] for section in ("model", "data", "test")}}
+    config = _resolve_config(stored, path, overrides)
+    return TrainedNetwork(model, config, path, model.place.device, {"classes": model.about["classes"]})
 
 
 def _resolve_config(stored: dict[str, Any], path: Path, overrides: Sequence[str]) -> RunConfig:

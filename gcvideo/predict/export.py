@@ -1,71 +1,164 @@
 """Export a network as ONNX or as an exported program of PyTorch, and check the file against the network."""
 
+import copy
 import importlib.util
 import io
 import json
-import logging
-import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 
-from gcvideo.errors import ConfigError
+from gcvideo.config import RunConfig, is_path
+from gcvideo.errors import ConfigError, InputShapeError
+from gcvideo.eval.optimize import fold_batch_norms, to_half
+from gcvideo.predict.exported import FORMAT, METADATA, ExportedNetwork, describe_input, quiet
 
-# The name in both formats under which the classes, pixel statistics and clip shape are kept, as JSON.
-METADATA = "gcvideo"
+# Smallest sizes to try of a dimension that may vary: some layers make a special case of a single position.
+LEAST = {"T": (1, 2, 4, 8), "H": (32, 64, 128, 256), "W": (32, 64, 128, 256)}
+# --half: the type of weights and activations. onnxruntime has no bfloat16 convolutions, and PyTorch's in float16 are
+# slow on most CPUs.
+HALF = {".onnx": torch.float16, ".pt2": torch.bfloat16}
+PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 def export_network(
-    model: nn.Module, *, frames: int, size: int, format: str, metadata: dict[str, Any]
-) -> tuple[bytes, float]:
-    """Export a network with an open batch size.
+    model: nn.Module,
+    config: RunConfig,
+    *,
+    format: str,
+    classes: Sequence[str] | None = None,
+    dynamic: Sequence[str] | None = None,
+    half: bool = False,
+) -> tuple[bytes, dict[str, Any], float]:
+    """Export a network with an open batch size, its batch norms folded.
 
     Args:
-        model: (N, 3, frames, size, size) float32 -> (N, classes), in evaluation mode, on the CPU.
+        model: (N, 3, data.frames, test.crop, test.crop) float32 -> (N, classes), in evaluation mode, on the CPU.
+        config: of the run.
         format: ``.onnx`` or ``.pt2``.
-        metadata: kept in the file, as JSON values.
+        classes: names in label order.
+        dynamic: which of T, H and W may vary; by default all that the network allows.
+        half: weights and activations of half the size, see ``HALF``; clips, the last layer and logits stay float32.
 
     Returns:
-        the content of the file, and its relative error on random clips; see ``compare``.
+        the content of the file; its entry ``gcvideo``, see ``gcvideo.predict.exported``; and its relative error on
+        random clips, see ``compare``.
 
     Raises:
         InputShapeError: the network does not take such clips.
-        ConfigError: a package for ONNX is missing.
+        ConfigError: a package for ONNX is missing, or a dimension cannot vary.
     """
     if format == ".onnx" and not all(map(importlib.util.find_spec, ("onnx", "onnxruntime", "onnxscript"))):
         raise ConfigError("ONNX export needs further packages: pip install 'gcvideo[export]'")
-    example = torch.zeros(2, 3, frames, size, size)
-    with torch.no_grad():
-        program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-    content = _to_onnx(program, metadata) if format == ".onnx" else _to_pt2(program, metadata)
-    return content, compare(model, content, frames=frames, size=size, format=format)
+    network = fold_batch_norms(copy.deepcopy(model).eval())
+    sizes = {"T": config.data.frames, "H": config.test.crop, "W": config.test.crop}
+    if half:
+        network = HalfPrecision(network, HALF[format])
+    pairs = not is_path(config.model.arch) and config.model.arch != "slow"  # see ResNet3d.check_input
+    program, limits = _trace(network, sizes, dynamic, multiples={"T": 2 if pairs else 1, "H": 1, "W": 1})
+    about = {
+        "format": FORMAT,
+        "classes": classes and list(classes),
+        "clip": [3, *sizes.values()],
+        "dynamic": limits,
+        "precision": PRECISIONS[HALF[format]] if half else "fp32",
+        **describe_input(config),
+    }
+    content = _to_onnx(program, about) if format == ".onnx" else _to_pt2(program, about)
+    return content, about, compare(model, content, format=format)
 
 
-def compare(model: nn.Module, content: bytes, *, frames: int, size: int, format: str) -> float:
-    """The largest difference from the network's logits on random clips, in batches of one and three.
+class HalfPrecision(nn.Module):
+    """A network in float16 or bfloat16 for clips and logits in float32."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.dtype = network, dtype
+        to_half(network, dtype)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.network(clips.to(self.dtype)).float()
+
+
+def compare(model: nn.Module, content: bytes, *, format: str) -> float:
+    """The largest difference from the network's logits on random clips, in batches of one and three, and in the
+    smallest and in larger sizes where these may vary.
 
     Returns:
         relative to the largest logit, or to 1 where all are smaller; NaN where a logit is not finite.
     """
+    exported = ExportedNetwork(content, suffix=format, name="the exported file")
+    _, *clip = exported.about["clip"]
+    shapes = {(1, *clip), (3, *clip)}
+    if dynamic := exported.about["dynamic"]:
+        steps = {dim: 2 * limit["multiple"] for dim, limit in dynamic.items()}
+        shapes.add((2, *(dynamic.get(dim, {"least": size})["least"] for dim, size in zip("THW", clip, strict=True))))
+        shapes.add((2, *(size + steps.get(dim, 0) for dim, size in zip("THW", clip, strict=True))))
     generator = torch.Generator().manual_seed(0)
-    call: Callable[[Tensor], Tensor]
-    if format == ".onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        call = lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])  # noqa: E731
-    else:
-        call = torch.export.load(io.BytesIO(content)).module()
     differences = []
-    for batch in (1, 3):
-        clips = torch.randn(batch, 3, frames, size, size, generator=generator)
+    for batch, *sizes in sorted(shapes):
+        clips = torch.randn(batch, 3, *sizes, generator=generator)
         with torch.no_grad():
-            expected, logits = model(clips), call(clips)
+            expected, logits = model(clips), exported(clips)
         differences.append((logits - expected).abs().max() / expected.abs().max().clamp(min=1))
     return float(torch.stack(differences).max())
+
+
+def _trace(
+    network: nn.Module, sizes: dict[str, int], dynamic: Sequence[str] | None, *, multiples: dict[str, int]
+) -> tuple[ExportedProgram, dict[str, dict[str, int]]]:
+    """The exported program, and the limits of those of T, H and W that may vary in it."""
+    wanted = [dim for dim in sizes if dynamic is None or dim in dynamic]
+    # Sizes that are large enough for every layer, and all different, so that none is taken for another.
+    roomy = {"T": max(sizes["T"], 4), "H": max(sizes["H"], 128), "W": max(sizes["W"], 128) + 32}
+    example = torch.zeros(2, 3, *(roomy[dim] if dim in wanted else size for dim, size in sizes.items()))
+    free = {0: Dim("batch", min=1), **{2 + "THW".index(dim): Dim.AUTO for dim in wanted}}
+    try:
+        with torch.no_grad():
+            program = torch.export.export(network, (example,), dynamic_shapes=(free,))
+    except InputShapeError:
+        raise
+    except Exception as error:
+        if not wanted:
+            raise
+        if dynamic is None:
+            return _trace(network, sizes, (), multiples=multiples)
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(f"--dynamic: the network takes clips of one size only: {reason[:200]}") from None
+    given = next(node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
+    found = [dim for dim in wanted if not isinstance(given.shape[2 + "THW".index(dim)], int)]
+    limits = _limits(program, {**sizes, **{dim: LEAST[dim][-1] for dim in found}}, found, multiples)
+    found = [dim for dim in found if sizes[dim] >= limits[dim]["least"]]
+    if found == wanted:
+        return program, limits
+    if dynamic is None:
+        return _trace(network, sizes, found, multiples=multiples)
+    fixed = next(dim for dim in wanted if dim not in found)
+    needs = f"at least {limits[fixed]['least']}" if fixed in limits else "one size only, because of one of its layers"
+    raise ConfigError(f"--dynamic {fixed}: the network would take {needs}; {fixed} is {sizes[fixed]}")
+
+
+def _limits(
+    program: ExportedProgram, sizes: dict[str, int], free: Sequence[str], multiples: dict[str, int]
+) -> dict[str, dict[str, int]]:
+    """The least size of each dimension that may vary, found by running the program, and what it is a multiple of."""
+    run = program.module()
+
+    def runs(**change: int) -> bool:
+        try:
+            with torch.no_grad():
+                run(torch.zeros(1, 3, *{**sizes, **change}.values()))
+        except (RuntimeError, AssertionError):  # a guard of the program
+            return False
+        return True
+
+    for dim in free:
+        fitting = (size for size in LEAST[dim] if size % multiples[dim] == 0 and runs(**{dim: size}))
+        sizes[dim] = next(fitting, sizes[dim])
+    return {dim: {"least": sizes[dim], "multiple": multiples[dim]} for dim in free}
 
 
 def _to_pt2(program: ExportedProgram, metadata: dict[str, Any]) -> bytes:
@@ -77,21 +170,16 @@ def _to_pt2(program: ExportedProgram, metadata: dict[str, Any]) -> bytes:
 
 def _to_onnx(program: ExportedProgram, metadata: dict[str, Any]) -> bytes:
     """The bytes of an ONNX file, input ``clips``, output ``logits``; the metadata is its property ``gcvideo``."""
-    logging.disable(logging.WARNING)  # hides the exporter's warnings about its own work
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                input_names=["clips"],
-                output_names=["logits"],
-                dynamic_shapes=({0: "batch"},),
-                custom_translation_table={torch.ops.aten.searchsorted.Tensor: _searchsorted()},
-                verbose=False,
-            )
-    finally:
-        logging.disable(logging.NOTSET)
+    with quiet():
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=["clips"],
+            output_names=["logits"],
+            dynamic_shapes=({0: "batch", **{2 + "THW".index(dim): dim for dim in metadata["dynamic"]}},),
+            custom_translation_table={torch.ops.aten.searchsorted.Tensor: _searchsorted()},
+            verbose=False,
+        )
     assert exported is not None
     exported.model.metadata_props[METADATA] = json.dumps(metadata)
     return exported.model_proto.SerializeToString()

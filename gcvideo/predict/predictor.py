@@ -14,16 +14,16 @@ from torch import nn
 from gcvideo.config import RunConfig, TestConfig
 from gcvideo.data.dataset import Failure, VideoViews
 from gcvideo.data.records import RecordTable
-from gcvideo.device import pick_precision
-from gcvideo.errors import CheckpointError, VideoError
+from gcvideo.errors import CheckpointError, ConfigError, VideoError
 from gcvideo.eval.evaluator import ensemble_views, score_videos, view_outputs
 from gcvideo.eval.metrics import softmax
-from gcvideo.eval.optimize import compile_network, optimize_for_inference
+from gcvideo.eval.optimize import compile_network
 from gcvideo.eval.predictions import VideoScores
 from gcvideo.eval.trained import load_trained
 from gcvideo.files import hash_file
 from gcvideo.models.features import HEAD, FeatureNetwork
 from gcvideo.predict.embedding import Embedding, Pool, Recipe, embed_views, make_recipe, record_views
+from gcvideo.predict.exported import ExportedNetwork
 from gcvideo.predict.inputs import Several, Video, input_views, open_frames
 from gcvideo.predict.timeline import LIVE_WINDOWS, SlidingWindows, Timeline, Window, make_timeline
 from gcvideo.video import FrameStream
@@ -198,6 +198,8 @@ class Predictor:
     ) -> Iterator[Embedding | Failure]:
         key = recipe.layer, recipe.pool != "none"
         if key not in self._networks:
+            if isinstance(self.model, ExportedNetwork):
+                raise ConfigError(f"{self.source}: an exported file shows no layers to embed by; give the checkpoint")
             network = FeatureNetwork(getattr(self.model, "_orig_mod", self.model), key[0], pooled=key[1])
             self._networks[key] = compile_network(network) if hasattr(self.model, "_orig_mod") else network
         for found in embed_views(self._networks[key], views, recipe=recipe, data=self.config.data, owners=owners):
@@ -300,19 +302,26 @@ class Predictor:
             )
 
 
-def load(checkpoint: str | Path, *, device: str = "auto", precision: str = "auto", compile: bool = False) -> Predictor:
-    """Load a checkpoint, ready to label videos.
+def load(
+    checkpoint: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    compile: bool = False,
+    engine: str = "onnxruntime",
+) -> Predictor:
+    """Load a checkpoint or an exported file, ready to label videos.
 
     Args:
-        checkpoint: a gcvideo checkpoint, or the folder of a run.
+        checkpoint: a gcvideo checkpoint, the folder of a run, or a file of ``gcvideo export``: ``.onnx`` or ``.pt2``.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32`` or ``bf16``.
         compile: compile the network: a slow start, then faster.
+        engine: what runs an ONNX file: ``onnxruntime``, or ``openvino`` (CPU; ``pip install 'gcvideo[openvino]'``).
 
     Raises:
         CheckpointError: the file is missing, damaged, or does not fit.
     """
-    network = load_trained(checkpoint, device=device)
-    chosen = pick_precision(precision, network.device)
-    model = optimize_for_inference(network.model, precision=chosen, compile=compile)
+    network = load_trained(checkpoint, device=device, engine=engine)
+    model, _ = network.for_inference(precision=precision, compile=compile)
     return Predictor(model, config=network.config, classes=network.classes, source=str(network.path))

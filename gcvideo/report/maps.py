@@ -18,6 +18,7 @@ from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.records import RecordTable
 from gcvideo.layers import BlockTrace, NonLocalBlock, record_attention
 from gcvideo.models.resnet3d import last_feature_layer
+from gcvideo.predict.exported import ExportedNetwork
 from gcvideo.predict.predictor import Predictor
 from gcvideo.report.pictures import film_strip, overlay, ringed, save_animation, save_picture, sheet
 
@@ -129,12 +130,16 @@ def explain(predictor: Predictor, clip: Tensor, target: int, *, query: Place = M
 
 
 def explain_video(predictor: Predictor, entry: dict[str, Any], *, query: Place = MIDDLE) -> Rows:
-    """``explain`` the label of a video's middle by the centre crop of the clip there; no rows if it cannot be read.
+    """``explain`` the label of a video's middle by the centre crop of the clip there.
+
+    No rows if it cannot be read, or if the network is an exported file, which shows no layers.
 
     Args:
         entry: as ``gcvideo predict --json`` writes it.
         query: position whose attention non-local blocks show.
     """
+    if isinstance(predictor.model, ExportedNetwork):
+        return []
     test = replace(predictor.config.test, clips=3, crops=1, whole_frame=False)
     records = RecordTable.of_files([entry["video"]])
     views = ViewDataset(records, data=predictor.config.data, test=test)[0]

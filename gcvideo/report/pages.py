@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from gcvideo.config import config_to_dict, flatten, load_config
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.scoring import Scoring, score, summary
+from gcvideo.predict.exported import ExportedNetwork
 from gcvideo.predict.predictor import Predictor
 from gcvideo.predict.vectors import VectorIndex
 from gcvideo.report.maps import FROM_THE_RING, explain_video
@@ -113,6 +114,7 @@ def write_prediction_page(
         labelled=labelled,
         checkpoint=predictor.source,
         most_maps=MOST_MAPS,
+        exported=isinstance(predictor.model, ExportedNetwork),
         ring=FROM_THE_RING,
         scale=scale_in_css(),
         refresh=refresh,

@@ -160,19 +160,19 @@ def test_results_come_in_the_order_of_the_loader(unreadable, size):
 def test_predictions_of_several_networks_are_averaged():
     one = run([video(i) for i in range(4)])
     other = replace(one, averages={name: scores[::-1] for name, scores in one.averages.items()})
-    both = Predictions.average([one, other])
+    both = Predictions.average([one, other], names=["a", "b"])
     np.testing.assert_allclose(both.scores, (one.scores + other.scores) / 2)
     assert both.scores.dtype == np.float32
     assert both.views.tolist() == [12] * 4
     assert both.accuracy()["clip"] == one.accuracy()["clip"]
-    assert np.array_equal(Predictions.average([one]).scores, one.scores)
+    assert np.array_equal(Predictions.average([one], names=["a"]).scores, one.scores)
 
 
 @pytest.mark.parametrize("change", [{"ids": ["v0", "w"]}, {"labels": np.array([0, 3])}, {"classes": ["a", "b"]}])
 def test_predictions_of_other_videos_or_classes_are_not_averaged(change):
     one = run([video(0), video(1)])
     with pytest.raises(DataError, match="cannot be averaged"):
-        Predictions.average([one, replace(one, **change)])
+        Predictions.average([one, replace(one, **change)], names=["a", "b"])
 
 
 def test_nothing_readable_gives_an_empty_result():

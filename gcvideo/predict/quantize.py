@@ -1,0 +1,124 @@
+"""Static quantisation of an exported ONNX file to 8-bit integers, calibrated on videos, and what it costs."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from gcvideo import console
+from gcvideo.config import RunConfig
+from gcvideo.data.annotations import load_records, videos_under
+from gcvideo.data.crops import normalize
+from gcvideo.data.dataset import ViewDataset, make_views
+from gcvideo.data.loader import eval_loader
+from gcvideo.data.records import RecordTable
+from gcvideo.errors import DataError
+from gcvideo.eval.evaluator import evaluate
+from gcvideo.eval.predictions import Predictions
+from gcvideo.eval.test_run import test_records
+from gcvideo.predict.exported import METADATA, ExportedNetwork, quiet
+
+MOST_VIDEOS = 64
+# Convolutions and what lies between them. The softmax of attention and layer norms stay in float32, and so does the
+# last layer, which costs next to nothing and decides.
+QUANTISED = ["Conv", "Add", "Relu", "MaxPool"]
+
+
+def quantize(
+    content: bytes, about: dict[str, Any], config: RunConfig, place: str | None
+) -> tuple[bytes, dict[str, Any]]:
+    """An ONNX file with weights and activations of 8 bits, by onnxruntime: scales from the extremes on the videos.
+
+    Args:
+        content: of a file in float32.
+        about: its entry ``gcvideo``.
+        config: of the run.
+        place: videos to calibrate with, of which at most ``MOST_VIDEOS``, evenly spaced, are taken: an annotation, a
+            folder of class folders, or a folder of videos; None: the validation videos of the run. The middle clip of
+            each is seen.
+
+    Returns:
+        the content of the new file, and what changed on these videos, before and after: see ``_compare``.
+
+    Raises:
+        DataError: there are no videos, or none can be read.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    records = _records(place, about["classes"]) if place else test_records(config, about["classes"])
+    records = records.select(np.linspace(0, len(records) - 1, min(len(records), MOST_VIDEOS)).round())
+    convention: Any = "pyslowfast_offset" if config.test.convention == "pyslowfast" else config.test.convention
+    test = replace(config.test, clips=1, crops=1, convention=convention)
+    dataset = ViewDataset(records, data=config.data, test=test)
+
+    class Clips(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.clips = _clips(dataset, config)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            clip = next(self.clips, None)
+            return None if clip is None else {"clips": clip.numpy()}
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "source.onnx", Path(folder) / "target.onnx"
+        source.write_bytes(content)
+        options = {"quant_format": QuantFormat.QDQ, "weight_type": QuantType.QInt8, "per_channel": True}
+        with quiet():  # it advises a step that the folded batch norms make needless
+            quantize_static(source, target, Clips(), op_types_to_quantize=QUANTISED, **options)
+        model = onnx.load(target)
+    for entry in model.metadata_props:
+        if entry.key == METADATA:
+            entry.value = json.dumps({**about, "precision": "int8"})
+    after = model.SerializeToString()
+
+    def score(file: bytes) -> Predictions:
+        network = ExportedNetwork(file, suffix=".onnx", name="the exported file")
+        return evaluate(network, eval_loader(dataset, workers=0), test=test, data=config.data)
+
+    return after, _compare(score(content), score(after))
+
+
+def _clips(dataset: ViewDataset, config: RunConfig) -> Iterator[Tensor]:
+    """The middle clip (1, 3, T, H, W) of each video, normalised."""
+    failures = []
+    with console.Progress("calibrate", total=len(dataset), unit="videos") as progress:
+        for index in range(len(dataset)):
+            views = dataset[index]
+            progress.advance()
+            if views.failure is None:
+                yield normalize(make_views(views), mean=config.data.mean, std=config.data.std)
+            else:
+                failures.append(views.failure)
+    if len(failures) == len(dataset):
+        raise DataError(f"--int8: no video can be read; {failures[0].path}: {failures[0].reason}")
+
+
+def _records(place: str, classes: list[str] | None) -> RecordTable:
+    path = Path(place).expanduser()
+    if path.is_dir() and not any(entry.is_dir() for entry in path.iterdir()):
+        records = RecordTable.of_files([path / name for name in videos_under(path)])
+    else:
+        records = load_records(path, classes=classes)
+    if not len(records):
+        raise DataError(f"--calibrate {place}: no videos there")
+    return records
+
+
+def _compare(before: Predictions, after: Predictions) -> dict[str, Any]:
+    """Accuracy (where the videos have labels) and scores in [0, 1] of the same videos, before and after."""
+    difference = np.abs(after.averages["softmax"] - before.averages["softmax"])
+    same = before.scores.argmax(axis=1) == after.scores.argmax(axis=1)
+    return {
+        "videos": len(before),
+        "top1_before": before.accuracy().get("video", {}).get("top1"),
+        "top1_after": after.accuracy().get("video", {}).get("top1"),
+        "same_label": float(same.mean()),
+        "mean_difference": float(difference.mean()),
+        "largest_difference": float(difference.max()),
+    }
