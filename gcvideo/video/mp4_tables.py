@@ -7,6 +7,7 @@ every length is checked against what is there, and what does not fit raises ``Mp
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 from collections.abc import Iterator
@@ -112,7 +113,11 @@ class _Box:
 
     def get(self, kind: bytes) -> _Box | None:
         """The first box of a type inside this one."""
-        return next((box for name, box in self.children() if name == kind), None)
+        return self._first.get(kind)
+
+    @functools.cached_property
+    def _first(self) -> dict[bytes, _Box]:
+        return dict(reversed([*self.children()]))
 
     def unpack(self, layout: str, position: int) -> tuple[int, ...]:
         return struct.unpack_from(">" + layout, self.data, position)
@@ -151,8 +156,8 @@ def _movie_box(file: int, file_size: int) -> _Box:
         if len(head) < 8:
             break
         kind, header, size = _box_head(head, file_size - position)
-        if kind == b"moof":
-            raise Mp4Error("no movie box before the first fragment")
+        if kind in (b"moof", b"meta"):  # a fragment, or a still picture
+            raise Mp4Error("no movie box in front")
         if kind == b"moov":
             if size > MAX_MOVIE_BOX or position + size > file_size:
                 raise Mp4Error("the movie box is longer than the file")

@@ -8,6 +8,7 @@ beginning. That is slow, and right.
 """
 
 import contextlib
+import gc
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -152,6 +153,8 @@ class LibavVideo:
     def __init__(self, path: str, *, count: bool = False) -> None:
         self._path = path
         self._opened = contextlib.ExitStack()
+        self._container: Any
+        self._stream: Any
         self._open()
         self.fps = declared_fps(self._container, self._stream)
         self._table = None if count else self._read_table()
@@ -164,8 +167,9 @@ class LibavVideo:
             self.times, self.keyframes = self._table.seconds, self._table.keyframes
         else:
             self._count_frames()
-        if len(self.times) > 1 and abs(np.median(np.diff(self.times)) * self.fps - 1) > 0.01:
-            self.fps = (len(self.times) - 1) / float(self.times[-1] - self.times[0])
+        span = float(self.times[-1] - self.times[0])
+        if span and abs((len(self.times) - 1) / span / self.fps - 1) > 0.01:
+            self.fps = (len(self.times) - 1) / span
         self.codec = str(self._stream.codec_context.codec.canonical_name)
 
     def decode(self, wanted: np.ndarray) -> np.ndarray:
@@ -179,8 +183,10 @@ class LibavVideo:
         return self._collect(needed, times)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and free the decoder with its pictures."""
         self._opened.close()
+        self._container = self._stream = None
+        gc.collect(1)  # PyAV's containers and streams refer to one another: else they stay for many openings
 
     def _collect(self, frames: Iterable[tuple[int, Any]], wanted: Sequence[int]) -> np.ndarray:
         return collect(frames, wanted, size=(self.height, self.width), orientation=self.orientation)
@@ -192,7 +198,7 @@ class LibavVideo:
         # A playlist must not reach out to the network; a title in another alphabet must not matter.
         options = {"protocol_whitelist": "file"}
         opened = av.open(f"file:{self._path}", metadata_errors="replace", options=options)
-        self._container: Any = self._opened.enter_context(opened)
+        self._container = self._opened.enter_context(opened)
         pictures = av.stream.Disposition.attached_pic
         streams = [stream for stream in self._container.streams.video if not stream.disposition & pictures]
         if not streams:
@@ -319,12 +325,13 @@ class LibavVideo:
         if not times:
             raise DecodeError("shows no picture that can be decoded")
         self.keyframes = np.array([key for key in keys if key < sound], np.int64)
-        known = [pts for pts in times if pts is not None]
-        if len(known) == len(times) and len(set(known)) == len(known):
-            # Times that do not rise (AVI gives them in decoding order) are still the right ones, in the wrong order.
-            self.times = np.sort(np.array(known)) * float(self._stream.time_base)
-        else:
-            self.times = np.arange(len(times)) / self.fps
+        known = np.array([pts for pts in times if pts is not None]) * float(self._stream.time_base)
+        self.times = np.sort(known)
+        # Times that do not rise but have the rate (AVI gives them in decoding order) are right, in the wrong order.
+        # Others that do not rise, as in joined recordings, tell no more than when the first frame is shown.
+        rising, even = (np.diff(known) > 0).all(), (abs(np.diff(self.times) * self.fps - 1) < 0.25).all()
+        if len(known) < len(times) or not (rising or even):
+            self.times = self.times[:1].sum() + np.arange(len(times)) / self.fps
 
     def _describe(self, frame: Any) -> None:
         self.height, self.width, self.orientation = frame.height, frame.width, orientation_of(frame)

@@ -64,9 +64,14 @@ def read_picture(sample: Buffer, info: StreamInfo) -> Picture:
     """Read the slice headers of a sample, which may be cut short."""
     avc = info.codec == "h264"
     slices, sets, sei = (_AVC_SLICES, _AVC_SETS, _AVC_SEI) if avc else (_HEVC_SLICES, _HEVC_SETS, _HEVC_SEI)
+    size = info.length_size
+    head = bytes(sample[: size + _SLICE_HEAD])
+    single = avc and len(head) > size + 1 and int.from_bytes(head[:size], "big") == len(sample) - size
+    if single and head[size] & 31 in _AVC_SLICES and head[size + 1] & 128:  # the fast way for most pictures
+        return _avc_picture(unescape(head[size:]), info, 1, "", False)
     first: Buffer = b""
     pictures, change, recovers = 0, "", False
-    for unit in nal_units(sample, info.length_size):
+    for unit in nal_units(sample, size):
         kind = unit[0] & 31 if avc else unit[0] >> 1 & 63
         if kind in slices:
             # first_mb_in_slice is 0, first_slice_segment_in_pic_flag is 1; other layers of HEVC are not decoded
@@ -95,7 +100,7 @@ def _avc_picture(unit: bytes, info: StreamInfo, pictures: int, change: str, reco
     """Section 7.3.3."""
     idr, reference = unit[0] & 31 == _AVC_IDR, unit[0] & 0x60 != 0
     start = Start.ANYWHERE if idr else Start.FRESH if recovers else Start.NO
-    number, order = _read_codes(unit, 8, 3, info.skipped_bits, int(idr), info.order_bits)
+    number, order = _read_codes(unit, 9, 2, info.skipped_bits, int(idr), info.order_bits)
     return Picture(pictures, change, start, not reference, reference, order, number)
 
 
@@ -116,14 +121,17 @@ def _hevc_picture(unit: bytes, info: StreamInfo, pictures: int, change: str) -> 
 
 def _read_codes(data: bytes, position: int, codes: int, size: int, more: int, more_size: int) -> tuple[int, int]:
     """From a bit on, pass Exp-Golomb codes, read ``size`` bits, pass ``more`` codes, read ``more_size`` bits."""
-    bits = f"{int.from_bytes(data.ljust(_SLICE_HEAD), 'big'):0{8 * _SLICE_HEAD}b}"
-    for _ in range(codes):
-        position = 2 * bits.find("1", position) - position + 1
-    number = int(bits[position : position + size] or "0", 2)
-    position += size
-    for _ in range(more):
-        position = 2 * bits.find("1", position) - position + 1
-    return number, int(bits[position : position + more_size] or "0", 2)
+    value, left = int.from_bytes(data, "big"), 8 * len(data) - position
+    try:
+        for _ in range(codes):  # zeros, a one, and as many bits as zeros
+            left = 2 * (value & (1 << left) - 1).bit_length() - left - 1
+        left -= size
+        number = value >> left & (1 << size) - 1
+        for _ in range(more):
+            left = 2 * (value & (1 << left) - 1).bit_length() - left - 1
+        return number, value >> left - more_size & (1 << more_size) - 1
+    except ValueError:  # a shift by less than nothing: the slice is too short
+        return 0, 0
 
 
 def why_not_in_order(pictures: Sequence[Picture], pts: np.ndarray, info: StreamInfo) -> str | None:

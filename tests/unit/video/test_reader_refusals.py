@@ -1,6 +1,7 @@
 """What the reader refuses, with the reason, and what it does where a decoder fails or is missing."""
 
 import os
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -240,6 +241,32 @@ def test_colours_that_cannot_be_converted_are_refused_by_every_backend(suffix, f
     if "decord" in INSTALLED:
         with pytest.raises(VideoError, match="decord cannot be trusted with it"):
             open_video(path, backend="decord")
+
+
+def test_times_of_joined_recordings_rise_at_the_rate_of_the_file(folder):
+    """The second recording's times begin within the first one's."""
+    path = folder / "both.ts"
+    first = write_video(folder / "one.ts", moving_frames(20), **x264(bframes=0))
+    later = {"pts": range(37, 97, 3), "time_base": Fraction(1, 75)}
+    second = write_video(folder / "two.ts", moving_frames(20), **later, **x264())
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    with open_video(path) as reader:
+        np.testing.assert_allclose(np.diff(reader.times), 1 / reader.fps)
+        assert len(reader) == 40
+        assert reader.fps == pytest.approx(25, rel=0.1)
+
+
+def test_the_rate_is_that_of_the_times_where_the_container_declares_another(folder):
+    """The stream says 25 a second."""
+    path = write_video(folder / "slow.ts", moving_frames(20), pts=range(0, 40, 2), time_base=Fraction(1, 25))
+    with open_video(path) as reader:
+        assert reader.fps == pytest.approx(12.5)
+
+
+def test_a_still_picture_is_no_recording_that_was_cut_short(folder):
+    path = write_video(folder / "one.avif", moving_frames(1), codec="libsvtav1")
+    with open_video(path) as reader:
+        assert (len(reader), reader.backend) == (1, "pyav")
 
 
 def test_direct_blocks_by_an_old_x264(folder):
