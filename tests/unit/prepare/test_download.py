@@ -124,6 +124,7 @@ def tree(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_from_nothing_to_an_index(server, tmp_path, capsys):
     out = tmp_path / "k400"
     command = ["prepare", "download", "kinetics400", str(out), "--base", server.base, "--json", str(tmp_path / "j")]
@@ -145,6 +146,7 @@ def test_from_nothing_to_an_index(server, tmp_path, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.slow
 def test_labels_are_in_published_order_unless_the_annotation_has_others(server, tmp_path, capsys):
     command = ["prepare", "download", "kinetics400", "--splits", "val", "--base", server.base]
     assert main([*command, str(tmp_path / "a")]) == 0
@@ -155,6 +157,7 @@ def test_labels_are_in_published_order_unless_the_annotation_has_others(server, 
     assert "val.csv: 'juggling, badly' is no class of kinetics400" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_lost_video_is_unpacked_again_and_the_index_made_again(server, tmp_path):
     command = ["prepare", "download", "kinetics400", str(tmp_path), "--splits", "val", "--base", server.base]
     assert main([*command, "--keep-tars"]) == 0
@@ -169,6 +172,7 @@ def test_a_lost_video_is_unpacked_again_and_the_index_made_again(server, tmp_pat
     assert not list((tmp_path / "tars").rglob("*.*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_cut_connection_is_resumed_where_it_was_cut(server, tmp_path, ranges):
     server.ranges = ranges
@@ -188,6 +192,7 @@ def test_a_cut_connection_is_resumed_where_it_was_cut(server, tmp_path, ranges):
     assert (tmp_path / "train" / "notes.txt").stat().st_size == 200_000
 
 
+@pytest.mark.slow
 def test_a_file_that_changed_on_the_server_is_downloaded_from_its_beginning(server, tmp_path):
     old = server.files["/400/val/part_0.tar.gz"]
     server.files["/400/val/part_0.tar.gz"] = new = make_tar(("other.mp4", os.urandom(1000)))
@@ -399,6 +404,7 @@ def parts(folder: Path) -> list[int]:
     return [path.stat().st_size for path in folder.glob(".*.part")]
 
 
+@pytest.mark.slow
 def test_a_killed_download_loses_nothing(server, tmp_path):
     """SIGKILL in the middle of a file; the next call waits for the orphans and asks for the rest only."""
     cut, content = "/400/train/part%201.tar.gz", server.files["/400/train/part%201.tar.gz"]
