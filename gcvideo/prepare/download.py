@@ -98,7 +98,7 @@ def download_kinetics(
         DataError: the folder holds another data set, the disk is too small, or a file cannot be downloaded or unpacked;
             the others are then complete.
     """
-    (edition, suffixes, _), out = EDITIONS[name].values(), Path(out).expanduser()
+    (edition, suffixes, _), out, splits = EDITIONS[name].values(), Path(out).expanduser(), list(dict.fromkeys(splits))
     base = f"{base.rstrip('/')}/{edition}"
     if urlsplit(base).scheme not in ("http", "https"):
         raise DataError(f"--base: expected an address that begins with https:// or http://, not {base}")
@@ -113,7 +113,7 @@ def download_kinetics(
         if journal.path.exists() and not journal.fits:
             raise DataError(f"{out}: holds another data set ({journal.path.name}); give another folder")
         for split in splits:
-            _save_annotation(f"{base}/annotations/{split}", suffixes, out / f"annotations/{split}.csv")
+            _save_annotation(f"{base}/annotations/{split}", suffixes[split], out / f"annotations/{split}.csv")
         listed = [archive for split in splits for archive in _list_archives(base, edition, split, out)]
         unpacked: dict[Archive, dict[str, int] | None] = {}  # sizes of files by name, None where they are not there
         for _, archive, error in run_jobs(_measure, listed, title="look up", unit="tars", workers=workers):
@@ -254,9 +254,11 @@ def _receive(archive: Archive, parent: int) -> None:
     condition = {"If-Range": archive.tag} if archive.tag else {}
     with _open(archive.url, Range=f"bytes={have}-", **condition) as response:
         first, _, total = response.headers.get("Content-Range", f"bytes 0-/{response.length}").partition("/")
-        if total != str(archive.size):
-            raise DataError(f"{archive.url}: had {archive.size} bytes and now {total}: it was changed meanwhile")
-        resumed = response.status == 206 and first.startswith(f"bytes {have}-")
+        resumed = first.startswith(f"bytes {have}-")
+        if total != str(archive.size) or not (resumed or first.startswith("bytes 0-")):
+            raise DataError(
+                f"{archive.url}: asked for {have}- of {archive.size}, got {first[6:]} of {total}; try again"
+            )
         with archive.part.open("ab" if resumed else "wb") as file, suppress(*CUT):
             while block := response.read1(1 << 20):
                 file.write(block)

@@ -247,7 +247,7 @@ def number_labels(
     for text in texts:
         odd = text.lower() == "nan" or (kind == "any" and text not in numbers and NO_LABEL.fullmatch(text))
         if odd and normalize(text) not in (classes or ()):
-            fix = "leave the cell empty if there is no label, or call the column class if it is a name"
+            fix = "leave the cell empty if there is no label, or list it in data.classes if it is a name"
             why[text] = f"is neither a whole number nor a name; {fix}"
         elif kind == "any" and (
             SEVERAL.fullmatch(text) or (set(re.split(r"\s*[|;]\s*", text)) - {text}) & counts.keys()

@@ -215,7 +215,7 @@ def test_a_file_that_changed_on_the_server_is_downloaded_from_its_beginning(serv
         return False
 
     server.twist = twist
-    with pytest.raises(DataError, match=rf"had {len(new)} bytes and now {len(old)}: it was changed meanwhile"):
+    with pytest.raises(DataError, match=rf"asked for 50- of {len(new)}, got .* of {len(old)}; try again"):
         download_kinetics("kinetics400", tmp_path, splits=["val"], base=server.base)
 
 
@@ -265,6 +265,23 @@ def test_redirects_are_followed_and_proxies_named(server, tmp_path, monkeypatch)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with pytest.raises(DataError, match=r"csv, through the proxy http://127.0.0.1:1: .*refused"):
         download_kinetics("kinetics400", tmp_path / "b", splits=["val"], base=server.base)
+
+
+def test_a_part_that_was_not_asked_for_is_not_taken(server, tmp_path):
+    def twist(request: Handler, count: int) -> bool:
+        if not request.path.endswith("tar.gz") or request.headers["Range"] == "bytes=0-0":
+            return False
+        content = server.files[request.path]
+        request.send_response(206)
+        request.send_header("Content-Range", f"bytes 9-{len(content) - 1}/{len(content)}")
+        request.send_header("Content-Length", str(len(content) - 9))
+        request.end_headers()
+        request.wfile.write(content[9:])
+        return True
+
+    server.twist = twist
+    with pytest.raises(DataError, match=r"val/part_0.tar.gz: asked for 0- of \d+, got 9-\d+ of \d+"):
+        download_kinetics("kinetics400", tmp_path, splits=["val"], base=server.base)
 
 
 def test_a_connection_that_is_always_cut_ends_with_one_line(server, tmp_path):
@@ -330,7 +347,10 @@ def test_kinetics600_has_class_archives_and_annotations_called_txt(server, tmp_p
         "/600/val/hugging%20(not%20baby).tar.gz": make_tar((name, clip)),
         "/600/annotations/val.txt": table,
     }
-    assert download_kinetics("kinetics600", tmp_path / "a", splits=["val"], base=server.base) == {"val": 1}
+    assert download_kinetics("kinetics600", tmp_path / "a", splits=["val", "val"], base=server.base) == {"val": 1}
+    server.files["/600/test/k600_test_path.txt"] = b""
+    server.files["/600/annotations/test.csv"] = table
+    assert download_kinetics("kinetics600", tmp_path / "a", splits=["test"], base=server.base) == {"test": 0}
     server.files["/600/annotations/val.txt"] = b"some other form\n"
     server.files["/600/annotations/val.csv"] = table
     assert download_kinetics("kinetics600", tmp_path / "b", splits=["val"], base=server.base) == {"val": 1}
