@@ -37,6 +37,7 @@ class FeatureNetwork(nn.Module):
         self.layer = known[-1] if known and layer == HEAD else layer
         self.pooled = pooled
         self.model = model if known else without_last_linear(model)
+        self.train(model.training)  # else whoever restores this module's mode would change that of the network
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, T, H, W), normalised -> (N, C) or (N, C, T', H', W'), float32."""

@@ -13,8 +13,7 @@ import io
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,13 +82,15 @@ def embed_to(
     return failures
 
 
-def file_names(ids: Sequence[str]) -> list[str]:
-    """A file name for each video, with folders, unique; without the suffix where no other video has the same name."""
-    names = [os.path.normpath(f"/{name}").lstrip("/") for name in ids]  # never outside the folder
-    ends = [os.path.splitext(name) for name in names]
-    stems = [stem if end.lower() in VIDEO_SUFFIXES else stem + end for stem, end in ends]
-    number = Counter(stems)
-    return [stem if number[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
+def file_names(ids: Iterable[str]) -> list[str]:
+    """A file name for each video, with folders, unique; without the suffix of the video where that is free."""
+    taken: dict[str, None] = {}
+    for number, id_ in enumerate(ids):
+        name = os.path.normpath(f"/{id_}").lstrip("/")  # never outside the folder
+        stem, suffix = os.path.splitext(name)
+        choices = ([stem] if suffix.lower() in VIDEO_SUFFIXES else []) + [name, f"{name}-{number}"]
+        taken[next(choice for choice in choices if choice not in taken)] = None
+    return list(taken)
 
 
 def to_npz(embedding: Embedding, *, path: str, info: dict[str, Any]) -> bytes:

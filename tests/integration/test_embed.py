@@ -158,9 +158,11 @@ def test_compiled_and_bf16_networks_give_the_same_vectors(
 ) -> None:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # Inductor takes a minute
     expected = predictor.embed(place / "video_0.mp4").vectors
+    assert not any(module.training for module in predictor.model.modules())
     for precision, compiled, bound in (("fp32", True, 1e-5), ("bf16", False, 2e-2)):
         other = gcvideo.load(checkpoint, device="cpu", precision=precision, compile=compiled)
         found = other.embed(place / "video_0.mp4").vectors
+        assert not any(module.training for module in other.model.modules())
         assert np.linalg.norm(found - expected) < bound * np.linalg.norm(expected)
 
 
