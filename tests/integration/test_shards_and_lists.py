@@ -84,6 +84,26 @@ def test_a_list_of_bad_videos_is_honoured_from_the_first_clip(place: Path, capsy
     assert results["validation"]["failures"] == 1
 
 
+@pytest.mark.slow
+def test_a_messy_list_trains_without_its_bad_rows(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the list of ``verify``, training on a list that is refused equals training on its sound rows."""
+    rows = [line for line in (place / "val.txt").read_text().splitlines() if "empty" not in line]
+    (place / "clean.txt").write_text("\n".join(rows[:-1]) + "\n")
+    other = f"{rows[-1].split()[0]} {(int(rows[-1].split()[1]) + 1) % 4}"  # a second label for the last video
+    messy = [rows[0], "gone.mp4 1", *rows[1:4], "not_a_row", *rows[4:], other]
+    (place / "messy.txt").write_text("\n".join(messy) + "\n")
+    bad = place / "messy.jsonl"
+    assert main(["prepare", "verify", str(place / "messy.txt"), "--out", str(bad), "--workers", "1"]) == 1
+    losses = []
+    for name, data in (("clean", {}), ("messy", {"quarantine": str(bad)})):
+        config = train_config(place, name, data=data, train={"batch_size": 2})
+        config.data.train.annotation = config.data.val.annotation = str(place / f"{name}.txt")
+        losses.append(train(config)["validation"])
+    assert losses[0] == losses[1]
+    assert same_tensors(*(last_state(train_config(place, name))["model"] for name in ("clean", "messy")))
+    assert "4 rows cannot be used; left out" in capsys.readouterr().err
+
+
 def test_sound_videos_that_are_listed_are_left_out_counted_and_named(place: Path, tmp_path: Path) -> None:
     """Also those whose turn a short run never comes to."""
     entries = [{"id": f"video_{i}.mp4", "path": "x", "reason": "shows a test card"} for i in range(4)]

@@ -21,7 +21,7 @@ def read_class_folders(annotation: Annotation) -> RecordTable:
         DataError: there are no folders, they are splits, or one is no class.
     """
     folder = annotation.path
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(name for name in os.listdir(folder) if (folder / name).is_dir() and not name.startswith("."))
     if not names:
         raise DataError(f"{folder}: expected a folder of videos for each class, found no folders")
     if not annotation.classes and {name.lower() for name in names} <= SUBSETS.keys():

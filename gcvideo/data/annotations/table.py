@@ -120,7 +120,9 @@ def file_finder(root: Path) -> Find:
     @functools.cache
     def files(folder: str) -> set[str]:
         try:
-            return {entry.name for entry in os.scandir(os.path.join(root, folder)) if not entry.is_dir()}
+            entries = list(os.scandir(os.path.join(root, folder)))
+            # Not is_dir() of a link, which raises for one that leads to itself.
+            return {e.name for e in entries if not (os.path.isdir(e.path) if e.is_symlink() else e.is_dir())}
         except (OSError, ValueError):
             return set()
 

@@ -13,8 +13,9 @@ import pytest
 from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
 from gcvideo.journal import Journal
+from gcvideo.parts import Part
 from gcvideo.prepare.index import make_index
-from gcvideo.prepare.jobs import scan
+from gcvideo.prepare.jobs import PartDone, scan
 from tests.processes import killed_after_rows
 from tests.videos import moving_frames, write_video
 
@@ -151,3 +152,13 @@ def test_index_survives_a_kill(kinetics):
     assert not journal.exists()
     assert index.table.num_rows == 3
     assert json.loads(index.table.schema.metadata[b"fingerprint"]) == index.fingerprint
+
+
+def test_parts_of_an_index_put_together_are_one_run(kinetics):
+    whole = make_index(kinetics / "train.csv", kinetics / "whole.parquet", workers=1)
+    for number in (1, 2):
+        with pytest.raises(PartDone):
+            make_index(kinetics / "train.csv", kinetics / "parts.parquet", workers=1, part=Part(number, 2))
+    parts = make_index(kinetics / "train.csv", kinetics / "parts.parquet", workers=1)
+    assert parts.table.equals(whole.table, check_metadata=True)
+    assert (kinetics / "parts.parquet").read_bytes() == (kinetics / "whole.parquet").read_bytes()

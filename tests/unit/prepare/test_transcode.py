@@ -13,8 +13,10 @@ from av.video.frame import PictureType
 
 from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
+from gcvideo.parts import Part
 from gcvideo.prepare import encode
 from gcvideo.prepare.encode import PRESETS, Encoding, encode_video, scaled_size
+from gcvideo.prepare.jobs import PartDone
 from gcvideo.prepare.transcode import JOURNAL, copy_annotation, transcode
 from gcvideo.video import open_video
 from tests.processes import killed_after_rows
@@ -160,6 +162,19 @@ def test_a_killed_run_leaves_no_half_written_video_and_is_taken_up(tree, tmp_pat
         with open_video(path) as video:
             assert len(video) == 40
     assert {path.name for path in out.iterdir() if path.is_file()} == {JOURNAL}
+
+
+def test_parts_make_every_copy_once(tree, tmp_path):
+    out = tmp_path / "out"
+    for number in (2, 1):
+        with pytest.raises(PartDone):
+            transcode(tree, out, SMALL, workers=1, part=Part(number, 2))
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
+    assert len(times) == 3
+    assert transcode(tree, out, SMALL, workers=1).videos == 3
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")} == times
+    with pytest.raises(DataError, match="transcoded with other settings"):
+        transcode(tree, out, Encoding(short_side=48), workers=1, part=Part(1, 2))
 
 
 def test_folders_that_cannot_be_used_are_refused(tree, tmp_path, clip):

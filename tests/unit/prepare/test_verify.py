@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import av
@@ -20,10 +19,12 @@ from gcvideo.data.annotations import load_records
 from gcvideo.data.bad_videos import Quarantine
 from gcvideo.data.splits import load_split
 from gcvideo.errors import DataError
+from gcvideo.journal import Journal
 from gcvideo.parts import Part
 from gcvideo.prepare import verify as verifying
-from gcvideo.prepare.jobs import PartDone
+from gcvideo.prepare.jobs import PartDone, _stamp
 from gcvideo.prepare.verify import Finding, report_path, verify, verify_video
+from tests.processes import killed_after_rows
 from tests.videos import moving_frames, remux, write_video
 
 
@@ -204,6 +205,28 @@ def test_the_odd_row_is_the_one_that_differs_from_most(place, rows, lines):
     assert [finding.line for finding in result.problems] == lines
 
 
+def test_a_link_to_itself_hides_no_other_file(place):
+    os.symlink("loop.mp4", place / "loop.mp4")
+    rows = write_list(place / "list.txt", "0.mp4 0", "loop.mp4 0", "1.mp4 1")
+    result = verify([rows], place / "bad.jsonl", workers=1)
+    assert [(finding.kind, finding.line) for finding in result.findings] == [("missing", 2)]
+
+
+def test_names_that_are_no_utf8_stay_what_they_are(place):
+    os.rename(place / "0.mp4", os.fsencode(place / "caf") + b"\xe9.mp4")
+    (place / "set").mkdir()
+    os.rename(os.fsencode(place / "caf") + b"\xe9.mp4", os.fsencode(place / "set" / "caf") + b"\xe9.mp4")
+    (place / "set" / "empty").mkdir()
+    with open(os.fsencode(place / "set" / "bad") + b"\xe9.mp4", "wb"):
+        pass
+    (place / "classes").mkdir()
+    os.rename(place / "set", place / "classes" / "set")
+    verify([place / "classes"], place / "bad.jsonl", workers=1)
+    records = load_records(place / "classes")
+    bad = Quarantine(records, known=place / "bad.jsonl")
+    assert [bad.is_bad(index, 0) for index in range(2)] == [True, False]
+
+
 def test_segments_that_lie_beyond_the_end_overlap_or_say_other_times(place):
     rows = ["path,start,end,label", "0.mp4,0,0.9,0", "0.mp4,5,9,0", "1.mp4,0,0.8,0", "1.mp4,0.1,0.9,1"]
     rows += ["2.mp4,0,0.5,0", "2.mp4,0.5,1,1", "3.mp4,0,0.8,1", "3.mp4,0,0.9,1", "4.mp4,0,1,1", "4.mp4,0,1,1"]
@@ -366,42 +389,18 @@ def test_parts_put_together_are_one_run_and_each_video_is_decoded_once(place, cl
     assert {**whole, "quarantine": 0, "report": 0} == {**parts, "quarantine": 0, "report": 0}
 
 
-def test_a_part_that_was_killed_resumes(place, monkeypatch):
-    rows = write_list(place / "list.txt", *(f"{i}.mp4 0" for i in range(6)))
-    done = place / "done"
-    done.mkdir()
-
-    def work(path: str) -> dict[str, object]:
-        if Path(path).name == "4.mp4" and not (place / "killed").exists():
-            (done / "waiting").touch()
-            time.sleep(60)
-        (done / Path(path).name).write_text(
-            (done / Path(path).name).read_text() + "x" if (done / Path(path).name).exists() else "x"
-        )
-        return verify_video(path)
-
-    monkeypatch.setattr(verifying, "verify_video", work)
-    child = os.fork()
-    if child == 0:
-        try:
-            verify([rows], place / "bad.jsonl", workers=1, part=Part(1, 2))
-        finally:
-            os._exit(1)
-    end = time.monotonic() + 60
-    while not (done / "waiting").exists():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    (place / "killed").touch()
+def test_a_part_that_was_killed_resumes(place, tmp_path):
+    rows, out = write_list(place / "list.txt", *(f"{i}.mp4 0" for i in range(6))), place / "bad.jsonl"
+    killed_after_rows(1, partial(verify, [rows], out, workers=1, part=Part(1, 2)), tmp_path / "said.txt")
+    assert len(Journal(f"{out}.partial", {"format": 2}).rows()) == 1
+    first = load_records(rows)[0].path
+    Journal(f"{out}.partial", {"format": 2}).add(first, {"kind": "sound", "frames": 1, "seconds": 0.0}, _stamp(first))
     for number in (1, 2):
         with pytest.raises(PartDone, match=rf"part {number}/2 is done \(3 videos\)"):
-            verify([rows], place / "bad.jsonl", workers=1, part=Part(number, 2))
-    result = verify([rows], place / "bad.jsonl", workers=1)
-    assert (result.videos, result.frames, result.sound) == (6, 150, 6)
-    assert {path.name: path.read_text() for path in done.iterdir() if path.name != "waiting"} == {
-        f"{i}.mp4": "x" for i in range(6)
-    }
+            verify([rows], out, workers=1, part=Part(number, 2))
+    result = verify([rows], out, workers=1)
+    assert (result.videos, result.sound) == (6, 6)
+    assert result.frames == 5 * 25 + 1  # the first one was not decoded again
 
 
 def test_the_whole_job_does_what_a_part_left(place):
