@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +40,7 @@ KINDS = {
 SOUND = ("pyav", "repeated")
 ONLY_REPORTED = (*SOUND, "alike")
 SUBSETS = ("train", "val", "test")
+LOOKS_SAME = "the same pictures"
 
 
 class Finding(NamedTuple):
@@ -134,7 +134,10 @@ def verify(
     first = {(finding.list, finding.line, finding.id, finding.kind): finding for finding in reversed(findings)}
     findings = [finding for _, finding in sorted(first.items())]
     listed = [finding for finding in findings if finding.kind not in ONLY_REPORTED]
-    _write_lines(quarantine, [_bad_video(finding) for finding in listed])
+    bad: list[Row] = [{"id": finding.id, "path": finding.path, "reason": finding.reason} for finding in listed]
+    for entry, finding in zip(bad, listed, strict=True):
+        entry |= {"training_only": True} if finding.kind == "leak" else {}
+    _write_lines(quarantine, bad)
     _write_lines(report_path(quarantine), [finding._asdict() for finding in findings])
     journal.remove()
     named = {(finding.list, finding.line, finding.id) for finding in findings}
@@ -244,11 +247,11 @@ def _read_lists(
             for index, record in enumerate(records):
                 row = readings.rows[index] if readings.rows else None
                 own = row.subset.lower() if row and not both else subset
-                order = next((place for place, known in enumerate(SUBSETS) if own.startswith(known)), 0)
-                label = None if record.label < 0 else records.classes[record.label] if records.classes else record.label
-                text = None if label is None else str(label)
-                line = row.line if row else 0
-                entries.append(_Entry((number, order), name, line, record, text, records.classes is not None))
+                order = next((order for order, name_ in enumerate(SUBSETS) if own.startswith(name_)), 0)
+                label = str(records.classes[record.label] if records.classes else record.label)
+                known = label if record.label >= 0 else None
+                place = (number, order), name, row.line if row else 0
+                entries.append(_Entry(*place, record, known, records.classes is not None))
     return entries, findings
 
 
@@ -266,47 +269,49 @@ def _videos(entries: Iterable[_Entry], rows: dict[str, Row]) -> Iterator[Finding
 
 
 def _pairs(entries: Sequence[_Entry], rows: dict[str, Row]) -> Iterator[Finding]:
-    """What follows from two rows that show the same pictures."""
-    by_content: dict[str, list[_Entry]] = defaultdict(list)
-    for entry in entries:
-        by_content[rows[entry.record.path].get("hash", entry.record.path)].append(entry)
-    for same in by_content.values():
-        for one, two in itertools.combinations(sorted(same, key=lambda entry: entry.order), 2):
-            yield from _compare(one, two, "the same clip" if one.record.path == two.record.path else "the same bytes")
-    shown = {key: rows[same[0].record.path] for key, same in by_content.items()}
-    keys = [key for key, row in shown.items() if "print" in row]
-    prints = [base64.b64decode(shown[key]["print"]) for key in keys]
-    for i, j in alike(prints, [shown[key]["seconds"] for key in keys]):
-        for pair in itertools.product(by_content[keys[i]], by_content[keys[j]]):
-            one, two = sorted(pair, key=lambda entry: entry.order)
-            yield from _compare(one, two, "the same pictures")
+    """What follows from rows that show the same pictures. Rows that are alike in all go together: there may be many."""
+    contents: dict[str, dict[tuple[Any, ...], list[_Entry]]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.order):
+        same = contents.setdefault(rows[entry.record.path].get("hash", entry.record.path), {})
+        same.setdefault((entry.order, entry.label, entry.record.start, entry.record.end), []).append(entry)
+    shown, hashes, seconds, groups = [], [], [], []
+    numbers: dict[frozenset[Any], int] = {}  # of sets of lists and labels
+    for same in contents.values():
+        for first, *others in same.values():
+            yield from (entry.found("repeated", f"the same as {first}") for entry in others)
+        for one, two in itertools.combinations(same.values(), 2):
+            yield from _compare(one, two, "the same clip")
+        row = rows[next(iter(same.values()))[0].record.path]
+        if "print" in row:
+            shown.append(list(same.values()))
+            hashes.append(base64.b64decode(row["print"]))
+            seconds.append(row["seconds"])
+            groups.append(numbers.setdefault(frozenset(key[:2] for key in same), len(numbers)))
+    for i, j in alike(hashes, seconds, groups):
+        for pair in itertools.product(shown[i], shown[j]):
+            one, two = sorted(pair, key=lambda entries: entries[0].order)
+            yield from _compare(one, two, LOOKS_SAME)
 
 
-def _compare(one: _Entry, two: _Entry, what: str) -> Iterator[Finding]:
-    """What is to be said of two rows, the earlier one first."""
+def _compare(ones: list[_Entry], twos: list[_Entry], what: str) -> Iterator[Finding]:
+    """What is to be said of rows of two kinds, the earlier one first."""
+    one, two = ones[0], twos[0]
     spans = [(r.start or 0.0, np.inf if r.end is None else r.end) for r in (one.record, two.record)]
     shared = min(spans[0][1], spans[1][1]) - max(spans[0][0], spans[1][0])
     if shared <= min(end - start for start, end in spans) / 2 and np.isfinite(shared):
         return
     disagree = None not in (one.label, two.label) and one.names == two.names and one.label != two.label
+    times = "{:g} to {:g} s here, {:g} to {:g} s there".format(*spans[1], *spans[0])
     if disagree:
-        kind = "alike" if what == "the same pictures" else "conflict"
-        for entry, other in ((one, two), (two, one)):
-            yield entry.found(kind, f"{what} as {other}, label {entry.label!r} here, {other.label!r} there")
+        kind = "alike" if what == LOOKS_SAME else "conflict"
+        for entries, other in ((ones, two), (twos, one)):
+            reason = f"{what} as {other}, label {entries[0].label!r} here, {other.label!r} there"
+            yield from (entry.found(kind, reason) for entry in entries)
     if one.order != two.order:
-        yield one.found("leak", f"{what} as {two}: {two.record.id}")
-    elif not disagree and what != "the same pictures":
-        if spans[0] == spans[1]:
-            yield two.found("repeated", f"{what} as {one}")
-        else:
-            times = "{:g} to {:g} s here, {:g} to {:g} s there".format(*spans[1], *spans[0])
-            yield two.found("conflict", f"{what} as {one} with other times, {times}")
-
-
-def _bad_video(finding: Finding) -> Row:
-    """The entry of a list of bad videos."""
-    entry = {"id": finding.id, "path": finding.path, "reason": finding.reason}
-    return entry | ({"training_only": True} if finding.kind == "leak" else {})
+        yield from (entry.found("leak", f"{what} as {two}: {two.record.id}") for entry in ones)
+    elif not disagree and what != LOOKS_SAME:
+        kind, more = ("repeated", "") if spans[0] == spans[1] else ("conflict", f" with other times, {times}")
+        yield from (entry.found(kind, f"{what} as {one}{more}") for entry in twos)
 
 
 def _write_lines(path: str | Path, rows: Iterable[Row]) -> None:

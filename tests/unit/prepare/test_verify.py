@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -212,6 +213,36 @@ def test_a_link_to_itself_hides_no_other_file(place):
     assert [(finding.kind, finding.line) for finding in result.findings] == [("missing", 2)]
 
 
+def test_many_rows_of_one_video_are_compared_by_kind_and_not_by_pairs(place, monkeypatch):
+    rows = [f"0.mp4 {label}" for label in [*[0] * 500, 1]] + ["1.mp4 1"] * 500
+    (place / "one.txt").write_text("\n".join(rows[500:]) + "\n")
+    (place / "two.txt").write_text("\n".join(rows[:500]) + "\n")
+    calls = []
+    compare = verifying._compare
+    monkeypatch.setattr(verifying, "_compare", lambda *args: calls.append(args) or compare(*args))
+    result = verify([place / "one.txt", place / "two.txt"], place / "bad.jsonl", workers=1)
+    assert Counter(finding.kind for finding in result.findings) == {"conflict": 501, "repeated": 998, "leak": 1}
+    assert len(calls) == 1
+
+
+def test_videos_that_kill_or_stall_the_decoder_are_named(place, monkeypatch):
+    def behave(path: str) -> dict[str, object]:
+        if "1.mp4" in path:
+            os.kill(os.getpid(), 11)
+        if "2.mp4" in path:
+            time.sleep(60)
+        return verify_video(path)
+
+    monkeypatch.setattr(verifying, "verify_video", behave)
+    rows = write_list(place / "list.txt", "0.mp4 0", "1.mp4 0", "2.mp4 0")
+    result = verify([rows], place / "bad.jsonl", workers=1, seconds=1)
+    assert found(result.findings, "failed") == [
+        (2, "the decoder died of SIGSEGV"),
+        (3, "decoding took longer than 1 s"),
+    ]
+    assert result.sound == 1
+
+
 def test_names_that_are_no_utf8_stay_what_they_are(place):
     os.rename(place / "0.mp4", os.fsencode(place / "caf") + b"\xe9.mp4")
     (place / "set").mkdir()
@@ -263,7 +294,7 @@ def test_copies_of_test_videos_are_left_out_of_training_only(place):
     result = verify([train, test], place / "bad.jsonl", workers=1)
     leaks = [(Path(f.list).name, f.line, f.reason.split(" as ")[0]) for f in result.findings if f.kind == "leak"]
     assert leaks == [
-        ("train.txt", 2, "the same bytes"),
+        ("train.txt", 2, "the same clip"),
         ("train.txt", 3, "the same pictures"),
         ("train.txt", 4, "the same pictures"),
         ("train.txt", 5, "the same clip"),
