@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gcvideo.video import FrameStream
 
 Entry = dict[str, Any]  # what --json writes about one video
+OF_FILES = ("file", "refused")  # kinds of sources that need no sliding window
 REFRESH = 5  # seconds between two versions of the page of a live source
 
 
@@ -49,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "http://...), or - for standard input"
     )
     add("videos", nargs="+", metavar="VIDEO", help=text)
-    add("--checkpoint", required=True, help="a checkpoint, the folder of a run, or an exported .onnx or .pt2")
+    text = "a checkpoint, the folder of a run, or an exported .onnx or .pt2; give it again to average several networks"
+    add("--checkpoint", required=True, action="append", help=text)
     add("--top", type=int, default=5, metavar="K", help="labels for each video (default: %(default)s)")
     add("--csv", metavar="FILE", help="write the predictions as CSV: video, start, end, rank, label, score")
     add("--html", metavar="FILE", help="write a page with thumbnails, bars, timelines and attention")
@@ -79,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Label every video; prints each as soon as it is known."""
-    from gcvideo.predict.exported import ExportedNetwork
+    from gcvideo.predict.ensemble import Ensemble
     from gcvideo.predict.inputs import find_sources
     from gcvideo.predict.predictor import load
 
@@ -93,9 +95,14 @@ def run(args: argparse.Namespace) -> int:
         if len(sources) != 1 or sources[0].kind != "file":
             raise ConfigError("--save writes one video back: give a single video file")
         check_destination(sources[0].name, args.save)
-    predictor = load(args.checkpoint, device=args.device, compile=args.compile, engine=args.engine)
-    if args.maps and isinstance(predictor.model, ExportedNetwork):
-        raise ConfigError(f"--maps: {args.checkpoint} is an exported file, which shows no layers; give the checkpoint")
+    sliding = args.timeline or args.save or args.json_lines or any(source.kind not in OF_FILES for source in sources)
+    if len(args.checkpoint) > 1 and (sliding or args.maps):
+        raise ConfigError("several --checkpoint average the scores of whole video files; give one for anything else")
+    options = {"device": args.device, "compile": args.compile, "engine": args.engine}
+    members = [load(checkpoint, **options) for checkpoint in args.checkpoint]
+    predictor = members[0] if len(members) == 1 else Ensemble(members)
+    if args.maps and not predictor.shows_layers:
+        raise ConfigError(f"--maps: {predictor.source} is an exported file, which shows no layers; give the checkpoint")
     entries = []
     with contextlib.ExitStack() as opened:
         lines: IO[str] | None = None

@@ -58,6 +58,11 @@ class Predictor:
         self.device: torch.device = next(model.parameters()).device
         self._networks: dict[tuple[str, bool], nn.Module] = {}  # for features, by layer and whether pooled
 
+    @property
+    def shows_layers(self) -> bool:
+        """Whether attention, Grad-CAM and feature vectors can be had: not of an exported file."""
+        return not isinstance(self.model, ExportedNetwork)
+
     def describe(self) -> dict[str, str]:
         """The checkpoint: its path, its SHA-256 in hex, and the precision in which it computes."""
         precision = "bf16" if next(self.model.parameters()).dtype == torch.bfloat16 else "fp32"
@@ -198,7 +203,7 @@ class Predictor:
     ) -> Iterator[Embedding | Failure]:
         key = recipe.layer, recipe.pool != "none"
         if key not in self._networks:
-            if isinstance(self.model, ExportedNetwork):
+            if not self.shows_layers:
                 raise ConfigError(f"{self.source}: an exported file shows no layers to embed by; give the checkpoint")
             network = FeatureNetwork(getattr(self.model, "_orig_mod", self.model), key[0], pooled=key[1])
             self._networks[key] = compile_network(network) if hasattr(self.model, "_orig_mod") else network

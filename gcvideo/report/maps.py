@@ -18,7 +18,6 @@ from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.records import RecordTable
 from gcvideo.layers import BlockTrace, NonLocalBlock, record_attention
 from gcvideo.models.resnet3d import last_feature_layer
-from gcvideo.predict.exported import ExportedNetwork
 from gcvideo.predict.predictor import Predictor
 from gcvideo.report.pictures import film_strip, overlay, ringed, save_animation, save_picture, sheet
 
@@ -132,13 +131,13 @@ def explain(predictor: Predictor, clip: Tensor, target: int, *, query: Place = M
 def explain_video(predictor: Predictor, entry: dict[str, Any], *, query: Place = MIDDLE) -> Rows:
     """``explain`` the label of a video's middle by the centre crop of the clip there.
 
-    No rows if it cannot be read, or if the network is an exported file, which shows no layers.
+    No rows if it cannot be read, or if the predictor shows no layers.
 
     Args:
         entry: as ``gcvideo predict --json`` writes it.
         query: position whose attention non-local blocks show.
     """
-    if isinstance(predictor.model, ExportedNetwork):
+    if not predictor.shows_layers:
         return []
     test = replace(predictor.config.test, clips=3, crops=1, whole_frame=False)
     records = RecordTable.of_files([entry["video"]])

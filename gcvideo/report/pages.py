@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from gcvideo.config import config_to_dict, flatten, load_config
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.scoring import Scoring, score, summary
-from gcvideo.predict.exported import ExportedNetwork
 from gcvideo.predict.predictor import Predictor
 from gcvideo.predict.vectors import VectorIndex
 from gcvideo.report.maps import FROM_THE_RING, explain_video
@@ -114,7 +113,7 @@ def write_prediction_page(
         labelled=labelled,
         checkpoint=predictor.source,
         most_maps=MOST_MAPS,
-        exported=isinstance(predictor.model, ExportedNetwork),
+        shows_layers=predictor.shows_layers,
         ring=FROM_THE_RING,
         scale=scale_in_css(),
         refresh=refresh,

@@ -27,6 +27,7 @@ from gcvideo.data.records import RecordTable
 from gcvideo.errors import CheckpointError, VideoError
 from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.predictions import Predictions
+from gcvideo.predict.ensemble import Ensemble
 from gcvideo.predict.inputs import find_sources
 from gcvideo.predict.predictor import Predictor
 from gcvideo.predict.timeline import Window
@@ -86,6 +87,32 @@ def test_predict_and_test_give_the_same_scores(predictor: Predictor, place: Path
     tested = Predictions.load(tmp_path / "predictions.npz")
     scores = np.stack(list(predictor.score_files([place / f"video_{i}.mp4" for i in range(3)])))
     np.testing.assert_allclose(scores, tested.scores, atol=1e-6)
+
+
+def test_several_networks_are_averaged_each_with_its_own_views(
+    predictor: Predictor, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = load_checkpoint(predictor.source)
+    state["config"]["data"]["stride"], state["config"]["test"]["clips"] = 3, 1
+    state["model"]["head.proj.bias"] += torch.tensor([1.0, 0, 0, -1])
+    save_checkpoint(tmp_path / "other.pt", state)
+    other, video = gcvideo.load(tmp_path / "other.pt", device="cpu"), place / "video_0.mp4"
+    several = ["predict", str(video), "--checkpoint", predictor.source, "--checkpoint", str(tmp_path / "other.pt")]
+    for options, change in (([], {}), (["--crops", "1"], {"crops": 1})):
+        arguments = ["--workers", "0", "--device", "cpu", "--json", str(tmp_path / "a.json"), *options]
+        assert main([*several, *arguments]) == 0
+        found = json.loads((tmp_path / "a.json").read_text())["videos"][0]["predictions"]
+        each = [next(one.score_files([video], test=replace(one.config.test, **change))) for one in (predictor, other)]
+        for prediction in found:
+            assert prediction["score"] == pytest.approx(np.mean(each, axis=0)[prediction["index"]])
+    frames = moving_frames(20, seed=0)
+    of_array, of_iterator = (Ensemble([predictor, other]).predict(form) for form in (frames, iter(frames)))
+    assert of_array == of_iterator
+    state["classes"] = CLASSES[::-1]
+    save_checkpoint(tmp_path / "other.pt", state)
+    for arguments, message in (([], "have other classes"), (["--timeline"], "give one for anything else")):
+        assert main([*several, *arguments]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_files_say_what_the_terminal_says(

@@ -1,0 +1,72 @@
+"""Ensemble of several trained networks: the mean of their scores, each network with its own clips and views."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from gcvideo.config import TestConfig
+from gcvideo.data.bad_videos import Failure
+from gcvideo.errors import ConfigError
+from gcvideo.predict.predictor import Predictor
+
+
+class Ensemble(Predictor):
+    """Several predictors as one, which averages their scores of whole videos.
+
+    Timelines, embeddings and maps are those of one network, so it has none.
+
+    Args:
+        members: at least one; each reads the videos as its own config says.
+
+    Raises:
+        ConfigError: they do not have the same classes in the same order.
+    """
+
+    shows_layers = False
+
+    def __init__(self, members: Sequence[Predictor]) -> None:
+        first = members[0]
+        super().__init__(first.model, config=first.config, classes=first.classes)
+        self.source = ", ".join(member.source for member in members)
+        self.members = members
+        for member in members:
+            if member.classes != first.classes:
+                raise ConfigError(f"{member.source} and {first.source} have other classes, so they cannot be averaged")
+
+    def score_files(
+        self,
+        videos: Sequence[Any],
+        *,
+        fps: float | None = None,
+        test: TestConfig | None = None,
+        workers: int = 0,
+    ) -> Iterator[np.ndarray | Failure]:
+        """Mean scores (K,) float32 of each video; see ``Predictor.score_files``.
+
+        Args:
+            test: what differs in it from the first network's views is changed for all; the rest each has of its own.
+        """
+        own = asdict(self.config.test)
+        changed = {name: value for name, value in asdict(test or self.config.test).items() if value != own[name]}
+        # All networks read an iterator of frames, so its frames are kept.
+        kept: list[Any] = [
+            np.stack([*map(np.asarray, each)]) if hasattr(each, "__next__") and not hasattr(each, "read") else each
+            for each in videos
+        ]
+        scores = (
+            member.score_files(kept, fps=fps, test=replace(member.config.test, **changed), workers=workers)
+            for member in self.members
+        )
+        for found in zip(*scores, strict=True):
+            failure = next((each for each in found if isinstance(each, Failure)), None)
+            yield failure or np.mean(found, axis=0)
+
+    def embed(self, video: Any, **making: Any) -> Any:
+        """Refused: the vectors of several networks have nothing in common."""
+        raise ConfigError(f"embed: takes one network, not {len(self.members)}")
+
+    def timeline(self, source: Any, **options: Any) -> Any:
+        """Refused: each network has its own windows."""
+        raise ConfigError(f"timeline: takes one network, not {len(self.members)}")
