@@ -56,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument("--val", type=int, default=80, metavar="N", help="validation videos (%(default)s)")
     task.add_argument("--seed", type=int, default=0, help="the same seed gives the same videos (%(default)s)")
 
-    task = add_task("download", "download Kinetics from the mirror of CVDF, unpack and index it; resumes")
+    task = add_task(
+        "download", "download Kinetics from the mirror of CVDF (4 files at a time), unpack and index it; resumes"
+    )
     task.add_argument("name", choices=EDITIONS, help="kinetics700 is the edition of 2020")
     task.add_argument("out", type=Path, help="folder of the data set")
     splits = ("train", "val", "test")

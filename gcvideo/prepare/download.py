@@ -256,9 +256,7 @@ def _receive(archive: Archive, parent: int) -> None:
         first, _, total = response.headers.get("Content-Range", f"bytes 0-/{response.length}").partition("/")
         resumed = first.startswith(f"bytes {have}-")
         if total != str(archive.size) or not (resumed or first.startswith("bytes 0-")):
-            raise DataError(
-                f"{archive.url}: asked for {have}- of {archive.size}, got {first[6:]} of {total}; try again"
-            )
+            raise DataError(f"{archive.url}: asked for {have}- of {archive.size}, got {first[6:]} of {total}")
         with archive.part.open("ab" if resumed else "wb") as file, suppress(*CUT):
             while block := response.read1(1 << 20):
                 file.write(block)
