@@ -59,11 +59,16 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     return Runner(tmp_path_factory.mktemp("runner"))
 
 
+def link_or_copy(source: str, target: str) -> None:
+    """The large files of the world, which no command changes in place, are one for all its copies."""
+    (os.link if source.endswith((".pt", ".pyth", ".mp4")) else shutil.copy2)(source, target)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=name)
 def test_block_runs(block: Block, world: Path, runner: Runner, tmp_path: Path) -> None:
     place = tmp_path / "world"
-    shutil.copytree(world, place, symlinks=True)
+    shutil.copytree(world, place, symlinks=True, copy_function=link_or_copy)
     for file in TITLED.finditer(block.page.read_text()):
         (place / file["name"]).write_text(file["text"])
     if block.language == "sh":

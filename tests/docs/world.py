@@ -79,7 +79,9 @@ def make_world(folder: Path) -> Path:
         for name in ("slow_r50_8x8", "slow_r50_gc_c345_8x8", "slow_r50_nl5_8x8"):
             gcvideo(
                 f"train configs/kinetics400/{name}.yaml data.train.annotation=my/train.txt data.train.root=null "
-                "data.val.annotation=my/val.txt data.val.root=null model.num_classes=4 " + shlex.join(TRAIN)
+                "data.val.annotation=my/val.txt data.val.root=null model.num_classes=4 "
+                + shlex.join(TRAIN)
+                + (" model.depth=18" if "gc" in name else "")
             )
             gcvideo(f"test runs/{name}")
         gcvideo("embed my/val.txt --checkpoint runs/slow_r50_gc_c345_8x8 --out vectors.parquet --workers 0")
@@ -190,6 +192,8 @@ def tiny(argv: list[str]) -> list[str]:
         classes = 8 if synthetic else 2 if any("my_format" in word for word in words) else 4
         motion = any(word.startswith("motion/") for word in words)
         extra += ["train.epochs=0.002"] if motion else [f"model.num_classes={classes}"]
+        if any("gc" in word for word in words):  # whose blocks ResNet-18 can have too; it trains and exports faster
+            extra.append("model.depth=18")
         extra += ["--overwrite"] * (not {"--resume", "--dry-run", "--overfit"} & set(words))
         return [*words, *extra]
     if command == "benchmark compare" and "--skip" not in words:

@@ -152,50 +152,40 @@ def test_sub_batch_norm_measures_each_part_alone() -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("multigrid"), count=32)
+    return make_videos(tmp_path_factory.mktemp("multigrid"), count=16)
 
 
 @pytest.mark.slow
-def test_batch_norms_of_a_run_measure_batches_of_the_original_size(
+def test_each_step_sees_clips_of_its_shape_and_batch_norms_measure_batches_of_the_original_size(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parts and clips of each batch that the first batch norm sees in a step of the long cycle."""
-    seen: list[tuple[int, int]] = []
-    forward = SubBatchNorm3d.forward
-
-    def look(self: SubBatchNorm3d, x: torch.Tensor) -> torch.Tensor:
-        if self.training and x.shape[1] == 4 and not any(pair[1] == len(x) for pair in seen):
-            seen.append((self.splits, len(x)))
-        return forward(self, x)
-
-    monkeypatch.setattr(SubBatchNorm3d, "forward", look)
-    data = {"crop": 64, "short_side": [64, 72], "workers": 0}
-    train = {"epochs": 7, "multigrid": "long", "multigrid_cycles": 1, "batch_size": 2}
-    Trainer(train_config(place, "splits", train=train, data=data)).fit()
-    assert len(seen) >= 2
-    assert {clips // splits for splits, clips in seen} == {2}
-
-
-@pytest.mark.slow
-def test_each_step_sees_clips_of_its_shape(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[int, ...]] = []
-    forward = TrainStep.forward
+    shapes: list[tuple[int, ...]] = []
+    parts: set[tuple[int, int]] = set()  # parts and clips of each batch that the first batch norm sees
+    of_step, of_norm = TrainStep.forward, SubBatchNorm3d.forward
 
     def look(self: TrainStep, batch: ClipBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        seen.append(tuple(batch.clips.shape))
-        return forward(self, batch)
+        shapes.append(tuple(batch.clips.shape))
+        return of_step(self, batch)
+
+    def look_at_norm(self: SubBatchNorm3d, x: torch.Tensor) -> torch.Tensor:
+        if self.training and x.shape[1] == 4:
+            parts.add((self.splits, len(x)))
+        return of_norm(self, x)
 
     monkeypatch.setattr(TrainStep, "forward", look)
+    monkeypatch.setattr(SubBatchNorm3d, "forward", look_at_norm)
     data = {"crop": 64, "short_side": [64, 72], "workers": 0}
     train = {"epochs": 7, "multigrid": "long", "multigrid_cycles": 1, "batch_size": 2}
     config = train_config(place, "shapes", train=train, data=data)
     Trainer(config).fit()
-    schedule = Schedule(config, 32)
+    schedule = Schedule(config, 16)
     expected = []
     for epoch, shape in enumerate(schedule.shapes):
         expected += schedule.steps(epoch) * [(2 * shape.batch, 3, shape.frames, shape.crop, shape.crop)]
     assert len(set(expected)) >= 3
-    assert seen == expected
+    assert shapes == expected
+    assert len(parts) >= 2
+    assert {clips // splits for splits, clips in parts} == {2}
 
 
 @pytest.mark.slow
@@ -204,7 +194,7 @@ def test_a_multigrid_run_changes_shapes_and_rates_and_resumes_exactly(place: Pat
     data = {"crop": 64, "short_side": [64, 72]}
     whole = train_config(place, "whole", train=train, data=data)
     assert train_in_processes(whole) == [0]
-    shapes = Schedule(whole, 32).shapes
+    shapes = Schedule(whole, 16).shapes
     assert len(set(shapes)) >= 3
     for line in metrics(whole):
         shape = shapes[math.ceil(line["epoch"]) - 1]
@@ -213,7 +203,7 @@ def test_a_multigrid_run_changes_shapes_and_rates_and_resumes_exactly(place: Pat
         rate = learning_rate(whole.optim, epoch=before, epochs=8, batch_size=2)
         assert line["lr"] == pytest.approx(rate * shape.batch)
     broken = train_config(place, "broken", train=train, data=data)
-    running = start(broken)
+    running = start(broken, hold_after=7)
     wait_for(lambda: (broken.run_dir / "checkpoints" / "step_00000006.pt").exists(), running)
     running[0].kill()
     wait(running)
