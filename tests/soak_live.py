@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--restarts", type=int, default=3)
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell would ignore Ctrl-C
     folder = Path(tempfile.mkdtemp(prefix="soak"))
     frames = np.concatenate([moving_frames(20, seed=scene) for scene in range(6)])
     video = write_video(folder / "a.mp4", frames, fps=10, gop=20, options={"bf": "0"})

@@ -17,7 +17,7 @@ from gcvideo.data.dataset import VideoViews
 from gcvideo.data.sampling import uniform_clips
 from gcvideo.video import StreamFrame
 
-LIVE_WINDOWS = 4096  # so many windows of a live source are kept, the newest ones
+LIVE_WINDOWS = 1024  # so many windows of a live source are kept, the newest ones
 
 
 class Window(NamedTuple):

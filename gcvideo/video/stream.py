@@ -33,6 +33,7 @@ _PLAYLISTS = {"hls", "dash"}  # they come a segment at a time
 _CREDENTIALS = re.compile(
     r"(?<=://)[^/\s]*@|(?<=[?&])([^=&\s]*(?:pass|pwd|user|usr|login|token|key|auth|secret|sig)[^=&\s]*)=[^&\s]*", re.I
 )
+_THREAD = threading.local()
 _WAITING_BYTES = 256 << 20  # at most so much memory for frames that wait to be taken
 
 
@@ -53,7 +54,12 @@ class StreamFrame:
         """uint8 (H, W, 3), as displayed: rotation metadata applied."""
         if isinstance(self.picture, np.ndarray):
             return self.picture
-        return orientation_of(self.picture).apply(self.picture.to_ndarray(format="rgb24"))
+        if not hasattr(_THREAD, "reformatter"):  # a new one for each frame makes memory grow by tens of MB
+            from av.video.reformatter import VideoReformatter
+
+            _THREAD.reformatter = VideoReformatter()
+        pixels = _THREAD.reformatter.reformat(self.picture, format="rgb24").to_ndarray()
+        return orientation_of(self.picture).apply(pixels)
 
 
 class FrameStream:
@@ -133,7 +139,7 @@ class FrameStream:
             try:
                 picture = next(frames, None)
                 if picture and not index:
-                    orientation_of(picture)  # raises here what ``rgb`` would raise
+                    StreamFrame(0, 0.0, picture).rgb()  # raises here what it would raise later
             except _errors() as error:
                 self.problem = f"cannot be decoded after {max(last, 0):.1f} s ({self._why(error)})"
                 break
@@ -229,7 +235,7 @@ class FrameStream:
         import av
 
         self._stream.thread_type = "SLICE"  # threads for whole frames would keep some back
-        last, quiet = time.monotonic(), 0.0
+        last, quiet, first = time.monotonic(), 0.0, True
         for packet in self._container.demux():
             quiet, pictures = time.monotonic() - last, []
             if packet.stream.index == self._stream.index:
@@ -237,7 +243,9 @@ class FrameStream:
                 with contextlib.suppress(av.InvalidDataError):
                     pictures = packet.decode()
             for picture in pictures:
-                orientation_of(picture)  # raises here what ``rgb`` would raise
+                if first:
+                    StreamFrame(0, 0.0, picture).rgb()  # raises here what it would raise later
+                    first = False
                 yield picture
                 last = time.monotonic()
             if quiet > self.timeout:

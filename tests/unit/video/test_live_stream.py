@@ -101,6 +101,19 @@ def test_frames_are_dropped_rather_than_late(open_at: Callable[[str], tuple[Serv
     assert (runs[1:] >= waiting).all(), "runs of frames are long enough for windows"
 
 
+@pytest.mark.slow
+def test_memory_stays_flat(open_at: Callable[[str], tuple[Server, str]]) -> None:
+    """Each converter of PyAV's own starts threads, whose memory adds up while another thread decodes."""
+    _, url = open_at("flood")
+    with FrameStream(url) as stream:
+        sizes = []
+        for count, frame in enumerate(islice(stream, 2400)):
+            frame.rgb()
+            if count % 800 == 799:
+                sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6)
+    assert sizes[-1] - sizes[0] < 60, f"{sizes} MB; with converters of PyAV's own it was 290 MB"
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
 def test_a_file_by_http_ends_at_its_end(place: Path, name: str) -> None:
     with HttpServer(place) as server, FrameStream(f"{server.url}/{name}") as stream, open_video(place / name) as file:
