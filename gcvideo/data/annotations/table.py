@@ -127,10 +127,12 @@ def file_finder(root: Path) -> Find:
             return set()
 
     def find(path: str) -> str | None:
-        for name in (path, path.replace("\\", "/"), normalize(path), unicodedata.normalize("NFD", path)):
+        for spell in (str, lambda text: text.replace("\\", "/"), normalize, decompose):
+            name = spell(path)
             cut = name.rfind("/") + 1
             if name[cut:] in files(name[:cut]):
-                return name if ".." in name else os.path.normpath(name)  # behind a link, ".." may be another folder
+                odd = ("./" in name or "//" in name) and ".." not in name  # behind a link, ".." may be another folder
+                return os.path.normpath(name) if odd else name
         return None
 
     return find
@@ -169,11 +171,8 @@ def make_table(
         refuse(index, f"{os.path.join(annotation.root, rows[index].path)}: no such video file", more + hint, "missing")
     numbers, classes = number_labels(rows, annotation, labels, refuse)
     kept = [index for index, row in enumerate(rows) if paths[index] and row.label in numbers]
-    base = os.path.abspath(annotation.root)
-    places = (
-        [os.path.normpath(os.path.join(base, name)) for name in names] if find else ids
-    )  # one file has several names
-    keys = [place + _segment(row) * bool(find) for place, row in zip(places, rows, strict=True)]
+    base = os.path.join(os.path.abspath(annotation.root), "")
+    keys = [(os.path.normpath(id_) if ".." in id_ else id_).removeprefix(base) for id_ in ids]  # one file, one key
     first: dict[str, int] = {}
     other: dict[str, int] = {}  # the first row that contradicts the first one
     for index in kept:
@@ -296,3 +295,8 @@ def _key(name: str) -> str:
 def normalize(name: str) -> str:
     """A class name in composed Unicode (NFC): macOS writes the same letters decomposed."""
     return unicodedata.normalize("NFC", name)
+
+
+def decompose(name: str) -> str:
+    """A name in decomposed Unicode (NFD)."""
+    return unicodedata.normalize("NFD", name)
