@@ -27,8 +27,8 @@ class PartDone(Exception):
     def __init__(self, part: Part, rows: Sequence[Row]) -> None:
         self.videos, self.failed = len(rows), sum("error" in row for row in rows)
         super().__init__(
-            f"{part} is done ({self.videos:,} videos); after all, run the command once without --part, and without "
-            "torchrun or srun: it puts them together"
+            f"{part} is done ({self.videos:,} videos); when all are, run the command once without --part, and not "
+            "under torchrun or srun, to put them together"
         )
 
 

@@ -178,14 +178,15 @@ def verify_video(path: str) -> Row:
 
 
 def strict_decode(file: str, expected: int) -> tuple[list[int], str]:
-    """Decode a file and count.
+    """Decode a file and count. What readers leave out at the ends of a recording that was cut does not count.
 
     Returns:
         Numbers of the damaged pictures, in the order shown; and what is wrong, "" if nothing is.
     """
     times: list[int] = []
-    damaged: list[tuple[int | None, int, str]] = []  # time, frames before it, why
-    count = 0
+    failed: list[tuple[int | None, int, str]] = []  # time, frames before it, why
+    marked: list[tuple[int | None, int, str]] = []
+    count, cut = 0, False  # whether the last packet fails
     # A file must not be taken for a URL or open one, for any name or content that it may have.
     options = {"protocol_whitelist": "file"}
     try:
@@ -200,15 +201,21 @@ def strict_decode(file: str, expected: int) -> tuple[list[int], str]:
                     continue
                 if packet is not None and packet.pts is not None and not packet.is_discard:
                     times.append(packet.pts)
+                cut = cut and packet is None
                 try:
                     for frame in decoder.decode(packet):
                         if frame.is_corrupt:
-                            damaged.append((frame.pts, count, "marked by the decoder"))
+                            marked.append((frame.pts, count, "marked by the decoder"))
                         count += 1
                 except av.FFmpegError as error:
-                    damaged.append((packet.pts if packet else None, count, reason_of(error)))
+                    failed.append((packet.pts if packet else None, count, reason_of(error)))
+                    cut = True
     except (av.FFmpegError, ValueError, EOFError, StopIteration) as error:
-        damaged.append((None, count, reason_of(error)))
+        failed.append((None, count, reason_of(error)))
+    if count == expected:
+        failed = failed[: len(failed) - cut]
+        failed = failed if any(before for _, before, _ in failed) else []  # it begins between key pictures
+    damaged = failed + marked
     known = len(set(times)) == len(times) == expected
     number_of = {time: number for number, time in enumerate(sorted(times))} if known else {}
     pictures = sorted({number_of.get(time, before) if time is not None else before for time, before, _ in damaged})

@@ -27,6 +27,7 @@ from gcvideo.prepare.jobs import PartDone, _stamp
 from gcvideo.prepare.verify import Finding, report_path, verify, verify_video
 from tests.processes import killed_after_rows
 from tests.videos import moving_frames, remux, write_video
+from tests.zoo import STREAMS
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,18 @@ def test_a_file_that_ends_early_and_one_that_cannot_be_opened(clip, tmp_path):
     (tmp_path / "empty.mp4").write_bytes(b"")
     assert verify_video(str(tmp_path / "empty.mp4")) == {"kind": "refused", "reason": "is empty"}
     assert verify_video(str(tmp_path / "gone.mp4")) == {"kind": "missing", "reason": "does not exist"}
+
+
+@pytest.mark.parametrize("name", ["short_1_h264.flv", "short_1_h264_fragments.mp4", "late_start_hevc.ts"])
+def test_recordings_that_begin_or_end_in_a_picture_are_sound_as_readers_leave_it_out(name, tmp_path):
+    STREAMS[name].make(tmp_path)
+    assert verify_video(str(tmp_path / name))["kind"] == "pyav"
+
+
+@pytest.mark.parametrize("picture", [0, 23])
+def test_damage_at_the_ends_of_a_whole_file_counts(clip, tmp_path, picture):
+    row = verify_video(str(damaged(clip, tmp_path / "damaged.mp4", picture)))
+    assert (row["kind"], picture in row["pictures"]) == ("damaged", True)
 
 
 def test_a_cover_picture_is_not_the_video(tmp_path):
@@ -225,6 +238,7 @@ def test_many_rows_of_one_video_are_compared_by_kind_and_not_by_pairs(place, mon
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_videos_that_kill_or_stall_the_decoder_are_named(place, monkeypatch):
     def behave(path: str) -> dict[str, object]:
         if "1.mp4" in path:
