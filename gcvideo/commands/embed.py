@@ -22,17 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.epilog = "Exit code: 0 if every video was embedded, 1 if some could not be read, 2 if none could be."
     add = parser.add_argument
-    text = (
-        "a file, a folder, a pattern such as 'clips/*.mp4', or a list: an annotation, or a text file with a path a line"
-    )
+    text = "a file, a folder, a pattern such as 'clips/*.mp4', or a list: an annotation, or a text file of paths"
     add("videos", nargs="+", metavar="VIDEO", help=text)
     add("--checkpoint", required=True, help="a checkpoint, or the folder of a run")
     text = "FILE.parquet for the vectors of all videos, or a folder for an .npz file of each"
     add("--out", required=True, type=Path, metavar="FILE | FOLDER", help=text)
     add("--root", metavar="FOLDER", help="folder of the videos of a list; by default the list's own")
-    text = (
-        "head (what the classifier classifies), or the output of stem, res2, res3, res4 or res5 (default: %(default)s)"
-    )
+    text = "head (what the classifier classifies), or stem, res2, res3, res4, res5 (default: %(default)s)"
     add("--layer", default="head", help=text)
     text = "one vector a video; one a clip or window; or none: the feature map of each view, into .npz files"
     add("--pool", choices=("video", "clip", "none"), help=f"{text} (default: video; with windows clip)")
