@@ -203,6 +203,52 @@ def filtered(description: str) -> Callable[[Path, Path], None]:
     return change
 
 
+def edited(*rows: tuple[int, int, int]) -> Callable[[Path, Path], None]:
+    """An edit list of (frames shown, first frame or -1 for nothing, rate), in a file of 25 frames a second."""
+
+    def change(source: Path, target: Path) -> None:
+        data = source.read_bytes()
+        scale = {kind: int.from_bytes(data[data.index(kind) + 16 :][:4], "big") // 25 for kind in (b"mvhd", b"mdhd")}
+        start = data.index(b"elst") - 4
+        shift = struct.unpack_from(">i", data, start + 20)[0]  # of all times, as of files with B pictures
+        times = [
+            (n * scale[b"mvhd"], first if first < 0 else first * scale[b"mdhd"] + shift, r) for n, first, r in rows
+        ]
+        new = table(b"elst", times, "IiHxx")
+        old = int.from_bytes(data[start : start + 4], "big")
+        whole = bytearray(data[:start] + new + data[start + old :])
+        for parent in (b"edts", b"trak", b"moov"):  # behind the media data
+            at = data.rindex(parent, 0, start) - 4
+            whole[at : at + 4] = (int.from_bytes(data[at : at + 4], "big") + len(new) - old).to_bytes(4, "big")
+        target.write_bytes(whole)
+
+    return change
+
+
+def flagged(rule: Callable[[int], bool]) -> Callable[[Path, Path], None]:
+    """Other pictures marked as key pictures."""
+
+    def change(source: Path, target: Path) -> None:
+        with av.open(str(source)) as old, av.open(str(target), "w") as new:
+            stream = old.streams.video[0]
+            copy = new.add_stream_from_template(stream)
+            for number, packet in enumerate(packet for packet in old.demux(stream) if packet.size):
+                packet.is_keyframe, packet.stream = rule(number), copy
+                new.mux(packet)
+
+    return change
+
+
+def only_referenced(samples: list[Sample]) -> list[Sample]:
+    """H.264 samples without those that no other refers to, as in thinned recordings; times keep their gaps."""
+    return [sample for sample in samples if sample.key or sample.data[4] & 0x60]
+
+
+def wrapped(samples: list[Sample]) -> list[Sample]:
+    """H.264 samples with a delimiter in front and filler behind each picture."""
+    return [Sample(b"\0\0\0\2\x09\xf0" + s.data + b"\0\0\0\3\x0c\xff\x80", s.place, s.key) for s in samples]
+
+
 def ended(samples: list[Sample]) -> list[Sample]:
     """HEVC samples with an end of sequence in front of their second key picture."""
     key = [i for i, sample in enumerate(samples) if sample.key][1]

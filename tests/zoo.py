@@ -22,19 +22,23 @@ from tests.boxes import (
     WIDTH,
     Sample,
     copied,
+    edited,
     ended,
     exchanged,
     filtered,
     first_bytes,
+    flagged,
     in_decoding_order,
     last_bytes,
     matrix,
     not_output,
     numbered,
+    only_referenced,
     patched,
     samples_of,
     sets_of,
     without,
+    wrapped,
     write_mp4,
 )
 from tests.videos import remux, write_video
@@ -350,3 +354,18 @@ for name, source, change in (
 for source in (HEVC, "hevc_b2_open1.mp4", "hevc_b4_open1.mp4"):
     derived(f"ended_{source}", source, rewritten(ended), None, refusable="open1" in source)
 derived("not_output_hevc.mp4", HEVC, rewritten(not_output), None)
+# ---- Edit lists of several parts, marks of key pictures that lie, thinned recordings
+for name, rows in {
+    "two_parts": [(6, 0, 1), (6, 14, 1)],
+    "repeated": [(6, 3, 1), (6, 3, 1)],
+    "reversed": [(6, 14, 1), (6, 2, 1)],
+    "still": [(4, 1, 1), (3, 9, 0), (6, 9, 1)],
+    "gap_between": [(6, 0, 1), (4, -1, 1), (6, 13, 1)],
+}.items():
+    for source in (B, "hevc_b2_open1.mp4"):
+        derived(f"edits_{name}_{source}", source, edited(*rows), None)
+for name, rule in {"all": lambda number: True, "third": lambda number: number % 3 == 0}.items():
+    for source, suffix in ((B, "mp4"), (OPEN, "mkv"), ("vp9.webm", "mkv")):
+        derived(f"marked_{name}_{source.split('.')[0]}.{suffix}", source, flagged(rule))
+derived("thinned.mp4", "h264_pyramid_normal.mp4", rewritten(only_referenced), None)
+derived("wrapped.mp4", B, rewritten(wrapped))

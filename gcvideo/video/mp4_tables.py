@@ -216,7 +216,10 @@ def _sample_entry(stsd: _Box) -> tuple[bytes, bytes, StreamInfo]:
     config = dict(entry.children(78)).get(config_box)
     if config is None:
         raise Mp4Error("no decoder configuration")
-    return kind + bytes(entry.data), bytes(config.data), parse_config(codec, config.data)
+    info = parse_config(codec, config.data)
+    if entry.unpack("HH", 24) != (info.width, info.height):
+        raise Mp4Error("another frame size than the stream's")
+    return kind + bytes(entry.data), bytes(config.data), info
 
 
 def _time_scale(header: _Box) -> int:
@@ -240,6 +243,8 @@ def _sample_sizes(stsz: _Box, file_size: int) -> np.ndarray:
 def _presentation_times(stbl: _Box, count: int) -> np.ndarray:
     """Decoding times (section 8.6.1.2) plus composition offsets (section 8.6.1.3), in media time units."""
     durations = stbl.find(b"stts").table(">u4", 2)
+    if (durations[:, 1] >= 1 << 31).any():
+        raise Mp4Error("times that run backwards")
     offsets = stbl.get(b"ctts")
     # Signed in version 1; writers of version 0 mean it signed too.
     shifts = np.array([[count, 0]]) if offsets is None else offsets.table(">i4", 2)

@@ -197,6 +197,8 @@ def test_what_is_refused(plain):
     cases = [
         (broken(b"stts", 4, "I", 2**32 - 1), NotFollowed, "longer than its box"),
         (broken(b"stts", 8, "I", 2**32 - 1), NotFollowed, "does not cover the samples"),
+        (broken(b"stts", 12, "I", 2**32 - 300), NotFollowed, "times that run backwards"),
+        (broken(b"stsd", 40, "H", 66), NotFollowed, "another frame size"),
         (broken(b"stsz", 8, "I", 2**31), NotFollowed, "longer than its box"),
         (broken(b"stsz", 4, "II", 1000, 2**31), UnreadableError, "more than the file"),
         (broken(b"stsz", 8, "I", 0), NotFollowed, "no samples"),

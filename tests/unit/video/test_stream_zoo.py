@@ -101,5 +101,5 @@ def test_streams(name, zoo):
 
 
 def test_the_zoo_is_large():
-    assert len(STREAMS) >= 120
+    assert len(STREAMS) >= 270
     assert COUNT > 16
