@@ -3,15 +3,21 @@
 import bisect
 import functools
 import heapq
+import io
 import itertools
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
+from PIL import Image, ImageDraw, ImageFont, features
 
+from gcvideo.console import printable, warn
 from gcvideo.errors import GcvideoError
 from gcvideo.files import replacing
 from gcvideo.predict.timeline import Segment
@@ -39,6 +45,8 @@ def annotate_video(source: str, destination: str | Path, segments: Sequence[Segm
     import av
 
     destination = check_destination(source, destination)
+    for problem in undrawable({segment.label for segment in segments}):
+        warn(f"{printable(str(destination))}: {problem}")
     try:
         with replacing(destination) as temporary, av.open(f"file:{os.path.abspath(temporary)}", "w") as output:
             _copy(source, output, segments)
@@ -78,6 +86,8 @@ def _label(stream: FrameStream, output: Any, rate: Any, segments: Sequence[Segme
         rgb = frame.rgb()
         if frame.index == 0:
             start, time_base = frame.picture.time or 0.0, frame.picture.time_base
+            if frame.picture.time is None:
+                warn(f"{printable(stream.name)}: has no times, so the copy plays {stream.fps:g} frames per second")
             pts = round(start / time_base) - 1
             encoder.height, encoder.width = (side // 2 * 2 for side in rgb.shape[:2])  # H.264 wants even sides
             encoder.pix_fmt, encoder.codec_context.time_base = "yuv420p", time_base
@@ -107,16 +117,69 @@ def _copy_sound(file: Any, sound: Any, output: Any) -> Iterator[Any]:
 
 def draw_label(rgb: np.ndarray, segment: Segment) -> None:
     """Draw the label and score of a segment on a dark band at the bottom of a frame, uint8 (H, W, 3), in place."""
-    text = " ".join(f"{segment.label} {100 * segment.score:.0f} %".split())
-    band = _band(text, rgb.shape[1], max(12, len(rgb) // 12))[-len(rgb) :]
+    label, score = " ".join(segment.label.split()), f"  {100 * segment.score:.0f} %"
+    band = _band(label, score, rgb.shape[1], max(12, len(rgb) // 12))[-len(rgb) :]
     bottom = rgb[-len(band) :]
     bottom[:] = bottom // 4 + band  # the picture shows through, dimmed, so that the text can be read on anything
 
 
+def undrawable(labels: set[str]) -> Iterator[str]:
+    """What is wrong with burnt-in labels on this machine, and the fix: one line for each kind."""
+    missing = sorted({c for label in labels for c in _missing(label, _find_font(label)[1])})
+    if missing:
+        characters = printable("".join(missing[:20])) + ("..." if len(missing) > 20 else "")
+        yield (
+            f"no font on this machine has the characters {characters}, which are drawn as boxes; install one that has "
+            "them (on Debian and Ubuntu: apt install fonts-noto-cjk fonts-noto-core)"
+        )
+    shaped = sorted(label for label in labels if any(map(_needs_shaping, label)))
+    if shaped and not features.check("raqm"):
+        yield (
+            f"right-to-left and joined letters, as in {printable(shaped[0])}, are drawn apart and in the wrong order; "
+            "that needs FriBiDi (on Debian and Ubuntu: apt install libfribidi0)"
+        )
+
+
+def _needs_shaping(character: str) -> bool:
+    return unicodedata.bidirectional(character) in ("R", "AL") or unicodedata.category(character) in ("Mn", "Mc")
+
+
+def _missing(text: str, characters: frozenset[int]) -> set[str]:
+    """What a font lacks; spaces and invisible characters need no glyph."""
+    return {c for c in text if ord(c) not in characters and unicodedata.category(c) not in ("Zs", "Cf", "Cc", "Cs")}
+
+
+@functools.lru_cache(maxsize=256)
+def _find_font(text: str) -> tuple[str | None, frozenset[int]]:
+    """The font that lacks the fewest characters of a text: its file, None for Pillow's own, and its characters."""
+    own = frozenset(FT2Font(io.BytesIO(ImageFont.load_default(12).font_bytes)).get_charmap())  # type: ignore[union-attr]
+    if not _missing(text, own):
+        return None, own
+    return min([(None, own), *_fonts()], key=lambda font: len(_missing(text, font[1])))
+
+
+@functools.lru_cache(maxsize=1)
+def _fonts() -> list[tuple[str, frozenset[int]]]:
+    """The fonts of this machine and their characters; that of matplotlib is everywhere, and comes first."""
+    paths = sorted(
+        font_manager.findSystemFonts(), key=lambda path: (not path.endswith(("Regular.ttf", "Sans.ttf")), path)
+    )
+    found = []
+    for path in [font_manager.findfont("DejaVu Sans"), *paths]:
+        with suppress(OSError, RuntimeError):  # damaged, or pictures of one size only
+            ImageFont.truetype(path, 20)
+            found.append((path, frozenset(FT2Font(path).get_charmap())))
+    return found
+
+
 @functools.lru_cache(maxsize=1)  # drawn once for all the frames of a segment
-def _band(text: str, width: int, height: int) -> np.ndarray:
+def _band(label: str, score: str, width: int, height: int) -> np.ndarray:
     """White text: uint8 (height, width, 1), at most 191, so that a dimmed picture can be added."""
-    image = Image.new("L", (width, height))
-    font = ImageFont.load_default(size=height * 0.6)
-    ImageDraw.Draw(image).text((height * 0.3, height / 2), text, fill=191, font=font, anchor="lm")
+    image, path = Image.new("L", (width, height)), _find_font(label)[0]
+    own = ImageFont.load_default(size=height * 0.6)
+    font = ImageFont.truetype(path, height * 0.6) if path else own
+    draw = ImageDraw.Draw(image)
+    draw.text((height * 0.3, height / 2), label, fill=191, font=font, anchor="lm")
+    place = height * 0.3 + draw.textlength(label, font)
+    draw.text((place, height / 2), score, fill=191, font=own, anchor="lm")
     return np.asarray(image)[:, :, None]

@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -68,14 +67,8 @@ def test_windows_of_the_whole_frame(video: Path) -> None:
 def test_memory_does_not_grow_with_the_video() -> None:
     frame = np.zeros((48, 64, 3), np.uint8)
 
-    class Picture:
-        side_data: ClassVar = {}
-
-        def to_ndarray(self, format: str) -> np.ndarray:
-            return frame
-
     def stream() -> Iterator[StreamFrame]:
-        yield from (StreamFrame(i, i / 25, Picture()) for i in range(3000))
+        yield from (StreamFrame(i, i / 25, frame) for i in range(3000))
 
     views = SlidingWindows(stream(), fps=25, step=0.2, data=DATA, test=TEST)
     kept, spans = zip(*((len(views._kept), window.spans[0].tolist()) for window in views), strict=True)
@@ -86,16 +79,7 @@ def test_memory_does_not_grow_with_the_video() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 11])
 def test_a_video_shorter_than_a_window_gives_one(count: int) -> None:
-    class Picture:
-        side_data: ClassVar = {}
-
-        def __init__(self, index: int) -> None:
-            self.index = index
-
-        def to_ndarray(self, format: str) -> np.ndarray:
-            return np.full((48, 64, 3), self.index, np.uint8)
-
-    frames = [StreamFrame(i, i / 25, Picture(i)) for i in range(count)]
+    frames = [StreamFrame(i, i / 25, np.full((48, 64, 3), i, np.uint8)) for i in range(count)]
     (window,) = SlidingWindows(frames, fps=25, step=10, data=DATA, test=TEST)
     shown = make_views(window)[0, 0, :, 0, 0].tolist()
     wanted = uniform_clips(12, 4, 3, 1)[0]

@@ -1,0 +1,122 @@
+"""Burnt-in labels: fonts, right-to-left text, and videos without times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
+from PIL import features
+
+from gcvideo.predict.timeline import Segment
+from gcvideo.report import labelled_video
+from gcvideo.report.labelled_video import annotate_video, draw_label, undrawable
+from gcvideo.video import FrameStream
+from tests.videos import moving_frames, write_video
+
+CHINESE = "跳绳"
+
+
+@pytest.fixture(autouse=True)
+def fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The fonts of the machine: none but matplotlib's own, and those that a test adds."""
+    found: list[str] = []
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: found)
+    for cached in (labelled_video._fonts, labelled_video._find_font, labelled_video._band):
+        cached.cache_clear()
+    yield found
+    for cached in (labelled_video._fonts, labelled_video._find_font, labelled_video._band):
+        cached.cache_clear()
+
+
+def make_font(path: Path, characters: str) -> Path:
+    """A font in which each of these characters is a black square."""
+    names = {ord(character): f"glyph{ord(character)}" for character in characters}
+    pen = TTGlyphPen(None)
+    for place in ((0, 0), (0, 800), (800, 800), (800, 0)):
+        (pen.moveTo if place == (0, 0) else pen.lineTo)(place)
+    pen.closePath()
+    square = pen.glyph()
+    font = FontBuilder(1000, isTTF=True)
+    order = [".notdef", *names.values()]
+    font.setupGlyphOrder(order)
+    font.setupCharacterMap(names)
+    font.setupGlyf({".notdef": TTGlyphPen(None).glyph(), **dict.fromkeys(names.values(), square)})
+    font.setupHorizontalMetrics(dict.fromkeys(order, (1000, 0)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(path)
+    return path
+
+
+def band(label: str) -> np.ndarray:
+    frame = np.full((240, 640, 3), 128, np.uint8)
+    draw_label(frame, Segment(0, 1, label, 0, 0.81))
+    return frame[-20:, :, 0]
+
+
+@pytest.mark.parametrize("label", ["jump", "éclair", "Прыжок", "άλμα", "قفز بالحبل", "zero\u200cwidth"])
+def test_letters_of_many_alphabets_are_drawn(label: str) -> None:
+    assert list(undrawable({label})) == []
+    assert not np.array_equal(band(label), band("\ufdd0" * len(label))), "not boxes"
+
+
+def test_characters_without_a_font_are_named_with_the_fix() -> None:
+    (problem,) = undrawable({"jump", CHINESE, "跳 jump"})
+    assert "the characters 绳跳, which are drawn as boxes" in problem
+    assert "apt install fonts-noto-cjk" in problem
+
+
+def test_a_font_of_the_machine_is_found(fonts: list[str], tmp_path: Path) -> None:
+    boxes = band(CHINESE)
+    (tmp_path / "damaged.ttf").write_bytes(b"no font")
+    fonts += [str(tmp_path / "damaged.ttf"), str(make_font(tmp_path / "half.ttf", "跳"))]
+    fonts.append(str(make_font(tmp_path / "whole.ttf", CHINESE)))
+    for cached in (labelled_video._fonts, labelled_video._find_font, labelled_video._band):
+        cached.cache_clear()
+    assert list(undrawable({CHINESE})) == []
+    assert labelled_video._find_font(CHINESE)[0] == str(tmp_path / "whole.ttf")
+    drawn = band(CHINESE)
+    assert (drawn > 200).sum() > 150, "two black squares"
+    assert not np.array_equal(drawn, boxes)
+    assert labelled_video._find_font("jump")[0] is None
+
+
+@pytest.mark.skipif(not features.check("raqm"), reason="needs FriBiDi")
+def test_right_to_left_text_is_joined_and_in_order() -> None:
+    word, apart = "قفز", "\u200c".join("قفز")  # the invisible character keeps letters apart
+    ends = [np.flatnonzero((band(label) > 100).any(axis=0)).max() for label in (word, apart)]
+    assert ends[0] < ends[1], "joined letters are narrower"
+    first, last = band("ا" + "ـ" * 9), band("ـ" * 9 + "ا")  # a tall letter before and behind a flat line
+    tall = [np.flatnonzero((image[:8] > 100).any(axis=0)).min() for image in (first, last)]
+    assert tall[0] > tall[1], "the first letter is on the right"
+
+
+def test_right_to_left_text_that_cannot_be_drawn_right_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "check", lambda name: False)
+    (problem,) = undrawable({"jump", "قفز"})
+    assert "as in قفز, are drawn apart and in the wrong order" in problem
+    assert "libfribidi0" in problem
+    assert list(undrawable({"jump", "Прыжок"})) == []
+
+
+def test_a_saved_video_warns_of_boxes_and_of_times_that_are_assumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = write_video(tmp_path / "a.mp4", moving_frames(10), fps=25)
+    annotate_video(str(video), tmp_path / "plain.mp4", [Segment(0, 1, "jump", 0, 0.5)])
+    assert capsys.readouterr().err == ""
+    raw = write_video(tmp_path / "a.h264", moving_frames(10), fps=25)
+    annotate_video(str(raw), tmp_path / "out.mp4", [Segment(0, 1, CHINESE, 0, 0.5)])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "out.mp4: no font on this machine" in lines[0]
+    assert lines[1] == f"warning: {raw}: has no times, so the copy plays 25 frames per second"
+    with FrameStream(str(tmp_path / "out.mp4")) as stream:
+        np.testing.assert_allclose([frame.time for frame in stream], np.arange(10) / 25, atol=1e-3)
