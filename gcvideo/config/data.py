@@ -105,7 +105,7 @@ class DataConfig:
         std: standard deviation of each RGB channel, for pixels in [0, 1]. Default: PySlowFast's values for Kinetics.
         quarantine: list of bad videos to leave out from the start: the output of ``gcvideo prepare verify``, or
             ``quarantine.jsonl`` of an earlier run. In training the next good video takes the place of each; in a test
-            they count as failed.
+            they count as failed. Rows of the annotation that it names, and that would be an error, are left out.
         backend: decoder: auto (decord where it reads a file correctly, else PyAV), decord, pyav or torchcodec, which
             needs ``pip install "gcvideo[torchcodec]"`` and FFmpeg's libraries.
         workers: decoding processes; 0: decode in the main process.
