@@ -4,7 +4,6 @@ Each task is a function of its arguments that returns what it did: the table tha
 """
 
 import argparse
-import csv
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             task.add_argument("--root", type=Path, help="folder of the videos; by default the annotation's own")
         if name in SHARED:
             Part.add_argument(task)
-        task.add_argument("--workers", type=int, metavar="N", help="processes; by default one a core")
+        text = "tar files at a time (default 4)" if name == "download" else "processes; by default one a core"
+        task.add_argument("--workers", type=int, metavar="N", help=text)
         task.add_argument("--json", default=argparse.SUPPRESS, metavar="FILE", help="write the results as JSON")
         return task
 
@@ -56,9 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument("--val", type=int, default=80, metavar="N", help="validation videos (%(default)s)")
     task.add_argument("--seed", type=int, default=0, help="the same seed gives the same videos (%(default)s)")
 
-    task = add_task(
-        "download", "download Kinetics from the mirror of CVDF (4 files at a time), unpack and index it; resumes"
-    )
+    task = add_task("download", "download Kinetics from the mirror of CVDF, unpack and index it; resumes")
     task.add_argument("name", choices=EDITIONS, help="kinetics700 is the edition of 2020")
     task.add_argument("out", type=Path, help="folder of the data set")
     splits = ("train", "val", "test")
@@ -146,10 +144,9 @@ def download(args: argparse.Namespace) -> dict[str, Any]:
         options = {"annotation": args.out / f"annotations/{split}.csv", "root": args.out / split}
         out = args.out / f"{split}.parquet"
         if not out.exists():
-            with options["annotation"].open(encoding="utf-8-sig", newline="") as file:
-                unknown = {row.get("label") or "" for row in csv.DictReader(file)} - {"", *load_classes(args.name)}
+            unknown = {*(load_records(**options).classes or ())} - {*load_classes(args.name)}
             if unknown:
-                warn(f"{file.name}: {min(unknown)!r} is no class of {args.name}; labels follow its own sorted names")
+                warn(f"{split}.csv: {min(unknown)!r} is no class of {args.name}; labels follow its own sorted names")
             classes = None if unknown else args.name
             index(argparse.Namespace(out=out, classes=classes, workers=args.workers, part=None, **options))
         records, published = load_records(out), EDITIONS[args.name]["videos"][split]

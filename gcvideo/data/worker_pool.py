@@ -256,10 +256,10 @@ def _kill(workers: list[_Worker]) -> None:
 
 def _cause_of_death(exitcode: int | None, time_limit: float | None) -> str:
     if exitcode == -signal.SIGALRM:
-        return f"decoding took longer than {time_limit:g} s"
+        return f"took longer than {time_limit:g} s"
     if exitcode and exitcode < 0:
-        return f"the decoder died of {signal.Signals(-exitcode).name}"
-    return f"the decoder ended its process with exit code {exitcode}"
+        return f"its process died of {signal.Signals(-exitcode).name}"
+    return f"its process ended with exit code {exitcode}"
 
 
 def _address_space() -> int:

@@ -28,7 +28,7 @@ from gcvideo.data.annotations.folders import VIDEO_SUFFIXES
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
-from gcvideo.files import write_atomically
+from gcvideo.files import replacing, write_atomically
 from gcvideo.journal import Journal, Row
 from gcvideo.parts import Part
 from gcvideo.predict.embedding import Embedding, Recipe
@@ -114,9 +114,8 @@ def write_parquet(path: Path, videos: Sequence[str], rows: Sequence[Embedding], 
     paths = [video for video, each in zip(videos, rows, strict=False) for _ in each.starts]
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
     table = pa.table({"path": pa.array(paths, pa.string()), "start": starts, "end": ends, "vector": column})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(info)}), sink, compression="zstd")
-    write_atomically(path, memoryview(sink.getvalue()))
+    with replacing(path) as temporary:
+        pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(info)}), temporary, compression="zstd")
 
 
 @dataclass(frozen=True)

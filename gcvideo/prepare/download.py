@@ -32,6 +32,7 @@ from gcvideo.errors import DataError
 from gcvideo.files import write_atomically
 from gcvideo.journal import Journal
 from gcvideo.prepare.jobs import run_jobs
+from gcvideo.video.stream import without_credentials
 
 BASE = "https://s3.amazonaws.com/kinetics"
 EDITIONS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("kinetics.yaml").read_text("utf-8"))
@@ -290,7 +291,7 @@ def _patiently(url: str, action: Callable[[], Any]) -> Any:
             reason = str(getattr(error, "reason", "") or error) or type(error).__name__
         if wait is None:
             proxy = None if proxy_bypass(urlsplit(url).hostname or "") else getproxies().get(urlsplit(url).scheme)
-            raise DataError(f"{url}{f', through the proxy {proxy}' if proxy else ''}: {reason}")
+            raise DataError(without_credentials(f"{url}{f', through the proxy {proxy}' if proxy else ''}: {reason}"))
         time.sleep(wait)
 
 

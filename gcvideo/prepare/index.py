@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from gcvideo.data.annotations import clip_name, load_records, videos_under
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
-from gcvideo.files import hash_file, write_atomically
+from gcvideo.files import hash_file, replacing
 from gcvideo.journal import Journal, Row
 from gcvideo.parts import WHOLE, Part
 from gcvideo.prepare.jobs import reason_of, scan
@@ -164,7 +164,6 @@ def write_index(path: Path, records: RecordTable, rows: Sequence[Row], **metadat
     schema = SCHEMA.with_metadata({name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()})
     named = [{"id": r.id, "label": r.label, "start": r.start, "end": r.end} for r in records]
     table = pa.Table.from_pylist([{**name, **row} for name, row in zip(named, rows, strict=True)], schema=schema)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_atomically(path, sink.getvalue().to_pybytes())
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
     return table

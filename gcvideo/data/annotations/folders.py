@@ -1,9 +1,11 @@
 """A folder with a folder of videos for each class, and which files in folders are videos."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from gcvideo.config.checks import nearest
+from gcvideo.console import printable, warn
 from gcvideo.data.annotations.table import SUBSETS, Annotation, normalize
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
@@ -18,7 +20,7 @@ def read_class_folders(annotation: Annotation) -> RecordTable:
     Ids are relative to the folder, or to the root where one is given that the folder lies in.
 
     Raises:
-        DataError: there are no folders, they are splits, or one is no class.
+        DataError: there are no folders, they are splits, one is no class, or a link gives a video two classes.
     """
     folder = annotation.path
     names = sorted(name for name in os.listdir(folder) if (folder / name).is_dir() and not name.startswith("."))
@@ -33,10 +35,23 @@ def read_class_folders(annotation: Annotation) -> RecordTable:
             raise DataError(f"{folder / name}: unknown class{nearest(name, classes)}")
     inside = annotation.root_given and folder.is_relative_to(annotation.root)
     root = annotation.root if inside else folder
-    files = [path for path in videos_under(folder) if os.sep in path]
+    found = videos_under(folder)
+    files = [path for path in found if os.sep in path]
+    if loose := sorted({*found} - {*files}):
+        warn(f"{folder}: {len(loose):,} videos lie beside the class folders ({printable(loose[0])} ...); left out")
     paths = [os.path.join(folder, path)[len(os.path.join(root, "")) :] for path in files]
     labels = [index[normalize(path.split(os.sep, 1)[0])] for path in files]
+    _require_one_class(folder, files, labels)
     return RecordTable(ids=paths, paths=paths, labels=labels, root=root, classes=classes, source=str(folder))
+
+
+def _require_one_class(folder: Path, files: Sequence[str], labels: Sequence[int]) -> None:
+    places = [os.path.join(folder, path) for path in files]
+    first: dict[str, int] = {}  # by the real path, which is needed only where there are links
+    for index, place in enumerate(places) if any(map(os.path.islink, places)) else ():
+        other = first.setdefault(os.path.realpath(place), index)
+        if labels[index] != labels[other]:
+            raise DataError(f"{places[other]} and {place} are one file, a link, in two classes; remove one of them")
 
 
 def videos_under(root: str | Path) -> list[str]:

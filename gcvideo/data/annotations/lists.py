@@ -34,6 +34,7 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # which Windows progra
 OTHER_COLUMNS = (
     "other columns need a header line: path,label or path,start,end,label or label,youtube_id,time_start,time_end"
 )
+NO_ROW = re.compile(r"\s*(\"?sep=.\"?\s*)?")  # empty; or what tells Excel the separator
 ROWS_TO_TRY = 1000  # for an existing file
 VOTES = 100  # rows that decide on a layout
 
@@ -157,10 +158,10 @@ def choose_layout(annotation: Annotation, find: Find) -> Layout:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines that are not empty, in UTF-8 or UTF-16. Tabs at the ends are kept: empty cells."""
+    """Number and text of the lines that are rows, in UTF-8 or UTF-16. Tabs at the ends are kept: empty cells."""
     data = path.read_bytes()
-    text = data.decode("utf-16" if data[:2] in UTF16_MARKS else "utf-8-sig")
-    return ((number, line.strip(" \r\ufeff")) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+    lines = enumerate(data.decode("utf-16" if data[:2] in UTF16_MARKS else "utf-8-sig").split("\n"), start=1)
+    return ((number, line.strip(" \r\ufeff")) for number, line in lines if not NO_ROW.fullmatch(line))
 
 
 def _seconds(text: str | None) -> float:

@@ -253,6 +253,23 @@ def test_class_folders(tmp_path):
         load_records(tmp_path, classes=["jumps", "run"])
 
 
+def test_videos_beside_class_folders_are_counted_and_named(tmp_path, capsys):
+    make_files(tmp_path, "jump/a.mp4", "run/b.mp4", "d.mp4", "c.mp4", "notes.txt")
+    assert [record.id for record in load_records(tmp_path)] == ["jump/a.mp4", "run/b.mp4"]
+    assert "2 videos lie beside the class folders (c.mp4 ...); left out" in capsys.readouterr().err
+
+
+def test_a_link_must_not_give_a_video_a_second_class(tmp_path):
+    make_files(tmp_path, "set/jump/a.mp4", "set/run/b.mp4", "store/c.mp4")
+    (tmp_path / "set/jump/again.mp4").symlink_to("a.mp4")
+    (tmp_path / "set/run/c.mp4").symlink_to("../../store/c.mp4")
+    assert len(load_records(tmp_path / "set")) == 4
+    link = tmp_path / "set/run/a.mp4"
+    link.symlink_to("../jump/a.mp4")
+    with pytest.raises(DataError, match=f"{tmp_path}/set/jump/a.mp4 and {link} are one file, a link, in two classes"):
+        load_records(tmp_path / "set")
+
+
 def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(DataError, match="no such annotation file or folder"):
         load_records(tmp_path / "nowhere")

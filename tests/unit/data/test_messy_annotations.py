@@ -46,6 +46,8 @@ def root(tmp_path: Path) -> Path:
         (["path,label,class_id", "jump/1.mp4,jump,7", "run/2.mp4,run,3"], ["jump", "run"]),
         (["path,start,end,label,start_frame", "jump/1.mp4,1,2,0,30", "run/2.mp4,2,3,1,60"], [0, 1]),
         (["./jump/1.mp4 2", "run//2.mp4 5"], [2, 5]),
+        (["sep=;", "path;label", "jump/1.mp4;2", "run/2.mp4;5"], [2, 5]),  # Excel
+        (["sep=,", "jump/1.mp4,2", "run/2.mp4,5"], [2, 5]),
     ],
 )
 def test_messy_lists_are_read(root, lines, labels):

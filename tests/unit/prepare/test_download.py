@@ -264,8 +264,8 @@ def test_redirects_are_followed_and_proxies_named(server, tmp_path, monkeypatch)
     monkeypatch.delenv("no_proxy")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.setattr(urllib.request, "_opener", None)  # which has read the variables before
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    with pytest.raises(DataError, match=r"csv, through the proxy http://127.0.0.1:1: .*refused"):
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:1")
+    with pytest.raises(DataError, match=r"csv, through the proxy http://\*\*\*@127.0.0.1:1: .*refused"):
         download_kinetics("kinetics400", tmp_path / "b", splits=["val"], base=server.base)
 
 
