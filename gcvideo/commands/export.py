@@ -1,4 +1,4 @@
-"""``gcvideo export CHECKPOINT|MODEL OUT.onnx|OUT.pt2``: a network as ONNX or as an exported program of PyTorch."""
+"""``gcvideo export CHECKPOINT|MODEL OUT``: a network as ONNX, as an exported program, or as a folder to publish."""
 
 import argparse
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 
 from gcvideo import console
 from gcvideo.arguments import require_numbers
-from gcvideo.config import RunConfig, TestConfig
+from gcvideo.config import RunConfig, TestConfig, config_to_dict
 from gcvideo.console import percent
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.eval.trained import TrainedNetwork, load_trained
@@ -17,6 +17,8 @@ from gcvideo.files import require_writable, write_atomically, write_json
 from gcvideo.models import create_model
 from gcvideo.predict.export import export_network
 from gcvideo.predict.exported import SUFFIXES
+from gcvideo.predict.pretrained import save_pretrained, shareable
+from gcvideo.weights.hub import PREFIX, is_hub, push, refuse_code
 
 # The largest difference from the network itself that is accepted, relative to its largest logit (at least 1).
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}
@@ -31,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("model", help="a checkpoint, the folder of a run, or the name of a network (slow_r50_gc_c345)")
-    add("target", help="the file to write: .onnx or .pt2")
+    add("target", help="the file to write, .onnx or .pt2; or a new folder: config, safetensors and a model card")
+    add("--push", metavar="ORG/NAME", help="upload the folder to the Hugging Face Hub")
+    add("--private", action="store_true", help="make the repository on the Hub a private one")
     add("--frames", type=int, help="T; by default data.frames of the checkpoint, else 8")
     add("--size", type=int, help="H and W; by default test.crop of the checkpoint, else 224")
     text = "what may vary: any of T, H and W, or nothing (default: all that the network allows)"
@@ -47,8 +51,12 @@ def run(args: argparse.Namespace) -> None:
     """Export, compare with the network, write."""
     require_numbers(args, frames=1, size=1, num_classes=1)
     target = Path(args.target).expanduser()
+    if not target.suffix:
+        return _publish(args, target)
+    if args.push or args.private:
+        raise ConfigError(f"--push: uploads a folder; {args.target} is a file")
     if target.suffix not in SUFFIXES:
-        raise ConfigError(f"{args.target}: the suffix gives the format: .onnx, or .pt2 for an exported program")
+        raise ConfigError(f"{args.target}: the suffix gives the format: .onnx or .pt2; none: a folder to publish")
     if (args.calibrate and not args.int8) or (args.int8 and (args.half or target.suffix != ".onnx")):
         raise ConfigError("--int8 writes an .onnx and goes without --half; --calibrate belongs to --int8")
     require_writable(target, key="the file to write")
@@ -74,6 +82,25 @@ def run(args: argparse.Namespace) -> None:
         write_json(args.json, {"file": args.target, "bytes": len(content), **results, **about})
 
 
+def _publish(args: argparse.Namespace, folder: Path) -> None:
+    """Write the folder, and upload it."""
+    for name in ("frames", "size", "dynamic", "half", "int8", "calibrate"):
+        if getattr(args, name):
+            raise ConfigError(f"--{name}: for .onnx and .pt2; a folder holds the network as it is")
+    require_writable(folder, key="the folder to write", folder=True)
+    network = load_trained(args.model, device="cpu")
+    results = {"folder": args.target, "commit": None}
+    if args.push:
+        refuse_code(config_to_dict(shareable(network.config)), args.model)
+    save_pretrained(network, folder, repository=args.push and args.push.removeprefix(PREFIX))
+    console.say(f"wrote {args.target}: look at its README.md, the model card, before others do")
+    if args.push:
+        results["commit"] = push(folder, args.push, private=args.private)
+        console.say(f"uploaded: {results['commit']}; gcvideo.load('hf:{args.push.removeprefix(PREFIX)}') reads it")
+    if args.json:
+        write_json(args.json, results)
+
+
 def _show_int8(found: dict[str, Any]) -> None:
     if found["top1_before"] is not None:
         console.say(f"top-1 before: {percent(found['top1_before'])}, after: {percent(found['top1_after'])}")
@@ -86,7 +113,7 @@ def _show_int8(found: dict[str, Any]) -> None:
 
 def _load(args: argparse.Namespace) -> TrainedNetwork:
     """The network of a checkpoint, or a fresh one of that name, with its clips as the options say."""
-    if not Path(args.model).expanduser().exists() and not Path(args.model).suffix:
+    if not Path(args.model).expanduser().exists() and not Path(args.model).suffix and not is_hub(args.model):
         named = create_model(args.model, num_classes=args.num_classes)
         config = RunConfig(name=args.model, model=named.config, test=TestConfig(crop=224))
         network = TrainedNetwork(named.eval(), config, Path(), torch.device("cpu"), {})

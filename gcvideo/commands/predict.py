@@ -50,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "http://...), or - for standard input"
     )
     add("videos", nargs="+", metavar="VIDEO", help=text)
-    text = "a checkpoint, the folder of a run, or an exported .onnx or .pt2; give it again to average several networks"
+    text = (
+        "a checkpoint, the folder of a run, hf:org/name on the Hugging Face Hub, or an exported .onnx or .pt2; give it "
+        "again to average several networks"
+    )
     add("--checkpoint", required=True, action="append", help=text)
     add("--top", type=int, default=5, metavar="K", help="labels for each video (default: %(default)s)")
     add("--csv", metavar="FILE", help="write the predictions as CSV: video, start, end, rank, label, score")

@@ -14,7 +14,7 @@ from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.predict.exported import SUFFIXES, ExportedNetwork, open_exported
 from gcvideo.train.checkpoint import load_checkpoint
-from gcvideo.weights import find_checkpoint, restore_model
+from gcvideo.weights import find_checkpoint, read_published, restore_model
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def load_trained(
     """Build the network of a checkpoint, fill it with the weights and move it to the device.
 
     Args:
-        place: a checkpoint file, or a run folder (``checkpoints/best.pt``, else ``checkpoints/last.pt``).
+        place: a checkpoint file, a run folder (``checkpoints/best.pt``, else ``checkpoints/last.pt``), the folder of a
+            published network, or ``hf:org/name``.
         overrides: changes to the stored config, as ``key=value``. The first may be a config file instead: its data and
             views replace the stored ones.
         device: ``auto``, ``cpu``, ``cuda`` or a device; by default the one that the config names.
@@ -89,7 +90,7 @@ def load_trained(
     path = find_checkpoint(place)
     if path.suffix in SUFFIXES:
         return _load_exported(path, overrides, device, engine)
-    checkpoint = load_checkpoint(path)
+    checkpoint = read_published(path, place) if path.suffix == ".safetensors" else load_checkpoint(path)
     config = _resolve_config(checkpoint["config"], path, overrides)
     if not isinstance(device, torch.device):
         device = pick_device(device or config.device)

@@ -47,21 +47,28 @@ MODELS = _named_models()
 
 
 def create_model(name: str, *, num_classes: int = 400, **overrides: Any) -> ResNet3d:
-    """Named network with fresh weights.
+    """Named network with fresh weights, or with those of a file.
 
     Args:
         name: a key of ``MODELS``, for example "slow_r50_gc_c345".
         num_classes: width of the output.
         **overrides: fields of ``ModelConfig``, for example ``width=16, depth=18, dropout=0.0``. ``context`` may be a
-            dict that changes fields of the name's own context: ``context={"reduction": 16}``.
+            dict that changes fields of the name's own context: ``context={"reduction": 16}``. ``weights`` is a file, a
+            run folder or ``hf:org/name``, loaded as ``model.weights`` is before a training.
 
     Returns:
         the network, in training mode.
 
     Raises:
         ConfigError: an unknown name or field, with the nearest ones, or values that contradict each other.
+        CheckpointError: the weights cannot be read, or do not fit.
     """
-    return cast(ResNet3d, build_model(model_config(name, num_classes=num_classes, **overrides)))
+    model = cast(ResNet3d, build_model(model_config(name, num_classes=num_classes, **overrides)))
+    if model.config.weights is not None:
+        from gcvideo.weights import load_initial_weights  # it imports this package
+
+        load_initial_weights(model, model.config.weights)
+    return model
 
 
 def model_config(name: str, **overrides: Any) -> ModelConfig:

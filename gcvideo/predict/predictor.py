@@ -25,6 +25,7 @@ from gcvideo.models.features import HEAD, FeatureNetwork
 from gcvideo.predict.embedding import Embedding, Pool, Recipe, embed_views, make_recipe, record_views
 from gcvideo.predict.exported import ExportedNetwork
 from gcvideo.predict.inputs import Several, Video, input_views, open_frames
+from gcvideo.predict.pretrained import save_pretrained
 from gcvideo.predict.timeline import LIVE_WINDOWS, SlidingWindows, Timeline, Window, make_timeline
 from gcvideo.video import FrameStream
 
@@ -62,6 +63,15 @@ class Predictor:
     def shows_layers(self) -> bool:
         """Whether attention, Grad-CAM and feature vectors can be had: not of an exported file."""
         return not isinstance(self.model, ExportedNetwork)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the checkpoint's network as a new folder to publish: config, weights as safetensors, and a model card.
+
+        Raises:
+            CheckpointError: the checkpoint is gone, or is an exported file.
+            ConfigError: the folder holds something.
+        """
+        save_pretrained(load_trained(self.source, device="cpu"), folder)
 
     def describe(self) -> dict[str, str]:
         """The checkpoint: its path, its SHA-256 in hex, and the precision in which it computes."""
@@ -318,7 +328,8 @@ def load(
     """Load a checkpoint or an exported file, ready to label videos.
 
     Args:
-        checkpoint: a gcvideo checkpoint, the folder of a run, or a file of ``gcvideo export``: ``.onnx`` or ``.pt2``.
+        checkpoint: a gcvideo checkpoint, the folder of a run, a file of ``gcvideo export`` (``.onnx`` or ``.pt2``), the
+            folder of a published network, or ``hf:org/name`` (or ``hf:org/name@revision``) on the Hugging Face Hub.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``fp32`` or ``bf16``.
         compile: compile the network: a slow start, then faster.

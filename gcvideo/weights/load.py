@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import Tensor, nn
 
 from gcvideo.config import RunConfig
@@ -18,6 +19,7 @@ from gcvideo.console import say
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.models.resnet3d import ResNet3d, build_model
 from gcvideo.weights.convert import find_naming, fit_state
+from gcvideo.weights.hub import CONFIG, PREFIX, WEIGHTS, fetch, is_hub, refuse_code
 from gcvideo.weights.naming import GCVIDEO
 from gcvideo.weights.reading import Weights, read_weights
 from gcvideo.weights.report import Report
@@ -30,16 +32,43 @@ BACKBONE = ("arch", "depth", "width", "groups", "width_per_group", "inflation", 
 def find_checkpoint(place: str | Path) -> Path:
     """Path of a checkpoint: the file itself, or the best (else the last) checkpoint of a run folder.
 
+    Args:
+        place: may also be the folder of a published network, or ``hf:org/name`` on the Hugging Face Hub, which is
+            downloaded: their weights are ``model.safetensors``.
+
     Raises:
-        CheckpointError: the folder holds no checkpoint.
+        CheckpointError: the folder holds no checkpoint, or the Hub does not give it.
     """
-    path = Path(place).expanduser()
+    path = fetch(place) if is_hub(place) else Path(place).expanduser()
     if not path.is_dir():
         return path
-    for name in ("best.pt", "last.pt"):
-        if (path / "checkpoints" / name).is_file():
-            return path / "checkpoints" / name
-    raise CheckpointError(f"{path}: neither checkpoints/best.pt nor checkpoints/last.pt in this folder")
+    for name in ("checkpoints/best.pt", "checkpoints/last.pt", WEIGHTS):
+        if (path / name).is_file():
+            return path / name
+    raise CheckpointError(f"{path}: neither checkpoints/best.pt nor checkpoints/last.pt in this folder, nor {WEIGHTS}")
+
+
+def read_published(path: Path, place: str | Path) -> dict[str, Any]:
+    """Content of a published network as that of a checkpoint: ``model``, ``config``, ``classes`` and so on.
+
+    Args:
+        path: of ``model.safetensors``; ``config.yaml`` lies beside it.
+        place: that it was asked for by; from the Hub, own parts are refused.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the config names own parts.
+    """
+    weights, file = read_weights(path), path.with_name(CONFIG)
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file}: holds no config")
+    name = str(place).removeprefix(PREFIX).replace("/", "--") if is_hub(place) else path.parent.resolve().name
+    if is_hub(place):
+        refuse_code(config, place)
+    return {**weights.extra, "model": weights.tensors, "config": {**config, "name": name}}
 
 
 def restore_model(state: dict[str, Any], config: RunConfig, path: Path) -> nn.Module:

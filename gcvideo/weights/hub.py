@@ -1,0 +1,101 @@
+"""Hugging Face Hub: published networks, downloaded into its cache and uploaded; weights and config, never code.
+
+A published network is a folder with ``config.yaml``, ``model.safetensors`` and ``README.md``; see ``pretrained``.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from gcvideo.config import flatten
+from gcvideo.errors import CheckpointError, ConfigError
+
+PREFIX = "hf:"
+CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"
+OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def is_hub(place: str | Path) -> bool:
+    """Whether a place is a repository of the Hub: ``hf:org/name`` or, with a revision, ``hf:org/name@v1``."""
+    return str(place).startswith(PREFIX)
+
+
+def fetch(place: str | Path) -> Path:
+    """Folder of a published network in the local cache, downloaded if the Hub has a newer one.
+
+    Without a network connection, what was downloaded before is taken.
+
+    Raises:
+        CheckpointError: there is no such repository, revision or file, or it needs a token.
+        ConfigError: the package huggingface_hub is not installed.
+    """
+    hub = _hub()
+    repository, _, revision = str(place).removeprefix(PREFIX).partition("@")
+    try:
+        options = {"allow_patterns": [CONFIG, WEIGHTS], "endpoint": os.environ.get("HF_ENDPOINT")}
+        found = hub.snapshot_download(repository, revision=revision or None, **options)
+    except Exception as error:  # of the Hub's package, of its HTTP client, of the file system
+        raise CheckpointError(f"{place}: {_reason(hub, error)}") from None
+    for name in (CONFIG, WEIGHTS):
+        if not (Path(found) / name).is_file():
+            raise CheckpointError(f"{place}: this revision has no {name}, or it was not downloaded to the end before")
+    return Path(found)
+
+
+def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
+    """Upload a folder to ``org/name``, which is made if it does not exist; returns the address of the commit.
+
+    The token is the one of ``hf auth login``, or the environment variable HF_TOKEN.
+
+    Raises:
+        CheckpointError: the Hub refuses it.
+        ConfigError: the package huggingface_hub is not installed.
+    """
+    hub, repository = _hub(), repository.removeprefix(PREFIX)
+    api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a gcvideo network"))
+    except Exception as error:
+        raise CheckpointError(
+            f"--push {repository}: {_reason(hub, error)}; the files are complete in {folder}"
+        ) from None
+
+
+def refuse_code(config: dict[str, Any], where: str | Path) -> None:
+    """Refuse a config that names own parts, whose code would have to run.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    for key, value in flatten(config).items():
+        if isinstance(value, str) and OBJECT.fullmatch(value):
+            raise CheckpointError(
+                f"{where}: {key} is {value!r}, own code, which does not go through the Hub; share the folder itself"
+            )
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub.errors
+        import huggingface_hub.utils
+    except ImportError:
+        raise ConfigError("the Hub needs a further package: pip install 'gcvideo[hub]'") from None
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()
+    return huggingface_hub
+
+
+def _reason(hub: Any, error: Exception) -> str:
+    errors = hub.errors
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "the repository has no such revision"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "no such repository, or a private or gated one: log in with hf auth login, or set HF_TOKEN"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return "the Hub cannot be reached, and nothing of this revision was downloaded before"
+    if isinstance(error, ValueError) and not isinstance(error, OSError):
+        return "write hf:org/name or hf:org/name@revision"
+    return next(iter(str(error).splitlines()), type(error).__name__)
