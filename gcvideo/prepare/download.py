@@ -178,6 +178,8 @@ def unpack(archive: Path, folder: Path) -> dict[str, int]:
                 pass
             if hasattr(tarfile, "data_filter"):  # Python 3.12, and later releases of 3.10 and 3.11
                 tar.extraction_filter = tarfile.data_filter
+            for parent in {(folder / member.name).parent for member in members}:
+                parent.mkdir(parents=True, exist_ok=True)  # tarfile fails where another process makes it just then
             tar.extractall(folder, members)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         archive.unlink()

@@ -82,4 +82,4 @@ def test_block_runs(block: Block, world: Path, runner: Runner, tmp_path: Path) -
 def test_blocks_that_are_not_run_say_why() -> None:
     left_out = [block for block in blocks() if block.reason is not None]
     assert all(len(block.reason or "") > 10 for block in left_out)
-    assert len(left_out) < 10
+    assert len(left_out) <= 10
