@@ -95,7 +95,7 @@ def _resolve(name: str) -> list[Source]:
     if LIVE.match(name):
         return [Source(name, "stream" if URL.match(name) else "camera")]
     if ANY_URL.match(name):
-        reason = "is a URL of a kind that is not read; take rtsp, http, https, rtmp, srt or udp, or download it first"
+        reason = "is a URL of a kind that is not read; take rtsp, http, https, rtmp or udp, or download it first"
         return [Source(name, "refused", reason)]
     if glob.has_magic(name):
         # A link to a folder above gives its files many names; the shortest one is kept.

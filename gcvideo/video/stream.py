@@ -27,8 +27,8 @@ from gcvideo.console import warn
 from gcvideo.errors import VideoError
 from gcvideo.video.pyav_decoder import declared_fps, orientation_of
 
-URL = re.compile(r"(rtsps?|https?|rtmps?|srt|udp)://")
-_PROTOCOLS = "rtsp,rtsps,rtp,http,https,httpproxy,rtmp,rtmps,srt,udp,tcp,tls,crypto,data"  # no local files
+URL = re.compile(r"(rtsps?|https?|rtmps?|udp)://")
+_PROTOCOLS = "rtsp,rtsps,rtp,http,https,httpproxy,rtmp,rtmps,udp,tcp,tls,crypto,data"  # no local files
 _PLAYLISTS = {"hls", "dash"}  # they come a segment at a time
 _CREDENTIALS = re.compile(
     r"(?<=://)[^/\s]*@|(?<=[?&])([^=&\s]*(?:pass|pwd|user|usr|login|token|key|auth|secret|sig)[^=&\s]*)=[^&\s]*", re.I
@@ -104,7 +104,8 @@ class FrameStream:
         self.expected = self._stream.frames or round(length * 1e-6 * self.fps) or None
         if isinstance(source, str) and (source.startswith("camera:") or URL.match(source)):
             playlist = self._container.format.name in _PLAYLISTS
-            self.live = not self.expected and (playlist or self._container.size <= 0)
+            whole = source.startswith("http") and not playlist and self._container.size > 0  # its length is known
+            self.live = not self.expected and not whole
             self.fps = self.fps if self.fps <= 1000 else 25.0  # some declare the ticks of their clock
             self._playlist = playlist
 
