@@ -265,7 +265,7 @@ class Predictor:
         """What happens when, in a video of any length: a window slides over it, in bounded memory.
 
         Args:
-            source: any video that ``predict`` takes; ``camera:N``; the URL of a stream (rtsp, http, https, rtmp, udp); a
+            source: any video that ``predict`` takes; ``camera:N``; a stream (rtsp, http, https, rtmp, udp URL); a
                 list gives a list of timelines. An open file such as ``sys.stdin.buffer`` and an iterator of frames are
                 read as they come. Of a camera or a stream without an end, which is opened again when it breaks off, the
                 newest 1024 windows are kept; see ``gcvideo.video.stream.FrameStream``.
