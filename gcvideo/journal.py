@@ -1,10 +1,12 @@
-"""Journal of finished work, from which an interrupted ``gcvideo test`` or ``gcvideo prepare`` resumes."""
+"""Journal of finished work, from which an interrupted command resumes and in which machines share one job."""
 
 import glob
 import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from gcvideo.errors import ConfigError
 
 Row = dict[str, Any]  # JSON values
 
@@ -13,7 +15,7 @@ class Journal:
     """Finished items on disk, one JSON object a line, written as soon as they are added.
 
     A line cut short by a kill is ignored. Processes that share the work append to one file each, and everyone reads
-    all of them, so the next run may have another number of processes.
+    all of them, so the next run may have another number of processes. Rows stay on disk; only their places are kept.
 
     Args:
         path: the file of rank 0, those of other ranks lie beside it; created when the first row is added.
@@ -29,23 +31,41 @@ class Journal:
         self.path = Path(path)
         self._own = Path(f"{path}.{rank}") if rank else self.path
         self._key = json.dumps(key, sort_keys=True)
-        self._entries: dict[str, Row] = {}
+        self._places: dict[str, tuple[Path, int]] = {}  # file, and byte of its line
         read = {file: self._read(file) for file in self._files()}
         self.fits = read.get(self._own, False)
         self.is_foreign = any(not fits and file.exists() and file.stat().st_size for file, fits in read.items())
 
+    def __contains__(self, item: str) -> bool:
+        return item in self._places
+
+    def require_own(self, made_by: str) -> None:
+        """Check that nobody's work would be lost or mixed with this.
+
+        Args:
+            made_by: what the rows depend on, in words.
+
+        Raises:
+            ConfigError: there is a file with another key.
+        """
+        if self.is_foreign:
+            raise ConfigError(
+                f"{self.path}: was left by an unfinished job with another {made_by}; finish it by its own command, or "
+                f"start over: rm {self.path}*"
+            )
+
     def rows(self) -> list[Row]:
         """The rows of all items."""
-        return [entry["row"] for entry in self._entries.values()]
+        return [self._entry(item)["row"] for item in self._places]
 
     def find(self, item: str, stamp: Any = None) -> Row | None:
         """The row of an item; None where there is none or it was added with another stamp."""
-        entry = self._entries.get(item)
+        entry = self._entry(item) if item in self else None
         return entry["row"] if entry is not None and entry["stamp"] == stamp else None
 
     def forget(self, item: str) -> None:
         """Leave an item's row out, so that the item is done again."""
-        self._entries.pop(item, None)
+        self._places.pop(item, None)
 
     def add(self, item: str, row: Row, stamp: Any = None) -> None:
         """Append a row.
@@ -66,23 +86,32 @@ class Journal:
     def remove(self) -> None:
         """Delete the files of all processes: the results are written elsewhere, or the work starts over."""
         self.fits = False
-        self._entries.clear()
+        self._places.clear()
         for file in self._files():
             file.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         return [self.path, *self.path.parent.glob(f"{glob.escape(self.path.name)}.[0-9]*")]
 
+    def _entry(self, item: str) -> Row:
+        file, place = self._places[item]
+        with file.open("rb") as opened:
+            opened.seek(place)
+            entry: Row = json.loads(opened.readline())
+        return entry
+
     def _read(self, file: Path) -> bool:
-        """Read the rows of a file; returns whether it exists and has this key."""
+        """Note the rows of a file; returns whether it exists and has this key."""
         try:
-            key, *lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+            opened = file.open("rb")
         except OSError:
             return False
-        if key != self._key:
-            return False
-        for line in lines:
-            with suppress(ValueError):  # a line cut short
-                entry = json.loads(line)
-                self._entries[entry["path"]] = entry
+        with opened:
+            place = len(key := opened.readline())
+            if key.rstrip(b"\n") != self._key.encode():
+                return False
+            for line in opened:
+                with suppress(ValueError):  # a line cut short
+                    self._places[json.loads(line)["path"]] = file, place
+                place += len(line)
         return True

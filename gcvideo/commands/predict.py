@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
-import io
 import json
 import sys
 import time
@@ -21,23 +19,27 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-
 from gcvideo import console
 from gcvideo.arguments import require_numbers
 from gcvideo.console import printable
 from gcvideo.errors import ConfigError, VideoError
-from gcvideo.files import write_atomically, write_json
+from gcvideo.files import hash_file, write_json
+from gcvideo.journal import Journal
+from gcvideo.parts import Part
 
 if TYPE_CHECKING:
     from gcvideo.config import TestConfig
+    from gcvideo.data.records import RecordTable
     from gcvideo.predict.inputs import Source
-    from gcvideo.predict.predictor import Prediction, Predictor
-    from gcvideo.predict.timeline import Segment, Timeline, Window
+    from gcvideo.predict.labels import Entry
+    from gcvideo.predict.predictor import Predictor
+    from gcvideo.predict.timeline import Timeline, Window
     from gcvideo.video import FrameStream
 
-Entry = dict[str, Any]  # what --json writes about one video
-OF_FILES = ("file", "refused")  # kinds of sources that need no sliding window
+# Options that the labels depend on.
+DECIDING = ("top", "clips", "crops", "fast", "timeline", "step", "smooth", "min_length", "seconds")
+MOST_SHOWN = 100  # videos whose labels are printed where a file gets them too; of more, progress is shown
+MOST_ON_PAGE = 1000  # videos; a page holds pictures of each, about 100 kB
 REFRESH = 5  # seconds between two versions of the page of a live source
 
 
@@ -46,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Exit code: 0 if every video was labelled, 1 if some could not be read, 2 if none could be."
     add = parser.add_argument
     text = (
-        "a file, a folder, a pattern such as 'clips/*.mp4', a camera (0 or camera:0), a stream (rtsp://..., "
-        "http://...), or - for standard input"
+        "a file, a folder, a pattern such as 'clips/*.mp4', a list (an annotation, or a text file with a path a line), "
+        "a camera (0 or camera:0), a stream (rtsp://..., http://...), or - for standard input"
     )
     add("videos", nargs="+", metavar="VIDEO", help=text)
     text = (
@@ -56,13 +58,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--checkpoint", required=True, action="append", help=text)
     add("--top", type=int, default=5, metavar="K", help="labels for each video (default: %(default)s)")
+    add("--root", metavar="FOLDER", help="folder of the videos of a list; by default the list's own")
     add("--csv", metavar="FILE", help="write the predictions as CSV: video, start, end, rank, label, score")
+    text = "write a JSON object a line for each video; - is standard output; of a sliding window append one a window"
+    add("--json-lines", metavar="FILE", help=text)
     add("--html", metavar="FILE", help="write a page with thumbnails, bars, timelines and attention")
     add("--maps", metavar="FOLDER", help="write attention maps: NAME_maps.png, .gif, .mp4")
     text = "query position of the maps of non-local blocks, each in [0, 1] (default: the middle)"
     add("--query", type=float, nargs=3, default=(0.5, 0.5, 0.5), metavar=("T", "Y", "X"), help=text)
     text = "what runs an .onnx (default: %(default)s)"
     add("--engine", default="onnxruntime", choices=("onnxruntime", "openvino"), help=text)
+    Part.add_argument(parser)
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--compile", action="store_true", help="compile the network first (pays for many videos)")
     add("--workers", type=int, default=2, help="processes that decode ahead (default: %(default)s)")
@@ -77,84 +83,135 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--smooth", type=float, default=2.0, metavar="S", help="average over S seconds (%(default)s)")
     add("--min-length", type=float, default=1.0, metavar="S", help="shortest segment in seconds (%(default)s)")
     add("--seconds", type=float, metavar="S", help="stop after S seconds of video, as for a camera")
-    text = "append a JSON object for each window as soon as it is scored; - is standard output"
-    add("--json-lines", metavar="FILE", help=text)
     add("--save", metavar="FILE", help="write the video with its labels burnt in")
 
 
 def run(args: argparse.Namespace) -> int:
     """Label every video; prints each as soon as it is known."""
     from gcvideo.predict.ensemble import Ensemble
-    from gcvideo.predict.inputs import find_sources
+    from gcvideo.predict.inputs import find_videos
+    from gcvideo.predict.labels import spool
     from gcvideo.predict.predictor import load
+    from gcvideo.prepare.jobs import PartDone
 
     require_numbers(args, top=1, workers=0, clips=1, smooth=0, min_length=0, step=1e-3, seconds=1e-3)
     if not all(0 <= fraction <= 1 for fraction in args.query):
         raise ConfigError(f"--query: a position in the clip is three fractions from 0 to 1, not {args.query}")
-    sources = find_sources(args.videos)
+    part = Part.from_args(args)
+    records, others = find_videos(args.videos, root=args.root)
+    live = [source for source in others if source.kind != "refused"]
     if args.save:
         from gcvideo.report.labelled_video import check_destination
 
-        if len(sources) != 1 or sources[0].kind != "file":
+        if len(records) != 1 or others:
             raise ConfigError("--save writes one video back: give a single video file")
-        check_destination(sources[0].name, args.save)
-    sliding = args.timeline or args.save or args.json_lines or any(source.kind not in OF_FILES for source in sources)
+        check_destination(records[0].path, args.save)
+    sliding = bool(args.timeline or args.save or live)
+    if sliding and (segment := next((record for record in records if record.start is not None), None)):
+        raise ConfigError(f"{segment}: a timeline is made of whole videos; give a list without times")
     if len(args.checkpoint) > 1 and (sliding or args.maps):
         raise ConfigError("several --checkpoint average the scores of whole video files; give one for anything else")
-    options = {"device": args.device, "compile": args.compile, "engine": args.engine}
+    by_window = args.json_lines is not None and (sliding or args.json_lines == "-")  # lines as they become known
+    files = [file for file in (args.csv, args.json, None if by_window else args.json_lines) if file]
+    shared = bool(files) and not live and not (by_window and sliding)
+    if not part.is_whole and (not shared or args.maps or args.save):
+        raise ConfigError(
+            f"{part}: parts keep their work beside --csv, --json or --json-lines until a command without --part writes "
+            "these files: give one of them, and no --maps, --save, stream or lines of windows"
+        )
+    if args.html and len(records) > MOST_ON_PAGE:
+        raise ConfigError(
+            f"--html: {len(records):,} videos are too many for a page; leave it out, or give fewer videos"
+        )
+    options: dict[str, Any] = {"device": args.device, "compile": args.compile, "engine": args.engine}
     members = [load(checkpoint, **options) for checkpoint in args.checkpoint]
     predictor = members[0] if len(members) == 1 else Ensemble(members)
     if args.maps and not predictor.shows_layers:
         raise ConfigError(f"--maps: {predictor.source} is an exported file, which shows no layers; give the checkpoint")
-    entries = []
+    journal = None
+    if shared:
+        key = {name: getattr(args, name) for name in DECIDING}
+        key["checkpoints"] = [hash_file(member.source) for member in members]
+        journal = Journal(f"{files[0]}.partial", key, rank=part.number - 1)
+        journal.require_own("checkpoint, views or other options")
+    mine = records.select(part.share(range(len(records))))
+    quiet = bool(files) and len(mine) > MOST_SHOWN
+    total = failed = 0
     with contextlib.ExitStack() as opened:
         lines: IO[str] | None = None
         if args.json_lines == "-":  # nothing else may go there
             lines = sys.stdout
             opened.enter_context(contextlib.redirect_stdout(sys.stderr))
-        elif args.json_lines:
+        elif by_window:
             lines = opened.enter_context(open(args.json_lines, "a", encoding="utf-8"))
-        for entry in label_sources(predictor, sources, args, lines):
-            entries.append(entry)
-            _show(entry)
-        _write(args, predictor, entries)
-    failed = sum(entry["error"] is not None for entry in entries)
-    return 0 if not failed else 1 if failed < len(entries) else 2
+        outputs = [Path(file) for file in (*files, args.html, args.maps) if file]
+        kept = opened.enter_context(spool(outputs[0].parent)) if outputs and part.is_whole else None
+        options = {"journal": journal, "sliding": sliding, "progress": quiet and not sliding}
+        for entry in label_sources(predictor, mine, part.share(others), args, lines, **options):
+            total, failed = total + 1, failed + (entry["error"] is not None)
+            if lines is not None and not sliding:
+                print(json.dumps(entry), file=lines, flush=True)
+            if kept is not None:
+                print(json.dumps(entry), file=kept)
+            _show(entry, quiet)
+        if not part.is_whole:
+            console.say(str(PartDone(part, total, failed)))
+            return 0
+        if kept is not None:
+            _write(args, predictor, kept, lines=not by_window)
+    if journal is not None:
+        journal.remove()
+    return 0 if not failed else 1 if failed < total else 2
 
 
 def label_sources(
-    predictor: Predictor, sources: list[Source], args: argparse.Namespace, lines: IO[str] | None = None
+    predictor: Predictor,
+    records: RecordTable,
+    others: Sequence[Source],
+    args: argparse.Namespace,
+    lines: IO[str] | None = None,
+    *,
+    sliding: bool,
+    **options: Any,
 ) -> Iterator[Entry]:
-    """An entry for each source, in order: its labels, and its timeline if wanted; or the error."""
+    """An entry for each source: what is refused, then files in their order, then cameras and streams."""
+    from gcvideo.predict.inputs import Source
+    from gcvideo.predict.labels import label_records, timeline_row
     from gcvideo.video.stream import without_credentials
 
-    sliding = args.timeline or args.save or lines
-    files = [source.name for source in sources if source.kind == "file" and not sliding]
     chosen = {"clips": args.clips, "crops": args.crops, "whole_frame": args.fast or None}
     test = replace(predictor.config.test, **{key: value for key, value in chosen.items() if value is not None})
-    scores = predictor.score_files(files, test=test, workers=args.workers)  # decodes ahead, in the order of the files
-    for source in sources:
-        name = without_credentials(source.name) if source.kind in ("stream", "refused") else source.name
-        entry: Entry = {"video": name, "error": source.reason, "predictions": []}
+    centre = replace(test, crops=args.crops or 1)
+
+    def timeline(source: Source) -> Timeline:
+        return _run_timeline(predictor, source, centre, args, lines)
+
+    live = []
+    for source in others:
+        if source.kind == "refused":
+            yield {"video": without_credentials(source.name), "error": source.reason, "predictions": []}
+        else:
+            live.append(source)
+    slide = (lambda path: timeline(Source(path))) if sliding else None
+    yield from label_records(
+        predictor, records, top=args.top, test=test, workers=args.workers, timeline=slide, **options
+    )
+    for source in live:
+        entry: Entry = {"video": without_credentials(source.name), "error": None, "predictions": []}
         try:
-            if source.kind == "file" and not sliding:
-                found = next(scores)
-                if isinstance(found, tuple):
-                    raise VideoError(source.name, found.reason)
-                entry["predictions"] = _plain(predictor.best(found, args.top))
-            elif source.kind != "refused":
-                timeline = _run_timeline(predictor, source, name, replace(test, crops=args.crops or 1), args, lines)
-                entry = timeline_entry(predictor, name, timeline, args.top)
+            yield entry | timeline_row(predictor, timeline(source), args.top)
         except VideoError as error:
-            entry["error"] = error.reason
-        yield entry
+            yield entry | {"error": error.reason}
 
 
 def _run_timeline(
-    predictor: Predictor, source: Source, name: str, test: TestConfig, args: argparse.Namespace, lines: IO[str] | None
+    predictor: Predictor, source: Source, test: TestConfig, args: argparse.Namespace, lines: IO[str] | None
 ) -> Timeline:
     """Slide the window, with progress."""
+    from gcvideo.video.stream import without_credentials
+
     live = source.kind != "file"
+    name = without_credentials(source.name) if source.kind == "stream" else source.name
     places: dict[str, Any] = {"camera": f"camera:{name.removeprefix('camera:')}", "stdin": sys.stdin.buffer}
     if live:
         test = replace(test, views_per_batch=1 if test.whole_frame else test.crops)  # score each window at once
@@ -206,7 +263,7 @@ class _Watcher:
             console.say(f"{console.clock(window.start)}  {100 * best.score:6.2f} %  {printable(best.label)}")
         if self.lines:
             line: Entry = {"video": self.name, "start": window.start, "end": window.end}
-            line |= {"predictions": _plain(predictions), "dropped": stream.dropped - self.dropped}
+            line |= {"predictions": [*map(asdict, predictions)], "dropped": stream.dropped - self.dropped}
             line |= {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds")} if self.live else {}
             print(json.dumps(line), file=self.lines, flush=True)
             self.dropped = stream.dropped
@@ -219,63 +276,47 @@ class _Watcher:
         return self.args.seconds is not None and window.end >= self.args.seconds
 
     def _write_page(self, end: float, dropped: int) -> None:
+        from gcvideo.predict.labels import timeline_row
         from gcvideo.predict.timeline import Timeline, make_timeline
         from gcvideo.report.pages import write_prediction_page
 
         kept, lengths = list(self.recent), {"smooth": self.args.smooth, "min_length": self.args.min_length}
         segments = make_timeline(kept, self.predictor.classes, duration=end, start=kept[0].start, **lengths)
-        entry = timeline_entry(self.predictor, self.name, Timeline(segments, kept, end, None, dropped), self.args.top)
-        write_prediction_page(self.args.html, self.predictor, [entry], refresh=REFRESH)
+        row = timeline_row(self.predictor, Timeline(segments, kept, end, None, dropped), self.args.top)
+        write_prediction_page(
+            self.args.html, self.predictor, [{"video": self.name, "error": None} | row], refresh=REFRESH
+        )
 
 
-def timeline_entry(predictor: Predictor, video: str, timeline: Timeline, top: int) -> Entry:
-    """A timeline as plain values; ``predictions`` are those of the mean over the windows."""
-    mean = np.mean([window.scores for window in timeline.windows], axis=0)
-    return {
-        "video": video,
-        "error": None,
-        "warning": timeline.problem,
-        "duration": timeline.duration,
-        "dropped": timeline.dropped,
-        "predictions": _plain(predictor.best(mean, top)),
-        "timeline": _plain(timeline.segments),
-        "windows": [
-            {"start": w.start, "end": w.end, "predictions": _plain(predictor.best(w.scores, top))}
-            for w in timeline.windows
-        ],
-    }
-
-
-def _plain(items: Sequence[Prediction] | Sequence[Segment]) -> list[dict[str, Any]]:
-    return [asdict(item) for item in items]
-
-
-def _show(entry: Entry) -> None:
+def _show(entry: Entry, quiet: bool) -> None:
     """Print one video: its name, then a line for each label or segment; or one line with the error."""
     name = printable(entry["video"])
-    if entry["error"] is not None:
-        console.warn(f"{name}: {printable(entry['error'])}")
+    if entry["error"] is not None:  # of every process, unlike console.warn
+        print(f"warning: {name}: {printable(entry['error'])}", file=sys.stderr, flush=True)
         return
-    console.say(name)
-    for part in entry.get("timeline") or entry["predictions"]:
+    if not quiet:
+        console.say(name)
+    for part in [] if quiet else entry.get("timeline") or entry["predictions"]:
         span = f"{console.clock(part['start'])} to {console.clock(part['end'])}  " if "start" in part else ""
         console.say(f"  {span}{100 * part['score']:6.2f} %  {printable(part['label'])}")
     if entry.get("warning"):
         console.warn(f"{name}: {printable(entry['warning'])}")
 
 
-def _write(args: argparse.Namespace, predictor: Predictor, entries: list[Entry]) -> None:
-    """Write the files that were asked for."""
-    if args.json:
-        write_json(args.json, {"checkpoint": predictor.source, "videos": entries})
+def _write(args: argparse.Namespace, predictor: Predictor, kept: IO[str], *, lines: bool) -> None:
+    """Write the files that were asked for; only JSON and pages need all entries in memory."""
+    from gcvideo.predict.labels import read_spool, write_csv, write_lines
+
     if args.csv:
-        text = io.StringIO()
-        csv.writer(text).writerows(_csv_rows(entries))
-        write_atomically(args.csv, text.getvalue().encode("utf-8", "surrogateescape"))
+        write_csv(args.csv, read_spool(kept))
+    if args.json_lines and lines:
+        write_lines(args.json_lines, read_spool(kept))
+    if args.json:
+        write_json(args.json, {"checkpoint": predictor.source, "videos": [*read_spool(kept)]})
     if args.maps:
         from gcvideo.report.maps import explain_video, map_stems, save_maps
 
-        labelled = [entry for entry in entries if entry["predictions"] and Path(entry["video"]).is_file()]
+        labelled = [entry for entry in read_spool(kept) if entry["predictions"] and Path(entry["video"]).is_file()]
         stems = map_stems(args.maps, [entry["video"] for entry in labelled])
         for entry, stem in zip(labelled, stems, strict=True):
             if rows := explain_video(predictor, entry, query=tuple(args.query)):
@@ -284,16 +325,5 @@ def _write(args: argparse.Namespace, predictor: Predictor, entries: list[Entry])
     if args.html:
         from gcvideo.report.pages import write_prediction_page
 
-        write_prediction_page(args.html, predictor, entries)
+        write_prediction_page(args.html, predictor, [*read_spool(kept)])
         console.say(f"page: {printable(args.html)}")
-
-
-def _csv_rows(entries: list[Entry]) -> Iterator[list[Any]]:
-    """Segments in order of time where there is a timeline, else labels by rank; or the error."""
-    yield ["video", "start", "end", "rank", "label", "score", "error"]
-    for entry in entries:
-        if entry["error"] is not None:
-            yield [entry["video"], "", "", "", "", "", entry["error"]]
-        for rank, part in enumerate(entry.get("timeline") or entry["predictions"], start=1):
-            place = [f"{part['start']:.3f}", f"{part['end']:.3f}", 1] if "start" in part else ["", "", rank]
-            yield [entry["video"], *place, part["label"], f"{part['score']:.6f}", ""]

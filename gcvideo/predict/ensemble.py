@@ -8,6 +8,7 @@ import numpy as np
 
 from gcvideo.config import TestConfig
 from gcvideo.data.bad_videos import Failure
+from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError
 from gcvideo.predict.predictor import Predictor
 
@@ -37,7 +38,7 @@ class Ensemble(Predictor):
 
     def score_files(
         self,
-        videos: Sequence[Any],
+        videos: Sequence[Any] | RecordTable,
         *,
         fps: float | None = None,
         test: TestConfig | None = None,
@@ -51,10 +52,12 @@ class Ensemble(Predictor):
         own = asdict(self.config.test)
         changed = {name: value for name, value in asdict(test or self.config.test).items() if value != own[name]}
         # All networks read an iterator of frames, so its frames are kept.
-        kept: list[Any] = [
-            np.stack([*map(np.asarray, each)]) if hasattr(each, "__next__") and not hasattr(each, "read") else each
-            for each in videos
-        ]
+        kept: Any = videos
+        if not isinstance(videos, RecordTable):
+            kept = [
+                np.stack([*map(np.asarray, each)]) if hasattr(each, "__next__") and not hasattr(each, "read") else each
+                for each in videos
+            ]
         scores = (
             member.score_files(kept, fps=fps, test=replace(member.config.test, **changed), workers=workers)
             for member in self.members

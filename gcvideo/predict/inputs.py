@@ -54,8 +54,8 @@ def find_sources(names: Sequence[str]) -> list[Source]:
     return [source for name in names for source in _resolve(name)]
 
 
-def find_records(names: Sequence[str], *, root: str | None = None) -> tuple[RecordTable, list[Failure]]:
-    """The videos of files, folders, patterns and lists, each once, and what is refused, with the reason.
+def find_videos(names: Sequence[str], *, root: str | None = None) -> tuple[RecordTable, list[Source]]:
+    """The videos of files, folders, patterns and lists, each once, and the sources that are no files.
 
     Args:
         names: as for ``find_sources``, or annotations that ``load_records`` reads (``.txt``, ``.csv``, ``.parquet``).
@@ -65,21 +65,29 @@ def find_records(names: Sequence[str], *, root: str | None = None) -> tuple[Reco
         DataError: a list cannot be used.
     """
     records: list[VideoRecord] = []
-    refused: list[Failure] = []
+    others: list[Source] = []
     for name in names:
         if name.lower().endswith(LISTS) or (os.path.isdir(name) and SHARD_FILES & {*os.listdir(name)}):
             table = load_records(name, root=root)
             records += table
-            refused += [Failure(id_, id_, "is listed but not among the files") for id_ in table.missing]
+            others += [Source(id_, "refused", "is listed but not among the files") for id_ in table.missing]
             continue
         folder = os.path.join(name, "") if os.path.isdir(name) else None
-        for path, kind, reason in find_sources([name]):
-            if kind == "file":
+        for source in find_sources([name]):
+            if source.kind == "file":
+                path = source.name
                 records.append(VideoRecord(path, -1, path.removeprefix(folder) if folder else os.path.basename(path)))
             else:
-                place = without_credentials(path)
-                refused.append(Failure(place, place, reason or f"is no file but a {kind}, which has no end"))
-    return RecordTable.of_records(list({os.path.abspath(str(record)): record for record in records}.values())), refused
+                others.append(source)
+    return RecordTable.of_records(list({os.path.abspath(str(record)): record for record in records}.values())), others
+
+
+def find_records(names: Sequence[str], *, root: str | None = None) -> tuple[RecordTable, list[Failure]]:
+    """As ``find_videos``, but what is no file is refused, with the reason."""
+    records, others = find_videos(names, root=root)
+    places = [without_credentials(source.name) for source in others]
+    reasons = [source.reason or f"is no file but a {source.kind}, which has no end" for source in others]
+    return records, list(map(Failure, places, places, reasons))
 
 
 def _resolve(name: str) -> list[Source]:
@@ -107,7 +115,7 @@ def _resolve(name: str) -> list[Source]:
 
 
 def input_views(
-    videos: Sequence[Video],
+    videos: Sequence[Video] | RecordTable,
     *,
     fps: float | None = None,
     data: DataConfig,
@@ -118,7 +126,7 @@ def input_views(
     """The views of videos of any kind, in their order, for ``gcvideo.eval.evaluator.score_videos``.
 
     Args:
-        videos: see ``Predictor.predict``.
+        videos: see ``Predictor.predict``; or records, of files.
         fps: frames per second of those that have no times of their own.
         data: length and stride of a clip, decoder.
         test: number and place of the views.
@@ -129,16 +137,17 @@ def input_views(
         VideoError: something is no video, or frames are of a wrong shape or type. A file that cannot be read is a
             ``failure`` in its place instead.
     """
+    views: dict[str, Any] = {"data": data, "test": test, "windows": windows}
+    if isinstance(videos, RecordTable):
+        return eval_loader(ViewDataset(videos, **views), workers=min(workers, len(videos)))
     kinds = [_kind(video) for video in videos]
     if fps is not None and videos and "frames" not in kinds:
         raise VideoError(_name(videos[0]), "tells its own frame rate; fps is for arrays and iterators of frames")
-    views: dict[str, Any] = {"data": data, "test": test, "windows": windows}
     for video, kind in zip(videos, kinds, strict=True):
         if kind == "path" and LIVE.match(os.fspath(video)):  # type: ignore[arg-type]
             raise VideoError(_name(video), "is a stream, which only a timeline reads; or download it first")
     if set(kinds) == {"path"}:
-        dataset = ViewDataset(RecordTable.of_files([os.fspath(video) for video in videos]), **views)  # type: ignore[arg-type]
-        return eval_loader(dataset, workers=min(workers, len(dataset)))
+        return input_views(RecordTable.of_files([*map(os.fspath, videos)]), workers=workers, **views)  # type: ignore[arg-type]
     places = [f" (number {i} of {len(videos)})" if len(videos) > 1 else "" for i in range(1, len(videos) + 1)]
     everything = enumerate(zip(videos, kinds, places, strict=True))
     return (

@@ -128,12 +128,17 @@ class Predictor:
         return [Prediction(self.classes[i], int(i), float(scores[i])) for i in order]
 
     def score_files(
-        self, videos: Sequence[Video], *, fps: float | None = None, test: TestConfig | None = None, workers: int = 0
+        self,
+        videos: Sequence[Video] | RecordTable,
+        *,
+        fps: float | None = None,
+        test: TestConfig | None = None,
+        workers: int = 0,
     ) -> Iterator[np.ndarray | Failure]:
         """Scores (K,) float32 in [0, 1] of many videos, in their order; a ``Failure`` for one that cannot be read.
 
         Args:
-            videos: of any kind that ``predict`` takes.
+            videos: of any kind that ``predict`` takes; or records of files and of segments.
             fps: as in ``predict``.
             test: which views to look at, as in ``predict``. ``logits`` are turned into scores by a softmax.
             workers: processes that decode ahead, where all videos are paths.

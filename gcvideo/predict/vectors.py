@@ -51,6 +51,9 @@ def embed_to(
 
     Returns:
         the videos of the share that could not be read.
+
+    Raises:
+        ConfigError: an unfinished job with other vectors has left its work there.
     """
     in_one = out.suffix == ".parquet"
     if in_one:
@@ -58,6 +61,7 @@ def embed_to(
     info = {"checkpoint": predictor.describe(), **recipe.describe(predictor.config.data)}
     key = {**info, "records": records.fingerprint, "ids": records.order}
     journal = Journal(f"{part.file(out if in_one else out / 'vectors.npz')}.partial", key)
+    journal.require_own("checkpoint, layer, views or list of videos")
     names = file_names([record.id for record in records])
     share = part.share(range(len(records)))
     done = {index: row for index in share if (row := journal.find(names[index])) is not None}

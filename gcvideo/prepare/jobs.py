@@ -24,8 +24,8 @@ class PartDone(Exception):
         failed: how many of them could not be processed.
     """
 
-    def __init__(self, part: Part, rows: Sequence[Row]) -> None:
-        self.videos, self.failed = len(rows), sum("error" in row for row in rows)
+    def __init__(self, part: Part, videos: int, failed: int) -> None:
+        self.videos, self.failed = videos, failed
         super().__init__(
             f"{part} is done ({self.videos:,} videos); when all are, run the command once without --part, and not "
             "under torchrun or srun, to put them together"
@@ -124,7 +124,7 @@ def scan(
         rows[path] = {"error": error} if row is None else row
         journal.add(path, rows[path], _stamp(path))
     if not part.is_whole:
-        raise PartDone(part, [*rows.values()])
+        raise PartDone(part, len(rows), sum("error" in row for row in rows.values()))
     return {path: rows[path] for path in paths}
 
 

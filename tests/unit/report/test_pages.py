@@ -12,9 +12,9 @@ import jinja2
 import numpy as np
 import pytest
 
-from gcvideo.commands.predict import timeline_entry
 from gcvideo.data.bad_videos import Failure
 from gcvideo.eval.predictions import Predictions, VideoScores
+from gcvideo.predict.labels import timeline_row
 from gcvideo.predict.predictor import load
 from gcvideo.report import page
 from gcvideo.report.pages import write_prediction_page, write_test_report
@@ -64,7 +64,7 @@ def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     predictor.classes = CLASSES[:4]
     found = predictor.timeline(evil, step=0.1, smooth=0, min_length=0)
     entries = [
-        timeline_entry(predictor, str(evil), found, 3),
+        {"video": str(evil), "error": None, **timeline_row(predictor, found, 3)},
         {"video": str(folder / "video_1.mp4"), "error": None, "predictions": []},
         {"video": EVIL[1], "error": EVIL[0], "predictions": []},
     ]

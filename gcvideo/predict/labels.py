@@ -1,0 +1,144 @@
+"""Labels of many videos: an entry for each, a journal of them, and the files JSON, JSON lines and CSV made of them."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from gcvideo.config import TestConfig
+from gcvideo.console import Progress
+from gcvideo.data.bad_videos import Failure
+from gcvideo.data.records import RecordTable, VideoRecord
+from gcvideo.errors import VideoError
+from gcvideo.files import replacing
+from gcvideo.journal import Journal
+from gcvideo.predict.predictor import Prediction, Predictor
+from gcvideo.predict.timeline import Segment, Timeline
+
+Entry = dict[str, Any]  # what ``gcvideo predict --json`` writes about one video
+
+
+def label_records(
+    predictor: Predictor,
+    records: RecordTable,
+    *,
+    top: int,
+    test: TestConfig,
+    workers: int = 0,
+    journal: Journal | None = None,
+    timeline: Callable[[str], Timeline] | None = None,
+    progress: bool = False,
+) -> Iterator[Entry]:
+    """An entry for each record, in order: its labels, and its timeline if wanted; or the error.
+
+    Args:
+        records: files, and segments of them.
+        top: labels of each.
+        test: which views to look at.
+        workers: processes that decode ahead.
+        journal: entries of earlier runs, which are not made a second time; new ones are added, but not errors.
+        timeline: makes the timeline of a path; without it, whole videos are scored.
+        progress: show it.
+    """
+    done = [journal is not None and _item(record) in journal for record in records]
+    waiting = records.select([index for index, known in enumerate(done) if not known])
+    scores = predictor.score_files(waiting, test=test, workers=workers)  # decodes ahead; not at all for timelines
+    bar = Progress("predict", total=len(done), unit="videos", start=sum(done)) if progress else None
+    with bar or contextlib.nullcontext():
+        for record, known in zip(records, done, strict=True):
+            entry: Entry = {"video": record.path, "error": None, "predictions": []}
+            entry |= {} if record.start is None else {"start": record.start, "end": record.end}
+            if journal is not None and known:
+                yield entry | (journal.find(_item(record)) or {})
+                continue
+            try:
+                if timeline is not None:
+                    row = timeline_row(predictor, timeline(record.path), top)
+                elif isinstance(found := next(scores), Failure):
+                    raise VideoError(found.path, found.reason)
+                else:
+                    row = {"predictions": _plain(predictor.best(found, top))}
+                if journal is not None:
+                    journal.add(_item(record), row)
+            except VideoError as error:
+                row = {"error": error.reason}
+            if bar is not None:
+                bar.advance()
+            yield entry | row
+
+
+def timeline_row(predictor: Predictor, timeline: Timeline, top: int) -> Entry:
+    """A timeline as plain values; ``predictions`` are those of the mean over the windows."""
+    mean = np.mean([window.scores for window in timeline.windows], axis=0)
+    return {
+        "warning": timeline.problem,
+        "duration": timeline.duration,
+        "dropped": timeline.dropped,
+        "predictions": _plain(predictor.best(mean, top)),
+        "timeline": _plain(timeline.segments),
+        "windows": [
+            {"start": w.start, "end": w.end, "predictions": _plain(predictor.best(w.scores, top))}
+            for w in timeline.windows
+        ],
+    }
+
+
+def spool(folder: Path) -> IO[str]:
+    """A file for entries as JSON lines until they are written out; it has no name and vanishes with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryFile("w+", dir=folder, encoding="utf-8")
+
+
+def read_spool(file: IO[str]) -> Iterator[Entry]:
+    """The entries from the first on, one at a time."""
+    file.seek(0)
+    return map(json.loads, file)
+
+
+def write_lines(path: str | Path, entries: Iterable[Entry]) -> None:
+    """Write a JSON object a line."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(f"{json.dumps(entry)}\n" for entry in entries)
+
+
+def write_csv(path: str | Path, entries: Iterable[Entry]) -> None:
+    """Write a row a label; segments in order of time where there is a timeline, else labels by rank; or the error."""
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        csv.writer(file).writerows(_csv_rows(entries))
+
+
+def _csv_rows(entries: Iterable[Entry]) -> Iterator[list[Any]]:
+    yield ["video", "start", "end", "rank", "label", "score", "error"]
+    for entry in entries:
+        span = _span(entry)
+        if entry["error"] is not None:
+            yield [entry["video"], *span, "", "", "", entry["error"]]
+        for rank, part in enumerate(entry.get("timeline") or entry["predictions"], start=1):
+            place = [*_span(part), 1] if "start" in part else [*span, rank]
+            yield [entry["video"], *place, part["label"], f"{part['score']:.6f}", ""]
+
+
+def _span(part: Entry) -> list[str]:
+    """Seconds of a segment; empty for a whole video."""
+    return [f"{part['start']:.3f}", f"{part['end']:.3f}"] if "start" in part else ["", ""]
+
+
+def _item(record: VideoRecord) -> str:
+    """A record in the journal, wherever the command is started."""
+    return os.path.abspath(str(record))
+
+
+def _plain(items: Sequence[Prediction] | Sequence[Segment]) -> list[dict[str, Any]]:
+    return [asdict(item) for item in items]
