@@ -119,9 +119,6 @@ def test_segments_of_a_list_are_labelled(place: Path, tmp_path: Path, capsys: py
     rows = list(csv.DictReader((tmp_path / "a.csv").open(newline="")))
     places = [(row["start"], row["end"], row["rank"]) for row in rows]
     assert places == [("0.100", "0.500", "1"), ("0.500", "0.900", "1")]
-        ("0.100", "0.500", "1"),
-        ("0.500", "0.900", "1"),
-    ]
     assert rows[0]["score"] != rows[1]["score"]
     assert main([*words, "--timeline"]) == 2
     assert "a timeline is made of whole videos" in capsys.readouterr().err
