@@ -4,12 +4,14 @@ Measured: milliseconds from a video file to its mean softmax, decoding included.
 plain float32, with one decode and one forward pass a view, as PySlowFast's loaders do it. gcvideo decodes the video
 once and runs the optimized network (batch norms folded, bfloat16 where the device is faster in it), eager and compiled.
 Matrix units for bf16 bring most of the advantage. Ratios are medians of times of the same round (see ``timing.py``).
-One round before warms the contenders up; the compiled ones compile in it.
+One round before warms the contenders up; the compiled ones compile in it. ``onnxruntime`` and ``openvino`` run the gc
+network as an ONNX file in float32, inside the same multi-view test.
 """
 
 import argparse
 import tempfile
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +24,23 @@ from gcvideo.benchmark.workloads import NETWORKS
 from gcvideo.config import DataConfig, RunConfig, TestConfig
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.models import create_model, model_config
+from gcvideo.predict.export import export_network
+from gcvideo.predict.exported import ExportedNetwork
 from gcvideo.predict.predictor import Predictor
 from gcvideo.report.pictures import save_animation
 
 THEIRS = "pytorchvideo"
-CONTENDERS = [THEIRS, "gc", "gc_compiled", "plain", "plain_compiled"]
+EXPORTED = ["onnxruntime", "openvino"]  # what runs the gc network as an ONNX file
+CONTENDERS = [THEIRS, "gc", "gc_compiled", "plain", "plain_compiled", *EXPORTED]
+# By default those that are installed.
+INSTALLED = [name for name in CONTENDERS if name not in EXPORTED or (find_spec(name) and find_spec("onnxscript"))]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark infer``."""
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS, help="(default: all)")
+    parser.add_argument(
+        "--contenders", nargs="+", choices=CONTENDERS, default=INSTALLED, help="(default: all that run here)"
+    )
     parser.add_argument("--video", metavar="FILE", help="the video (default: a synthetic one, 10 s at 340 x 256)")
     parser.add_argument("--clips", type=int, default=10, metavar="N", help="clips a video (default 10)")
     parser.add_argument("--crops", type=int, default=3, choices=(1, 3, 5), help="crops a clip (default 3)")
@@ -70,6 +79,11 @@ def tester(name: str, video: str, test: TestConfig, device: torch.device, precis
     if name == THEIRS:
         network = peers.slow_r50(DataConfig().frames, test.crop).to(device).eval()
         return partial(peers.classify_video, network, video, device, test)
+    if name in EXPORTED:
+        config = RunConfig(name=name, model=model_config(NETWORKS["gc"]), test=test)
+        content, *_ = export_network(create_model(NETWORKS["gc"]).eval(), config, format=".onnx", dynamic=[])
+        exported = ExportedNetwork(content, suffix=".onnx", name=name, device=device, engine=name)
+        return partial(Predictor(exported, config=config).predict, video, test=test)
     plain_name = name.removesuffix("_compiled")
     network = create_model(NETWORKS[plain_name]).to(device)
     optimized = optimize_for_inference(network, precision=precision, compile=name != plain_name)

@@ -47,10 +47,11 @@ def test_ratios_are_those_of_one_run(
     monkeypatch.setattr(infer_benchmark, "NETWORKS", {"gc": "slow_r18_gc_c345", "plain": "slow_r18"})
     monkeypatch.setattr(peers, "slow_r50", lambda frames, crop: Brightness())
     size = ["--clips", "1", "--crops", "1", "--crop", "64", "--rounds", "1", "--precision", "fp32", "--device", "cpu"]
-    command = ["benchmark", "infer", *size, "--contenders", "pytorchvideo", "gc", "plain"]
+    command = ["benchmark", "infer", *size, "--contenders", "pytorchvideo", "gc", "plain", "onnxruntime"]
     assert main([*command, "--json", str(tmp_path / "out.json")]) == 0
     results = json.loads((tmp_path / "out.json").read_text())
     took = results["milliseconds"]
+    assert took["onnxruntime"] > 0
     assert set(results["figures"]) == {"infer_video.pytorchvideo", "infer_video.gc_overhead"}
     assert results["figures"]["infer_video.pytorchvideo"] == pytest.approx(took["pytorchvideo"] / took["gc"])
     assert results["figures"]["infer_video.gc_overhead"] == pytest.approx(took["gc"] / took["plain"])
