@@ -250,7 +250,7 @@ class _Watcher:
         self.predictor, self.name, self.live, self.args = predictor, name, live, args
         self.lines, self.progress = lines, progress
         self.label, self.dropped, self.page_due = "", 0, 0.0
-        self.recent: deque[Window] = deque(maxlen=LIVE_WINDOWS)
+        self.recent: deque[Window] = deque(maxlen=LIVE_WINDOWS // 4)  # a page of all takes 20 MB to draw
 
     def __call__(self, window: Window, stream: FrameStream) -> bool:
         """Returns whether ``--seconds`` are over."""
