@@ -167,9 +167,9 @@ class LibavVideo:
             self.times, self.keyframes = self._table.seconds, self._table.keyframes
         else:
             self._count_frames()
-        span = float(self.times[-1] - self.times[0])
-        if span and abs((len(self.times) - 1) / span / self.fps - 1) > 0.01:
-            self.fps = (len(self.times) - 1) / span
+        steps = np.diff(self.times) * self.fps
+        if steps.any() and (abs(np.median(steps) - 1) > 0.01 or abs(steps.mean() - 1) > 0.1):  # not for one lost picture
+            self.fps /= float(steps.mean())
         self.codec = str(self._stream.codec_context.codec.canonical_name)
 
     def decode(self, wanted: np.ndarray) -> np.ndarray:

@@ -263,6 +263,13 @@ def test_the_rate_is_that_of_the_times_where_the_container_declares_another(fold
         assert reader.fps == pytest.approx(12.5)
 
 
+def test_a_lost_picture_changes_no_rate(folder):
+    pts = [*range(10), *range(11, 21)]
+    path = write_video(folder / "gap.ts", moving_frames(20), pts=pts, time_base=Fraction(1, 25))
+    with open_video(path) as reader:
+        assert reader.fps == pytest.approx(25)
+
+
 def test_a_still_picture_is_no_recording_that_was_cut_short(folder):
     path = write_video(folder / "one.avif", moving_frames(1), codec="libsvtav1")
     with open_video(path) as reader:
