@@ -167,8 +167,8 @@ class LibavVideo:
             self.times, self.keyframes = self._table.seconds, self._table.keyframes
         else:
             self._count_frames()
-        steps = np.diff(self.times) * self.fps
-        if steps.any() and (abs(np.median(steps) - 1) > 0.01 or abs(steps.mean() - 1) > 0.1):  # not for one lost picture
+        steps = np.diff(self.times) * self.fps  # the mean alone would mistake one lost picture for another rate
+        if steps.any() and (abs(np.median(steps) - 1) > 0.01 or abs(steps.mean() - 1) > 0.1):
             self.fps /= float(steps.mean())
         self.codec = str(self._stream.codec_context.codec.canonical_name)
 

@@ -41,17 +41,21 @@ def read_class_folders(annotation: Annotation) -> RecordTable:
         warn(f"{folder}: {len(loose):,} videos lie beside the class folders ({printable(loose[0])} ...); left out")
     paths = [os.path.join(folder, path)[len(os.path.join(root, "")) :] for path in files]
     labels = [index[normalize(path.split(os.sep, 1)[0])] for path in files]
+    _require_one_class(folder, names, range(len(names)))
     _require_one_class(folder, files, labels)
+    used = {*labels}
+    if empty := [name for name in names if index[normalize(name)] not in used]:
+        warn(f"{folder}: {len(empty):,} class folders hold no videos of their own ({printable(empty[0])} ...)")
     return RecordTable(ids=paths, paths=paths, labels=labels, root=root, classes=classes, source=str(folder))
 
 
-def _require_one_class(folder: Path, files: Sequence[str], labels: Sequence[int]) -> None:
-    places = [os.path.join(folder, path) for path in files]
+def _require_one_class(folder: Path, paths: Sequence[str], labels: Sequence[int]) -> None:
+    places = [os.path.join(folder, path) for path in paths]
     first: dict[str, int] = {}  # by the real path, which is needed only where there are links
     for index, place in enumerate(places) if any(map(os.path.islink, places)) else ():
         other = first.setdefault(os.path.realpath(place), index)
         if labels[index] != labels[other]:
-            raise DataError(f"{places[other]} and {place} are one file, a link, in two classes; remove one of them")
+            raise DataError(f"{places[other]} and {place} are one, by a link, in two classes; remove one of them")
 
 
 def videos_under(root: str | Path) -> list[str]:

@@ -24,11 +24,11 @@ from gcvideo.errors import DataError
 SEPARATORS = ("\t", ";", ",", " ")
 SPELLINGS = """file:path filename:path file_name:path filepath:path file_path:path video:path video_path:path
 class_name:class label_name:class label_id:class_id class_index:class_id label_index:class_id
-time_start:start start_time:start time_end:end end_time:end subset:split"""
+time_start:start start_time:start starttime:start time_end:end end_time:end endtime:end subset:split"""
 ALIASES = dict(pair.split(":") for pair in SPELLINGS.split())
 LABELS: dict[str, Labels] = {"class": "names", "label": "any", "class_id": "numbers"}
 KNOWN = {"youtube_id", "path", "frames", *LABELS, *ALIASES.values()}
-OTHER_TIMES = re.compile(r"(^|[_ ])(start|begin|end|stop)([_ ]|$)")
+OTHER_TIMES = re.compile(r"(^|.*[-_ ])(start|begin|end|stop)(time|frame|sec|ms)?s?([-_ ].*)?|t0|t1|from|to|onset")
 SECONDS = re.compile(r"\d+(\.\d*)?")
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # which Windows programs put first
 OTHER_COLUMNS = (
@@ -69,6 +69,7 @@ class Layout:
             len(fields) == len(self.columns)
             and (row.get("path") or row.get("youtube_id"))
             and row.get("frames", "0").isdecimal()
+            and (self.is_header or others < 2 or fields[-1].strip())  # `path,label,` is no `path,frames,label`
             and (("path" in row and not (start or end)) or _seconds(start) < _seconds(end))
         )
         return row if fits else None
@@ -118,7 +119,7 @@ def header_of(path: Path) -> Layout | None:
         if len(known) > 1 and known & {"path", "youtube_id"} and (separator != " " or len(known) == len(names)):
             if twice := [name for name in known if columns.count(name) > 1]:
                 raise DataError(f"{path}:1: several columns mean {twice[0]!r}: {line!r}; leave one, rename the others")
-            if "start" not in columns and (other := [name for name in columns if OTHER_TIMES.search(name)]):
+            if "start" not in columns and (other := [name for name in columns if OTHER_TIMES.fullmatch(name)]):
                 raise DataError(f"{path}:1: {other[0]!r} is no known column; call times in seconds start and end")
             return Layout(separator, columns, is_header=True)
     return None
@@ -126,10 +127,11 @@ def header_of(path: Path) -> Layout | None:
 
 def read_rows(annotation: Annotation, layout: Layout) -> Iterator[tuple[int, dict[str, str]]]:
     """Line and columns of each row; rows with other columns are refused."""
+    times = " (seconds, start before end)" if "start" in layout.columns else ""
     for line, text in itertools.islice(read_lines(annotation.path), layout.is_header, None):
         row = layout.parse(text)
         if row is None:
-            annotation.refuse(line, text, text, f"expected {layout} as in the other rows, found {text!r}")
+            annotation.refuse(line, text, text, f"expected {layout} as in the other rows{times}, found {text!r}")
         else:
             yield line, row
 

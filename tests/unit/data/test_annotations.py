@@ -254,9 +254,11 @@ def test_class_folders(tmp_path):
 
 
 def test_videos_beside_class_folders_are_counted_and_named(tmp_path, capsys):
-    make_files(tmp_path, "jump/a.mp4", "run/b.mp4", "d.mp4", "c.mp4", "notes.txt")
+    make_files(tmp_path, "jump/a.mp4", "run/b.mp4", "d.mp4", "c.mp4", "notes.txt", "sit/notes.txt")
     assert [record.id for record in load_records(tmp_path)] == ["jump/a.mp4", "run/b.mp4"]
-    assert "2 videos lie beside the class folders (c.mp4 ...); left out" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "2 videos lie beside the class folders (c.mp4 ...); left out" in said
+    assert "1 class folders hold no videos of their own (sit ...)" in said
 
 
 def test_a_link_must_not_give_a_video_a_second_class(tmp_path):
@@ -266,7 +268,7 @@ def test_a_link_must_not_give_a_video_a_second_class(tmp_path):
     assert len(load_records(tmp_path / "set")) == 4
     link = tmp_path / "set/run/a.mp4"
     link.symlink_to("../jump/a.mp4")
-    with pytest.raises(DataError, match=f"{tmp_path}/set/jump/a.mp4 and {link} are one file, a link, in two classes"):
+    with pytest.raises(DataError, match=f"{tmp_path}/set/jump/a.mp4 and {link} are one, by a link, in two classes"):
         load_records(tmp_path / "set")
 
 
@@ -446,5 +448,8 @@ def test_hidden_files_and_link_loops_are_no_data(tmp_path):
     assert len({os.path.realpath(root / "jump" / path) for path in found}) == len(found) == 4
     (root / "jump" / "up").unlink()
     assert list(videos_under(root)) == ["hop/4.mp4", "jump/1.mp4", "run/2.mp4", "walk/3.mp4"]
+    with pytest.raises(DataError, match=r"walk and .*walk_again are one, by a link"):
+        load_records(root)
+    (root / "walk_again").unlink()
     assert [record.id for record in load_records(root)] == ["hop/4.mp4", "jump/1.mp4", "run/2.mp4", "walk/3.mp4"]
     assert [source.name for source in find_sources([str(root)])] == [f"{root}/{path}" for path in videos_under(root)]
