@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gcvideo.arguments import require_numbers
-from gcvideo.console import printable, say, table, warn
+from gcvideo.console import say, table, warn
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
 from gcvideo.parts import Part
@@ -64,9 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument("--keep-tars", action="store_true", help="keep the tar files, in OUT/tars")
     task.add_argument("--base", default=BASE, metavar="URL", help="a mirror with the same paths (%(default)s)")
 
-    task = add_task(
-        "motion", "write sample videos of the procedural motion that networks can train on, and a picture of all"
-    )
+    task = add_task("motion", "write samples of the procedural motion that networks can train on")
     task.add_argument("out", type=Path, help="folder for a folder of videos a class, and sheet.png")
     task.add_argument("--per-class", type=int, default=4, metavar="N", help="videos of each class (%(default)s)")
     task.add_argument("--seed", type=int, default=0, help="the same seed gives the same videos (%(default)s)")
@@ -202,7 +200,7 @@ def verify(args: argparse.Namespace) -> dict[str, Any]:
     table([("sound", result.sound), *rows], columns=("rows that are", "rows"))
     for kind, found in kinds.items():
         for finding in found[:5]:
-            say(printable(f"{kind}: {finding.list}:{finding.line}: {finding.id}: {finding.reason}"))
+            say(f"{kind}: {finding.list}:{finding.line}: {finding.id}: {finding.reason}")
         if len(found) > 5:
             say(f"{kind}: and {len(found) - 5:,} more, see {work.report_path(out)}")
     counts = {"rows": result.rows, "videos": result.videos, "frames": result.frames, "sound": result.sound}
@@ -234,7 +232,7 @@ def transcode(args: argparse.Namespace) -> dict[str, Any]:
     table(rows, columns=columns)
     for result in done.values():
         for path, reason in result.failures.items():
-            warn(printable(f"not transcoded: {path}: {reason}"))
+            warn(f"not transcoded: {path}: {reason}")
     for annotation in [] if args.compare else args.annotation:
         say(f"annotation: {work.copy_annotation(annotation, args.source, args.out)}")
     return {preset: dataclasses.asdict(result) for preset, result in done.items()}

@@ -8,6 +8,7 @@ interrupted resumes in the middle of a file.
 
 import fcntl
 import gzip
+import hashlib
 import os
 import shutil
 import ssl
@@ -28,7 +29,7 @@ import yaml
 
 from gcvideo.console import say
 from gcvideo.errors import DataError
-from gcvideo.files import hash_text, write_atomically
+from gcvideo.files import write_atomically
 from gcvideo.journal import Journal
 from gcvideo.prepare.jobs import run_jobs
 from gcvideo.video.stream import without_credentials
@@ -65,7 +66,7 @@ class Archive:
     @property
     def part(self) -> Path:
         """Where it is downloaded to. Another version of it on the server goes elsewhere."""
-        version = hash_text(f"{self.size} {self.tag}")[:8]
+        version = hashlib.sha256(f"{self.size} {self.tag}".encode()).hexdigest()[:8]
         return self.path.with_name(f".{version}.{self.path.name}.part")
 
 

@@ -45,6 +45,8 @@ CLIPS = 100  # of each class in an epoch
 class MotionClips(ClipDataset):
     """Training clips of procedural motion, for ``data.dataset``: every epoch has other clips of the same classes.
 
+    The first epochs are easier: their clips have fewer other things, less noise and better light.
+
     Of ``data``, frames, crop and augment count. Clips are not flipped: a mirrored one can belong to another class.
 
     Args:
@@ -62,11 +64,11 @@ class MotionClips(ClipDataset):
     def sample(self, epoch: int, slot: int, hold: Hold = lambda index: None) -> ClipBatch:
         """The clips of a slot, drawn at once."""
         rng, index = sample_rng(self.seed, epoch, slot), slot % len(self)
-        label = int(self.records.labels[index])
+        label, clutter = int(self.records.labels[index]), min(0.2 + epoch / 10, 1.0)
         clips = []
         for _ in range(self.data.augment.clips_per_video):
-            clip = torch.from_numpy(draw_clip(label, rng, frames=self.data.frames, size=self.data.crop))
-            clip = clip.permute(3, 0, 1, 2).contiguous()
+            drawn = draw_clip(label, rng, frames=self.data.frames, size=self.data.crop, clutter=clutter)
+            clip = torch.from_numpy(drawn).permute(3, 0, 1, 2).contiguous()
             clips.append(clip if self._augment is None else self._augment(clip, rng))
         labels = torch.full((len(clips),), label)
         return ClipBatch(torch.stack(clips), labels, torch.full_like(labels, index), [])
@@ -112,7 +114,7 @@ def _write_sample(video: tuple[Path, int, int, int]) -> None:
     write_atomically(path, encode_frames(_sample(label, number, seed), fps=8, options=ENCODER))
 
 
-def draw_clip(label: int, rng: np.random.Generator, *, frames: int, size: int) -> np.ndarray:
+def draw_clip(label: int, rng: np.random.Generator, *, frames: int, size: int, clutter: float = 1.0) -> np.ndarray:
     """A clip of a class, uint8 (T, H, W, 3) RGB.
 
     Args:
@@ -120,16 +122,17 @@ def draw_clip(label: int, rng: np.random.Generator, *, frames: int, size: int) -
         rng: decides everything that is random.
         frames: T; the motion covers the clip at any number.
         size: H and W. The pictures are drawn twice as large and then reduced, which smooths edges.
+        clutter: how much there is of what makes a clip difficult, in [0, 1].
     """
     kind, _, motion = CLASSES[label].partition(" ")
     u = (np.arange(frames) + 0.5) / frames - 0.5
-    q = 2 * np.pi * (min(rng.uniform(0.8, 2.6), frames / 3) * u + rng.random())  # at least three frames a round
+    q = 2 * np.pi * (min(rng.uniform(0.8, 2.4), frames / 4) * u + rng.random())  # at least four frames a round
     side, still, camera = 2 * size, _plane("still", u, q, 1.0), _shaky_camera(u, rng)
     if kind == "camera":
         camera = _after(_plane(motion, u, q, rng.uniform(0.4, 1)), camera)
-    ground, number = Surface(rng), rng.choice(4, p=[0.5, 0.25, 0.15, 0.1])
+    ground, number = Surface(rng), rng.choice(4, p=[0.5, 0.25, 0.15, 0.1]) if rng.random() < clutter else 0
     drawers = [_shape(still, camera, side, rng, (0.04, 0.2)) for _ in range(number)]
-    if rng.random() < 0.25:  # a bystander
+    if rng.random() < 0.25 * clutter:  # a bystander
         drawers.append(_person(Body("stands", u, q + 1, rng), camera, side, rng, tallest=0.7))
     if kind == "shape":
         z, b = _plane(motion, u, q, rng.uniform(0.4, 1))
@@ -142,7 +145,7 @@ def draw_clip(label: int, rng: np.random.Generator, *, frames: int, size: int) -
             late = rng.uniform(0, 2 * np.pi)
             drawers.append(_person(Body(motion, u, q + late, rng), camera, side, rng, tallest=0.7))
         drawers.append(_person(Body(motion, u, q, rng), camera, side, rng))
-    if rng.random() < 0.15:  # something in front
+    if rng.random() < 0.15 * clutter:  # something in front
         drawers.append(_shape(still, camera, side, rng, (0.05, 0.15)))
     pictures = []
     for k, view in enumerate(zip(*camera, strict=True)):
@@ -150,7 +153,7 @@ def draw_clip(label: int, rng: np.random.Generator, *, frames: int, size: int) -
         for draw in drawers:
             draw(picture, k)
         pictures.append(picture.reduce(2))
-    return _film(pictures, rng)
+    return _film(pictures, rng, clutter)
 
 
 def _plane(name: str, u: np.ndarray, q: np.ndarray, amount: float) -> Motion:
@@ -209,22 +212,22 @@ def _pixels(points: np.ndarray, side: int) -> np.ndarray:
     return (points + (0.5 + 0.5j)) * side
 
 
-def _film(pictures: list[Image.Image], rng: np.random.Generator) -> np.ndarray:
+def _film(pictures: list[Image.Image], rng: np.random.Generator, clutter: float) -> np.ndarray:
     """What light, lens, sensor and compression make of the pictures; uint8 (T, H, W, 3)."""
-    if rng.random() < 0.2:  # low resolution
+    if rng.random() < 0.2 * clutter:  # low resolution
         size = pictures[0].size
         small = (round(size[0] * rng.uniform(0.35, 0.8)),) * 2
         pictures = [p.resize(small, Image.Resampling.BOX).resize(size, Image.Resampling.BILINEAR) for p in pictures]
-    if rng.random() < 0.15:
+    if rng.random() < 0.15 * clutter:
         pictures = [_compressed(picture, int(rng.integers(10, 50))) for picture in pictures]
     clip = np.stack([np.asarray(picture) for picture in pictures]).astype(np.float32)
     frames, height, width = clip.shape[:3]
     if rng.random() < 0.1:
         clip[:] = clip.mean(axis=3, keepdims=True)
-    gain = rng.uniform(0.15, 0.5) if rng.random() < 0.15 else rng.uniform(0.7, 1.2)  # dark or not
+    gain = rng.uniform(0.15, 0.5) if rng.random() < 0.15 * clutter else rng.uniform(0.7, 1.2)  # dark or not
     tint = gain * rng.uniform(0.85, 1.15, 3)
     light = np.ones((frames, 1, 1, 1))
-    if rng.random() < 0.2:
+    if rng.random() < 0.2 * clutter:
         light += rng.normal(0, 0.06, (frames, 1, 1, 1))  # flicker
     if rng.random() < 0.4:  # light from one side
         ramp = rng.normal(0, 0.3, 2)[:, None] * (np.linspace(-1, 1, height), np.linspace(-1, 1, width))
@@ -233,7 +236,7 @@ def _film(pictures: list[Image.Image], rng: np.random.Generator) -> np.ndarray:
     clip += np.float32(rng.uniform(-20, 30) * min(gain, 1))
     noise = _noise()
     start = rng.integers(noise.size - clip.size) if noise.size > clip.size else 0
-    clip += np.resize(noise[start:], clip.shape) * np.float32(rng.uniform(0, 9))
+    clip += np.resize(noise[start:], clip.shape) * np.float32(rng.uniform(0, 9) * clutter)
     return clip.clip(0, 255).astype(np.uint8)
 
 

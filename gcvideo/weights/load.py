@@ -24,8 +24,8 @@ from gcvideo.weights.naming import GCVIDEO
 from gcvideo.weights.reading import Weights, read_weights
 from gcvideo.weights.report import Report
 
-# The weights of docs/motion.md, which come with gcvideo: their name, and fields of ModelConfig that shapes depend on.
-MOTION = "motion"
+MOTION = Path(__file__).with_name("motion.safetensors")  # see docs/motion.md
+# Fields of ModelConfig that the shapes of a plain network's weights depend on.
 BACKBONE = ("arch", "depth", "width", "groups", "width_per_group", "inflation", "temporal_kernels")
 
 
@@ -105,8 +105,7 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
 
     Args:
         model: a ``ResNet3d`` or an own backbone (whose head, to be replaced, is called ``head``); changed in place.
-        place: the file, or a run folder; or ``motion``, the weights from procedural motion that come with gcvideo
-            (those with GC blocks for a network that has such blocks).
+        place: the file, or a run folder; or ``motion``, the weights from procedural motion that come with gcvideo.
         classes: class names of the data, by label.
 
     Returns:
@@ -117,10 +116,7 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
             context blocks. The model is then as it was.
     """
     own = model.state_dict()
-    if str(place) == MOTION:
-        blocks = "_gc" if any(".context.transform.add.fc1" in key for key in own) else ""
-        place = Path(__file__).with_name(f"{MOTION}{blocks}.safetensors")
-    weights = read_weights(find_checkpoint(place))
+    weights = read_weights(MOTION if str(place) == MOTION.stem else find_checkpoint(place))
     naming = GCVIDEO
     if 2 * len(own.keys() & weights.tensors.keys()) < len(weights.tensors):  # not this network's own names
         naming = find_naming(weights.tensors, where=weights.path)
@@ -138,20 +134,23 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
         unused = next((f"; {key}: {reason}" for key, reason in report.unmatched.items()), "")
         raise CheckpointError(
             f"{weights.path}: has nothing for {lacking[0]} and {len(lacking) - 1} others of this network{unused}; set "
-            f"{_changes(model, weights) or 'model.* to the network that the file is of'}"
+            f"{' '.join(_changes(model, weights, BACKBONE)) or 'model.* to the network that the file is of'}"
         )
     model.load_state_dict({**own, **state})
+    report.notes += [
+        f"the source was trained with {change}" for change in _changes(model, weights, ("frame_difference",))
+    ]
     for line in report.lines():
         say(f"initial weights: {line}")
     return report
 
 
-def _changes(model: nn.Module, weights: Weights) -> str:
-    """Changes to the config that make its network that of a gcvideo checkpoint, as ``key=value``."""
+def _changes(model: nn.Module, weights: Weights, keys: Sequence[str]) -> list[str]:
+    """Changes to fields of the config, as ``key=value``, that make its network that of a gcvideo checkpoint."""
     trained = weights.extra.get("config", {}).get("model", {})
     own = dataclasses.asdict(model.config) if isinstance(model, ResNet3d) else {}
-    changed = [key for key in BACKBONE if key in own and trained.get(key, own[key]) != own[key]]
-    return " ".join(shlex.quote(f"model.{key}={json.dumps(trained[key]).strip(chr(34))}") for key in changed)
+    changed = [key for key in keys if key in own and trained.get(key, own[key]) != own[key]]
+    return [shlex.quote(f"model.{key}={json.dumps(trained[key]).strip(chr(34))}") for key in changed]
 
 
 def _keep_named_rows(

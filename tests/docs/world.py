@@ -193,6 +193,7 @@ def tiny(argv: list[str]) -> list[str]:
         classes = 8 if synthetic else 2 if any("my_format" in word for word in words) else 4
         motion = any(word.startswith("motion/") for word in words)
         extra += ["train.epochs=0.002"] if motion else [f"model.num_classes={classes}"]
+        extra += ["model.width=16"] * any("from_motion" in word for word in words)  # that of the weights
         if any("gc" in word for word in words):  # whose blocks ResNet-18 can have too; it trains and exports faster
             extra.append("model.depth=18")
         extra += ["--overwrite"] * (not {"--resume", "--dry-run", "--overfit"} & set(words))

@@ -7,15 +7,19 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from gcvideo.config import RunConfig, config_from_dict, config_to_dict
+from gcvideo.config import RunConfig, config_from_dict, config_to_dict, load_config
+from gcvideo.data.crops import normalize
 from gcvideo.errors import CheckpointError
 from gcvideo.models import build_model
+from gcvideo.prepare.motion import CLASSES, draw_clip
 from gcvideo.train.checkpoint import save_checkpoint
 from gcvideo.weights import load_initial_weights, restore_model
+from gcvideo.weights.report import Report
 from tests.training import train_config
 
 LABELS = ["left", "right", "up", "down"]
@@ -87,6 +91,51 @@ def test_the_error_names_the_keys_that_fit(tmp_path: Path) -> None:
     overrides = shlex.split(fix.removeprefix("; set "))
     config = config_from_dict(config_to_dict(train_config(tmp_path)), where="test", overrides=overrides)
     load_initial_weights(build_model(config.model), tmp_path / "best.pt")
+
+
+def test_other_input_than_the_source_was_trained_with_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(train_config(tmp_path, model={"frame_difference": True}), tmp_path / "best.pt")
+    load_initial_weights(build_model(train_config(tmp_path).model), tmp_path / "best.pt")
+    assert "the source was trained with model.frame_difference=true" in capsys.readouterr().out
+
+
+def motion_network(*overrides: str) -> nn.Module:
+    return build_model(load_config("ucf101_10/from_motion.yaml", list(overrides)).model)
+
+
+def fresh_parts(report: Report) -> set[str]:
+    return {key.split(".")[0] if key.startswith("head") else "context" for key in report.missing}
+
+
+@pytest.mark.parametrize(("kind", "fresh"), [("none", {"head"}), ("gc", {"head", "context"})])
+def test_weights_of_procedural_motion_come_with_gcvideo(kind: str, fresh: set[str]) -> None:
+    stages = "{}" if kind == "none" else "{res3: all, res4: all}"
+    network = motion_network(f"model.context.kind={kind}", f"model.context.stages={stages}")
+    before = network.stem.conv.weight.clone()
+    assert fresh_parts(load_initial_weights(network, "motion")) == fresh
+    assert network.stem.conv.weight.dtype == torch.float32
+    assert not torch.equal(network.stem.conv.weight, before)
+
+
+def test_weights_of_procedural_motion_name_the_network_that_they_fit() -> None:
+    with pytest.raises(
+        CheckpointError, match=r"motion\.safetensors: .*; set model\.width=16 'model\.temporal_kernels="
+    ):
+        load_initial_weights(motion_network("model.width=8", "model.temporal_kernels={stem: [5]}"), "motion")
+
+
+@pytest.mark.slow
+def test_weights_of_procedural_motion_know_motion() -> None:
+    network = motion_network(f"model.num_classes={len(CLASSES)}").eval()
+    load_initial_weights(network, "motion", classes=CLASSES)
+    data = load_config("ucf101_10/from_motion.yaml").data
+    clips = np.stack([draw_clip(i, np.random.default_rng((i, 9)), frames=8, size=80) for i in range(len(CLASSES))])
+    inputs = normalize(torch.from_numpy(clips).permute(0, 4, 1, 2, 3), mean=data.mean, std=data.std)
+    with torch.no_grad():
+        predicted = network(inputs).argmax(dim=1)
+    assert (predicted == torch.arange(len(CLASSES))).float().mean() > 0.25  # chance: 0.015
 
 
 def test_a_run_folder_stands_for_its_checkpoint(tmp_path: Path) -> None:
