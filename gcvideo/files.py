@@ -57,6 +57,11 @@ def hash_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def hash_text(text: str) -> str:
+    """SHA-256 of a text in UTF-8, in hex; names of files may hold bytes that are none."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}

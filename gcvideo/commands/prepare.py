@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gcvideo.arguments import require_numbers
-from gcvideo.console import say, table, warn
+from gcvideo.console import printable, say, table, warn
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
 from gcvideo.parts import Part
@@ -200,7 +200,7 @@ def verify(args: argparse.Namespace) -> dict[str, Any]:
     table([("sound", result.sound), *rows], columns=("rows that are", "rows"))
     for kind, found in kinds.items():
         for finding in found[:5]:
-            say(f"{kind}: {finding.list}:{finding.line}: {finding.id}: {finding.reason}")
+            say(printable(f"{kind}: {finding.list}:{finding.line}: {finding.id}: {finding.reason}"))
         if len(found) > 5:
             say(f"{kind}: and {len(found) - 5:,} more, see {work.report_path(out)}")
     counts = {"rows": result.rows, "videos": result.videos, "frames": result.frames, "sound": result.sound}
@@ -232,7 +232,7 @@ def transcode(args: argparse.Namespace) -> dict[str, Any]:
     table(rows, columns=columns)
     for result in done.values():
         for path, reason in result.failures.items():
-            warn(f"not transcoded: {path}: {reason}")
+            warn(printable(f"not transcoded: {path}: {reason}"))
     for annotation in [] if args.compare else args.annotation:
         say(f"annotation: {work.copy_annotation(annotation, args.source, args.out)}")
     return {preset: dataclasses.asdict(result) for preset, result in done.items()}

@@ -111,22 +111,13 @@ def read_clips(
     return torch.stack(clips)
 
 
-def read_views(
-    record: VideoRecord, backend: str, *, data: DataConfig, test: TestConfig, windows: Windows | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Frames, clips, crops and spans of ``VideoViews``; every frame is decoded once.
-
-    Raises:
-        VideoError: this decoder cannot read the video.
-    """
-    with open_video(record.path, backend=backend) as video:
-        return cut_views(video, record, data=data, test=test, windows=windows)
-
-
 def cut_views(
     video: VideoReader, record: VideoRecord, *, data: DataConfig, test: TestConfig, windows: Windows | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Frames, clips, crops and spans of ``VideoViews``, of the part of an open video that a record means."""
+    """Frames, clips, crops and spans of ``VideoViews``, of the part of an open video that a record means.
+
+    Every frame is decoded once.
+    """
     speed = video.fps / data.target_fps if data.target_fps else 1.0
     times = video.times - video.times[0]
     parts = window_spans(video, record, windows, data)
@@ -289,7 +280,8 @@ class ViewDataset(_VideoDataset[VideoViews]):
         """The views of a record; ``hold`` is called with its index before it is read."""
 
         def read(record: VideoRecord, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            return read_views(record, backend, data=self.data, test=self.test, windows=self.windows)
+            with open_video(record.path, backend=backend) as video:
+                return cut_views(video, record, data=self.data, test=self.test, windows=self.windows)
 
         record, failure = self.records[index], None
         try:

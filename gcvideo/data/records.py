@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 
 from gcvideo.console import printable
 from gcvideo.errors import DataError, VideoError
+from gcvideo.files import hash_text
 
 KINETICS_CLIP = r"^.{11}_\d{6}_\d{6}$"
 END_TOLERANCE = 1.0  # seconds: annotated times are often rounded to whole seconds
@@ -188,12 +188,12 @@ class RecordTable:
         lie nor their bytes, so a copied or transcoded data set keeps its fingerprint.
         """
         ids = map(_text, self._ids.to_pylist())
-        return _sha256("".join(sorted(f"{id_}\t{label}\n" for id_, label in zip(ids, self.labels, strict=True))))
+        return hash_text("".join(sorted(f"{id_}\t{label}\n" for id_, label in zip(ids, self.labels, strict=True))))
 
     @functools.cached_property
     def order(self) -> str:
         """SHA-256 (hex) of the ids in the order of the rows, which the order of samples depends on."""
-        return _sha256("\n".join(map(_text, self._ids.to_pylist())))
+        return hash_text("\n".join(map(_text, self._ids.to_pylist())))
 
 
 def frames_between(times: np.ndarray, start: float, end: float) -> tuple[int, int]:
@@ -222,7 +222,3 @@ def _codes(column: pa.Array) -> np.ndarray:
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -40,7 +40,8 @@ def evaluate(
     """
     videos = list(finished)
     failures: list[Failure] = []
-    for found in score_videos(model, loader, test=test, data=data, precision=precision):
+    for views, logits in view_outputs(model, loader, test=test, data=data, precision=precision):
+        found = views.failure or ensemble_views(views, logits)
         if isinstance(found, VideoScores):
             videos.append(found)
         else:
@@ -53,26 +54,6 @@ def evaluate(
         ensemble=test.ensemble,
         failures=[failure for _, part in everything for failure in part],
     )
-
-
-def score_videos(
-    model: nn.Module,
-    loader: Iterable[VideoViews],
-    *,
-    test: TestConfig,
-    data: DataConfig,
-    precision: str = "fp32",
-) -> Iterator[VideoScores | Failure]:
-    """Score the videos of this process, in the loader's order; for the arguments see ``evaluate``.
-
-    The views of a video are averaged in their own order in float64, so scores do not depend on the number of workers or
-    on the other videos in the batch.
-
-    Yields:
-        a video's scores, or why it could not be read.
-    """
-    for views, logits in view_outputs(model, loader, test=test, data=data, precision=precision):
-        yield views.failure or ensemble_views(views, logits)
 
 
 def view_outputs(
@@ -186,6 +167,9 @@ def _finished_videos(outputs: Tensor | None, owners: Iterable[_Video]) -> Iterat
 @np.errstate(invalid="ignore")  # infinity - infinity: callers count the non-finite scores
 def ensemble_views(video: VideoViews, logits: np.ndarray) -> VideoScores:
     """Ensemble the views of a video in the three customary ways.
+
+    Views are averaged in their own order in float64, so scores do not depend on the number of workers or on the other
+    videos in the batch.
 
     ``softmax`` and ``logits`` are means over the views (mmaction2 calls them ``prob`` and ``score``); ``max`` is the
     largest softmax score of any view (PySlowFast's ``DATA.ENSEMBLE_METHOD: max``).

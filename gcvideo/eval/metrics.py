@@ -66,28 +66,6 @@ def calibration(confidence: np.ndarray, right: np.ndarray, *, bins: int = 15) ->
     return {"expected_calibration_error": error, "bins": rows}
 
 
-def by_class(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Accuracy of each class, confusions and calibration, as the training logs them.
-
-    Args:
-        scores: (V, K), rows sum to 1.
-        labels: (V,) in [0, K).
-
-    Returns:
-        ``per_class``: K fractions of videos that are right, None for a class without videos.
-        ``confusions``: [label, predicted, count] of every mistake made, the most frequent first.
-        ``calibration_error``: see ``calibration``.
-    """
-    predicted = scores.argmax(axis=1)
-    matrix = confusion_matrix(labels, predicted, scores.shape[1])
-    mistakes = [[int(k), int(p), int(matrix[k, p])] for k, p in np.argwhere(matrix) if k != p]
-    return {
-        "per_class": [int(row[k]) / int(row.sum()) if row.any() else None for k, row in enumerate(matrix)],
-        "confusions": sorted(mistakes, key=lambda mistake: (-mistake[2], mistake[0], mistake[1])),
-        "calibration_error": calibration(scores.max(axis=1), predicted == labels)["expected_calibration_error"],
-    }
-
-
 class TrainMeter:
     """Loss and accuracy of the steps since the last reading, kept on the device.
 

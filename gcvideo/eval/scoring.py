@@ -99,6 +99,11 @@ def worst_pairs(scoring: Scoring, count: int = 10) -> list[dict[str, Any]]:
     ]
 
 
+def details(predictions: Predictions) -> dict[str, Any]:
+    """``summary`` of the labelled videos; empty if no video has a label."""
+    return summary(score(predictions)) if (predictions.labels >= 0).any() else {}
+
+
 def summary(scoring: Scoring) -> dict[str, Any]:
     """All statistics of one test as plain values for JSON; ``loss`` is the cross-entropy of the videos' scores."""
     rows = per_class(scoring)

@@ -21,7 +21,7 @@ from gcvideo.device import describe, versions
 from gcvideo.errors import CheckpointError, DataError
 from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.predictions import Predictions, VideoScores
-from gcvideo.eval.scoring import score, summary
+from gcvideo.eval.scoring import details
 from gcvideo.eval.trained import TrainedNetwork
 from gcvideo.files import hash_file, write_json
 from gcvideo.journal import Journal
@@ -70,7 +70,7 @@ def run_test(
     results = {
         "protocol": protocol(config.test),
         **predictions.summary(),
-        **(summary(score(predictions)) if (predictions.labels >= 0).any() else {}),
+        **details(predictions),
         "views_per_video": int(predictions.views.max(initial=0)),
         "annotation": records.source,
         "fingerprint": records.fingerprint,

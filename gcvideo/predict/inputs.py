@@ -123,7 +123,7 @@ def input_views(
     windows: Windows | None = None,
     workers: int = 0,
 ) -> Iterable[VideoViews]:
-    """The views of videos of any kind, in their order, for ``gcvideo.eval.evaluator.score_videos``.
+    """The views of videos of any kind, in their order, for ``gcvideo.eval.evaluator.view_outputs``.
 
     Args:
         videos: see ``Predictor.predict``; or records, of files.

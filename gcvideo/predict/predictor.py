@@ -15,7 +15,7 @@ from gcvideo.config import RunConfig, TestConfig
 from gcvideo.data.dataset import Failure, VideoViews
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import CheckpointError, ConfigError, VideoError
-from gcvideo.eval.evaluator import ensemble_views, score_videos, view_outputs
+from gcvideo.eval.evaluator import ensemble_views, view_outputs
 from gcvideo.eval.metrics import softmax
 from gcvideo.eval.optimize import compile_network
 from gcvideo.eval.predictions import VideoScores
@@ -145,8 +145,8 @@ class Predictor:
         """
         test = test or self.config.test
         loader = input_views(videos, fps=fps, data=self.config.data, test=test, workers=workers)
-        for found in score_videos(self.model, loader, test=test, data=self.config.data):
-            yield self._scores(found, test) if isinstance(found, VideoScores) else found
+        for views, logits in view_outputs(self.model, loader, test=test, data=self.config.data):
+            yield views.failure or self._scores(ensemble_views(views, logits), test)
 
     @overload
     def embed(self, video: Several, **options: Any) -> list[Embedding]: ...

@@ -1,7 +1,7 @@
 """Published network: a folder with ``config.yaml``, ``model.safetensors`` and a model card, ``README.md``."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,8 @@ def save_pretrained(network: TrainedNetwork, folder: str | Path, *, repository: 
 
 def shareable(config: RunConfig) -> RunConfig:
     """Config without the places and settings of the machine that it ran on."""
-    usual = {entry.name: entry for entry in fields(DataConfig)}
     fresh = DataConfig()
-    data = replace(config.data, **{name: getattr(fresh, name) for name in OF_THE_MACHINE if name in usual})
+    data = replace(config.data, **{name: getattr(fresh, name) for name in OF_THE_MACHINE})
     return replace(config, output="runs", device="auto", data=data, model=replace(config.model, weights=None))
 
 

@@ -8,7 +8,6 @@ interrupted resumes in the middle of a file.
 
 import fcntl
 import gzip
-import hashlib
 import os
 import shutil
 import ssl
@@ -29,7 +28,7 @@ import yaml
 
 from gcvideo.console import say
 from gcvideo.errors import DataError
-from gcvideo.files import write_atomically
+from gcvideo.files import hash_text, write_atomically
 from gcvideo.journal import Journal
 from gcvideo.prepare.jobs import run_jobs
 from gcvideo.video.stream import without_credentials
@@ -66,7 +65,7 @@ class Archive:
     @property
     def part(self) -> Path:
         """Where it is downloaded to. Another version of it on the server goes elsewhere."""
-        version = hashlib.sha256(f"{self.size} {self.tag}".encode()).hexdigest()[:8]
+        version = hash_text(f"{self.size} {self.tag}")[:8]
         return self.path.with_name(f".{version}.{self.path.name}.part")
 
 

@@ -1,6 +1,5 @@
 """Index of a data set: one Parquet file that describes each video, and a fingerprint of them all."""
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from gcvideo.data.annotations import clip_name, load_records, videos_under
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
-from gcvideo.files import hash_file, replacing
+from gcvideo.files import hash_file, hash_text, replacing
 from gcvideo.journal import Journal, Row
 from gcvideo.parts import WHOLE, Part
 from gcvideo.prepare.jobs import reason_of, scan
@@ -115,7 +114,7 @@ def make_index(
     folder = Path(records.root)
     rows = [{**found[record.path], "path": os.path.relpath(record.path, folder)} for record in records]
     lines = sorted(f"{r.id}\t{r.label}\t{row.get('hash')}\n" for r, row in zip(records, rows, strict=True))
-    content = hashlib.sha256("".join(lines).encode()).hexdigest()
+    content = hash_text("".join(lines))
     fingerprints = {"fingerprint": records.fingerprint, "content": content}
     table = write_index(out, records, rows, root=os.path.relpath(folder, out.parent), **fingerprints)
     journal.remove()

@@ -134,9 +134,8 @@ def verify(
     first = {(finding.list, finding.line, finding.id, finding.kind): finding for finding in reversed(findings)}
     findings = [finding for _, finding in sorted(first.items())]
     listed = [finding for finding in findings if finding.kind not in ONLY_REPORTED]
-    bad: list[Row] = [{"id": finding.id, "path": finding.path, "reason": finding.reason} for finding in listed]
-    for entry, finding in zip(bad, listed, strict=True):
-        entry |= {"training_only": True} if finding.kind == "leak" else {}
+    reduced = {"leak": {"training_only": True}}
+    bad = [{"id": f.id, "path": f.path, "reason": f.reason, **reduced.get(f.kind, {})} for f in listed]
     _write_lines(quarantine, bad)
     _write_lines(report_path(quarantine), [finding._asdict() for finding in findings])
     journal.remove()

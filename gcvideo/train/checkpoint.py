@@ -41,6 +41,7 @@ from gcvideo import distributed
 from gcvideo.console import warn
 from gcvideo.errors import CheckpointError
 from gcvideo.files import write_atomically
+from gcvideo.weights.reading import check_sums
 
 FORMAT = 1
 
@@ -63,10 +64,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch itself does not check the checksums
-        if damaged is not None:
-            raise CheckpointError(f"{path}: damaged: {damaged} does not match its checksum")
+        check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(

@@ -28,7 +28,6 @@ from gcvideo.console import duration, percent, say, warn
 from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.device import describe, versions
 from gcvideo.errors import ConfigError
-from gcvideo.eval.metrics import by_class
 from gcvideo.eval.predictions import Predictions
 from gcvideo.files import write_atomically
 from gcvideo.train.state import TrainState
@@ -122,12 +121,6 @@ def validation_metrics(predictions: Predictions) -> dict[str, float]:
         for top in ("top1", "top5")
     }
     return {**metrics, "videos": len(predictions), "failures": len(predictions.failures)}
-
-
-def validation_details(predictions: Predictions) -> dict[str, Any]:
-    """Accuracy by class, confusions and calibration; see ``gcvideo.eval.metrics.by_class``."""
-    known = predictions.labels >= 0
-    return by_class(predictions.averages["softmax"][known], predictions.labels[known]) if known.any() else {}
 
 
 def accuracy_line(metrics: dict[str, float]) -> str:

@@ -75,7 +75,6 @@ class RunFolder:
     def save_validation(self, predictions: Predictions, records: RecordTable, *, epoch: float) -> None:
         """Write the predictions of a validation after so many epochs, for the run's report."""
         predictions.paths = [records[index].path for index in predictions.indices]
-        predictions.classes = list(records.classes or ())
         predictions.info = {"annotation": records.source, "fingerprint": records.fingerprint, "epoch": epoch}
         predictions.save(self.path / "predictions_val.npz")
 

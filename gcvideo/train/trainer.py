@@ -19,6 +19,7 @@ from gcvideo.data.loader import Prefetcher, eval_loader, train_loader
 from gcvideo.data.splits import load_split, spread
 from gcvideo.errors import ConfigError, DataError
 from gcvideo.eval.evaluator import evaluate
+from gcvideo.eval.scoring import details
 from gcvideo.files import write_json
 from gcvideo.train import logger as log
 from gcvideo.train.batch_norm import measure_batch_norms
@@ -244,7 +245,8 @@ class Trainer:
         if distributed.agree(stop.interrupted):
             raise Stopped(stop.received or "a signal to another process")
         parts.guard.check_scores(predictions)
-        state.validation, state.details = log.validation_metrics(predictions), log.validation_details(predictions)
+        predictions.classes = list(val_set.records.classes or ())
+        state.validation, state.details = log.validation_metrics(predictions), details(predictions)
         epoch, seconds = parts.schedule.time(state.position), time.monotonic() - began
         if distributed.is_main():
             self.folder.save_validation(predictions, val_set.records, epoch=epoch)

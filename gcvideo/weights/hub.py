@@ -4,17 +4,15 @@ A published network is a folder with ``config.yaml``, ``model.safetensors`` and 
 """
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from gcvideo.config import flatten
+from gcvideo.config import flatten, is_path
 from gcvideo.errors import CheckpointError, ConfigError
 
 PREFIX = "hf:"
 CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"
-OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 def is_hub(place: str | Path) -> bool:
@@ -71,7 +69,7 @@ def refuse_code(config: dict[str, Any], where: str | Path) -> None:
         CheckpointError: it does.
     """
     for key, value in flatten(config).items():
-        if isinstance(value, str) and OBJECT.fullmatch(value):
+        if isinstance(value, str) and is_path(value) and "/" not in value:  # a place has "/", which no dotted path has
             raise CheckpointError(
                 f"{where}: {key} is {value!r}, own code, which does not go through the Hub; share the folder itself"
             )

@@ -114,6 +114,17 @@ def write_weights(path: str | Path, content: dict[str, Any]) -> None:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
+def check_sums(path: Path) -> None:
+    """Compare every byte of a file of ``torch.save`` with its checksums, which torch itself ignores.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise CheckpointError(f"{path}: damaged: {damaged} does not match its checksum")
+
+
 def _read_safetensors(path: Path) -> dict[str, Any]:
     with safetensors.safe_open(path, framework="pt") as file:
         plain = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
@@ -130,9 +141,7 @@ def _read_pickled(path: Path, unsafe_pickle: bool) -> Any:
             "and you trust its source, convert it with gcvideo convert --unsafe-pickle"
         )
     if start.startswith(_ZIP):
-        with zipfile.ZipFile(path) as archive:  # torch itself ignores the checksums
-            if damaged := archive.testzip():
-                raise CheckpointError(f"{path}: damaged: {damaged} does not match its checksum")
+        check_sums(path)
     if is_torch:
         return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
     with path.open("rb") as file:

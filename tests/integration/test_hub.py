@@ -198,5 +198,10 @@ def test_push(server: Hub, place: Path, tmp_path: Path, monkeypatch: Any, capsys
     error = capsys.readouterr().err
     assert "--push org/new: " in error
     assert f"the files are complete in {tmp_path}/other" in error
-    with pytest.raises(CheckpointError, match="'my_net:build', own code"):
-        refuse_code({"model": {"arch": "my_net:build"}}, "best.pt")
+
+
+@pytest.mark.parametrize("path", ["my_net:build", "os:system\n", "größe:bauen"])  # Python resolves all of them
+def test_own_code_is_refused_however_it_is_written(path: str) -> None:
+    with pytest.raises(CheckpointError, match="own code"):
+        refuse_code({"model": {"arch": path}}, "best.pt")
+    refuse_code({"model": {"weights": "hf:org/net"}, "data": {"train": {"annotation": "s3://b/c.csv"}}}, "best.pt")

@@ -397,7 +397,7 @@ def test_every_recipe_at_once(place: Path) -> None:
     assert lines[-1]["lr"] == pytest.approx(rate * plan.shapes[-1].batch)
     details = json.loads((config.run_dir / "results.json").read_text())["training"]["validation"]
     assert len(details["per_class"]) == 4
-    assert 0 <= details["calibration_error"] <= 1
+    assert 0 <= details["calibration"]["expected_calibration_error"] <= 1
 
 
 def test_a_dry_run_says_what_a_training_would_cost_and_leaves_nothing(

@@ -49,6 +49,16 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_below_it() -> None:
     assert (row["from"], row["to"], row["videos"]) == (0.25, 0.5, 2)
 
 
+def test_calibration_by_hand() -> None:
+    """0.64 and 0.69 lie in two of fifteen bins, but in one of ten."""
+    found = calibration(np.array([0.64, 0.69]), np.array([True, False]))
+    assert found["expected_calibration_error"] == pytest.approx((1 - 0.64 + 0.69) / 2, abs=1e-6)
+    # Each video in a bin of its own, but 0.6 is there twice: half of those are correct.
+    found = calibration(np.array([0.8, 0.6, 0.6, 0.9]), np.array([True, False, True, False]))
+    expected = (abs(1 - 0.8) + abs(0.5 - 0.6) * 2 + abs(0 - 0.9)) / 4
+    assert found["expected_calibration_error"] == pytest.approx(expected, abs=1e-6)
+
+
 def test_mcnemar_by_hand() -> None:
     # 1 against 7 wins: 2 x (1 + 8) / 2^8; the table of the binomial distribution.
     assert binomial_p_value(1, 7) == pytest.approx(2 * 9 / 256)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,7 +13,6 @@ from torch.nn import functional as F
 from gcvideo import device as runtime
 from gcvideo.data.dataset import ClipBatch
 from gcvideo.errors import ConfigError
-from gcvideo.eval.metrics import by_class
 from gcvideo.models.resnet3d import build_model
 from gcvideo.train.batch_norm import measure_batch_norms, split_batch_norms, synchronize_batch_norms
 from gcvideo.train.optimizer import freeze, frozen_parts
@@ -256,22 +254,3 @@ def test_batch_norms_are_synchronized_within_groups_of_processes(monkeypatch: py
     assert isinstance(found[0], nn.SyncBatchNorm)
     assert (groups, found[0].process_group) == ([2], "group")
     assert found[0].weight is weight
-
-
-# --- figures by class ------------------------------------------------------------------------------------------------
-
-
-def test_figures_by_class() -> None:
-    scores = np.array([[0.8, 0.1, 0.1], [0.6, 0.2, 0.2], [0.3, 0.6, 0.1], [0.9, 0.05, 0.05]], np.float32)
-    figures = by_class(scores, np.array([0, 1, 1, 1]))
-    assert figures["per_class"] == [1.0, pytest.approx(1 / 3), None]
-    assert figures["confusions"] == [[1, 0, 2]]
-    # Each video in a bin of its own: the mean distance of confidence and correctness, but 0.6 is there twice.
-    expected = (abs(1 - 0.8) + abs(0.5 - 0.6) * 2 + abs(0 - 0.9)) / 4
-    assert figures["calibration_error"] == pytest.approx(expected, abs=1e-6)
-
-
-def test_calibration_has_fifteen_bins() -> None:
-    """0.64 and 0.69 lie in two of fifteen bins, but in one of ten."""
-    figures = by_class(np.array([[0.64, 0.36], [0.69, 0.31]], np.float32), np.array([0, 1]))
-    assert figures["calibration_error"] == pytest.approx((1 - 0.64 + 0.69) / 2, abs=1e-6)

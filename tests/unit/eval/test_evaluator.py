@@ -12,7 +12,7 @@ from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import VideoViews
 from gcvideo.errors import DataError
-from gcvideo.eval.evaluator import evaluate, score_videos, view_batches, views_per_batch
+from gcvideo.eval.evaluator import evaluate, view_batches, view_outputs, views_per_batch
 from gcvideo.eval.metrics import label_ranks
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.journal import Journal
@@ -152,9 +152,9 @@ def test_a_video_that_cannot_be_read_is_named_and_not_scored():
 def test_results_come_in_the_order_of_the_loader(unreadable, size):
     videos = [broken(i) if i in unreadable else video(i) for i in range(6)]
     test = TestConfig(clips=3, crops=1, short_side=8, crop=8, views_per_batch=size)
-    found = list(score_videos(SmallNet(), videos, test=test, data=DATA))
-    assert [item.id for item in found] == [f"v{i}" for i in range(6)]
-    assert [i for i, item in enumerate(found) if isinstance(item, Failure)] == list(unreadable)
+    found = list(view_outputs(SmallNet(), videos, test=test, data=DATA))
+    assert [views.id for views, _ in found] == [f"v{i}" for i in range(6)]
+    assert [i for i, (views, _) in enumerate(found) if views.failure] == list(unreadable)
 
 
 def test_predictions_of_several_networks_are_averaged():
