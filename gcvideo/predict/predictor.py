@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from gcvideo.predict.inputs import Several, Video, input_views, open_frames
 from gcvideo.predict.pretrained import save_pretrained
 from gcvideo.predict.timeline import LIVE_WINDOWS, SlidingWindows, Timeline, Window, make_timeline
 from gcvideo.video import FrameStream
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,8 @@ class Predictor:
             VideoError: a file cannot be read, something is no video, frames have a wrong shape or type, or ``fps`` is
                 missing.
         """
-        results = []
-        for scores in self.score_files(video if isinstance(video, list | tuple) else [video], fps=fps, test=test):
-            if isinstance(scores, Failure):
-                raise VideoError(scores.path, scores.reason)
-            results.append(self.best(scores, top))
+        videos = video if isinstance(video, list | tuple) else [video]
+        results = [self.best(scores, top) for scores in _readable(self.score_files(videos, fps=fps, test=test))]
         return results if isinstance(video, list | tuple) else results[0]
 
     def best(self, scores: np.ndarray, top: int = 5) -> list[Prediction]:
@@ -196,11 +195,7 @@ class Predictor:
         else:
             options: Any = {"data": self.config.data, "test": recipe.test, "windows": recipe.windows}
             found = self._embed(input_views(videos, fps=fps, **options), recipe)
-        results = []
-        for embedding in found:
-            if isinstance(embedding, Failure):
-                raise VideoError(embedding.path, embedding.reason)
-            results.append(embedding)
+        results = [*_readable(found)]
         return results if isinstance(video, list | tuple) else results[0]
 
     def embed_records(self, records: RecordTable, recipe: Recipe, *, workers: int = 0) -> Iterator[Embedding | Failure]:
@@ -320,6 +315,14 @@ class Predictor:
                 f"{self.source or 'the network'}: its {name} are not finite, so its weights are non-finite or too "
                 "large; take another checkpoint of the run"
             )
+
+
+def _readable(found: Iterable[T | Failure]) -> Iterator[T]:
+    """Results of videos; a ``VideoError`` at the first one that could not be read."""
+    for result in found:
+        if isinstance(result, Failure):
+            raise VideoError(result.path, result.reason)
+        yield result
 
 
 def load(

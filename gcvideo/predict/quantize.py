@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,28 +50,21 @@ def quantize(
         DataError: there are no videos, or none can be read.
     """
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     records = _records(place, about["classes"]) if place else test_records(config, about["classes"])
     records = records.select(np.linspace(0, len(records) - 1, min(len(records), MOST_VIDEOS)).round())
     convention: Any = "pyslowfast_offset" if config.test.convention == "pyslowfast" else config.test.convention
     test = replace(config.test, clips=1, crops=1, convention=convention)
     dataset = ViewDataset(records, data=config.data, test=test)
-
-    class Clips(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.clips = _clips(dataset, config)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            clip = next(self.clips, None)
-            return None if clip is None else {"clips": clip.numpy()}
-
+    inputs = ({"clips": clip.numpy()} for clip in _clips(dataset, config))
+    reader: Any = SimpleNamespace(get_next=lambda: next(inputs, None))  # all that a CalibrationDataReader has
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "source.onnx", Path(folder) / "target.onnx"
         source.write_bytes(content)
         options = {"quant_format": QuantFormat.QDQ, "weight_type": QuantType.QInt8, "per_channel": True}
         with quiet():  # it advises a step that the folded batch norms make needless
-            quantize_static(source, target, Clips(), op_types_to_quantize=QUANTISED, **options)
+            quantize_static(source, target, reader, op_types_to_quantize=QUANTISED, **options)
         model = onnx.load(target)
     for entry in model.metadata_props:
         if entry.key == METADATA:
