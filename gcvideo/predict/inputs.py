@@ -43,17 +43,6 @@ class Source(NamedTuple):
     reason: str | None = None
 
 
-def find_sources(names: Sequence[str]) -> list[Source]:
-    """Resolve the names on a command line, in order.
-
-    An existing file or folder is taken as such, even if its name looks like something else. Otherwise an integer and
-    ``camera:N`` are cameras, ``rtsp://...`` and ``http://...`` are streams, ``-`` is standard input, and ``*``, ``?``
-    and ``[...]`` (and ``**`` for all folders below) make a pattern. Folders give the video files inside them and in
-    their subfolders, by name, as in a data set of class folders.
-    """
-    return [source for name in names for source in _resolve(name)]
-
-
 def find_videos(names: Sequence[str], *, root: str | None = None) -> tuple[RecordTable, list[Source]]:
     """The videos of files, folders, patterns and lists, each once, and the sources that are no files.
 
@@ -73,7 +62,7 @@ def find_videos(names: Sequence[str], *, root: str | None = None) -> tuple[Recor
             others += [Source(id_, "refused", "is listed but not among the files") for id_ in table.missing]
             continue
         folder = os.path.join(name, "") if os.path.isdir(name) else None
-        for source in find_sources([name]):
+        for source in find_sources(name):
             if source.kind == "file":
                 path = source.name
                 records.append(VideoRecord(path, -1, path.removeprefix(folder) if folder else os.path.basename(path)))
@@ -90,7 +79,14 @@ def find_records(names: Sequence[str], *, root: str | None = None) -> tuple[Reco
     return records, list(map(Failure, places, places, reasons))
 
 
-def _resolve(name: str) -> list[Source]:
+def find_sources(name: str) -> list[Source]:
+    """What a name on a command line means.
+
+    An existing file or folder is taken as such, even if its name looks like something else. Otherwise an integer and
+    ``camera:N`` are cameras, ``rtsp://...`` and ``http://...`` are streams, ``-`` is standard input, and ``*``, ``?``
+    and ``[...]`` (and ``**`` for all folders below) make a pattern. Folders give the video files inside them and in
+    their subfolders, by name, as in a data set of class folders.
+    """
     if os.path.isdir(name):
         found = [Source(os.path.join(name, path)) for path in videos_under(name)]
         return found or [Source(name, "refused", "a folder without video files")]

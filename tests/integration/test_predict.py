@@ -141,8 +141,8 @@ def test_folders_and_patterns(checkpoint: str, place: Path, tmp_path: Path) -> N
     predict(checkpoint, tmp_path, "--json", tmp_path / "a.json", "--clips", 1, "--crops", 1)
     found = [entry["video"] for entry in json.loads((tmp_path / "a.json").read_text())["videos"]]
     assert [Path(name).name for name in found] == ["b [1].mp4", "a.MP4"]
-    assert [s.name for s in find_sources([str(tmp_path / "**" / "*.MP4")])] == [found[1]]
-    assert [s.name for s in find_sources([found[0]])] == [found[0]], "an existing name is no pattern"
+    assert [s.name for s in find_sources(str(tmp_path / "**" / "*.MP4"))] == [found[1]]
+    assert [s.name for s in find_sources(found[0])] == [found[0]], "an existing name is no pattern"
 
 
 @pytest.mark.parametrize(
