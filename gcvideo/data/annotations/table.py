@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,6 +23,7 @@ Find = Callable[[str], str | None]
 UNKNOWN = -1
 NUMBER = re.compile(r"-?\d+(\.0+)?")
 SEVERAL = re.compile(r"\d+([,;| ]\s*\d+)+|\[.*\]")
+SPLIT = re.compile(r"\s*[|;]\s*")
 NO_LABEL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 SPLITS = "train:train training:train val:val valid:val validate:val validation:val test:test testing:test"
 SUBSETS = dict(pair.split(":") for pair in SPLITS.split())
@@ -239,21 +240,12 @@ def number_labels(
     lines = {row.label: row.line for row in reversed(rows)}
     unknown = {text: UNKNOWN for text in counts if text in ("", "-1", "-1.0")}
     texts = [text for text in counts if text not in unknown]
-    why: dict[str, str] = {}  # a label is refused
     numbers = {text: int(float(text)) for text in texts if NUMBER.fullmatch(text)}
     classes, limit = annotation.classes, annotation.limit or math.inf
     kind = "names" if annotation.names_only else kind
     known = {key(name): label for key in (_key, normalize) for label, name in enumerate(classes or ())}
     names = {text: known[name] for text in texts for name in (_key(text), normalize(text)) if name in known}
-    for text in texts:
-        odd = text.lower() == "nan" or (kind == "any" and text not in numbers and NO_LABEL.fullmatch(text))
-        if odd and normalize(text) not in (classes or ()):
-            fix = "leave the cell empty if there is no label, or list it in data.classes if it is a name"
-            why[text] = f"is neither a whole number nor a name; {fix}"
-        elif kind == "any" and (
-            SEVERAL.fullmatch(text) or (set(re.split(r"\s*[|;]\s*", text)) - {text}) & counts.keys()
-        ):
-            why[text] = "is more than one label; gcvideo trains one label per video"
+    why = _why_no_label(texts, counts, kind, numbers, classes or ())  # a label is refused
     texts = [text for text in texts if text not in why]
     if kind == "any" and len(names) == len(numbers) == len(texts) and max(numbers.values(), default=0) < limit:
         for text in texts:
@@ -286,6 +278,22 @@ def number_labels(
             refuse(index, f"label {row.label!r} {why[row.label]}")
     found = names if by_name else numbers
     return {text: found[text] for text in texts if text not in why} | unknown, classes
+
+
+def _why_no_label(
+    texts: Sequence[str], counts: Container[str], kind: Labels, numbers: Container[str], classes: Container[str]
+) -> dict[str, str]:
+    """Why texts are no label on their own, whatever the others are; see ``number_labels``."""
+    why = {}
+    for text in texts:
+        odd = text.lower() == "nan" or (kind == "any" and text not in numbers and NO_LABEL.fullmatch(text))
+        several = SEVERAL.fullmatch(text) or any(part in counts for part in {*SPLIT.split(text)} - {text})
+        if odd and normalize(text) not in classes:
+            fix = "leave the cell empty if there is no label, or list it in data.classes if it is a name"
+            why[text] = f"is neither a whole number nor a name; {fix}"
+        elif kind == "any" and several:
+            why[text] = "is more than one label; gcvideo trains one label per video"
+    return why
 
 
 def _key(name: str) -> str:
