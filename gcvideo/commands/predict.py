@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from gcvideo import console
 from gcvideo.arguments import require_numbers
@@ -99,7 +99,67 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--query: a position in the clip is three fractions from 0 to 1, not {args.query}")
     part = Part.from_args(args)
     records, others = find_videos(args.videos, root=args.root)
-    live = [source for source in others if source.kind != "refused"]
+    job = _plan(args, part, records, others)
+    options: dict[str, Any] = {"device": args.device, "compile": args.compile, "engine": args.engine}
+    members = [load(checkpoint, **options) for checkpoint in args.checkpoint]
+    predictor = members[0] if len(members) == 1 else Ensemble(members)
+    if args.maps and not predictor.shows_layers:
+        raise ConfigError(f"--maps: {predictor.source} is an exported file, which shows no layers; give the checkpoint")
+    journal = None
+    if job.shared:
+        key = {name: getattr(args, name) for name in DECIDING}
+        key["checkpoints"] = [hash_file(member.source) for member in members]
+        journal = Journal(f"{job.files[0]}.partial", key, rank=part.number - 1)
+        journal.require_own("checkpoint, views or other options")
+    mine = records.select(part.share(range(len(records))))
+    quiet = bool(job.files) and len(mine) > MOST_SHOWN
+    total = failed = 0
+    with contextlib.ExitStack() as opened:
+        lines: IO[str] | None = None
+        if args.json_lines == "-":  # nothing else may go there
+            lines = sys.stdout
+            opened.enter_context(contextlib.redirect_stdout(sys.stderr))
+        elif job.by_window:
+            lines = opened.enter_context(open(args.json_lines, "a", encoding="utf-8"))
+        outputs = [Path(file) for file in (*job.files, args.html, args.maps) if file]
+        kept = opened.enter_context(spool(outputs[0].parent)) if outputs and part.is_whole else None
+        options = {"journal": journal, "sliding": job.sliding, "progress": quiet and not job.sliding}
+        for entry in label_sources(predictor, mine, part.share(others), args, lines, **options):
+            total, failed = total + 1, failed + (entry["error"] is not None)
+            if lines is not None and not job.sliding:
+                print(json.dumps(entry), file=lines, flush=True)
+            if kept is not None:
+                print(json.dumps(entry), file=kept)
+            _show(entry, quiet)
+        if not part.is_whole:
+            console.say(str(PartDone(part, total, failed)))
+            return 0
+        if kept is not None:
+            _write(args, predictor, kept, lines=not job.by_window)
+    if journal is not None:
+        journal.remove()
+    return 0 if not failed else 1 if failed < total else 2
+
+
+class _Job(NamedTuple):
+    """What the options ask for together.
+
+    Attributes:
+        sliding: slide a window over every video.
+        by_window: write JSON lines as they become known.
+        files: to write once all is known.
+        shared: whether parts can share the work, and another run can resume it.
+    """
+
+    sliding: bool
+    by_window: bool
+    files: list[str]
+    shared: bool
+
+
+def _plan(args: argparse.Namespace, part: Part, records: RecordTable, others: Sequence[Source]) -> _Job:
+    """What the options ask for; a ``ConfigError`` where they do not go together, or not with the videos."""
+    live = any(source.kind != "refused" for source in others)
     if args.save:
         from gcvideo.report.labelled_video import check_destination
 
@@ -111,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{segment}: a timeline is made of whole videos; give a list without times")
     if len(args.checkpoint) > 1 and (sliding or args.maps):
         raise ConfigError("several --checkpoint average the scores of whole video files; give one for anything else")
-    by_window = args.json_lines is not None and (sliding or args.json_lines == "-")  # lines as they become known
+    by_window = args.json_lines is not None and (sliding or args.json_lines == "-")
     files = [file for file in (args.csv, args.json, None if by_window else args.json_lines) if file]
     shared = bool(files) and not live and not (by_window and sliding)
     if not part.is_whole and (not shared or args.maps or args.save):
@@ -120,48 +180,8 @@ def run(args: argparse.Namespace) -> int:
             "these files: give one of them, and no --maps, --save, stream or lines of windows"
         )
     if args.html and len(records) > MOST_ON_PAGE:
-        raise ConfigError(
-            f"--html: {len(records):,} videos are too many for a page; leave it out, or give fewer videos"
-        )
-    options: dict[str, Any] = {"device": args.device, "compile": args.compile, "engine": args.engine}
-    members = [load(checkpoint, **options) for checkpoint in args.checkpoint]
-    predictor = members[0] if len(members) == 1 else Ensemble(members)
-    if args.maps and not predictor.shows_layers:
-        raise ConfigError(f"--maps: {predictor.source} is an exported file, which shows no layers; give the checkpoint")
-    journal = None
-    if shared:
-        key = {name: getattr(args, name) for name in DECIDING}
-        key["checkpoints"] = [hash_file(member.source) for member in members]
-        journal = Journal(f"{files[0]}.partial", key, rank=part.number - 1)
-        journal.require_own("checkpoint, views or other options")
-    mine = records.select(part.share(range(len(records))))
-    quiet = bool(files) and len(mine) > MOST_SHOWN
-    total = failed = 0
-    with contextlib.ExitStack() as opened:
-        lines: IO[str] | None = None
-        if args.json_lines == "-":  # nothing else may go there
-            lines = sys.stdout
-            opened.enter_context(contextlib.redirect_stdout(sys.stderr))
-        elif by_window:
-            lines = opened.enter_context(open(args.json_lines, "a", encoding="utf-8"))
-        outputs = [Path(file) for file in (*files, args.html, args.maps) if file]
-        kept = opened.enter_context(spool(outputs[0].parent)) if outputs and part.is_whole else None
-        options = {"journal": journal, "sliding": sliding, "progress": quiet and not sliding}
-        for entry in label_sources(predictor, mine, part.share(others), args, lines, **options):
-            total, failed = total + 1, failed + (entry["error"] is not None)
-            if lines is not None and not sliding:
-                print(json.dumps(entry), file=lines, flush=True)
-            if kept is not None:
-                print(json.dumps(entry), file=kept)
-            _show(entry, quiet)
-        if not part.is_whole:
-            console.say(str(PartDone(part, total, failed)))
-            return 0
-        if kept is not None:
-            _write(args, predictor, kept, lines=not by_window)
-    if journal is not None:
-        journal.remove()
-    return 0 if not failed else 1 if failed < total else 2
+        raise ConfigError(f"--html: {len(records):,} videos are too many for a page; give fewer, or leave it out")
+    return _Job(sliding, by_window, files, shared)
 
 
 def label_sources(
