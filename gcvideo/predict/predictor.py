@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -28,8 +28,6 @@ from gcvideo.predict.inputs import Several, Video, input_views, open_frames
 from gcvideo.predict.pretrained import save_pretrained
 from gcvideo.predict.timeline import LIVE_WINDOWS, SlidingWindows, Timeline, Window, make_timeline
 from gcvideo.video import FrameStream
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +315,7 @@ class Predictor:
             )
 
 
-def _readable(found: Iterable[T | Failure]) -> Iterator[T]:
+def _readable(found: Iterable[Any]) -> Iterator[Any]:
     """Results of videos; a ``VideoError`` at the first one that could not be read."""
     for result in found:
         if isinstance(result, Failure):

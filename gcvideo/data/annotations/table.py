@@ -283,7 +283,7 @@ def number_labels(
 def _why_no_label(
     texts: Sequence[str], counts: Container[str], kind: Labels, numbers: Container[str], classes: Container[str]
 ) -> dict[str, str]:
-    """Why texts are no label on their own, whatever the others are; see ``number_labels``."""
+    """Why some texts are no labels, each looked at alone; see ``number_labels``."""
     why = {}
     for text in texts:
         odd = text.lower() == "nan" or (kind == "any" and text not in numbers and NO_LABEL.fullmatch(text))
