@@ -2,12 +2,15 @@
 
 import argparse
 import math
+import os
+from collections import Counter
 from pathlib import Path
 
 from gcvideo.errors import ConfigError
 from gcvideo.files import require_writable
 
-FILE_OPTIONS = ("json", "json_lines", "html", "csv", "markdown", "save")  # files that are written after all the work
+TEXT_OPTIONS = ("json", "json_lines", "html", "csv", "markdown")  # files that are written after all the work
+FILE_OPTIONS = (*TEXT_OPTIONS, "save")
 FOLDER_OPTIONS = ("png", "pictures", "maps", "output")
 
 
@@ -25,8 +28,25 @@ def require_numbers(args: argparse.Namespace, **least: float) -> None:
 
 
 def require_writable_outputs(args: argparse.Namespace) -> None:
-    """Check before long work that the files and folders named by the options can be written."""
-    for name in (*FILE_OPTIONS, *FOLDER_OPTIONS):
-        place = getattr(args, name, None)
-        if isinstance(place, (str, Path)):
-            require_writable(place, key=f"--{name.replace('_', '-')}", folder=name in FOLDER_OPTIONS)
+    """Check before long work that the files and folders named by the options can be written, and replace no input.
+
+    Raises:
+        ConfigError: one cannot, another argument names the same file, or a text would replace a video or checkpoint.
+    """
+    given = [each for value in vars(args).values() for each in (value if isinstance(value, list) else [value])]
+    named = Counter(os.path.abspath(each) for each in given if isinstance(each, str | Path))
+    for name in (*FILE_OPTIONS, *FOLDER_OPTIONS, "out"):
+        place, key = getattr(args, name, None), f"--{name.replace('_', '-')}"
+        if not isinstance(place, str | Path) or str(place) == "-":
+            continue
+        if name != "out":  # of several commands, each of which knows whether it is a file
+            require_writable(place, key=key, folder=name in FOLDER_OPTIONS)
+        if name in TEXT_OPTIONS and os.path.isfile(place) and _is_binary(place):
+            raise ConfigError(f"{key}: {place} is a video, a checkpoint or the like; give another place")
+        if name not in ("save", *FOLDER_OPTIONS) and named[os.path.abspath(place)] > 1 and not os.path.isdir(place):
+            raise ConfigError(f"{key}: {place} is named by another argument too; give another place")
+
+
+def _is_binary(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        return b"\0" in file.read(4096)

@@ -7,6 +7,7 @@ and exit code 2.
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | None], argparse.Namespace]:
     """The function of the command (or of its subcommand) and its arguments."""
     program, about, choices = "gcvideo", "3D global context networks for video recognition", COMMANDS
-    rest = list(argv)
+    # What the shell makes of `*.mp4` may begin with a dash.
+    rest = [f"./{word}" if word.startswith("-") and "." in word and os.path.isfile(word) else word for word in argv]
     while True:
         if not rest or rest[0] not in choices:
             _choice_parser(program, about, choices).parse_args(rest[:1])  # exits: with help, the version or an error

@@ -83,5 +83,9 @@ def require_writable(path: str | Path, *, key: str, folder: bool = False) -> Non
     path = Path(path)
     first = path if folder else path.parent
     existing = next(place for place in (first, *first.parents) if place.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK) or (path.is_dir() and not folder):
+    # A device, a pipe or /dev/stdout would be replaced by a file.
+    special = path.exists() and not (path.is_dir() if folder else path.is_file())
+    linked = [os.path.realpath(path.parent), os.readlink(path) if path.is_symlink() else ""]
+    special = special or any(place.startswith("/proc/") for place in linked)
+    if not existing.is_dir() or not os.access(existing, os.W_OK) or special:
         raise ConfigError(f"{key}: {path} cannot be written as a {'folder' if folder else 'file'}; give another place")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gcvideo.config import DataConfig, TestConfig
-from gcvideo.data.annotations import load_records, videos_under
+from gcvideo.data.annotations import Readings, load_records, videos_under
 from gcvideo.data.annotations.parquet import SHARD_FILES
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import VideoViews, ViewDataset, Windows, cut_views
@@ -46,19 +46,26 @@ class Source(NamedTuple):
 def find_videos(names: Sequence[str], *, root: str | None = None) -> tuple[RecordTable, list[Source]]:
     """The videos of files, folders, patterns and lists, each once, and the sources that are no files.
 
+    Rows of lists that cannot be used, as their file is missing, are among these too.
+
     Args:
         names: as for ``find_sources``, or annotations that ``load_records`` reads (``.txt``, ``.csv``, ``.parquet``).
         root: folder of the videos of the lists; by default each list's own folder.
 
     Raises:
-        DataError: a list cannot be used.
+        DataError: a list cannot be used, or none of its rows.
     """
     records: list[VideoRecord] = []
     others: list[Source] = []
     for name in names:
         if name.lower().endswith(LISTS) or (os.path.isdir(name) and SHARD_FILES & {*os.listdir(name)}):
-            table = load_records(name, root=root)
+            readings = Readings()
+            table = load_records(name, root=root, readings=readings)
+            if not len(table):
+                load_records(name, root=root)  # says what is wrong with all rows
             records += table
+            reasons = [row.reason.removeprefix(f"{row.path}: ") for row in readings.refusals]
+            others += [Source(row.path, "refused", why) for row, why in zip(readings.refusals, reasons, strict=True)]
             others += [Source(id_, "refused", "is listed but not among the files") for id_ in table.missing]
             continue
         folder = os.path.join(name, "") if os.path.isdir(name) else None

@@ -131,6 +131,15 @@ def test_files_say_what_the_terminal_says(
     assert rows[2]["error"] == "does not exist"
 
 
+def test_names_that_begin_with_a_dash(
+    checkpoint: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(place / "video_0.mp4", tmp_path / "-a.mp4")
+    monkeypatch.chdir(tmp_path)
+    predict(checkpoint, "-a.mp4")
+    assert capsys.readouterr().out.startswith("./-a.mp4\n")
+
+
 def test_folders_and_patterns(checkpoint: str, place: Path, tmp_path: Path) -> None:
     (tmp_path / "sub dir" / "deeper").mkdir(parents=True)
     shutil.copy(place / "video_0.mp4", tmp_path / "sub dir" / "deeper" / "a.MP4")

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from gcvideo.cli import main
+from gcvideo.errors import DataError
 from gcvideo.journal import Journal
+from gcvideo.predict.inputs import find_videos
 from tests.processes import gcvideo as command_of_rank
 from tests.processes import killed_after_rows, start_ranks, wait
 from tests.tiny import tiny_checkpoint, tiny_videos
@@ -63,7 +65,7 @@ def test_one_run_names_counts_and_keeps_the_order(place: Path, capsys: pytest.Ca
 def test_parts_together_are_the_whole(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("1/2", "2/2", "2/2"):
         assert main(command(place, tmp_path, "--part", part)) == 0
-        assert "after all, run the command once without --part" in capsys.readouterr().out
+        assert "run the command once without --part" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.csv.partial", "labels.csv.partial.1"]
     assert main(command(place, tmp_path)) == 1
     assert_same_files(tmp_path, place)
@@ -109,6 +111,17 @@ def test_what_cannot_be_shared_is_refused(place: Path, tmp_path: Path, capsys: p
         assert main(["predict", video, *network, *options]) == 2
         assert "part 1/2: parts keep their work beside" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_without_a_file_are_named(place: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("video_0.mp4\nabsent.mp4\nvideo_1.mp4\nvideo_0.mp4\n")
+    records, others = find_videos([str(listed)], root=str(place))
+    assert [Path(record.path).name for record in records] == ["video_0.mp4", "video_1.mp4"]
+    assert others == [(str(place / "absent.mp4"), "refused", "no such video file")]
+    listed.write_text("path,label\nabsent.mp4,0\nabsent_too.mp4,0\n")
+    with pytest.raises(DataError, match=r"list.txt:2: .*absent.mp4: no such video file \(and 1 more of 2 rows\)"):
+        find_videos([str(listed)], root=str(place))
 
 
 def test_segments_of_a_list_are_labelled(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,31 @@ def test_outputs_that_cannot_be_written_are_refused_first(tmp_path: Path) -> Non
     require_writable_outputs(argparse.Namespace(**good, maps=True))
 
 
+def test_an_output_replaces_no_input_and_no_device(tmp_path: Path) -> None:
+    names = {name: tmp_path / name for name in ("list.txt", "video.mp4", "pipe", "out", "new.csv")}
+    names["list.txt"].write_text("video.mp4 0")
+    names["video.mp4"].write_bytes(b"\0\0\0 ftypisom")
+    os.mkfifo(names["pipe"])
+    names["out"].symlink_to("/proc/self/fd/1")  # as /dev/stdout is
+    before = names["video.mp4"].read_bytes()
+    for options, reason in (
+        ({"csv": "list.txt", "videos": ["list.txt"]}, "--csv: .*list.txt is named by another argument too"),
+        ({"out": "list.txt", "annotation": ["list.txt"]}, "--out: .*list.txt is named by another argument too"),
+        ({"csv": "new.csv", "json": "new.csv"}, "--json: .*new.csv is named by another argument too"),
+        ({"json_lines": "video.mp4"}, "--json-lines: .*video.mp4 is a video, a checkpoint"),
+        ({"json": "pipe"}, "--json: .*pipe cannot be written as a file"),
+        ({"json": "out"}, "--json: .*out cannot be written as a file"),
+    ):
+        values = {
+            name: [str(names[v]) for v in value] if isinstance(value, list) else str(names[value])
+            for name, value in options.items()
+        }
+        with pytest.raises(ConfigError, match=reason):
+            require_writable_outputs(argparse.Namespace(**values))
+    assert names["video.mp4"].read_bytes() == before
+    require_writable_outputs(argparse.Namespace(json_lines="-", videos=["-"], csv=str(names["list.txt"])))
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_a_folder_without_permission_is_refused_first(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
