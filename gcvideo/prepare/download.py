@@ -167,7 +167,10 @@ def unpack(archive: Path, folder: Path) -> dict[str, int]:
         with tarfile.open(archive) as tar:
             members = tar.getmembers()
             for member in members:
-                if member.name[:1] == "/" or ".." in member.name.split("/") or not (member.isreg() or member.isdir()):
+                outside = (
+                    member.name[:1] == "/" or ".." in member.name.split("/") or not (member.isdir() or member.name)
+                )
+                if outside or not (member.isreg() or member.isdir()):
                     raise DataError(f"{archive}: {member.name!r} is a link, a device or outside; nothing was unpacked")
                 member.mode = 0o755 if member.isdir() else 0o644
             tar.fileobj.seek(tar.offset)
@@ -183,6 +186,8 @@ def unpack(archive: Path, folder: Path) -> dict[str, int]:
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         archive.unlink()
         raise DataError(f"{archive}: damaged archive ({str(error).partition(':')[0]}); it was removed") from None
+    except OSError as error:
+        raise DataError(f"{archive}: cannot be unpacked into {folder} ({error.strerror})") from None
     return {member.name: member.size for member in members if member.isreg()}
 
 
@@ -216,8 +221,8 @@ def _measure(archive: Archive) -> Archive:
     with _patiently(archive.url, lambda: _open(archive.url, Range="bytes=0-0")) as response:
         headers = response.headers
     size = headers.get("Content-Range", headers.get("Content-Length", "")).rpartition("/")[2]
-    if not size.isdecimal():
-        raise DataError(f"{archive.url}: the server does not tell the size of this file")
+    if not size.isdecimal() or not int(size):
+        raise DataError(f"{archive.url}: the server tells no size of this file, or that it is empty")
     tag = headers.get("ETag", "W/")
     tag = headers.get("Last-Modified", "") if tag.startswith("W/") else tag  # If-Range takes no weak tags
     return replace(archive, size=int(size), tag=tag)

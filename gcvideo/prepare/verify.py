@@ -85,7 +85,7 @@ class _Entry(NamedTuple):
     line: int
     record: VideoRecord
     label: str | None
-    names: bool  # whether labels are names
+    classes: Sequence[str] | None  # of its list
 
     def found(self, kind: str, reason: str) -> Finding:
         return Finding(kind, self.list, self.line, self.record.id, self.record.path, reason)
@@ -130,7 +130,7 @@ def verify(
     paths = [entry.record.path for entry in entries]
     limits: dict[str, Any] = {"seconds": seconds, "memory": memory, "workers": workers}
     rows = scan(verify_video, paths, journal=journal, title="verify", part=part, **limits)
-    findings += [*_videos(entries, rows), *_pairs(entries, rows)]
+    findings += [*_videos(entries, rows), *_pairs(entries, rows), *_new_classes(entries)]
     first = {(finding.list, finding.line, finding.id, finding.kind): finding for finding in reversed(findings)}
     findings = [finding for _, finding in sorted(first.items())]
     listed = [finding for finding in findings if finding.kind not in ONLY_REPORTED]
@@ -257,7 +257,7 @@ def _read_lists(
                 label = str(records.classes[record.label] if records.classes else record.label)
                 known = label if record.label >= 0 else None
                 place = (number, order), name, row.line if row else 0
-                entries.append(_Entry(*place, record, known, records.classes is not None))
+                entries.append(_Entry(*place, record, known, records.classes))
     return entries, findings
 
 
@@ -272,6 +272,16 @@ def _videos(entries: Iterable[_Entry], rows: dict[str, Row]) -> Iterator[Finding
                 entry.record.frame_range(np.linspace(0, row["seconds"], row["frames"]))
             except VideoError as error:
                 yield entry.found("segment", error.reason)
+
+
+def _new_classes(entries: Sequence[_Entry]) -> Iterator[Finding]:
+    """Rows of the last list whose class no earlier list has."""
+    classes = {entry.order: entry.classes or () for entry in entries}
+    last = max(classes, default=None)
+    known = {name for order, names in classes.items() if order != last for name in names}
+    for entry in entries if known else ():
+        if entry.order == last and entry.classes and entry.label and entry.label not in known:
+            yield entry.found("row", f"no earlier list has the class {entry.label!r}")
 
 
 def _pairs(entries: Sequence[_Entry], rows: dict[str, Row]) -> Iterator[Finding]:
@@ -306,7 +316,7 @@ def _compare(ones: list[_Entry], twos: list[_Entry], what: str) -> Iterator[Find
     shared = min(spans[0][1], spans[1][1]) - max(spans[0][0], spans[1][0])
     if shared <= min(end - start for start, end in spans) / 2 and np.isfinite(shared):
         return
-    disagree = None not in (one.label, two.label) and one.names == two.names and one.label != two.label
+    disagree = None not in (one.label, two.label) and bool(one.classes) == bool(two.classes) and one.label != two.label
     times = "{:g} to {:g} s here, {:g} to {:g} s there".format(*spans[1], *spans[0])
     if disagree:
         kind = "alike" if what == LOOKS_SAME else "conflict"

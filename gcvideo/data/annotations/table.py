@@ -174,6 +174,8 @@ def make_table(
     kept = [index for index, row in enumerate(rows) if paths[index] and row.label in numbers]
     base = os.path.join(os.path.abspath(annotation.root), "")
     keys = [(os.path.normpath(id_) if ".." in id_ else id_).removeprefix(base) for id_ in ids]  # one file, one key
+    spelled: dict[str, str] = {}
+    ids = [spelled.setdefault(key, id_) for key, id_ in zip(keys, ids, strict=True)]
     first: dict[str, int] = {}
     other: dict[str, int] = {}  # the first row that contradicts the first one
     for index in kept:

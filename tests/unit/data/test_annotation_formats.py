@@ -362,16 +362,16 @@ def make_config(root: Path, num_classes: int, **splits: str) -> RunConfig:
 
 
 def test_a_video_listed_twice_is_tested_once(root, capsys):
-    write(root / "list", "jump/1.mp4 0", "run/2.mp4 1", "jump/1.mp4 0")
+    write(root / "list", "jump/1.mp4 0", "run/2.mp4 1", "run/../jump/1.mp4 0", f"{root.resolve()}/run/2.mp4 1")
     config = make_config(root, 2, train="list", val="list")
     train = load_split(config, config.data.train, name="training")
     assert train is not None
-    assert train.labels.tolist() == [0, 1, 0]
+    assert train.labels.tolist() == [0, 1, 0, 1]
     assert "twice" not in capsys.readouterr().err
     val = load_split(config, config.data.val, name="validation")
     assert val is not None
     assert val.labels.tolist() == [0, 1]
-    assert "1 rows name a video that is listed before; counted once" in capsys.readouterr().err
+    assert "2 rows name a video that is listed before; counted once" in capsys.readouterr().err
 
 
 def test_a_subset_of_the_classes_names_the_key_for_all_of_them(root):

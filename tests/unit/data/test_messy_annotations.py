@@ -76,8 +76,8 @@ NO_NAME = "is neither a whole number nor a name; leave the cell empty"
         # one file under several names
         (["jump/1.mp4 0", "./jump/1.mp4 1"], "list:2: jump/1.mp4 has another label than in line 1"),
         (["jump/1.mp4 0", "jump//1.mp4 1"], "list:2: jump/1.mp4 has another label than in line 1"),
-        (["jump/1.mp4 0", "run/../jump/1.mp4 1"], "list:2: run/../jump/1.mp4 has another label than in line 1"),
-        (["jump/1.mp4 0", "{root}/jump/1.mp4 1"], "list:2: .*/jump/1.mp4 has another label than in line 1"),
+        (["jump/1.mp4 0", "run/../jump/1.mp4 1"], "list:2: jump/1.mp4 has another label than in line 1"),
+        (["jump/1.mp4 0", "{root}/jump/1.mp4 1"], "list:2: jump/1.mp4 has another label than in line 1"),
         # columns
         (["path,label,label", "jump/1.mp4,0,1"], "list:1: several columns mean 'label': 'path,label,label'; leave"),
         (["file,path,label", "jump/1.mp4,run/2.mp4,0"], "list:1: several columns mean 'path'"),

@@ -326,6 +326,16 @@ def test_a_split_column_gives_the_lists(place):
     assert [(finding.kind, finding.line) for finding in result.findings] == [("leak", 3)]
 
 
+def test_a_class_that_no_training_list_has_is_named(place):
+    train, test = (
+        write_list(place / "train.txt", "0.mp4 jump"),
+        write_list(place / "test.txt", "1.mp4 jump", "2.mp4 jmp"),
+    )
+    result = verify([train, test], place / "bad.jsonl", workers=1)
+    assert found(result.findings, "row") == [(2, "no earlier list has the class 'jmp'")]
+    assert result.sound == 2
+
+
 def test_one_video_with_two_labels_in_two_lists_or_under_two_names(place):
     shutil.copy(place / "1.mp4", place / "again.mp4")
     write_video(place / "encoded.mkv", moving_frames(25, seed=2), codec="mpeg4")
