@@ -1,10 +1,11 @@
-"""Checks of command-line arguments, made before long work."""
+"""Checks of command-line arguments, made before long work, and what several commands read from them."""
 
 import argparse
 import math
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from gcvideo.errors import ConfigError
 from gcvideo.files import require_writable
@@ -25,6 +26,12 @@ def require_numbers(args: argparse.Namespace, **least: float) -> None:
         for value in given if isinstance(given, list) else [given]:
             if value is not None and not bound <= value < math.inf:
                 raise ConfigError(f"--{name.replace('_', '-')}: must be at least {bound:g}, not {value:g}")
+
+
+def chosen_views(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of ``TestConfig`` that ``--clips``, ``--crops`` and ``--fast`` change."""
+    chosen = {"clips": args.clips, "crops": args.crops, "whole_frame": args.fast or None}
+    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def require_writable_outputs(args: argparse.Namespace) -> None:

@@ -27,9 +27,9 @@ def say(text: str = "") -> None:
         _log(text)
 
 
-def warn(text: str) -> None:
-    """Print a line that begins with "warning:" to stderr and to the log file."""
-    if distributed.is_main():
+def warn(text: str, *, every_process: bool = False) -> None:
+    """Print a line that begins with "warning:" to stderr and to the log file; of rank 0, or of every process."""
+    if every_process or distributed.is_main():
         print(f"warning: {text}", file=sys.stderr, flush=True)
         _log(f"warning: {text}")
 

@@ -6,13 +6,12 @@ Exit code: 0 if every video was embedded, 1 if some could not be read, 2 if none
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from gcvideo import distributed
-from gcvideo.arguments import require_numbers
-from gcvideo.console import printable
+from gcvideo.arguments import chosen_views, require_numbers
+from gcvideo.console import printable, warn
 from gcvideo.errors import ConfigError
 from gcvideo.files import require_writable, write_json
 from gcvideo.parts import Part
@@ -63,14 +62,12 @@ def run(args: argparse.Namespace) -> int:
     records, refused = find_records(args.videos, root=args.root)
     predictor = load(args.checkpoint, device=args.device, compile=args.compile)
     recipe = make_recipe(predictor.config, layer=args.layer, pool=args.pool, window=args.window, step=args.step)
-    chosen = {"clips": args.clips, "crops": args.crops, "whole_frame": args.fast or None}
-    views = {name: value for name, value in chosen.items() if value is not None}
-    recipe = replace(recipe, test=replace(recipe.test, **views))
+    recipe = replace(recipe, test=replace(recipe.test, **chosen_views(args)))
     failures = list(part.share(refused))
     count = len(failures) + len(part.share(range(len(records))))
     failures += embed_to(predictor, records, args.out, recipe=recipe, part=part, workers=args.workers)
-    for failure in failures:  # of every process, unlike console.warn
-        print(f"warning: {printable(failure.path)}: {printable(failure.reason)}", file=sys.stderr)
+    for failure in failures:
+        warn(f"{printable(failure.path)}: {printable(failure.reason)}", every_process=True)
     place = part.file(args.out) if in_one else args.out
     print(f"vectors of {count - len(failures)} of {count} videos: {printable(str(place))}", flush=True)
     if args.json:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from gcvideo import console
-from gcvideo.arguments import require_numbers
+from gcvideo.arguments import chosen_views, require_numbers
 from gcvideo.console import printable
 from gcvideo.errors import ConfigError, VideoError
 from gcvideo.files import hash_file, write_json
@@ -199,8 +199,7 @@ def label_sources(
     from gcvideo.predict.labels import label_records, timeline_row
     from gcvideo.video.stream import without_credentials
 
-    chosen = {"clips": args.clips, "crops": args.crops, "whole_frame": args.fast or None}
-    test = replace(predictor.config.test, **{key: value for key, value in chosen.items() if value is not None})
+    test = replace(predictor.config.test, **chosen_views(args))
     centre = replace(test, crops=args.crops or 1)
 
     def timeline(source: Source) -> Timeline:
@@ -311,8 +310,8 @@ class _Watcher:
 def _show(entry: Entry, quiet: bool) -> None:
     """Print one video: its name, then a line for each label or segment; or one line with the error."""
     name = printable(entry["video"])
-    if entry["error"] is not None:  # of every process, unlike console.warn
-        print(f"warning: {name}: {printable(entry['error'])}", file=sys.stderr, flush=True)
+    if entry["error"] is not None:
+        console.warn(f"{name}: {printable(entry['error'])}", every_process=True)
         return
     if not quiet:
         console.say(name)
