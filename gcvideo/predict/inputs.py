@@ -241,6 +241,8 @@ def _rate(fps: float | None, name: str) -> float:
 
 
 def _from_the_start(file: Any, name: str) -> Any:
+    if getattr(file, "closed", False):
+        raise VideoError(name, "is a closed file; open it with open(path, 'rb')")
     if isinstance(file, io.TextIOBase):
         raise VideoError(name, "is open as text; open it with open(path, 'rb')")
     if hasattr(file, "seekable") and file.seekable():

@@ -43,6 +43,12 @@ def rated(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return gcvideo.load(tiny_checkpoint(folder, data={"target_fps": 30.0}), device="cpu")
 
 
+def closed_file() -> io.BytesIO:
+    file = io.BytesIO(b"video")
+    file.close()
+    return file
+
+
 def decoded(path: Path) -> np.ndarray:
     with open_video(path) as video:
         return video.frames(range(len(video)))
@@ -152,6 +158,7 @@ WRONG: list[tuple[Callable[[], Any], str]] = [
     (lambda: b"this is no video", "bytes: "),
     (lambda: io.BytesIO(b"\0" * 5000), "the open file: "),
     (lambda: io.StringIO("text"), "is open as text; open it with"),
+    (closed_file, "the open file: is a closed file; open it with"),
     (lambda: 7, "int: is no video: give a path"),
     (lambda: None, "NoneType: is no video"),
     (lambda: {"video": FRAMES}, "dict: is no video"),
