@@ -64,8 +64,9 @@ def find_videos(names: Sequence[str], *, root: str | None = None) -> tuple[Recor
             if not len(table):
                 load_records(name, root=root)  # says what is wrong with all rows
             records += table
-            reasons = [row.reason.removeprefix(f"{row.path}: ") for row in readings.refusals]
-            others += [Source(row.path, "refused", why) for row, why in zip(readings.refusals, reasons, strict=True)]
+            others += [
+                Source(row.path, "refused", row.reason.removeprefix(f"{row.path}: ")) for row in readings.refusals
+            ]
             others += [Source(id_, "refused", "is listed but not among the files") for id_ in table.missing]
             continue
         folder = os.path.join(name, "") if os.path.isdir(name) else None

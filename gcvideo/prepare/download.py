@@ -167,10 +167,8 @@ def unpack(archive: Path, folder: Path) -> dict[str, int]:
         with tarfile.open(archive) as tar:
             members = tar.getmembers()
             for member in members:
-                outside = (
-                    member.name[:1] == "/" or ".." in member.name.split("/") or not (member.isdir() or member.name)
-                )
-                if outside or not (member.isreg() or member.isdir()):
+                parts = member.name.split("/")  # the first is empty in an absolute name and in an empty one
+                if not parts[0] or ".." in parts or not (member.isreg() or member.isdir()):
                     raise DataError(f"{archive}: {member.name!r} is a link, a device or outside; nothing was unpacked")
                 member.mode = 0o755 if member.isdir() else 0o644
             tar.fileobj.seek(tar.offset)
