@@ -64,9 +64,7 @@ def find_videos(names: Sequence[str], *, root: str | None = None) -> tuple[Recor
             if not len(table):
                 load_records(name, root=root)  # says what is wrong with all rows
             records += table
-            others += [
-                Source(row.path, "refused", row.reason.removeprefix(f"{row.path}: ")) for row in readings.refusals
-            ]
+            others += [Source(r.path, "refused", r.reason.removeprefix(f"{r.path}: ")) for r in readings.refusals]
             others += [Source(id_, "refused", "is listed but not among the files") for id_ in table.missing]
             continue
         folder = os.path.join(name, "") if os.path.isdir(name) else None
