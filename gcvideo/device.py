@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import os
 import platform
 from contextlib import suppress
 from importlib import metadata
@@ -29,10 +30,12 @@ def pick_device(setting: str = "auto") -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ConfigError("device: 'cuda' was asked for, but torch finds no GPU; set device=cpu or device=auto")
-    index = distributed.local_rank()
-    if index >= torch.cuda.device_count():
+    index, count = distributed.local_rank(), torch.cuda.device_count()
+    if "LOCAL_RANK" not in os.environ:  # tasks of srun, which sees to it that each finds a GPU, or lets them share
+        index %= count
+    if index >= count:
         raise ConfigError(
-            f"process {index} on this machine has no GPU of its own ({torch.cuda.device_count()} found); "
+            f"process {index} on this machine has no GPU of its own ({count} found); "
             "start fewer processes or set device=cpu"
         )
     torch.cuda.set_device(index)

@@ -31,8 +31,8 @@ def rank() -> int:
 
 
 def local_rank() -> int:
-    """This process's number on its machine, from 0: the index of its GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    """This process's number on its machine, from 0: the index of its GPU; a task of ``srun`` has one too."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID", "0"))
 
 
 def world_size() -> int:

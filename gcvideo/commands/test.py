@@ -104,6 +104,8 @@ def _test(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
 
     network = load_trained(args.checkpoint, overrides=args.overrides, engine="onnxruntime")
     output = Path(args.output).expanduser() if args.output else network.run_folder
+    if not args.output and network.path.parent.name != "checkpoints" and (output / "checkpoints").is_dir():
+        raise ConfigError(f"{output}: is a run, and {args.checkpoint} does not lie in it; set --output DIR")
     with distributed.init_from_env(network.device.type):
         results, predictions = run_test(network, output=output, compile=args.compile, restart=args.restart)
     console.say(f"results and predictions: {output}")

@@ -192,7 +192,7 @@ class Predictor:
             found = self.embed_records(RecordTable.of_files(videos), recipe)  # type: ignore[arg-type]
         else:
             options: Any = {"data": self.config.data, "test": recipe.test, "windows": recipe.windows}
-            found = self._embed(input_views(videos, fps=fps, **options), recipe)
+            found = self._embed(self._feature_network(recipe), input_views(videos, fps=fps, **options), recipe)
         results = [*_readable(found)]
         return results if isinstance(video, list | tuple) else results[0]
 
@@ -203,19 +203,23 @@ class Predictor:
             recipe: from ``make_recipe``.
             workers: processes that decode ahead.
         """
+        network = self._feature_network(recipe)  # refuses before any video is opened
         views, owners = record_views(records, recipe=recipe, data=self.config.data, workers=workers)
-        return self._embed(views, recipe, owners)
+        return self._embed(network, views, recipe, owners)
 
-    def _embed(
-        self, views: Iterable[VideoViews], recipe: Recipe, owners: Sequence[int] | None = None
-    ) -> Iterator[Embedding | Failure]:
+    def _feature_network(self, recipe: Recipe) -> nn.Module:
         key = recipe.layer, recipe.pool != "none"
         if key not in self._networks:
             if not self.shows_layers:
                 raise ConfigError(f"{self.source}: an exported file shows no layers to embed by; give the checkpoint")
             network = FeatureNetwork(getattr(self.model, "_orig_mod", self.model), key[0], pooled=key[1])
             self._networks[key] = compile_network(network) if hasattr(self.model, "_orig_mod") else network
-        for found in embed_views(self._networks[key], views, recipe=recipe, data=self.config.data, owners=owners):
+        return self._networks[key]
+
+    def _embed(
+        self, network: nn.Module, views: Iterable[VideoViews], recipe: Recipe, owners: Sequence[int] | None = None
+    ) -> Iterator[Embedding | Failure]:
+        for found in embed_views(network, views, recipe=recipe, data=self.config.data, owners=owners):
             if isinstance(found, Embedding):
                 self._require_finite(found.vectors, "vectors")
             yield found

@@ -22,6 +22,7 @@ from gcvideo.eval.predictions import Predictions
 from gcvideo.predict.predictor import Predictor
 from gcvideo.train.checkpoint import load_checkpoint, save_checkpoint
 from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
+from tests.videos import moving_frames, write_video
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -136,7 +137,7 @@ def test_one_clear_error(place: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(command) == 2
         error = capsys.readouterr().err
         assert message in error
-        assert len([line for line in error.splitlines() if "0 videos/s" not in line]) == 1
+        assert len(error.splitlines()) == 1
     with pytest.raises(ConfigError, match="cannot be run in bf16"):
         gcvideo.load(file, precision="bf16", device="cpu")
 
@@ -174,7 +175,8 @@ def test_the_script_of_the_docs_needs_no_gcvideo(
     model.metadata_props[-1].value = json.dumps(about)
     onnx.save(model, tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
-    for video in videos(place)[:2]:
+    tie = write_video(tmp_path / "tie.mp4", moving_frames(35, 64, 48), fps=50)  # whose frames hang on float32
+    for video in (videos(place)[0], tie):
         monkeypatch.setattr(sys, "argv", ["label.py", str(video)])
         runpy.run_path("label.py")
         found = [line.split("  ") for line in capsys.readouterr().out.splitlines()]

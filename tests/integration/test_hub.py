@@ -128,7 +128,9 @@ def server(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     found.server_close()
 
 
-def test_a_folder_is_the_network_without_the_places_of_the_machine(place: Path, tmp_path: Path) -> None:
+def test_a_folder_is_the_network_without_the_places_of_the_machine(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     video = place / "video_0.mp4"
     own, released = (gcvideo.load(place / name, precision="fp32", device="cpu") for name in ("runs/tiny", "released"))
     assert released.predict(video) == own.predict(video)
@@ -142,8 +144,11 @@ def test_a_folder_is_the_network_without_the_places_of_the_machine(place: Path, 
     assert tested["fingerprint"] in card
     assert ", ".join(CLASSES) in card
     assert yaml.safe_load(card.split("---")[1])["library_name"] == "gcvideo"
-    own.save_pretrained(tmp_path / "again")
-    assert (tmp_path / "again/model.safetensors").read_bytes() == (place / "released/model.safetensors").read_bytes()
+    own.save_pretrained(tmp_path / "tiny")
+    arguments = [f"data.val.annotation={place}/val.txt", f"output={place}/runs"]
+    assert main(["test", str(tmp_path / "tiny"), *arguments]) == 2, "a run of this name keeps its results"
+    assert "set --output DIR" in capsys.readouterr().err
+    assert (tmp_path / "tiny/model.safetensors").read_bytes() == (place / "released/model.safetensors").read_bytes()
     with pytest.raises(ConfigError, match="is not empty"):
         own.save_pretrained(place / "released")
     model = gcvideo.create_model("slow_r18", width=4, num_classes=4, weights=str(place / "released"))

@@ -41,6 +41,17 @@ def test_more_processes_than_gpus_is_an_error(monkeypatch: pytest.MonkeyPatch) -
         runtime.pick_device("cuda")
 
 
+@pytest.mark.parametrize(("gpus", "chosen"), [(4, 3), (1, 0), (2, 1)])
+def test_each_task_of_srun_takes_its_gpu(monkeypatch: pytest.MonkeyPatch, gpus: int, chosen: int) -> None:
+    """One of all GPUs of the machine, the only one that ``--gpus-per-task=1`` shows, or one to share."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("SLURM_LOCALID", "3")
+    assert runtime.pick_device("auto") == torch.device("cuda", chosen)
+
+
 def test_channels_last_is_taken_where_it_is_faster_unless_told() -> None:
     assert runtime.pick_memory_format(None, "bf16", onednn=False) == torch.channels_last_3d
     assert runtime.pick_memory_format(None, "fp32", onednn=True) == torch.channels_last_3d

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from fractions import Fraction
@@ -141,6 +142,16 @@ def test_rates(name, folder):
     with open_video(path) as reader, FrameStream(str(path)) as stream:
         assert reader.fps == pytest.approx(float(expected), rel=0.01)
         assert stream.fps == pytest.approx(float(expected), rel=0.01)
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the ffmpeg command")
+@pytest.mark.parametrize("bframes", [0, 2])
+def test_the_rate_of_a_short_copy_to_avi(tmp_path, bframes):
+    """Its last frame may have a time half an interval early."""
+    source = write_video(tmp_path / "a.mp4", moving_frames(50), **x264(bframes=bframes))
+    subprocess.run(["ffmpeg", "-v", "error", "-i", source, "-c", "copy", tmp_path / "a.avi"], check=True)
+    with open_video(tmp_path / "a.avi") as reader:
+        assert reader.fps == 25
 
 
 @pytest.mark.parametrize("name", ["matrix_mirrored.mp4", "matrix_transposed_fragments.mp4", "turned_90.mkv"])
