@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from gcvideo.config import RunConfig, TestConfig
-from gcvideo.data.dataset import Failure, VideoViews
+from gcvideo.data.dataset import Failure
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import CheckpointError, ConfigError, VideoError
 from gcvideo.eval.evaluator import ensemble_views, view_outputs
@@ -173,9 +173,8 @@ class Predictor:
             fps: as in ``predict``; windows over arrays and iterators need it.
             layer: ``head``, what the classifier classifies; or the output of ``stem``, ``res2``, ``res3``, ``res4`` or
                 ``res5``. Layers behind it are not computed. Own networks: see ``FeatureNetwork``.
-            pool: ``video``: one vector, the mean over all positions of all views; ``clip``: one for each clip or
-                window, the mean over its crops or views; ``none``: the feature map of each view. By default ``video``,
-                with windows ``clip``.
+            pool: ``video``: one vector, the mean over all views; ``clip``: one for each clip or window, the mean over
+                its crops or views; ``none``: the feature map of each view. By default ``video``, of windows ``clip``.
             window: seconds; each window is treated as a video of its own, so one shorter than a clip of the network
                 ends in a standing picture. By default as long as a clip, where ``step`` is given.
             step: seconds from the start of one window to that of the next; by default the length of a window.
@@ -191,8 +190,8 @@ class Predictor:
         if fps is None and all(isinstance(each, str | os.PathLike) for each in videos):
             found = self.embed_records(RecordTable.of_files(videos), recipe)  # type: ignore[arg-type]
         else:
-            options: Any = {"data": self.config.data, "test": recipe.test, "windows": recipe.windows}
-            found = self._embed(self._feature_network(recipe), input_views(videos, fps=fps, **options), recipe)
+            views = input_views(videos, fps=fps, data=self.config.data, test=recipe.test, windows=recipe.windows)
+            found = self._finite(embed_views(self._network_for(recipe), views, recipe=recipe, data=self.config.data))
         results = [*_readable(found)]
         return results if isinstance(video, list | tuple) else results[0]
 
@@ -203,11 +202,11 @@ class Predictor:
             recipe: from ``make_recipe``.
             workers: processes that decode ahead.
         """
-        network = self._feature_network(recipe)  # refuses before any video is opened
+        network = self._network_for(recipe)  # refuses before any video is opened
         views, owners = record_views(records, recipe=recipe, data=self.config.data, workers=workers)
-        return self._embed(network, views, recipe, owners)
+        return self._finite(embed_views(network, views, recipe=recipe, data=self.config.data, owners=owners))
 
-    def _feature_network(self, recipe: Recipe) -> nn.Module:
+    def _network_for(self, recipe: Recipe) -> nn.Module:
         key = recipe.layer, recipe.pool != "none"
         if key not in self._networks:
             if not self.shows_layers:
@@ -216,10 +215,8 @@ class Predictor:
             self._networks[key] = compile_network(network) if hasattr(self.model, "_orig_mod") else network
         return self._networks[key]
 
-    def _embed(
-        self, network: nn.Module, views: Iterable[VideoViews], recipe: Recipe, owners: Sequence[int] | None = None
-    ) -> Iterator[Embedding | Failure]:
-        for found in embed_views(network, views, recipe=recipe, data=self.config.data, owners=owners):
+    def _finite(self, embeddings: Iterator[Embedding | Failure]) -> Iterator[Embedding | Failure]:
+        for found in embeddings:
             if isinstance(found, Embedding):
                 self._require_finite(found.vectors, "vectors")
             yield found
