@@ -2,11 +2,13 @@
 
 import json
 import mmap
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from gcvideo.console import warn
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 
@@ -35,8 +37,9 @@ class Quarantine:
     epoch, also for what other processes found. Delete lines to try videos again.
 
     A second list, such as the output of ``gcvideo prepare verify`` (or the file of an earlier run), names records that
-    are bad from the start. It is only read. Entries that are ``training_only`` (copies of test videos) do not count in
-    tests.
+    are bad from the start. It is only read. Videos of two folders may have the same id (``train/jump/1.mp4`` and
+    ``val/jump/1.mp4``), so where the folder of a file that the list names exists, only that file is bad. Entries that
+    are ``training_only`` (copies of test videos) do not count in tests.
 
     Only the main process changes anything; worker processes, forked from it, see the changes at once.
 
@@ -116,19 +119,32 @@ class Quarantine:
 
     def _read(self, path: Path, *, whole: bool) -> list[int]:
         """Take in the entries of a file; returns the indices of their records."""
-        epochs: dict[str, int] = {}  # from which each id is bad, at the earliest
-        for id_, reason, epoch, training_only in read_bad_videos(path, whole=whole):
+        entries: dict[str, list[tuple[int, str, str]]] = {}  # from which epoch, reason and file, by id
+        for id_, reason, epoch, training_only, file in read_bad_videos(path, whole=whole):
             if self._training or not training_only:
-                epochs[id_] = min(epochs.get(id_, epoch), epoch)
-                self.reasons.setdefault(id_, reason)
-        rows: list[int] = self.records.find(epochs).tolist()
-        for index in rows:
-            self.bad_from[index] = min(self.bad_from[index], epochs[self.records[index].id])
+                entries.setdefault(id_, []).append((epoch, reason, file))
+        rows: list[int] = []
+        found: list[int] = self.records.find(entries).tolist()
+        for index in found:
+            record = self.records[index]
+            own = [entry for entry in entries[record.id] if not (whole and _is_another(entry[2], record.path))]
+            if own:
+                rows.append(index)
+                self.bad_from[index] = min(self.bad_from[index], *(epoch for epoch, *_ in own))
+                self.reasons.setdefault(record.id, own[0][1])
+        if len(rows) < len(found):
+            others = f"{len(found) - len(rows):,} videos of {self.records.source} only have the names of bad ones"
+            warn(f"{path}: {others} in another folder; not left out. Run gcvideo prepare verify on copies again")
         return rows
 
 
-def read_bad_videos(path: Path, *, whole: bool = True) -> list[tuple[str, str, int, bool]]:
-    """Entries of a list of bad videos: id, reason, from_epoch, training_only.
+def _is_another(listed: str, path: str) -> bool:
+    """Whether a list names another file than this one, in a folder that is there; lists may come from elsewhere."""
+    return os.path.isdir(os.path.dirname(listed)) and os.path.realpath(listed) != os.path.realpath(path)
+
+
+def read_bad_videos(path: Path, *, whole: bool = True) -> list[tuple[str, str, int, bool, str]]:
+    """Entries of a list of bad videos: id, reason, from_epoch, training_only, path.
 
     Unless the file must be ``whole``, a last line that was cut short by a kill is ignored.
 
@@ -144,7 +160,8 @@ def read_bad_videos(path: Path, *, whole: bool = True) -> list[tuple[str, str, i
         try:
             row = json.loads(line)
             training_only = bool(row.get("training_only"))
-            entries.append((str(row["id"]), str(row["reason"]), int(row.get("from_epoch", ALWAYS)), training_only))
+            epoch, file = int(row.get("from_epoch", ALWAYS)), str(row.get("path", ""))
+            entries.append((str(row["id"]), str(row["reason"]), epoch, training_only, file))
         except (ValueError, KeyError, TypeError, AttributeError):
             if whole or number < len(lines):
                 raise DataError(f"{path}:{number}: expected a JSON object with id, path and reason") from None

@@ -320,6 +320,19 @@ def test_copies_of_test_videos_are_left_out_of_training_only(place):
     assert not any(tested.is_bad(row, 0) for row in range(5))  # 4.mp4 stands in both
 
 
+def test_a_bad_video_is_not_mistaken_for_one_of_the_same_name_in_another_split(place, clip, capsys):
+    for split in ("train", "val"):
+        (place / split / "jump").mkdir(parents=True)
+    damaged(clip, place / "train/jump/1.mp4", 7)
+    os.rename(place / "1.mp4", place / "val/jump/1.mp4")
+    verify([place / "train"], place / "bad.jsonl", workers=1)
+    train, val = (Quarantine(load_records(place / s), known=place / "bad.jsonl") for s in ("train", "val"))
+    assert (train.is_bad(0, 0), val.is_bad(0, 0)) == (True, False)
+    assert f"1 videos of {place / 'val'} only have the names of bad ones" in capsys.readouterr().err
+    os.rename(place / "train", place / "moved")
+    assert Quarantine(load_records(place / "moved"), known=place / "bad.jsonl").is_bad(0, 0)
+
+
 def test_a_split_column_gives_the_lists(place):
     rows = ["path,label,split", "0.mp4,0,test", "0.mp4,0,train", "1.mp4,1,train"]
     result = verify([write_list(place / "list.csv", *rows)], place / "bad.jsonl", workers=1)
