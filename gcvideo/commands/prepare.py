@@ -200,7 +200,8 @@ def verify(args: argparse.Namespace) -> dict[str, Any]:
     table([("sound", result.sound), *rows], columns=("rows that are", "rows"))
     for kind, found in kinds.items():
         for finding in found[:5]:
-            say(printable(f"{kind}: {finding.list}:{finding.line}: {finding.id}: {finding.reason}"))
+            place = f"{finding.list}:{finding.line}" if finding.line else finding.list  # folders have no lines
+            say(printable(f"{kind}: {place}: {finding.id}: {finding.reason}"))
         if len(found) > 5:
             say(f"{kind}: and {len(found) - 5:,} more, see {work.report_path(out)}")
     counts = {"rows": result.rows, "videos": result.videos, "frames": result.frames, "sound": result.sound}

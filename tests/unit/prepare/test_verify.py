@@ -325,7 +325,8 @@ def test_a_bad_video_is_not_mistaken_for_one_of_the_same_name_in_another_split(p
         (place / split / "jump").mkdir(parents=True)
     damaged(clip, place / "train/jump/1.mp4", 7)
     os.rename(place / "1.mp4", place / "val/jump/1.mp4")
-    verify([place / "train"], place / "bad.jsonl", workers=1)
+    assert main(["prepare", "verify", f"{place}/train", "--out", str(place / "bad.jsonl"), "--workers", "1"]) == 1
+    assert f"damaged: {place}/train: jump/1.mp4: is damaged" in capsys.readouterr().out
     train, val = (Quarantine(load_records(place / s), known=place / "bad.jsonl") for s in ("train", "val"))
     assert (train.is_bad(0, 0), val.is_bad(0, 0)) == (True, False)
     assert f"1 videos of {place / 'val'} only have the names of bad ones" in capsys.readouterr().err
