@@ -24,7 +24,8 @@ from gcvideo.errors import DataError
 SEPARATORS = ("\t", ";", ",", " ")
 SPELLINGS = """file:path filename:path file_name:path filepath:path file_path:path video:path video_path:path
 class_name:class label_name:class label_id:class_id class_index:class_id label_index:class_id
-time_start:start start_time:start starttime:start time_end:end end_time:end endtime:end subset:split"""
+time_start:start start_time:start starttime:start time_end:end end_time:end endtime:end subset:split
+set:split partition:split"""
 ALIASES = dict(pair.split(":") for pair in SPELLINGS.split())
 LABELS: dict[str, Labels] = {"class": "names", "label": "any", "class_id": "numbers"}
 KNOWN = {"youtube_id", "path", "frames", *LABELS, *ALIASES.values()}
@@ -117,7 +118,8 @@ def header_of(path: Path) -> Layout | None:
         columns = tuple(ALIASES.get(name, name) for name in names)
         known = KNOWN.intersection(columns)
         if len(known) > 1 and known & {"path", "youtube_id"} and (separator != " " or len(known) == len(names)):
-            if twice := [name for name in known if columns.count(name) > 1]:
+            bare = [re.sub(r"[_ ]?\d+$", "", name) for name in columns]  # label and label2 are two labels
+            if twice := [name for name in known if bare.count(name) > 1]:
                 raise DataError(f"{path}:1: several columns mean {twice[0]!r}: {line!r}; leave one, rename the others")
             if "start" not in columns and (other := [name for name in columns if OTHER_TIMES.fullmatch(name)]):
                 raise DataError(f"{path}:1: {other[0]!r} is no known column; call times in seconds start and end")

@@ -80,6 +80,8 @@ NO_NAME = "is neither a whole number nor a name; leave the cell empty"
         (["jump/1.mp4 0", "{root}/jump/1.mp4 1"], "list:2: jump/1.mp4 has another label than in line 1"),
         # columns
         (["path,label,label", "jump/1.mp4,0,1"], "list:1: several columns mean 'label': 'path,label,label'; leave"),
+        (["path,label,label_2", "jump/1.mp4,0,1"], "list:1: several columns mean 'label'"),
+        (["path,label,set", "jump/1.mp4,0,test", "run/2.mp4,1,val"], "has rows of test, val, but train is asked for"),
         (["file,path,label", "jump/1.mp4,run/2.mp4,0"], "list:1: several columns mean 'path'"),
         (["path,label,start_frame,end_frame", "jump/1.mp4,0,1,9"], "list:1: 'start_frame' is no known column; call"),
         (["path,label,begin,stop", "jump/1.mp4,0,1,9"], "list:1: 'begin' is no known column; call times in seconds"),
