@@ -75,7 +75,7 @@ def test_block_runs(block: Block, world: Path, runner: Runner, tmp_path: Path) -
         done = runner.shell(block.text, place)
         assert done.returncode == 0, f"{block.text}\n{done.stdout[-4000:]}\n{done.stderr[-2000:]}"
     else:
-        reply = runner.call("python", block.text, cwd=str(place), env=dict(os.environ))
+        reply = runner.call("python", runner.here(block.text, place), cwd=str(place), env=dict(os.environ))
         assert reply["code"] == 0, f"{block.text}\n{reply['output'][-4000:]}"
 
 
