@@ -251,7 +251,7 @@ def _run(function: str, argument: Any, cwd: str, env: dict[str, str], sender: An
     os.chdir(cwd)
     sys.path.insert(0, cwd)
     if os.path.exists("stdin"):
-        sys.stdin = open("stdin")
+        sys.stdin = io.TextIOWrapper(io.BytesIO(Path("stdin").read_bytes()))
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
