@@ -142,7 +142,8 @@ def test_a_folder_is_the_network_without_the_places_of_the_machine(
     tested = json.loads((place / "runs/tiny/results.json").read_text())
     assert f"| whole videos | {100 * tested['video']['top1']:.2f} % |" in card
     assert tested["fingerprint"] in card
-    assert ", ".join(CLASSES) in card
+    assert f"Classes: {', '.join(CLASSES)}.\n\n## Accuracy" in card
+    assert "\n\n1 epoch, 10 optimizer steps. " in card
     assert yaml.safe_load(card.split("---")[1])["library_name"] == "gcvideo"
     own.save_pretrained(tmp_path / "tiny")
     arguments = [f"data.val.annotation={place}/val.txt", f"output={place}/runs"]
