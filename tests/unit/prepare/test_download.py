@@ -380,21 +380,23 @@ def special(name: str, kind: bytes, link: str = "") -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content",
+    "member",
     [
-        special("../evil.mp4", tarfile.REGTYPE),
-        special("a/../../evil.mp4", tarfile.REGTYPE),
-        special("/tmp/evil.mp4", tarfile.REGTYPE),
-        special("../evil", tarfile.DIRTYPE),
-        special("", tarfile.REGTYPE),
-        special("evil", tarfile.SYMTYPE, "/etc"),
-        special("evil", tarfile.LNKTYPE, "/etc/passwd"),
-        special("evil", tarfile.FIFOTYPE),
-        special("evil", tarfile.CHRTYPE),
+        ("../evil.mp4", tarfile.REGTYPE),
+        ("a/../../evil.mp4", tarfile.REGTYPE),
+        ("/tmp/evil.mp4", tarfile.REGTYPE),
+        ("../evil", tarfile.DIRTYPE),
+        ("", tarfile.REGTYPE),
+        ("evil", tarfile.SYMTYPE, "/etc"),
+        ("evil", tarfile.LNKTYPE, "/etc/passwd"),
+        ("evil", tarfile.FIFOTYPE),
+        ("evil", tarfile.CHRTYPE),
     ],
+    ids=lambda member: f"{member[0]}-{member[1].decode()}",
 )
 @pytest.mark.parametrize("filtered", [True, False])
-def test_a_malicious_archive_is_refused_whole(tmp_path, monkeypatch, content, filtered):
+def test_a_malicious_archive_is_refused_whole(tmp_path, monkeypatch, member, filtered):
+    content = special(*member)
     if not filtered:
         monkeypatch.delattr(tarfile, "data_filter", raising=False)
     (tmp_path / "evil.tar.gz").write_bytes(content)
