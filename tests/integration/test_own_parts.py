@@ -86,5 +86,5 @@ def test_a_dataset_as_an_object(place: Path) -> None:
     colour = train_config(place, "colour", train={"epochs": 1, "val_every": 0})
     Trainer(colour).fit()
     assert not torch.equal(last_state(colour)["model"]["stem.norm.running_mean"], weights)
-    with pytest.raises(ConfigError, match=r"Trainer\(dataset=\.\.\.\): does not work with overfit"):
+    with pytest.raises(ConfigError, match=r"Trainer\(dataset=\.\.\.\): does not work with --overfit"):
         Trainer(config, dataset=dataset, overfit=2)

@@ -212,7 +212,7 @@ def test_reference_frames(shared):
     for name in ("nasa_13013.mp4", "h265_video.mp4"):
         references = sorted((folder / "reference").glob(f"{name}.stream0.frame*.pt"))
         indices = [int(f.name.split("frame")[1].split(".")[0]) for f in references]
-        for backend in ("auto", *INSTALLED):
+        for backend in ("auto", *INSTALLED) if name == "nasa_13013.mp4" else ("auto", "pyav"):  # no other reads HEVC
             with open_video(folder / name, backend=backend) as reader:
                 for frame, file in zip(reader.frames(indices), references, strict=True):
                     reference = torch.load(file, weights_only=True).numpy()
