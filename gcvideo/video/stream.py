@@ -58,7 +58,8 @@ class StreamFrame:
             from av.video.reformatter import VideoReformatter
 
             _THREAD.reformatter = VideoReformatter()
-        pixels = _THREAD.reformatter.reformat(self.picture, format="rgb24").to_ndarray()
+        # With threads of its own, it would hold up a process that another thread forks, for ever.
+        pixels = _THREAD.reformatter.reformat(self.picture, format="rgb24", threads=1).to_ndarray()
         return orientation_of(self.picture).apply(pixels)
 
 

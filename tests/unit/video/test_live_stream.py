@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -112,6 +114,24 @@ def test_memory_stays_flat(open_at: Callable[[str], tuple[Server, str]]) -> None
             if count % 800 == 799:
                 sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6)
     assert sizes[-1] - sizes[0] < 60, f"{sizes} MB; with converters of PyAV's own it was 290 MB"
+
+
+def test_a_process_forked_by_another_thread_ends(place: Path) -> None:
+    """As a loader's, while frames are converted; it would wait for threads of a converter, which it does not have."""
+    with FrameStream(str(place / "a.mp4")) as stream:
+        frame = next(iter(stream))
+    frame.rgb()
+    child: list[int] = []
+    thread = threading.Thread(target=lambda: child.append(os.fork() or os._exit(0)))
+    thread.start()
+    thread.join()
+    for _ in range(500):
+        if os.waitpid(child[0], os.WNOHANG)[0]:
+            return
+        time.sleep(0.01)
+    os.kill(child[0], signal.SIGKILL)
+    os.waitpid(child[0], 0)
+    pytest.fail("the process hangs")
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
