@@ -141,6 +141,7 @@ def test_scan_goes_on_from_its_journal_and_repeats_only_what_changed(tmp_path):
     assert [Path(f"{path}.seen").read_text() for path in paths] == ["x", "xx", "x"]
 
 
+@pytest.mark.slow
 def test_index_survives_a_kill(kinetics):
     """A run killed with SIGKILL in its middle leaves a journal, no index; the next one ends with the right index."""
     out = kinetics / "train.parquet"

@@ -186,6 +186,7 @@ def test_relative_path(closed, monkeypatch):
         assert len(open_video(closed.name, backend=backend)) == COUNT
 
 
+@pytest.mark.slow
 def test_real_videos(shared):
     """Every file of the reference folder either opens and gives right frames, or is refused with its reason."""
     # The largest ones take a minute each; one of that kind is enough.
