@@ -81,6 +81,7 @@ def test_workers_end_with_the_loop_over_their_results():
         os.kill(worker, 0)
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_command_that_was_killed(tmp_path):
     note = tmp_path / "pid"
     script = (

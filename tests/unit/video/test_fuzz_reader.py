@@ -34,6 +34,7 @@ def test_damaged_files(files, backend):
     assert outcomes == {"frames", "VideoError"}  # else the damage is too light or too heavy to show anything
 
 
+@pytest.mark.slow
 def test_deaths_and_hangs_are_noticed(tmp_path, monkeypatch):
     """The harness itself: a child that dies or sleeps is told from one that replies."""
     monkeypatch.setattr(fuzz.sys, "executable", str(tmp_path / "child"))
