@@ -14,7 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -66,8 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--maps", metavar="FOLDER", help="write attention maps: NAME_maps.png, .gif, .mp4")
     text = "query position of the maps of non-local blocks, each in [0, 1] (default: the middle)"
     add("--query", type=float, nargs=3, default=(0.5, 0.5, 0.5), metavar=("T", "Y", "X"), help=text)
-    text = "what runs an .onnx (default: %(default)s)"
-    add("--engine", default="onnxruntime", choices=("onnxruntime", "openvino"), help=text)
+    add("--engine", default="onnxruntime", choices=("onnxruntime", "openvino"), help="what runs an .onnx (%(default)s)")
     Part.add_argument(parser)
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--compile", action="store_true", help="compile the network first (pays for many videos)")
@@ -205,17 +204,13 @@ def label_sources(
     def timeline(source: Source) -> Timeline:
         return _run_timeline(predictor, source, centre, args, lines)
 
-    live = []
     for source in others:
         if source.kind == "refused":
             yield {"video": without_credentials(source.name), "error": source.reason, "predictions": []}
-        else:
-            live.append(source)
     slide = (lambda path: timeline(Source(path))) if sliding else None
-    yield from label_records(
-        predictor, records, top=args.top, test=test, workers=args.workers, timeline=slide, **options
-    )
-    for source in live:
+    options |= {"top": args.top, "test": test, "workers": args.workers}
+    yield from label_records(predictor, records, timeline=slide, **options)
+    for source in (source for source in others if source.kind != "refused"):
         entry: Entry = {"video": without_credentials(source.name), "error": None, "predictions": []}
         try:
             yield entry | timeline_row(predictor, timeline(source), args.top)
@@ -249,27 +244,23 @@ def _run_timeline(
     return timeline
 
 
+@dataclass
 class _Watcher:
     """What is said, written and shown of each window as soon as it is scored.
 
     A live source says each new label, and its page is written again every few seconds.
     """
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        name: str,
-        live: bool,
-        args: argparse.Namespace,
-        lines: IO[str] | None,
-        progress: console.Progress,
-    ) -> None:
-        from gcvideo.predict.timeline import LIVE_WINDOWS
-
-        self.predictor, self.name, self.live, self.args = predictor, name, live, args
-        self.lines, self.progress = lines, progress
-        self.label, self.dropped, self.page_due = "", 0, 0.0
-        self.recent: deque[Window] = deque(maxlen=LIVE_WINDOWS // 4)  # a page of all takes 20 MB to draw
+    predictor: Predictor
+    name: str
+    live: bool
+    args: argparse.Namespace
+    lines: IO[str] | None
+    progress: console.Progress
+    label: str = ""
+    dropped: int = 0
+    page_due: float = 0.0
+    recent: deque[Window] = field(default_factory=lambda: deque(maxlen=256))  # a page of 1,024 takes 20 MB to draw
 
     def __call__(self, window: Window, stream: FrameStream) -> bool:
         """Returns whether ``--seconds`` are over."""
@@ -302,9 +293,8 @@ class _Watcher:
         kept, lengths = list(self.recent), {"smooth": self.args.smooth, "min_length": self.args.min_length}
         segments = make_timeline(kept, self.predictor.classes, duration=end, start=kept[0].start, **lengths)
         row = timeline_row(self.predictor, Timeline(segments, kept, end, None, dropped), self.args.top)
-        write_prediction_page(
-            self.args.html, self.predictor, [{"video": self.name, "error": None} | row], refresh=REFRESH
-        )
+        entry: Entry = {"video": self.name, "error": None, **row}
+        write_prediction_page(self.args.html, self.predictor, [entry], refresh=REFRESH)
 
 
 def _show(entry: Entry, quiet: bool) -> None:

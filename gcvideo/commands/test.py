@@ -23,11 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "gcvideo test CHECKPOINT [CONFIG] [key=value ...] [options]"
     parser.epilog = "Exit code: 0 with results; 2 a mistake in config or data, or no video that could be read."
     add = parser.add_argument
-    add(
-        "checkpoint",
-        nargs="?",
-        help="a checkpoint, the folder of a run (its checkpoints/best.pt), or an exported .onnx or .pt2",
-    )
+    text = "a checkpoint, the folder of a run (its checkpoints/best.pt), or an exported .onnx or .pt2"
+    add("checkpoint", nargs="?", help=text)
     text = "a config to take data and views from, and changes; by default the config stored in the checkpoint"
     add("overrides", nargs="*", metavar="CONFIG | key=value", help=text)
     add("--output", metavar="DIR", help="where the results go; by default the run's own folder")

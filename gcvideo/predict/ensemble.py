@@ -37,12 +37,7 @@ class Ensemble(Predictor):
                 raise ConfigError(f"{member.source} and {first.source} have other classes, so they cannot be averaged")
 
     def score_files(
-        self,
-        videos: Sequence[Any] | RecordTable,
-        *,
-        fps: float | None = None,
-        test: TestConfig | None = None,
-        workers: int = 0,
+        self, videos: Sequence[Any] | RecordTable, *, test: TestConfig | None = None, **options: Any
     ) -> Iterator[np.ndarray | Failure]:
         """Mean scores (K,) float32 of each video; see ``Predictor.score_files``.
 
@@ -58,10 +53,9 @@ class Ensemble(Predictor):
                 np.stack([*map(np.asarray, each)]) if hasattr(each, "__next__") and not hasattr(each, "read") else each
                 for each in videos
             ]
-        scores = (
-            member.score_files(kept, fps=fps, test=replace(member.config.test, **changed), workers=workers)
-            for member in self.members
-        )
+        scores = [
+            member.score_files(kept, test=replace(member.config.test, **changed), **options) for member in self.members
+        ]
         for found in zip(*scores, strict=True):
             failure = next((each for each in found if isinstance(each, Failure)), None)
             yield failure or np.mean(found, axis=0)

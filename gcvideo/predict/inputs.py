@@ -151,10 +151,9 @@ def input_views(
     if set(kinds) == {"path"}:
         return input_views(RecordTable.of_files([*map(os.fspath, videos)]), workers=workers, **views)  # type: ignore[arg-type]
     places = [f" (number {i} of {len(videos)})" if len(videos) > 1 else "" for i in range(1, len(videos) + 1)]
-    everything = enumerate(zip(videos, kinds, places, strict=True))
     return (
         _views(video, kind, _name(video) + place, fps, **views)._replace(index=index)
-        for index, (video, kind, place) in everything
+        for index, (video, kind, place) in enumerate(zip(videos, kinds, places, strict=True))
     )
 
 

@@ -222,34 +222,12 @@ class Predictor:
             yield found
 
     @overload
-    def timeline(
-        self,
-        source: Several,
-        *,
-        fps: float | None = None,
-        step: float | None = None,
-        smooth: float = 2.0,
-        min_length: float = 1.0,
-        test: TestConfig | None = None,
-        live: bool = False,
-        on_window: Callable[[Window, FrameStream], bool | None] | None = None,
-    ) -> list[Timeline]: ...
+    def timeline(self, source: Several, **options: Any) -> list[Timeline]: ...
 
     @overload
-    def timeline(
-        self,
-        source: Video,
-        *,
-        fps: float | None = None,
-        step: float | None = None,
-        smooth: float = 2.0,
-        min_length: float = 1.0,
-        test: TestConfig | None = None,
-        live: bool = False,
-        on_window: Callable[[Window, FrameStream], bool | None] | None = None,
-    ) -> Timeline: ...
+    def timeline(self, source: Video, **options: Any) -> Timeline: ...
 
-    def timeline(
+    def timeline(  # type: ignore[misc]  # the options of both are those named here
         self,
         source: Video | Several,
         *,
@@ -283,7 +261,8 @@ class Predictor:
         test = test or replace(self.config.test, crops=1)
         if isinstance(source, list | tuple):
             options: Any = {"fps": fps, "step": step, "smooth": smooth, "min_length": min_length, "live": live}
-            return [self.timeline(video, test=test, on_window=on_window, **options) for video in source]
+            timelines: list[Any] = [self.timeline(one, test=test, on_window=on_window, **options) for one in source]
+            return timelines
         with open_frames(source, fps=fps) as stream:
             windows: deque[Window] = deque(maxlen=LIVE_WINDOWS if stream.live else None)
             views = SlidingWindows(stream, fps=stream.fps, step=step, data=self.config.data, test=test)

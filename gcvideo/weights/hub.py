@@ -57,9 +57,8 @@ def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a gcvideo network"))
     except Exception as error:
-        raise CheckpointError(
-            f"--push {repository}: {_reason(hub, error)}; the files are complete in {folder}"
-        ) from None
+        reason = f"{_reason(hub, error)}; the files are complete in {folder}"
+        raise CheckpointError(f"--push {repository}: {reason}") from None
 
 
 def refuse_code(config: dict[str, Any], where: str | Path) -> None:
@@ -70,9 +69,8 @@ def refuse_code(config: dict[str, Any], where: str | Path) -> None:
     """
     for key, value in flatten(config).items():
         if isinstance(value, str) and is_path(value) and "/" not in value:  # a place has "/", which no dotted path has
-            raise CheckpointError(
-                f"{where}: {key} is {value!r}, own code, which does not go through the Hub; share the folder itself"
-            )
+            fix = "own code, which does not go through the Hub; share the folder itself"
+            raise CheckpointError(f"{where}: {key} is {value!r}, {fix}")
 
 
 def _hub() -> Any:

@@ -45,11 +45,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(place: Path) -> str:
-    return str(place / "runs/tiny/checkpoints/best.pt")
-
-
-@pytest.fixture(scope="module")
 def predictor(checkpoint: str) -> Predictor:
     return gcvideo.load(checkpoint, device="cpu", precision="fp32")
 

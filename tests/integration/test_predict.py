@@ -46,16 +46,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def checkpoint(place: Path) -> str:
-    return str(place / "runs/tiny/checkpoints/best.pt")
-
-
-@pytest.fixture(scope="module")
-def predictor(checkpoint: str) -> Predictor:
-    return gcvideo.load(checkpoint, device="cpu")
-
-
 def predict(checkpoint: str, *arguments: object, expect: int = 0) -> None:
     assert main(["predict", *map(str, arguments), "--checkpoint", checkpoint, "--workers", "0"]) == expect
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import gcvideo
 from gcvideo.cli import main
 from gcvideo.errors import VideoError
 from gcvideo.predict import predictor as predictor_module
@@ -36,16 +35,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_video(folder / name, frames, fps=25, gop=25, options={"bf": "0"})
     tiny_checkpoint(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def checkpoint(place: Path) -> str:
-    return str(place / "runs/tiny/checkpoints/best.pt")
-
-
-@pytest.fixture(scope="module")
-def predictor(checkpoint: str) -> Predictor:
-    return gcvideo.load(checkpoint, device="cpu")
 
 
 @pytest.fixture
