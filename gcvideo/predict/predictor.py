@@ -149,9 +149,11 @@ class Predictor:
     def embed(self, video: Several, **options: Any) -> list[Embedding]: ...
 
     @overload
-    def embed(
+    def embed(self, video: Video, **options: Any) -> Embedding: ...
+
+    def embed(  # type: ignore[misc]  # the options of both are those named here
         self,
-        video: Video,
+        video: Video | Several,
         *,
         fps: float | None = None,
         layer: str = HEAD,
@@ -159,9 +161,7 @@ class Predictor:
         window: float | None = None,
         step: float | None = None,
         test: TestConfig | None = None,
-    ) -> Embedding: ...
-
-    def embed(self, video: Video | Several, *, fps: float | None = None, **making: Any) -> Embedding | list[Embedding]:
+    ) -> Embedding | list[Embedding]:
         """The feature vector of a video, or of each of its clips or windows; of a list of videos, a list of these.
 
             vector = predictor.embed("holiday.mp4").vectors[0]                    # (C,), the mean over all views
@@ -186,7 +186,8 @@ class Predictor:
             ConfigError: the network has no such layer, or the options contradict each other.
             CheckpointError: the vectors are not finite.
         """
-        videos, recipe = list(video) if isinstance(video, list | tuple) else [video], make_recipe(self.config, **making)
+        videos = list(video) if isinstance(video, list | tuple) else [video]
+        recipe = make_recipe(self.config, layer=layer, pool=pool, window=window, step=step, test=test)
         if fps is None and all(isinstance(each, str | os.PathLike) for each in videos):
             found = self.embed_records(RecordTable.of_files(videos), recipe)  # type: ignore[arg-type]
         else:
