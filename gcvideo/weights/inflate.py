@@ -2,7 +2,8 @@
 
 A 2D kernel repeated T times and divided by T gives for T equal frames what the 2D kernel gives for one of them
 (Carreira and Zisserman 2017, section 2.1). So an inflated network sees a still picture exactly as the 2D network does,
-except for frames so near either end that the zero padding in time reaches them.
+except for frames so near either end that the zero padding in time reaches them. The context of a context or non-local
+block is that of the whole clip, so behind such blocks the padding reaches all frames.
 """
 
 from collections.abc import Sequence

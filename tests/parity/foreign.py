@@ -235,3 +235,35 @@ class MmcvContextBlock(torch.nn.Module):
         if self.channel_mul_conv is not None:
             x = x * self.channel_mul_conv(context).sigmoid()
         return x if self.channel_add_conv is None else x + self.channel_add_conv(context)
+
+
+class MmcvNonLocal2d(torch.nn.Module):
+    """NonLocal2d of open-mmlab/mmcv mmcv/cnn/bricks/non_local.py without a norm, its names shortened."""
+
+    def __init__(self, channels: int, mode: str, *, sub_sample: bool) -> None:
+        super().__init__()
+        self.mode, inner = mode, channels // 2
+        self.pool = torch.nn.MaxPool2d(2) if sub_sample else torch.nn.Identity()
+        for name in ("g",) if mode == "gaussian" else ("g", "theta", "phi"):
+            self.add_module(name, torch.nn.Conv2d(channels, inner, 1))
+        self.out = torch.nn.Conv2d(inner, channels, 1)
+        if mode == "concatenation":
+            self.concat_project = torch.nn.Conv2d(2 * inner, 1, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        embedded = self.mode != "gaussian"
+        theta = (self.theta(x) if embedded else x).flatten(2)  # (N, C, HW)
+        phi = self.pool(self.phi(x) if embedded else x).flatten(2)  # (N, C, K)
+        g = self.pool(self.g(x)).flatten(2).transpose(1, 2)  # (N, K, C)
+        if self.mode == "concatenation":
+            queries, keys = theta.shape[2], phi.shape[2]
+            pairs = torch.cat([theta.unsqueeze(3).repeat(1, 1, 1, keys), phi.unsqueeze(2).repeat(1, 1, queries, 1)], 1)
+            weight = self.concat_project(pairs).relu().squeeze(1) / keys
+        else:
+            weight = theta.transpose(1, 2) @ phi
+            if self.mode == "dot_product":
+                weight = weight / weight.shape[-1]
+            else:
+                weight = (weight / (theta.shape[1] ** 0.5 if embedded else 1)).softmax(-1)
+        return x + self.out((weight @ g).transpose(1, 2).unflatten(2, x.shape[2:]))

@@ -1,4 +1,7 @@
-"""Our blocks against independent code: timm, torchvision, pytorchvideo and plain NumPy formulas."""
+"""Our blocks against independent code: timm, torchvision, pytorchvideo, mmcv's written down, and formulas in NumPy."""
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +12,9 @@ from torch import Tensor, nn
 
 from gcvideo.layers import ContextBlock, NonLocalBlock, gc_block, se_block, snl_block
 from gcvideo.layers.context import AttentionPool
+from gcvideo.layers.non_local import INSTANTIATIONS
+from tests.parity import formulas
+from tests.parity.foreign import MmcvNonLocal2d, randomize_norms
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -63,50 +69,46 @@ def test_gc_equals_timm_on_single_frames(fusion: str, attention: bool) -> None:
     torch.testing.assert_close(gradients[0], gradients[1], **EXACT)
 
 
-# ---------------------------------------------------------------- GC and SNL at T > 1 against the formulas
-
-
-def numpy_global_context(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """sum_j softmax_j(w . x_j) x_j with explicit loops over clips and positions."""
-    pooled = []
-    for sample in x.reshape(*x.shape[:2], -1):
-        logits = np.array([np.dot(mask, sample[:, j]) for j in range(sample.shape[1])])
-        weights = np.exp(logits - logits.max())
-        weights /= weights.sum()
-        pooled.append(sum(weights[j] * sample[:, j] for j in range(sample.shape[1])))
-    return np.stack(pooled)
+# ---------------------------------------------------------------- all blocks against the formulas, in NumPy
 
 
 def as_numpy(module: nn.Module) -> dict[str, np.ndarray]:
-    return {name: value.detach().numpy() for name, value in module.named_parameters()}
+    return {name: value.numpy() for name, value in module.state_dict().items()}
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
-@pytest.mark.parametrize("shape", [(1, 8, 4, 3, 5), (3, 8, 2, 2, 3)])
-def test_gc_equals_its_formula_on_clips(shape: tuple[int, ...], memory_format: torch.memory_format) -> None:
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d], ids=["plain", "last"])
+@pytest.mark.parametrize("shape", [(1, 8, 4, 3, 5), (3, 8, 2, 2, 3)], ids=["one clip", "three"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(gc_block, reduction=2),
+        snl_block,
+        partial(se_block, reduction=4),
+        partial(ContextBlock, fusion="scale_add"),
+    ],
+    ids=["gc", "snl", "se", "gc scale_add"],
+)
+def test_context_blocks_equal_their_formulas(
+    make: Callable[[int], ContextBlock], shape: tuple[int, ...], memory_format: torch.memory_format
+) -> None:
     torch.manual_seed(0)
-    block = randomise(gc_block(8, reduction=2))
-    p = as_numpy(block)
-    x = clip(*shape).contiguous(memory_format=memory_format)
-    context = numpy_global_context(x.numpy(), p["pool.weight"][0])
-    hidden = context @ p["transform.add.fc1.weight"].T + p["transform.add.fc1.bias"]
-    centred = hidden - hidden.mean(1, keepdims=True)
-    hidden = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5)
-    hidden = np.maximum(hidden * p["transform.add.norm.weight"] + p["transform.add.norm.bias"], 0)
-    added = hidden @ p["transform.add.fc2.weight"].T + p["transform.add.fc2.bias"]
-    expected = x.numpy() + added[:, :, None, None, None]
+    block, x = randomise(make(8)), clip(*shape).contiguous(memory_format=memory_format)
+    expected = formulas.context_block(x.numpy(), as_numpy(block))
     np.testing.assert_allclose(block(x).detach().numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_snl_equals_its_formula_on_clips() -> None:
+@pytest.mark.parametrize("norm", [True, False], ids=["norm", "no norm"])
+@pytest.mark.parametrize("subsample", ["none", "before", "after"])
+@pytest.mark.parametrize("kind", INSTANTIATIONS)
+def test_non_local_blocks_equal_their_formulas(kind: str, subsample: str, norm: bool) -> None:
+    """Without a norm, the logits are not divided by the square root of their width: the form of the paper's text."""
     torch.manual_seed(0)
-    block = randomise(snl_block(6))
-    p = as_numpy(block)
-    x = clip(2, 6, 3, 2, 4)
-    context = numpy_global_context(x.numpy(), p["pool.weight"][0])
-    added = context @ p["transform.add.fc.weight"].T + p["transform.add.fc.bias"]
-    expected = x.numpy() + added[:, :, None, None, None]
-    np.testing.assert_allclose(block(x).detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+    block = NonLocalBlock(4, instantiation=kind, subsample=subsample, norm=norm, scale=norm)
+    block = randomize_norms(randomise(block, std=0.7)).eval()
+    x = clip(2, 4, 2, 2, 3)
+    expected = formulas.non_local(x.numpy(), as_numpy(block), kind=kind, subsample=subsample, scale=norm)
+    for output in (block(x), block(x, return_attention=True)[0]):
+        np.testing.assert_allclose(output.detach().numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
@@ -204,29 +206,22 @@ def test_nl_equals_pytorchvideo(
     torch.testing.assert_close(ours.eval()(leaves[1]), theirs.eval()(leaves[0]), **EXACT)
 
 
-# ---------------------------------------------------------------- NL's other kinds against the formulas
+# ---------------------------------------------------------------- NL at T = 1 against mmcv's NonLocal2d
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "concatenation"])
-def test_other_instantiations_equal_their_formulas(kind: str) -> None:
-    """Wang et al. 2018, equations 2 and 6, with explicit loops over pairs."""
+@pytest.mark.parametrize("sub_sample", [False, True], ids=["all keys", "sub_sample"])
+@pytest.mark.parametrize("kind", INSTANTIATIONS)
+def test_nl_equals_mmcv_on_single_frames(kind: str, sub_sample: bool) -> None:
+    """Written from mmcv's source, which needs OpenCV to be imported; compared with mmcv-lite 2.2.0 itself once."""
     torch.manual_seed(0)
-    block = randomise(NonLocalBlock(4, instantiation=kind, subsample="none", norm=False), std=0.7)
-    p = as_numpy(block)
-    x = clip(2, 4, 2, 2, 3).numpy()
-    expected = np.empty_like(x)
-    for n, sample in enumerate(x):
-        tokens = sample.reshape(4, -1).T  # (P, C)
-        values = tokens @ p["g.weight"].T + p["g.bias"]
-        for i, query in enumerate(tokens):
-            if kind == "gaussian":
-                f = np.exp([query @ key / 2 for key in tokens])  # sqrt(C) = 2
-                f /= f.sum()
-            else:
-                q = p["theta.weight"] @ query + p["theta.bias"]
-                keys = tokens @ p["phi.weight"].T + p["phi.bias"]
-                f = np.array([max(p["concat.weight"][0] @ np.concatenate([q, k]), 0) for k in keys]) / len(tokens)
-            z = p["out.weight"] @ (f @ values) + p["out.bias"]
-            expected[n].reshape(4, -1)[:, i] = query + z
-    actual = block(torch.from_numpy(x)).detach().numpy()
-    np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+    theirs = randomise(MmcvNonLocal2d(8, kind, sub_sample=sub_sample), std=0.5)
+    scaled = kind == "embedded_gaussian"  # mmcv never divides the logits of the plain gaussian
+    subsample = "after" if sub_sample else "none"
+    ours = NonLocalBlock(8, instantiation=kind, subsample=subsample, norm=False, scale=scaled).double()
+    for name in ("theta", "phi", "g", "out") if kind != "gaussian" else ("g", "out"):
+        getattr(ours, name).weight.data.copy_(getattr(theirs, name).weight.flatten(1))
+        getattr(ours, name).bias.data.copy_(getattr(theirs, name).bias)
+    if kind == "concatenation":
+        ours.concat.weight.data.copy_(theirs.concat_project.weight.flatten(1))
+    frames = clip(2, 8, 4, 6)
+    torch.testing.assert_close(ours(frames.unsqueeze(2)).squeeze(2), theirs(frames), **EXACT)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gcvideo.config import config_from_dict
 from gcvideo.layers import ContextBlock
-from gcvideo.models import build_model, create_model
-from gcvideo.weights import load_initial_weights
+from gcvideo.models import build_model
 from gcvideo.weights.convert import convert_block, find_naming, from_gcvideo, naming_to_write, to_gcvideo
 from gcvideo.weights.infer import model_fields
 from gcvideo.weights.reading import Weights
@@ -118,27 +115,3 @@ def test_timm_network_with_context_blocks(attention: str, fusion: str) -> None:
         back, _ = from_gcvideo(model.state_dict(), naming_to_write("timm", config))
         peer.load_state_dict(back)
         torch.testing.assert_close(peer(picture), expected, rtol=1e-10, atol=1e-10)
-
-
-def test_training_starts_from_gcnet_blocks_too(tmp_path: Path) -> None:
-    """GCNet's own 2D ResNet names the block context_block; its keys are those of mmcv's."""
-    peer = timm_network("gca")
-    block_state = {}
-    for key, tensor in peer.state_dict().items():
-        before, inside, name = key.partition(".se.")
-        converted, _ = convert_block({name: tensor}, "timm", "mmcv") if inside else ({key: tensor}, None)
-        block_state |= {(f"{before}.context_block.{k}" if inside else k): v for k, v in converted.items()}
-    path = tmp_path / "gcnet.pth"
-    torch.save({"state_dict": block_state}, path)
-    everywhere = dict.fromkeys(("res2", "res3", "res4", "res5"), "all")
-    context = {"kind": "gc", "reduction": 8, "stages": everywhere}
-    model = create_model("c2d_r18", num_classes=9, context=context).double().eval()
-    report = load_initial_weights(model, path)
-    assert not report.missing
-    assert "GCNet" in report.source
-    picture = torch.randn(1, 3, 64, 64, dtype=torch.float64)
-    for module in peer.modules():
-        if type(module).__name__ == "LayerNorm2d":
-            module.eps = 1e-5  # a block converted tensor by tensor cannot know that it has a layer norm
-    with torch.no_grad():
-        torch.testing.assert_close(logits_of_still(model, picture), peer(picture), rtol=1e-10, atol=1e-10)

@@ -14,7 +14,7 @@ from gcvideo.models import create_model
 from gcvideo.weights import load_initial_weights
 from gcvideo.weights.convert import find_naming, to_gcvideo
 from gcvideo.weights.inflate import fit, inflate
-from tests.parity.foreign import randomize_norms
+from tests.parity.foreign import MmcvContextBlock, randomize_norms
 
 timm = pytest.importorskip("timm")
 
@@ -133,6 +133,77 @@ def test_context_blocks_start_fresh_and_change_nothing(tmp_path: Path) -> None:
     with torch.no_grad():
         got = model.features(picture.unsqueeze(2).expand(-1, -1, 2, -1, -1))[:, :, 0]
         torch.testing.assert_close(got, features_2d(peer, picture))
+
+
+def gcnet(*, ratio: float, depth: int = 50, width: int = 8) -> NarrowResNet:
+    """GCNet's 2D network with random weights: its ContextBlock after bn3, before the sum, in all blocks of c3 to c5.
+
+    Keys and placing are those of mmdet/models/backbones/resnet.py of xvjiarui/GCNet (insert_pos "after_1x1").
+    """
+    peer = randomize_norms(NarrowResNet(depth, width))
+    for stage in (peer.layer2, peer.layer3, peer.layer4):
+        for block in stage:
+            last = block.bn3 if depth >= 50 else block.bn2
+            block.context_block = MmcvContextBlock(last.num_features, ratio, ("channel_add",))
+            for parameter in block.context_block.parameters():
+                nn.init.normal_(parameter, std=0.5)
+            last.register_forward_hook(lambda _, __, y, context=block.context_block: context(y))
+    return peer.double().eval()
+
+
+def repeat_the_ends(model: nn.Module) -> None:
+    """Pad in time with copies of the first and last frame in place of zeros, so that a still picture has no ends."""
+    for conv in model.modules():
+        if isinstance(conv, nn.Conv3d) and (frames := conv.padding[0]):
+            conv.padding = (0, *conv.padding[1:])
+            ends = (0, 0, 0, 0, frames, frames)
+            conv.register_forward_pre_hook(
+                lambda _, inputs, ends=ends: nn.functional.pad(inputs[0], ends, mode="replicate")
+            )
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "name", "ratio"),
+    [
+        ("backbone", "c2d_r18", 1 / 4),
+        ("detector", "slow_r50", 1 / 16),
+        ("classifier", "i3d_r50", 1 / 4),
+        ("classifier", "c2d_r50", 1 / 16),
+    ],
+)
+def test_gcnet_sees_a_still_picture_as_in_2d(wrapped: str, name: str, ratio: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    peer = gcnet(ratio=ratio, depth=int(name[-2:]))
+    state, heads = peer.state_dict(), {"neck.lateral_convs.0.conv.weight", "roi_head.bbox_head.fc_cls.bias"}
+    head = {key: state.pop(key) for key in ("fc.weight", "fc.bias")}
+    if wrapped != "backbone":
+        state = {f"backbone.{key}": tensor for key, tensor in state.items()}
+    state |= {key: torch.zeros(3) for key in heads} if wrapped == "detector" else {}
+    state |= {f"head.{key}": tensor for key, tensor in head.items()} if wrapped == "classifier" else {}
+    path = tmp_path / "gcnet.pth"
+    torch.save({"meta": {"epoch": 12}, "state_dict": state}, path)
+
+    context = {"kind": "gc", "reduction": round(1 / ratio), "stages": dict.fromkeys(("res3", "res4", "res5"), "all")}
+    model = create_model(name, num_classes=1000, width=8, dropout=0.0, context=context).double().eval()
+    report = load_initial_weights(model, path)
+    assert "GCNet" in report.source
+    assert not report.unmatched
+    assert set(report.missing) == (set() if wrapped == "classifier" else {"head.proj.weight", "head.proj.bias"})
+    assert {key for key in report.dropped if "mask.bias" not in key} == (heads if wrapped == "detector" else set())
+
+    picture = torch.randn(1, 3, 40, 40, dtype=torch.float64)
+    clip = picture.unsqueeze(2).expand(-1, -1, 8, -1, -1)
+    with torch.no_grad():
+        expected = features_2d(peer, picture).unsqueeze(2)
+        ends = (model.features(clip) - expected).abs().max() / expected.abs().max()
+        repeat_the_ends(model)
+        error = (model.features(clip) - expected).abs().max() / expected.abs().max()
+    assert error <= 1e-11
+    # Zeros beyond the ends reach every frame, as the context is that of the whole clip; nothing of C2D looks there.
+    assert ends <= 1e-11 if name.startswith("c2d") else ends > 1e-4
+    if wrapped == "classifier":
+        with torch.no_grad():
+            torch.testing.assert_close(model(clip), peer(picture), rtol=1e-9, atol=1e-9)
 
 
 def test_wrapped_keys_and_containers(tmp_path: Path) -> None:
