@@ -10,7 +10,7 @@
 =====================================  ================================================================================
 """
 
-from gcvideo.config.data import AugmentConfig, DataConfig, SplitConfig, TestConfig
+from gcvideo.config.data import AUGMENT_PRESETS, AugmentConfig, DataConfig, SplitConfig, TestConfig
 from gcvideo.config.load import config_from_dict, config_to_dict, flatten, load_config, save_config, shipped_configs
 from gcvideo.config.model import ContextConfig, ModelConfig
 from gcvideo.config.objects import import_object, is_path

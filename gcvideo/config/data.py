@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
 
 from gcvideo.config.checks import check_ranges
 from gcvideo.errors import ConfigError
+
+# Values of ``data.augment`` by the name of the preset.
+AUGMENT_PRESETS: dict[str, dict[str, Any]] = yaml.safe_load(
+    Path(__file__).with_name("augment.yaml").read_text(encoding="utf-8")
+)
 
 
 @dataclass(kw_only=True)
@@ -27,7 +35,8 @@ class SplitConfig:
 class AugmentConfig:
     """Augmentation of training clips; everything but the crop is off by default.
 
-    "MViT" means the recipe in PySlowFast's MVIT_B_16x4_CONV.yaml. See gcvideo.data.augment.
+    "MViT" means the recipe in PySlowFast's MVIT_B_16x4_CONV.yaml. See gcvideo.data.augment. Sets of values have names,
+    ``AUGMENT_PRESETS``: in a config, ``augment: strong``, or ``augment: {preset: strong, erase: 0.5}`` with own values.
 
     Attributes:
         crop: short_side (scale the short side to a random length, ``data.short_side``, then crop a random square) or
@@ -38,6 +47,8 @@ class AugmentConfig:
         rand_magnitude: magnitude of RandAugment's operations, 0 to 30. MViT: 7.
         color_jitter: largest change of brightness, contrast, saturation (0 or more) and hue (at most 0.5), as in
             torchvision; customary without RandAugment: 0.4 for the first three.
+        gamma: pixels in [0, 1] are raised to a power between 1 / (1 + gamma) and 1 + gamma, brighter as often as not;
+            0: off.
         erase: probability, in [0, 1], that a box of 2 to 33 % of the frame is erased (Zhong et al. 2020). MViT: 0.25.
         mixup: parameter of the Beta distribution of mixup (Zhang et al. 2018); 0: off. MViT: 0.8.
         cutmix: parameter of the Beta distribution of cutmix (Yun et al. 2019); 0: off. MViT: 1.0. With both, one of
@@ -56,6 +67,7 @@ class AugmentConfig:
     rand_augment: int = 0
     rand_magnitude: int = 9
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    gamma: float = 0.0
     erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -100,7 +112,8 @@ class DataConfig:
         short_side: smallest and largest length of the short side, in pixels, before the random training crop.
         flip: probability, in [0, 1], of a horizontal flip.
         augment: augmentation of training clips; everything but the crop is off by default. "MViT" means the recipe in
-            PySlowFast's MVIT_B_16x4_CONV.yaml.
+            PySlowFast's MVIT_B_16x4_CONV.yaml. The name of a preset, ``augment: strong``, stands for its values, over
+            which others may be set: ``augment: {preset: strong, erase: 0.5}``.
         mean: mean of each RGB channel, for pixels in [0, 1]. Default: PySlowFast's values for Kinetics.
         std: standard deviation of each RGB channel, for pixels in [0, 1]. Default: PySlowFast's values for Kinetics.
         quarantine: list of bad videos to leave out from the start: the output of ``gcvideo prepare verify``, or

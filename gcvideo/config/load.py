@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from gcvideo.config.checks import nearest
+from gcvideo.config.data import AUGMENT_PRESETS, AugmentConfig
 from gcvideo.config.reference import nearest_key
 from gcvideo.config.schema import RunConfig
 from gcvideo.errors import ConfigError
@@ -114,12 +115,30 @@ def _assign(section: Any, values: dict[Any, Any], prefix: str = "") -> None:
     """Set the values of a section of an OmegaConf config one by one, so that each error names its key."""
     for key, value in values.items():
         kind = OmegaConf.get_type(section, key)
+        if kind is AugmentConfig:
+            value = _with_preset(value)
         if not isinstance(value, dict) and (kind is dict or dataclasses.is_dataclass(kind)):
             raise ConfigError(f"{prefix}{key}: expected `key: value` lines, found {value!r}")
         if dataclasses.is_dataclass(kind):
             _assign(section[key], value, f"{prefix}{key}.")
         else:  # stages are replaced as a whole instead of added to the places of the bases
             OmegaConf.update(section, key, value, merge=key != "stages")
+
+
+def _with_preset(value: Any) -> dict[Any, Any]:
+    """Values of ``data.augment``: those of the preset that it is or names, and its own over them."""
+    values = dict(value) if isinstance(value, dict) else {"preset": value}
+    if "preset" not in values:
+        return values
+    name = values.pop("preset")
+    if not isinstance(name, str) or name not in AUGMENT_PRESETS:
+        raise ConfigError(
+            f"data.augment: expected a preset ({', '.join(AUGMENT_PRESETS)}) or `key: value` lines, found {name!r}"
+            f"{nearest(str(name), AUGMENT_PRESETS)}"
+        )
+    off = AugmentConfig()  # a preset takes the place of another one
+    named = {key: getattr(off, key) for preset in AUGMENT_PRESETS.values() for key in preset}
+    return {**named, **AUGMENT_PRESETS[name], **values}
 
 
 def _parse_overrides(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:

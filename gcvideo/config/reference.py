@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 import re
 import textwrap
 import typing
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import yaml
 from omegaconf import MISSING
 
+from gcvideo.config.data import AUGMENT_PRESETS, AugmentConfig
 from gcvideo.config.schema import RunConfig
 from gcvideo.errors import ConfigError
 
@@ -44,7 +46,8 @@ def config_keys(schema: type = RunConfig, prefix: str = "") -> Iterator[Key]:
     for entry in dataclasses.fields(schema):
         name, hint = f"{prefix}{entry.name}", hints[entry.name]
         if dataclasses.is_dataclass(hint):
-            yield Key(name, "", "", docs[entry.name])
+            presets = f" Presets: {_yaml(AUGMENT_PRESETS)[1:-1]}." if hint is AugmentConfig else ""
+            yield Key(name, "", "", docs[entry.name] + presets)
             yield from config_keys(typing.cast(type, hint), f"{name}.")
         else:
             yield Key(name, _type(str(entry.type)), _default(entry), docs[entry.name])
@@ -97,5 +100,10 @@ def _type(annotation: str) -> str:
 
 def _default(entry: dataclasses.Field[Any]) -> str:
     value = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
-    value = list(value) if isinstance(value, tuple) else "" if value == MISSING else value
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
+    return _yaml(list(value) if isinstance(value, tuple) else "" if value == MISSING else value)
+
+
+def _yaml(value: Any) -> str:
+    """Value as a line of YAML."""
+    line = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf)
+    return line.removesuffix("\n").removesuffix("\n...")

@@ -19,10 +19,11 @@ ClipAugment = Callable[[Tensor, np.random.Generator], Tensor]
 
 
 def build_clip_augment(data: DataConfig) -> ClipAugment | None:
-    """Augmentation of single clips: RandAugment, colour jitter, random erasing, ``data.augment.custom``, in this order.
+    """Augmentation of single clips: RandAugment, colour jitter, gamma, random erasing, ``data.augment.custom``.
 
     Returns:
-        A function of a clip, uint8 (C, T, H, W), and the generator that decides all its draws; None where all are off.
+        A function of a clip, uint8 (C, T, H, W), and the generator that decides all its draws, which applies them in
+        this order; None where all are off.
 
     Raises:
         ConfigError: there is no such function ``custom`` or, once called, it returns something else than a clip like
@@ -52,18 +53,23 @@ def build_clip_augment(data: DataConfig) -> ClipAugment | None:
     return apply
 
 
-def _transforms(data: DataConfig) -> list[torch.nn.Module]:
+def _transforms(data: DataConfig) -> list[Callable[[Tensor], Tensor]]:
     augment = data.augment
-    if not (augment.rand_augment or any(augment.color_jitter) or augment.erase):
+    if not (augment.rand_augment or any(augment.color_jitter) or augment.gamma or augment.erase):
         return []
     from torchvision.transforms import v2
 
-    transforms: list[torch.nn.Module] = []
+    transforms: list[Callable[[Tensor], Tensor]] = []
     if augment.rand_augment:
         transforms.append(v2.RandAugment(num_ops=augment.rand_augment, magnitude=augment.rand_magnitude))
     if any(augment.color_jitter):
         brightness, contrast, saturation, hue = augment.color_jitter
         transforms.append(v2.ColorJitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue))
+    if augment.gamma:
+        exponent = torch.distributions.Uniform(-1.0, 1.0)
+        transforms.append(
+            lambda clip: v2.functional.adjust_gamma(clip, (1 + augment.gamma) ** exponent.sample().item())
+        )
     if augment.erase:
         # The mean colour: zero to the network, once normalised.
         transforms.append(v2.RandomErasing(p=augment.erase, value=[round(255 * channel) for channel in data.mean]))

@@ -6,7 +6,7 @@ import typing
 import pytest
 
 from gcvideo.cli import main
-from gcvideo.config import RunConfig, reference_markdown
+from gcvideo.config import AUGMENT_PRESETS, RunConfig, reference_markdown
 from gcvideo.config.reference import config_keys, field_docs, help_lines
 from gcvideo.errors import ConfigError
 
@@ -44,6 +44,12 @@ def test_help_of_a_section_lists_its_keys():
     names = [line.partition(":")[0] for line in help_lines("optim") if not line.startswith(" ")]
     assert names[:3] == ["optim.*", "optim.optimizer", "optim.lr"]
     assert all(name.startswith("optim.") for name in names)
+
+
+def test_help_of_augmentation_shows_the_values_of_each_preset():
+    about = " ".join(line.strip() for line in help_lines("data.augment")[1:8])
+    assert all(f"{name}: {{" in about for name in AUGMENT_PRESETS)
+    assert "erase: 0.25}" in about
 
 
 def test_help_of_an_unknown_key_names_the_nearest():

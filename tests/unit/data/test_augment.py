@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from gcvideo.config import AugmentConfig, DataConfig, load_config
+from gcvideo.config import AUGMENT_PRESETS, AugmentConfig, DataConfig, config_to_dict, load_config, save_config
 from gcvideo.data.augment import ClipMixer, build_clip_augment
 from gcvideo.data.crops import inception_box, random_box
 from gcvideo.data.dataset import ClipDataset
@@ -20,7 +20,7 @@ from gcvideo.train.step import TrainStep
 from tests.training import train_config
 from tests.videos import moving_frames, write_video
 
-SWITCHES = [{"rand_augment": 2}, {"color_jitter": (0.4, 0.4, 0.4, 0.1)}, {"erase": 1.0}]
+SWITCHES = [{"rand_augment": 2}, {"color_jitter": (0.4, 0.4, 0.4, 0.1)}, {"gamma": 1.0}, {"erase": 1.0}]
 
 
 def still_clip(frames: int = 3) -> torch.Tensor:
@@ -331,6 +331,7 @@ def test_shares_are_drawn_from_the_beta_distribution_of_the_config(kind, low, hi
         ({"color_jitter": (0.0, 0.0, 0.0, 0.6)}, "color_jitter"),
         ({"erase": 1.5}, "data.augment.erase"),
         ({"mixup": -1.0}, "data.augment.mixup"),
+        ({"gamma": -0.5}, "data.augment.gamma"),
         ({"clips_per_video": 0}, "clips_per_video"),
     ],
 )
@@ -351,6 +352,58 @@ def test_switches_are_set_from_a_file_and_the_command_line(tmp_path):
         load_config(path, ["data.augment.cutmx=1.0"])
     with pytest.raises(ConfigError, match="target_fps: belongs to PySlowFast"):
         load_config(path, ["data.convention=mmaction2"])
+
+
+@pytest.mark.parametrize("name", AUGMENT_PRESETS)
+def test_a_preset_is_its_values_and_own_values_lie_over_it(tmp_path, name):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"data: {{augment: {{erase: 0.5, class_balanced: true, preset: {name}}}}}\n")
+    config = load_config(path)
+    assert config.data.augment == AugmentConfig(**{**as_tuples(name), "erase": 0.5, "class_balanced": True})
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml").data == config.data
+    assert config_to_dict(config)["data"]["augment"]["erase"] == 0.5
+
+    # On the command line, where what comes later wins; what no preset names stays.
+    config = load_config(path, ["data.augment=strong", "data.augment.rand_augment=1", f"data.augment={name}"])
+    assert config.data.augment == AugmentConfig(**as_tuples(name), class_balanced=True, rand_augment=1)
+    config = load_config(path, [f"data.augment={name}", "data.augment.gamma=0.25"])
+    assert config.data.augment == AugmentConfig(**{**as_tuples(name), "gamma": 0.25}, class_balanced=True)
+
+
+def as_tuples(name: str) -> dict[str, object]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in AUGMENT_PRESETS[name].items()}
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("strng", "'strng'; did you mean 'strong'?"),
+        ("3", "3"),
+        ("off", "False"),
+        ("[light]", "['light']; did you mean 'light'?"),
+        ("", "None; did you mean 'none'?"),
+        ("{preset: drak}", "'drak'; did you mean 'dark'?"),
+        ("{preset: {light: 1}}", "{'light': 1}"),
+    ],
+)
+def test_what_is_no_preset_is_refused_in_one_line(tmp_path, value, found):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"data: {{augment: {value}}}\n")
+    expected = f"data.augment: expected a preset (none, light, strong, dark) or `key: value` lines, found {found}"
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value) == f"{path}: {expected}"
+
+
+def test_gamma_brightens_and_darkens_by_as_much_as_it_may():
+    apply = build_clip_augment(augment(gamma=1.0))
+    grey = torch.full((3, 2, 4, 4), 128, dtype=torch.uint8)
+    levels = [int(apply(grey, sample_rng(0, 0, index)).unique()) for index in range(40)]
+    lowest, highest = 255 * (128 / 255) ** 2, 255 * (128 / 255) ** 0.5
+    assert lowest - 1 <= min(levels) < 80
+    assert 160 < max(levels) <= highest + 1
+    assert 12 <= sum(level > 128 for level in levels) <= 28
 
 
 def test_short_side_range_matters_only_where_it_is_used():
