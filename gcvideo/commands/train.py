@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     trial = parser.add_argument_group("before a long training").add_mutually_exclusive_group()
     trial.add_argument("--dry-run", action="store_true", help="a few steps, then memory, speed and time to finish")
+    text = "a learning-rate range test: tens of steps at rising rates, and a suggested optim.lr"
+    trial.add_argument("--find-lr", action="store_true", help=text)
     trial.add_argument("--profile", action="store_true", help="a few steps under torch's profiler, and a trace")
     trial.add_argument(
         "--overfit", type=int, metavar="N", help="overfit N videos until all are learned, at most train.epochs epochs"
@@ -50,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     with distributed.init_from_env(pick_device(config.device).type) as restarted:
         if args.dry_run:
             results = trials.dry_run(config)
+        elif args.find_lr:
+            results = trials.find_lr(config)
         elif args.profile:
             results = {"trace": str(trials.profile(config))}
         else:

@@ -83,6 +83,8 @@ class TrainConfig:
         static_graph: tell DistributedDataParallel that every step uses the same layers, which saves it a search.
         val_every: epochs between validations; 0: only at the end.
         val_clips: clips per validation video, one crop each.
+        early_stop: validations without a better video top-1 after which the training stops; the best checkpoint is what
+            ``gcvideo test`` takes. 0: none. With the cosine and linear schedules the learning rate is then still high.
         log_every: steps between log lines.
         wandb: project of Weights & Biases that receives the metrics too; needs ``pip install "gcvideo[wandb]"``.
         checkpoint_every: steps between checkpoints, besides the end of each epoch; 0: none.
@@ -107,6 +109,7 @@ class TrainConfig:
     static_graph: bool = False
     val_every: int = 1
     val_clips: int = 1
+    early_stop: int = 0
     log_every: int = 10
     wandb: str | None = None
     checkpoint_every: int = 0
@@ -121,6 +124,8 @@ class TrainConfig:
             )
         if self.multigrid != "none" and self.sync_batch_norm != 1:
             raise ConfigError("train.multigrid: splits batch norms, so train.sync_batch_norm must stay 1")
+        if self.early_stop and not self.val_every:
+            raise ConfigError("train.early_stop: counts validations, so train.val_every must be above 0")
         if self.loss is not None and self.label_smoothing:
             raise ConfigError("train.label_smoothing: belongs to cross entropy; set it to 0 with train.loss")
         if self.static_graph and self.accumulate > 1:

@@ -14,6 +14,7 @@ A checkpoint is a file of ``torch.save`` that holds tensors and plain values onl
 ``step``, ``epoch`` optimizer steps taken; epochs begun and finished
 ``epoch_step``      steps taken in the present epoch: with the seed, the place in the order of samples
 ``best``            {"top1": ..., "epoch": ...} of the best validation so far, or None
+``stale``           validations since then
 ``failures``        [[id, path, reason], ...] of videos that could not be read
 ``validation``      metrics of the last validation; ``details`` has them by class
 ``seconds``         of the run; ``data_seconds`` and ``compute_seconds`` of its training steps

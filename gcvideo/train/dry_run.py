@@ -1,6 +1,8 @@
-"""Checks before a long training: dry run, profile, and overfitting a few videos."""
+"""Checks before a long training: dry run, profile, learning-rate range test, and overfitting a few videos."""
 
 import copy
+import math
+import statistics
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,13 +13,14 @@ import torch
 from gcvideo import device as runtime
 from gcvideo import distributed
 from gcvideo.config import AugmentConfig, RunConfig
-from gcvideo.console import duration, say
+from gcvideo.console import duration, say, table
 from gcvideo.train.logger import bound
 from gcvideo.train.schedule import Shape
 from gcvideo.train.trainer import Parts, Trainer
 
 DRY_STEPS = 4  # one to warm up
 PROFILED_STEPS = 3
+SMOOTHING = 0.8  # share of the mean so far in the smoothed loss
 
 
 def dry_run(config: RunConfig) -> dict[str, Any]:
@@ -80,6 +83,63 @@ def profile(config: RunConfig) -> Path:
     return path
 
 
+def find_lr(config: RunConfig, *, steps: int = 60) -> dict[str, Any]:
+    """Learning-rate range test (Smith 2017, arXiv 1506.01186): train while the rate rises; see where the loss falls.
+
+    From the weights that a training would start from, every step multiplies the rate by the same factor, from 1e-5 to
+    10, until the loss diverges. The suggestion is a tenth of the rate at which the smoothed loss was lowest: at that
+    rate itself it is about to rise. The loss of the first decade of rates, which change little, tells how much it
+    varies from batch to batch; what is no lower than that does not count. Clips and draws depend on the config's seed
+    alone; small sets are repeated. Leaves nothing. Every process must call it.
+
+    Args:
+        config: of the run; schedule, warm-up, multigrid and length do not matter.
+        steps: at most, of ``train.batch_size`` clips; 20 or more.
+
+    Returns:
+        "lr", the suggested ``optim.lr``, or None where no rate lowered the loss; "reason", in words; "rates", "losses"
+        and "smoothed", of each step taken.
+    """
+    config = copy.deepcopy(config)
+    config.train.multigrid, config.train.epochs, config.train.early_stop = "none", steps, 0  # a step an epoch at least
+    config.data.val.annotation = None
+    trainer = Trainer(config)
+    parts = trainer.build()
+    parts.step.train_mode()
+    batches = (batch for epoch in range(steps) for batch in trainer.batches(parts, epoch))
+    rates = [1e-5 * 10 ** (6 * number / (steps - 1)) for number in range(steps)]
+    losses, smoothed = list[float](), list[float]()
+    limit, total, first, spread = math.inf, 0.0, math.nan, 0.0
+    for number, rate in enumerate(rates):
+        parts.step.step(batches, number=number, lr=rate)
+        losses.append(parts.step.meter.read()["loss"])
+        total = SMOOTHING * total + (1 - SMOOTHING) * losses[-1]
+        smoothed.append(total / (1 - SMOOTHING ** (number + 1)))
+        if number + 1 == steps // 6:
+            first, spread = statistics.mean(losses), statistics.stdev(losses)
+            limit = 1.2 * first + 5 * spread
+        if not smoothed[-1] < limit:  # or it is not a number
+            break
+    after = range(min(steps // 6, len(losses) - 1), len(losses))
+    lowest = min(after, key=lambda step: smoothed[step] if math.isfinite(smoothed[step]) else math.inf)
+    found = f"from {first:.4g} to {smoothed[lowest]:.4g} at a rate of {rates[lowest]:.2g}"
+    diverged = f", and diverged at {rates[len(losses) - 1]:.2g}" if len(losses) < steps else ""
+    results: dict[str, Any] = {"lr": None, "rates": rates[: len(losses)], "losses": losses, "smoothed": smoothed}
+    # Smoothing leaves a third of the spread: sqrt((1 - 0.8) / (1 + 0.8)).
+    if smoothed[lowest] < first - 5 * spread / 3:
+        scale = config.train.batch_size / (config.optim.lr_for_batch or config.train.batch_size)
+        results["lr"] = float(f"{rates[lowest] / 10 / scale:.2g}")
+        results["reason"] = f"a tenth of the rate at which the loss was lowest: it fell {found}{diverged}"
+    else:
+        results["reason"] = (
+            f"no rate lowered the loss in {len(losses)} steps by more than batches differ (by {spread:.2g}): "
+            f"{found}{diverged}. Try gcvideo train --overfit 8, a larger train.batch_size, or weights to start from"
+        )
+    table(list(zip(rates, smoothed, strict=False))[4::5], columns=["rate", "loss, smoothed"])
+    say(f"suggested: optim.lr={results['lr']:g}, {results['reason']}" if results["lr"] else results["reason"])
+    return results
+
+
 def overfitting(config: RunConfig, videos: int) -> RunConfig:
     """Config of a run that overfits a few videos: if that fails, something is wrong.
 
@@ -97,6 +157,7 @@ def overfitting(config: RunConfig, videos: int) -> RunConfig:
     config.model.dropout = config.model.drop_path = 0.0
     config.optim.weight_decay = config.train.label_smoothing = config.train.ema = 0.0
     config.train.multigrid, config.train.precise_bn, config.train.val_every = "none", 0, 1
+    config.train.early_stop = 0
     return config
 
 

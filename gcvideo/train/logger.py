@@ -163,6 +163,7 @@ def training_results(state: TrainState) -> dict[str, Any]:
         "run": str(config.run_dir),
         "validation": {**state.validation, **state.details},
         "best": state.best,
+        "stopped_early": state.stops_early,
         "epochs": config.train.epochs,
         "steps": state.position.step,
         "seconds": state.clock.seconds,
@@ -179,6 +180,12 @@ def summarize(state: TrainState, val_set: ViewDataset | None, results: dict[str,
     config, metrics = state.config, state.validation
     if state.failures:
         warn(f"{len(state.failures)} training videos could not be read; {config.run_dir / 'results.json'} names them")
+    if state.stops_early:
+        best = f"{percent(state.best['top1'])} after epoch {state.best['epoch']:g}" if state.best else "none"
+        say(
+            f"stopped early after epoch {state.position.epoch}: the last {state.stale} validations brought no better "
+            f"video top-1 than the best, {best} (train.early_stop={config.train.early_stop})"
+        )
     if val_set is not None and metrics:
         say(f"final: {accuracy_line(metrics)}")
         labels = val_set.records.labels

@@ -87,6 +87,7 @@ class TrainState:
         position: steps and epochs done.
         resumed_at: time of the checkpoint, in epochs as it counted them; 0 without one.
         best: {"top1", "epoch", "step"} of the best validation so far.
+        stale: validations since the best one.
         validation: metrics of the last validation; ``details`` has them by class.
         failures: training videos that could not be read: id -> (path, reason).
         clock: time of the run, and of its training steps the wait for data and the compute time.
@@ -97,6 +98,7 @@ class TrainState:
         self.position = Position()
         self.resumed_at = 0.0
         self.best: dict[str, float] | None = None
+        self.stale = 0
         self.validation: dict[str, float] = {}
         self.details: dict[str, Any] = {}
         self.failures: dict[str, tuple[str, str]] = {}
@@ -105,6 +107,12 @@ class TrainState:
     def add_failures(self, failures: Iterable[Failure]) -> None:
         """Count videos that could not be read."""
         self.failures.update({failure.id: (failure.path, failure.reason) for failure in failures})
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether ``train.early_stop`` ends the training here; the same on every process."""
+        left = self.position.epoch < self.schedule.epochs
+        return left and 0 < self.config.train.early_stop <= self.stale
 
     def waits(self) -> tuple[float, float]:
         """Seconds of data and of compute of the process that waited longest and so held up the others."""
@@ -119,6 +127,7 @@ class TrainState:
             **self.step.state_dict(),
             **dataclasses.asdict(self.position),
             "best": self.best,
+            "stale": self.stale,
             "validation": self.validation,
             "details": self.details,
             "failures": [[id_, *failure] for id_, failure in sorted(self.failures.items())],
@@ -153,6 +162,7 @@ class TrainState:
         position = Position(state["step"], state["epoch"], state["epoch_step"])
         self.position, self.resumed_at = self.schedule.take_over(position, before), before.time(position)
         self.best, self.validation, self.details = state["best"], state["validation"], state["details"]
+        self.stale = state.get("stale", 0)
         self.failures |= {id_: (path, reason) for id_, path, reason in state["failures"]}
         data, compute = state.get("data_seconds", 0.0), state.get("compute_seconds", 0.0)
         self.clock = Stopwatch(state["seconds"], data=data, compute=compute)

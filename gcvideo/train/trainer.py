@@ -136,6 +136,8 @@ class Trainer:
         if records is None:
             raise ConfigError("data.train.annotation: not set; give a list of training videos")
         val = load_split(config, config.data.val, name="validation", classes=records.classes)
+        if val is None and config.train.early_stop:
+            raise ConfigError("train.early_stop: counts validations; give data.val.annotation")
         if self.overfit is not None:
             records = val = spread(records, self.overfit)
         if val is not None and not (val.labels >= 0).any():
@@ -176,7 +178,9 @@ class Trainer:
         """Train every step of every epoch that is left."""
         config, schedule, step, state = self.config, parts.schedule, parts.step, parts.state
         position = state.position
-        while position.epoch < schedule.epochs and not (self.overfit and state.validation.get("video_top1") == 1):
+        while position.epoch < schedule.epochs and not state.stops_early:
+            if self.overfit and state.validation.get("video_top1") == 1:
+                break
             self._save_or_stop(parts, stop)  # a signal came during the start, or at the end of a validation
             epoch, steps = position.epoch, schedule.steps(position.epoch)
             step.train_mode(batch_norm_splits=schedule.shapes[epoch].batch)
@@ -254,7 +258,9 @@ class Trainer:
         say(f"epoch {state.position.epoch + 1}: {log.accuracy_line(state.validation)}")
         top1 = state.validation["video_top1"]
         if math.isnan(top1) or (state.best is not None and not top1 > state.best["top1"]):
+            state.stale += 1
             return False  # NaN: no video could be read
+        state.stale = 0
         state.best = {"top1": top1, "epoch": state.position.epoch + 1, "step": state.position.step}
         return True
 

@@ -68,7 +68,8 @@ def unstopped(place: Path) -> dict[int, dict[str, Any]]:
 
 
 def assert_same(state: dict[str, Any], other: dict[str, Any]) -> None:
-    for part in ("model", "raw_model", "optimizer", "ema_updates", "step", "epoch", "epoch_step", "best", "validation"):
+    counts = ("ema_updates", "step", "epoch", "epoch_step", "best", "stale", "validation")
+    for part in ("model", "raw_model", "optimizer", *counts):
         assert same_tensors(state[part], other[part]), part
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +22,7 @@ from gcvideo.data.dataset import ClipBatch, ClipDataset
 from gcvideo.data.loader import epoch_order, eval_loader, train_loader
 from gcvideo.data.splits import load_split
 from gcvideo.errors import ConfigError
+from gcvideo.eval.metrics import TrainMeter
 from gcvideo.eval.predictions import Predictions
 from gcvideo.models.resnet3d import build_model
 from gcvideo.report.pages import write_run_report
@@ -120,6 +123,31 @@ def test_the_best_checkpoint_is_of_the_best_validation(place: Path, monkeypatch:
     best = load_checkpoint(config.run_dir / "checkpoints" / "best.pt")
     assert (best["step"], last_state(config)["step"]) == (4, 6)
     assert best["best"] == last_state(config)["best"] == {"top1": 0.6, "epoch": 2, "step": 4}
+
+
+@pytest.mark.slow
+def test_training_stops_when_validations_bring_nothing_better_and_stays_stopped(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accuracies = iter([0.6, 0.6, 0.7, 0.5])
+    metrics_of = trainer_module.log.validation_metrics
+    monkeypatch.setattr(
+        trainer_module.log, "validation_metrics", lambda found: {**metrics_of(found), "video_top1": next(accuracies)}
+    )
+    config = train_config(place, "early", train={"val_every": 1, "early_stop": 1, "epochs": 4})
+    for resume in (False, True):
+        assert Trainer(config).fit(resume=resume)["stopped_early"]
+        assert (last_state(config)["epoch"], last_state(config)["best"]["epoch"]) == (2, 1)
+        message = "the last 1 validations brought no better video top-1 than the best, 60.00 % after epoch 1"
+        assert f"stopped early after epoch 2: {message} (train.early_stop=1)" in capsys.readouterr().out
+    config.train.early_stop = 2  # the next one is better, and the one after it the last
+    assert not Trainer(config).fit(resume=True)["stopped_early"]
+    assert [last_state(config)[key] for key in ("epoch", "stale")] == [4, 1]
+    with pytest.raises(ConfigError, match=r"train\.early_stop: .*train\.val_every"):
+        train_config(place, train={"val_every": 0, "early_stop": 2})
+    config.data.val.annotation = None
+    with pytest.raises(ConfigError, match=r"train\.early_stop: .*data\.val\.annotation"):
+        Trainer(config).build()
 
 
 @pytest.mark.slow
@@ -442,6 +470,36 @@ def test_a_dry_run_of_multigrid_takes_the_steps_of_a_training(
     clips = sum(2 * shape.batch * plan.steps(epoch) for epoch, shape in enumerate(plan.shapes))
     assert results["clips_per_second"] * results["hours"] * 3600 == pytest.approx(clips)
     assert f"a step of {clips / plan.total_steps:.4g} clips, averaged over all shapes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("loss_of", "lowest", "reason"),
+    [
+        (lambda n: 2.0 - 0.04 * n if n < 40 else 9.0, 39, "it fell from 1.82 to .* diverged at"),
+        (lambda n: 2.0 - 0.04 * n if n < 40 else math.nan, 39, "diverged at"),
+        (lambda n: 2.0 + 0.02 * (-1) ** n, None, "no rate lowered the loss in 60 steps"),
+        (lambda n: math.nan, None, "no rate lowered the loss in 1 steps"),
+    ],
+)
+def test_the_range_test_suggests_a_tenth_of_the_rate_of_the_lowest_loss(
+    place: Path, monkeypatch: pytest.MonkeyPatch, loss_of: Callable[[int], float], lowest: int | None, reason: str
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(TrainStep, "step", lambda self, batches, *, number, lr: rates.append(lr))
+    monkeypatch.setattr(TrainMeter, "read", lambda self: {"loss": loss_of(len(rates) - 1)})
+    results = trials.find_lr(train_config(place, "range", optim={"lr_for_batch": 2}))  # half of train.batch_size
+    assert rates == results["rates"]
+    assert results["lr"] == (lowest and pytest.approx(rates[lowest] / 20, rel=0.05))
+    assert re.search(reason, results["reason"])
+
+
+@pytest.mark.slow
+def test_the_range_test_repeats_a_small_set_draws_by_the_seed_and_leaves_nothing(place: Path) -> None:
+    config = train_config(place, "find_lr", train={"epochs": 1})  # an epoch has two steps
+    results = trials.find_lr(config, steps=20)
+    assert not config.run_dir.exists()
+    assert len(set(results["losses"])) == len(results["rates"]) > 2
+    assert trials.find_lr(config, steps=20)["losses"] == results["losses"]
 
 
 @pytest.mark.slow
