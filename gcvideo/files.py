@@ -48,12 +48,13 @@ def write_json(path: str | Path, value: Any) -> None:
     write_atomically(path, (text + "\n").encode())
 
 
-def hash_file(path: str | Path) -> str:
-    """SHA-256 of a file, in hex, as ``sha256sum`` prints it."""
+def hash_file(*paths: str | Path) -> str:
+    """SHA-256 of a file, in hex, as ``sha256sum`` prints it; of several, of all their bytes."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 
 os.environ.setdefault("SVT_LOG", "1")  # errors only: SVT-AV1 prints its settings otherwise
 
@@ -140,3 +141,11 @@ def decode_all(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
             frames.append(np.rot90(image, round(frame.rotation / 90)))
             times.append(np.nan if frame.pts is None else float(frame.pts * frame.time_base))
     return np.stack(frames), np.array(times)
+
+
+def write_frames(folder: Path, frames: np.ndarray, *, name: str = "img_{:05d}.jpg", first: int = 1) -> Path:
+    """Frames as numbered pictures; the suffix of the name chooses the format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(frames, start=first):
+        Image.fromarray(frame).save(folder / name.format(number))
+    return folder

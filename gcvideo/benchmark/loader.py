@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
     require_numbers(args, videos=1, clips=1, repeats=1, seed=0)
     folder = Path(args.directory)
-    names = list(videos_under(folder))
+    names = videos_under(folder, files_only=True)
     if not names:
         raise DataError(f"{folder}: no such folder, or no videos in it")
     names = [names[i] for i in np.linspace(0, len(names) - 1, min(args.videos, len(names))).astype(int)]

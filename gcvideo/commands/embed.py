@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.epilog = "Exit code: 0 if every video was embedded, 1 if some could not be read, 2 if none could be."
     add = parser.add_argument
-    text = "a file, a folder, a pattern such as 'clips/*.mp4', or a list: an annotation, or a text file of paths"
+    text = "files, folders of videos or of frames, patterns such as 'clips/*.mp4', annotations, or text files of paths"
     add("videos", nargs="+", metavar="VIDEO", help=text)
     add("--checkpoint", required=True, help="a checkpoint, or the folder of a run")
     text = "FILE.parquet for the vectors of all videos, or a folder for an .npz file of each"
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--layer", default="head", help=text)
     text = "one vector a video; one a clip or window; or none: the feature map of each view, into .npz files"
     add("--pool", choices=("video", "clip", "none"), help=f"{text} (default: video; with windows clip)")
+    add("--fps", type=float, help="frames per second of videos that are folders of frames")
     Part.add_argument(parser)
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--compile", action="store_true", help="compile the network first (pays for many videos)")
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from gcvideo.predict.predictor import load
     from gcvideo.predict.vectors import embed_to
 
-    require_numbers(args, workers=0, clips=1, window=1e-3, step=1e-3)
+    require_numbers(args, workers=0, clips=1, window=1e-3, step=1e-3, fps=1e-3)
     part, in_one = Part.from_args(args), args.out.suffix == ".parquet"
     if in_one and args.pool == "none":
         raise ConfigError("--pool none: feature maps are not for Parquet files; give a folder as --out")
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     require_writable(args.out, key="--out", folder=not in_one)
     records, refused = find_records(args.videos, root=args.root)
     predictor = load(args.checkpoint, device=args.device, compile=args.compile)
+    predictor.config.data.frame_rate = args.fps or predictor.config.data.frame_rate
     recipe = make_recipe(predictor.config, layer=args.layer, pool=args.pool, window=args.window, step=args.step)
     recipe = replace(recipe, test=replace(recipe.test, **chosen_views(args)))
     failures = list(part.share(refused))

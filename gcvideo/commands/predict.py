@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from gcvideo.video import FrameStream
 
 # Options that the labels depend on.
-DECIDING = ("top", "clips", "crops", "fast", "timeline", "step", "smooth", "min_length", "seconds")
+DECIDING = ("top", "clips", "crops", "fast", "fps", "timeline", "step", "smooth", "min_length", "seconds")
 MOST_SHOWN = 100  # videos whose labels are printed where a file gets them too; of more, progress is shown
 MOST_ON_PAGE = 1000  # videos; a page holds pictures of each, about 100 kB
 REFRESH = 5  # seconds between two versions of the page of a live source
@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Exit code: 0 if every video was labelled, 1 if some could not be read, 2 if none could be."
     add = parser.add_argument
     text = (
-        "a file, a folder, a pattern such as 'clips/*.mp4', a list (an annotation, or a text file with a path a line), "
-        "a camera (0 or camera:0), a stream (rtsp://..., http://...), or - for standard input"
+        "a file, a folder (of videos, or of frames), a pattern such as 'clips/*.mp4', a list (an annotation, or a text "
+        "file with a path a line), a camera (0 or camera:0), a stream (rtsp://..., http://...), or - for standard input"
     )
     add("videos", nargs="+", metavar="VIDEO", help=text)
     text = (
@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "query position of the maps of non-local blocks, each in [0, 1] (default: the middle)"
     add("--query", type=float, nargs=3, default=(0.5, 0.5, 0.5), metavar=("T", "Y", "X"), help=text)
     add("--engine", default="onnxruntime", choices=("onnxruntime", "openvino"), help="what runs an .onnx (%(default)s)")
+    add("--fps", type=float, help="frames per second of videos that are folders of frames")
     Part.add_argument(parser)
     add("--device", default="auto", choices=("auto", "cpu", "cuda"))
     add("--compile", action="store_true", help="compile the network first (pays for many videos)")
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from gcvideo.predict.predictor import load
     from gcvideo.prepare.jobs import PartDone
 
-    require_numbers(args, top=1, workers=0, clips=1, smooth=0, min_length=0, step=1e-3, seconds=1e-3)
+    require_numbers(args, top=1, workers=0, clips=1, smooth=0, min_length=0, step=1e-3, seconds=1e-3, fps=1e-3)
     if not all(0 <= fraction <= 1 for fraction in args.query):
         raise ConfigError(f"--query: a position in the clip is three fractions from 0 to 1, not {args.query}")
     part = Part.from_args(args)
@@ -101,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
     job = _plan(args, part, records, others)
     options: dict[str, Any] = {"device": args.device, "compile": args.compile, "engine": args.engine}
     members = [load(checkpoint, **options) for checkpoint in args.checkpoint]
+    for member in members:
+        member.config.data.frame_rate = args.fps or member.config.data.frame_rate
     predictor = members[0] if len(members) == 1 else Ensemble(members)
     if args.maps and not predictor.shows_layers:
         raise ConfigError(f"--maps: {predictor.source} is an exported file, which shows no layers; give the checkpoint")
@@ -162,7 +165,7 @@ def _plan(args: argparse.Namespace, part: Part, records: RecordTable, others: Se
     if args.save:
         from gcvideo.report.labelled_video import check_destination
 
-        if len(records) != 1 or others:
+        if len(records) != 1 or others or not Path(records[0].path).is_file():
             raise ConfigError("--save writes one video back: give a single video file")
         check_destination(records[0].path, args.save)
     sliding = bool(args.timeline or args.save or live)
@@ -325,7 +328,7 @@ def _write(args: argparse.Namespace, predictor: Predictor, kept: IO[str], *, lin
     if args.maps:
         from gcvideo.report.maps import explain_video, map_stems, save_maps
 
-        labelled = [entry for entry in read_spool(kept) if entry["predictions"] and Path(entry["video"]).is_file()]
+        labelled = [entry for entry in read_spool(kept) if entry["predictions"] and Path(entry["video"]).exists()]
         stems = map_stems(args.maps, [entry["video"] for entry in labelled])
         for entry, stem in zip(labelled, stems, strict=True):
             if rows := explain_video(predictor, entry, query=tuple(args.query)):

@@ -108,6 +108,8 @@ class DataConfig:
             mmaction2; see the table in gcvideo.data.sampling. For tests: ``test.convention``.
         target_fps: frame rate at which strides are counted, for videos of every rate (PySlowFast: 30). Default: each
             video's own rate.
+        frame_rate: frames per second of videos that are folders of pictures, which tell none. Default: unknown, so
+            that clips are cut by counting frames; segments in seconds and ``data.target_fps`` need it.
         crop: height and width of training clips, in pixels.
         short_side: smallest and largest length of the short side, in pixels, before the random training crop.
         flip: probability, in [0, 1], of a horizontal flip.
@@ -138,6 +140,7 @@ class DataConfig:
     stride: int = 8
     convention: Literal["pyslowfast", "pyslowfast_offset", "mmaction2"] = "pyslowfast"
     target_fps: float | None = None
+    frame_rate: float | None = None
     crop: int = 224
     short_side: tuple[int, int] = (256, 320)
     flip: float = 0.5

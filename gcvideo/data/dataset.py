@@ -77,6 +77,21 @@ class VideoViews(NamedTuple):
     spans: Tensor = torch.empty(0, 2, dtype=torch.float64)
 
 
+def open_record(record: VideoRecord, backend: str, data: DataConfig, windows: Windows | None = None) -> VideoReader:
+    """Open the video of a record, whose rate must be known where seconds count.
+
+    Raises:
+        VideoError: it cannot be read, or is a folder of frames whose rate is needed.
+    """
+    video = open_video(record.path, backend=backend, frame_rate=data.frame_rate)
+    for needs, what in ((data.target_fps, "data.target_fps"), (record.end, "a segment"), (windows, "a window")):
+        if needs is not None and not video.timed:
+            raise VideoError(
+                record.path, f"is a folder of frames; {what} needs their rate: set data.frame_rate (--fps)"
+            )
+    return video
+
+
 def read_clips(
     record: VideoRecord, backend: str, *, data: DataConfig, augment: ClipAugment | None, rng: np.random.Generator
 ) -> Tensor:
@@ -95,7 +110,7 @@ def read_clips(
     Raises:
         VideoError: this decoder cannot read it.
     """
-    with open_video(record.path, backend=backend) as video:
+    with open_record(record, backend, data) as video:
         first, end = record.frame_range(video.times)
         speed = video.fps / data.target_fps if data.target_fps else 1.0
         numbers = [
@@ -220,7 +235,7 @@ class ClipDataset(_VideoDataset[ClipBatch]):
         if len(unlabelled):
             raise DataError(
                 f"{records.source}: {records[int(unlabelled[0])].id} has no label, which training needs "
-                f"({len(unlabelled):,} of {len(records):,} have none)"
+                f"({len(unlabelled):,} of {len(records):,} have none): list path,label or make a folder for each class"
             )
 
     def __getitem__(self, key: tuple[int, int]) -> ClipBatch:
@@ -280,7 +295,7 @@ class ViewDataset(_VideoDataset[VideoViews]):
         """The views of a record; ``hold`` is called with its index before it is read."""
 
         def read(record: VideoRecord, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            with open_video(record.path, backend=backend) as video:
+            with open_record(record, backend, self.data, self.windows) as video:
                 return cut_views(video, record, data=self.data, test=self.test, windows=self.windows)
 
         record, failure = self.records[index], None
@@ -298,7 +313,7 @@ class ViewDataset(_VideoDataset[VideoViews]):
         """The windows of a record without their frames; see ``window_spans``. None where it cannot be read."""
 
         def read(record: VideoRecord, backend: str) -> np.ndarray:
-            with open_video(record.path, backend=backend) as video:
+            with open_record(record, backend, self.data, self.windows) as video:
                 return window_spans(video, record, self.windows, self.data)
 
         try:

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import IO, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,7 +22,8 @@ from gcvideo.data.dataset import VideoViews, ViewDataset, Windows, cut_views
 from gcvideo.data.loader import eval_loader
 from gcvideo.data.records import RecordTable, VideoRecord
 from gcvideo.errors import VideoError
-from gcvideo.video import FrameStream, StreamFrame
+from gcvideo.video import FrameStream, StreamFrame, open_video
+from gcvideo.video.frame_folder import is_frame_folder
 from gcvideo.video.mp4_slice import in_memory
 from gcvideo.video.reader import MAX_BYTES, open_array
 from gcvideo.video.stream import URL, without_credentials
@@ -32,7 +34,7 @@ Several: TypeAlias = list[Any] | tuple[Any, ...]
 
 ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 LIVE = re.compile(rf"camera:\d+$|{URL.pattern}")
-LISTS = (".txt", ".csv", ".tsv", ".json", ".parquet")
+LISTS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 
 class Source(NamedTuple):
@@ -90,12 +92,14 @@ def find_sources(name: str) -> list[Source]:
 
     An existing file or folder is taken as such, even if its name looks like something else. Otherwise an integer and
     ``camera:N`` are cameras, ``rtsp://...`` and ``http://...`` are streams, ``-`` is standard input, and ``*``, ``?``
-    and ``[...]`` (and ``**`` for all folders below) make a pattern. Folders give the video files inside them and in
-    their subfolders, by name, as in a data set of class folders.
+    and ``[...]`` (and ``**`` for all folders below) make a pattern. A folder of frames is one video; other folders give
+    the videos inside them and in their subfolders, by name, as in a data set of class folders.
     """
+    if is_frame_folder(name) and not videos_under(name, files_only=True):
+        return [Source(os.path.normpath(name))]
     if os.path.isdir(name):
         found = [Source(os.path.join(name, path)) for path in videos_under(name)]
-        return found or [Source(name, "refused", "a folder without video files")]
+        return found or [Source(name, "refused", "a folder without videos")]
     if os.path.lexists(name):
         return [Source(name)]
     if name == "-":
@@ -110,7 +114,7 @@ def find_sources(name: str) -> list[Source]:
     if glob.has_magic(name):
         # A link to a folder above gives its files many names; the shortest one is kept.
         files = sorted(glob.glob(name, recursive=True), key=len, reverse=True)
-        unique = {os.path.realpath(path): path for path in files if not os.path.isdir(path)}
+        unique = {os.path.realpath(path): path for path in files if not os.path.isdir(path) or is_frame_folder(path)}
         found = [Source(path) for path in sorted(unique.values())]
         return found or [Source(name, "refused", "no file matches this pattern")]
     return [Source(name)]
@@ -129,7 +133,7 @@ def input_views(
 
     Args:
         videos: see ``Predictor.predict``; or records, of files.
-        fps: frames per second of those that have no times of their own.
+        fps: frames per second of those that have no times of their own: arrays, iterators, folders of frames.
         data: length and stride of a clip, decoder.
         test: number and place of the views.
         windows: views of each of these parts of a video, instead of the whole.
@@ -139,11 +143,11 @@ def input_views(
         VideoError: something is no video, or frames are of a wrong shape or type. A file that cannot be read is a
             ``failure`` in its place instead.
     """
-    views: dict[str, Any] = {"data": data, "test": test, "windows": windows}
+    views: dict[str, Any] = {"data": replace(data, frame_rate=fps or data.frame_rate), "test": test, "windows": windows}
     if isinstance(videos, RecordTable):
         return eval_loader(ViewDataset(videos, **views), workers=min(workers, len(videos)))
     kinds = [_kind(video) for video in videos]
-    if fps is not None and videos and "frames" not in kinds:
+    if fps is not None and videos and "frames" not in kinds and not any(map(_is_folder, videos)):
         raise VideoError(_name(videos[0]), "tells its own frame rate; fps is for arrays and iterators of frames")
     for video, kind in zip(videos, kinds, strict=True):
         if kind == "path" and LIVE.match(os.fspath(video)):  # type: ignore[arg-type]
@@ -157,9 +161,14 @@ def input_views(
     )
 
 
-def open_frames(video: Video, *, fps: float | None = None) -> FrameStream:
-    """The frames of a video of any kind, one after the other; see ``input_views``."""
+def open_frames(video: Video, *, fps: float | None = None, frame_rate: float | None = None) -> FrameStream:
+    """The frames of a video of any kind, one after the other; see ``input_views``, and ``open_video`` for the rate."""
     kind, name = _kind(video), _name(video)
+    if _is_folder(video):
+        folder = open_video(os.fspath(video))  # type: ignore[arg-type]
+        stream = _Frames((folder.frames([i])[0] for i in range(len(folder))), _rate(fps or frame_rate, name), name)
+        stream.expected = len(folder)
+        return stream
     if kind == "frames":
         return _Frames(video, _rate(fps, name), name)
     if fps is not None:
@@ -219,6 +228,10 @@ def _kind(video: object) -> Literal["path", "bytes", "file", "frames"]:
     )
 
 
+def _is_folder(video: object) -> bool:
+    return _kind(video) == "path" and is_frame_folder(os.fspath(video))  # type: ignore[call-overload]
+
+
 def _name(video: object) -> str:
     """A video in messages."""
     kind = _kind(video)
@@ -232,7 +245,7 @@ def _name(video: object) -> str:
 
 def _rate(fps: float | None, name: str) -> float:
     if fps is None:
-        raise VideoError(name, "has no frame rate of its own: give fps=, its frames per second")
+        raise VideoError(name, "has no frame rate of its own: give fps= (--fps), its frames per second")
     if not isinstance(fps, int | float | np.number) or not 0 < fps < math.inf:
         raise VideoError(name, f"fps must be a number of frames per second above 0, not {fps!r}")
     return float(fps)

@@ -103,11 +103,12 @@ class Predictor:
             predictor.predict(iter(frames), fps=25)
 
         Args:
-            video: a path; the content of a file as bytes; an open binary file, read from its beginning; a numpy array
-                or torch tensor uint8 (T, H, W, 3), RGB from 0 to 255; an iterator of frames uint8 (H, W, 3), such as a
-                camera loop that ends (arrays, tensors or PIL pictures); or a list or tuple of any of these.
-            fps: frames per second of arrays, tensors and iterators. It may be left out where ``data.target_fps`` is not
-                set, since then clips are cut by counting frames. Files tell their own rate.
+            video: a path, of a file or a folder of frames; the content of a file as bytes; an open binary file, read
+                from its beginning; a numpy array or torch tensor uint8 (T, H, W, 3), RGB from 0 to 255; an iterator of
+                frames uint8 (H, W, 3), such as a camera loop that ends (arrays, tensors or PIL pictures); or a list or
+                tuple of any of these.
+            fps: frames per second of arrays, tensors, iterators and folders of frames. It may be left out where
+                ``data.target_fps`` is not set, since then clips are cut by counting frames. Files tell their own rate.
             top: how many labels.
             test: which views to look at; by default those that the run was tested with.
 
@@ -247,7 +248,7 @@ class Predictor:
                 list gives a list of timelines. An open file such as ``sys.stdin.buffer`` and an iterator of frames are
                 read as they come. Of a camera or a stream without an end, which is opened again when it breaks off, the
                 newest 1024 windows are kept; see ``gcvideo.video.stream.FrameStream``.
-            fps: frames per second of arrays, tensors and iterators, which need it here.
+            fps: frames per second of arrays, tensors, iterators and folders of frames, which need it here.
             step: seconds from one window to the next; by default half a window.
             smooth: seconds over which scores are averaged.
             min_length: seconds; shorter segments join a neighbour.
@@ -264,7 +265,7 @@ class Predictor:
             options: Any = {"fps": fps, "step": step, "smooth": smooth, "min_length": min_length, "live": live}
             timelines: list[Any] = [self.timeline(one, test=test, on_window=on_window, **options) for one in source]
             return timelines
-        with open_frames(source, fps=fps) as stream:
+        with open_frames(source, fps=fps, frame_rate=self.config.data.frame_rate) as stream:
             windows: deque[Window] = deque(maxlen=LIVE_WINDOWS if stream.live else None)
             views = SlidingWindows(stream, fps=stream.fps, step=step, data=self.config.data, test=test)
             try:

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from gcvideo import console
 from gcvideo.config import RunConfig
-from gcvideo.data.annotations import load_records, videos_under
+from gcvideo.data.annotations import load_records
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.loader import eval_loader
-from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.predictions import Predictions
@@ -52,7 +51,7 @@ def quantize(
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    records = _records(place, about["classes"]) if place else test_records(config, about["classes"])
+    records = load_records(place, classes=about["classes"]) if place else test_records(config, about["classes"])
     records = records.select(np.linspace(0, len(records) - 1, min(len(records), MOST_VIDEOS)).round())
     convention: Any = "pyslowfast_offset" if config.test.convention == "pyslowfast" else config.test.convention
     test = replace(config.test, clips=1, crops=1, convention=convention)
@@ -91,17 +90,6 @@ def _clips(dataset: ViewDataset, config: RunConfig) -> Iterator[Tensor]:
                 failures.append(views.failure)
     if len(failures) == len(dataset):
         raise DataError(f"--int8: no video can be read; {failures[0].path}: {failures[0].reason}")
-
-
-def _records(place: str, classes: list[str] | None) -> RecordTable:
-    path = Path(place).expanduser()
-    if path.is_dir() and not any(entry.is_dir() for entry in path.iterdir()):
-        records = RecordTable.of_files([path / name for name in videos_under(path)])
-    else:
-        records = load_records(path, classes=classes)
-    if not len(records):
-        raise DataError(f"--calibrate {place}: no videos there")
-    return records
 
 
 def _compare(before: Predictions, after: Predictions) -> dict[str, Any]:

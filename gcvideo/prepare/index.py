@@ -20,6 +20,7 @@ from gcvideo.journal import Journal, Row
 from gcvideo.parts import WHOLE, Part
 from gcvideo.prepare.jobs import reason_of, scan
 from gcvideo.video import open_video
+from gcvideo.video.frame_folder import list_files
 from gcvideo.video.tar_members import local_path
 
 SCHEMA = pa.schema(
@@ -30,7 +31,7 @@ SCHEMA = pa.schema(
         ("start", pa.float64()),  # seconds, of a segment
         ("end", pa.float64()),
         ("frames", pa.int32()),
-        ("fps", pa.float64()),  # average
+        ("fps", pa.float64()),  # average; null of folders of frames, as is the duration
         ("duration", pa.float64()),  # seconds
         ("width", pa.int32()),  # as displayed
         ("height", pa.int32()),
@@ -131,14 +132,15 @@ def make_index(
 def describe_video(path: str) -> Row:
     """What the index says about one video, from its container's tables; also where it cannot be opened."""
     with local_path(path) as file:
-        row: Row = {"bytes": os.path.getsize(file), "hash": hash_file(file)}
+        files = list_files(file)
+        row: Row = {"bytes": sum(map(os.path.getsize, files)), "hash": hash_file(*files)}
     try:
         with open_video(path) as video:
             ends = [*video.keyframes.tolist()[1:], len(video)]
             row |= {
                 "frames": len(video),
-                "fps": video.fps,
-                "duration": float(video.times[-1] - video.times[0]) + 1 / video.fps,
+                "fps": video.fps if video.timed else None,
+                "duration": float(video.times[-1] - video.times[0]) + 1 / video.fps if video.timed else None,
                 "width": video.width,
                 "height": video.height,
                 "codec": video.codec,

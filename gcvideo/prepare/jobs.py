@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from gcvideo.console import Progress
@@ -10,6 +9,8 @@ from gcvideo.data.worker_pool import Hold, WorkerPool
 from gcvideo.errors import GcvideoError, VideoError
 from gcvideo.journal import Journal, Row
 from gcvideo.parts import WHOLE, Part
+from gcvideo.video.frame_folder import list_files
+from gcvideo.video.pyav_decoder import DecodeError
 from gcvideo.video.tar_members import parse_member
 
 Item = TypeVar("Item")
@@ -139,7 +140,10 @@ def reason_of(error: Exception) -> str:
 
 
 def _stamp(path: str) -> Any:
-    """Size and time of change of a video's file, or of its shard; None where that does not exist."""
+    """Size and time of change of a video's files, or of its shard; None where they do not exist, or are no video."""
     member = parse_member(path)
-    file = Path(member.shard if member else path)
-    return [file.stat().st_size, file.stat().st_mtime_ns] if file.exists() else None
+    try:
+        stats = [os.stat(file) for file in list_files(member.shard if member else path)]
+    except (OSError, DecodeError):
+        return None
+    return [sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)]

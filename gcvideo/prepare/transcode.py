@@ -137,9 +137,9 @@ def _copy_video(path: str, *, copies: Mapping[str, str], encoding: Encoding) -> 
 
 
 def _videos(source: Path) -> list[str]:
-    paths = videos_under(source)
+    paths = videos_under(source, files_only=True)
     if not paths:
-        raise DataError(f"{source}: no folder of videos")
+        raise DataError(f"{source}: no folder of video files")
     return paths
 
 

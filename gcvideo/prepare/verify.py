@@ -14,13 +14,14 @@ import numpy as np
 
 from gcvideo.data.annotations import EVERY_SUBSET, Readings, load_records, looks_like
 from gcvideo.data.records import VideoRecord
-from gcvideo.errors import VideoError
+from gcvideo.errors import DamagedVideoError, VideoError
 from gcvideo.files import hash_file, write_atomically
 from gcvideo.journal import Journal, Row
 from gcvideo.parts import WHOLE, Part
 from gcvideo.prepare.duplicates import FRAMES, alike, picture_hash
 from gcvideo.prepare.jobs import reason_of, scan
 from gcvideo.video import open_video
+from gcvideo.video.frame_folder import check_frames, list_files
 from gcvideo.video.tar_members import local_path
 
 # Kind of finding -> what it means. Rows of the first two kinds are sound.
@@ -163,8 +164,9 @@ def verify_video(path: str) -> Row:
     try:
         with local_path(path) as file, open_video(file) as video:
             count, times = len(video), video.times
-            row |= {"frames": count, "seconds": float(times[-1] - times[0]), "hash": hash_file(file)}
-            row["pictures"], reason = strict_decode(file, count)
+            row |= {"frames": count, "seconds": float(times[-1] - times[0]), "hash": hash_file(*list_files(file))}
+            row["timed"] = video.timed
+            row["pictures"], reason = strict_decode(file, count) if video.timed else check_frames(file)
             if reason:
                 return row | {"kind": "damaged", "reason": reason}
             why = video.reason if video.backend == "pyav" else "decord cannot read its pictures as the tables say"
@@ -172,7 +174,8 @@ def verify_video(path: str) -> Row:
             row["print"] = base64.b64encode(picture_hash(video.frames(numbers))).decode()
             return row | ({"kind": "pyav", "reason": why} if video.backend == "pyav" else {"kind": "sound"})
     except VideoError as error:
-        kind = "damaged" if row else "missing" if error.reason == "does not exist" else "refused"
+        damaged = row or isinstance(error, DamagedVideoError)
+        kind = "damaged" if damaged else "missing" if error.reason == "does not exist" else "refused"
         return row | {"kind": kind, "reason": error.reason}
 
 
@@ -267,7 +270,7 @@ def _videos(entries: Iterable[_Entry], rows: dict[str, Row]) -> Iterator[Finding
         row = rows[entry.record.path]
         if row.get("kind") != "sound":
             yield entry.found(row.get("kind", "failed"), row.get("reason") or row["error"])
-        if row.get("frames"):
+        if row.get("frames") and row.get("timed", True):
             try:
                 entry.record.frame_range(np.linspace(0, row["seconds"], row["frames"]))
             except VideoError as error:

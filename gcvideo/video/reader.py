@@ -12,6 +12,7 @@ sound: one sample description, whole pictures, at     slice headers of the pictu
 most one edit, known order of output                  the times of the file
 of these: HEVC, open groups of pictures, order of     the same, PyAV only (open groups of pictures of H.264 also by
 output not told, more than 8 bits                     decord where it is asked for: it starts at IDR pictures)
+a folder of numbered pictures                         Pillow; see ``gcvideo.video.frame_folder``
 anything else that libav knows, and files whose       PyAV through a demuxer; where their times are not to be
 slice headers contradict their times                  relied on it counts frames from the beginning
 cut short, encrypted, without pictures, huge,         refused, with the reason
@@ -45,6 +46,7 @@ import numpy as np
 from gcvideo.errors import DamagedVideoError, VideoError
 from gcvideo.video.decode_plan import MAX_REORDER, Orientation, UnreadableError
 from gcvideo.video.decord_decoder import decode_with_decord, has_decord
+from gcvideo.video.frame_folder import FrameFolder, split_span
 from gcvideo.video.mp4_slice import read_samples
 from gcvideo.video.mp4_tables import Mp4Track, read_tables
 from gcvideo.video.pyav_decoder import HEVC_REASON, MAX_PIXELS, DamageError, DecodeError, LibavVideo, decode_with_pyav
@@ -57,13 +59,15 @@ BACKENDS = ("auto", "decord", "pyav", "torchcodec")
 MAX_BYTES = 4 << 30
 
 
-def open_video(path: str | Path, *, backend: str = "auto") -> VideoReader:
+def open_video(path: str | Path, *, backend: str = "auto", frame_rate: float | None = None) -> VideoReader:
     """Open a video.
 
     Args:
-        path: the file, or a video in a tar shard (see ``gcvideo.video.tar_members``), which is read into memory.
+        path: the file; a folder of frames (see ``gcvideo.video.frame_folder``); or a video in a tar shard (see
+            ``gcvideo.video.tar_members``), which is read into memory.
         backend: ``auto`` takes decord where it reads the file rightly, else PyAV. ``decord`` refuses the files that
             only PyAV reads rightly, and so does ``torchcodec``.
+        frame_rate: frames per second of a folder of frames, which tells none; files tell their own.
 
     Raises:
         VideoError: the file cannot be read, and why.
@@ -76,9 +80,11 @@ def open_video(path: str | Path, *, backend: str = "auto") -> VideoReader:
     with ExitStack() as opened:
         try:
             file = opened.enter_context(local_path(path))
-            reader = VideoReader(path, *_open_source(file, backend))
+            reader = VideoReader(path, *_open_source(file, backend, frame_rate))
         except VideoError as error:
             raise error if error.path == path else VideoError(path, error.reason) from error
+        except DamageError as error:
+            raise DamagedVideoError(path, str(error)) from error
         except (UnreadableError, DecodeError) as error:
             raise VideoError(path, str(error)) from error
         except Exception as error:  # PyAV raises what it meets: InvalidDataError, UnicodeDecodeError ...
@@ -96,17 +102,18 @@ class VideoReader:
     """An open video; made by ``open_video``. A context manager.
 
     Attributes:
-        path: the file.
+        path: the file or folder.
         height: of the frames that come out, after rotation.
         width: of the frames that come out, after rotation.
-        fps: average frames per second.
+        fps: average frames per second; 25 where the rate is not known.
+        timed: whether the rate is known: of files always, of folders of frames where it was given.
         times: float64 (len,), presentation time of each frame in seconds, rising.
         codec: libavcodec's name.
         keyframes: int64 (K,), frames at which decoding may start.
         reason: why this decoder reads the file.
     """
 
-    def __init__(self, path: str, source: Mp4Video | LibavVideo | _Array, reason: str) -> None:
+    def __init__(self, path: str, source: Mp4Video | LibavVideo | FrameFolder | _Array, reason: str) -> None:
         self.path = path
         self.reason = reason
         self._source = source
@@ -116,13 +123,14 @@ class VideoReader:
             raise VideoError(path, f"frames of {size[1]} x {size[0]} are larger than {MAX_PIXELS} pixels")
         self.height, self.width = size[::-1] if source.orientation.transpose else size
         self.fps = source.fps
+        self.timed = getattr(source, "timed", True)
         self.times = source.times
         self.codec = source.codec
         self.keyframes = source.keyframes
 
     @property
     def backend(self) -> str:
-        """``decord``, ``pyav`` or ``torchcodec``: who decodes; ``memory`` where nobody needs to."""
+        """Who decodes: ``decord``, ``pyav``, ``torchcodec`` or ``pillow``; ``memory`` where nobody needs to."""
         return self._source.backend
 
     def __len__(self) -> int:
@@ -264,11 +272,12 @@ class _Array:
 _DECODERS = {"decord": decode_with_decord, "pyav": decode_with_pyav, "torchcodec": decode_with_torchcodec}
 
 
-def _open_source(path: str, backend: str) -> tuple[Mp4Video | LibavVideo, str]:
+def _open_source(path: str, backend: str, fps: float | None) -> tuple[Mp4Video | LibavVideo | FrameFolder, str]:
     """Open a file with the decoder that reads it rightly; and why with this one."""
+    if os.path.isdir(split_span(path)[0]):
+        return FrameFolder(path, fps), "a folder of frames"
     if not os.path.isfile(path):
-        exists = os.path.exists(path)
-        raise DecodeError("is a folder" if os.path.isdir(path) else "is not a file" if exists else "does not exist")
+        raise DecodeError("is not a file" if os.path.exists(path) else "does not exist")
     tables = read_tables(path)
     decoder, reason = choose_decoder(tables, backend)
     if decoder is None:

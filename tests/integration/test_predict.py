@@ -154,7 +154,7 @@ def test_folders_and_patterns(checkpoint: str, place: Path, tmp_path: Path) -> N
         ("absent.mp4", "does not exist"),
         ("x" * 300, "does not exist"),
         ("/dev/null", "is not a file"),
-        ("{place}/empty", "without video files"),
+        ("{place}/empty", "without videos"),
         ("{place}/pipe.mp4", "is not a file"),
         ("{place}/dangling.mp4", "does not exist"),
         ("nul\0byte", "does not exist"),

@@ -77,7 +77,9 @@ def load_records(
       separated by tabs, semicolons, commas or spaces; or with a header line that names columns in any order: `path`,
       `label`, `class` (names), `class_id` (numbers from 0), `start`, `end`, `split`. Every file must exist, and none
       may have two labels. `path frames label` needs the header line where every number of frames could be a label.
-    - `folders`: a folder with a folder of videos for each class.
+      A folder of numbered pictures is a video too (see `gcvideo.video.frame_folder`); `path frames label` then has the
+      number of its pictures, and `path offset frames label` means some of them, from number `offset` on (from 0).
+    - `folders`: a folder with a folder of videos for each class; without such folders the videos have no labels.
     - `index`: Parquet of `gcvideo prepare index`, or a folder of shards of `gcvideo prepare shard`.
     - `ucf101`, `hmdb51`: the official lists, or (HMDB51: always) the folder of them, by `subset` and `split`.
     - `something_something`: the JSON files of Something-Something V2.

@@ -1,4 +1,4 @@
-"""A folder with a folder of videos for each class, and which files in folders are videos."""
+"""A folder with a folder of videos for each class, and which files and folders are videos."""
 
 import os
 from collections.abc import Sequence
@@ -6,9 +6,10 @@ from pathlib import Path
 
 from gcvideo.config.checks import nearest
 from gcvideo.console import printable, warn
-from gcvideo.data.annotations.table import SUBSETS, Annotation, normalize
+from gcvideo.data.annotations.table import SUBSETS, UNKNOWN, Annotation, normalize
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
+from gcvideo.video.frame_folder import FLOW, are_frames
 
 SUFFIXES = ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
 VIDEO_SUFFIXES = frozenset(SUFFIXES.split())
@@ -17,17 +18,23 @@ VIDEO_SUFFIXES = frozenset(SUFFIXES.split())
 def read_class_folders(annotation: Annotation) -> RecordTable:
     """Records of all videos; the classes are the sorted names of the folders unless they are known.
 
-    Ids are relative to the folder, or to the root where one is given that the folder lies in.
+    Where no class folder holds a video, those that lie in the folder itself come without labels. Ids are relative to
+    the folder, or to the root where one is given that the folder lies in.
 
     Raises:
-        DataError: there are no folders, they are splits, one is no class, or a link gives a video two classes.
+        DataError: the folders are splits, one is no class, or a link gives a video two classes.
     """
     folder = annotation.path
     names = sorted(name for name in os.listdir(folder) if (folder / name).is_dir() and not name.startswith("."))
-    if not names:
-        raise DataError(f"{folder}: expected a folder of videos for each class, found no folders")
-    if not annotation.classes and {name.lower() for name in names} <= SUBSETS.keys():
+    if names and not annotation.classes and {name.lower() for name in names} <= SUBSETS.keys():
         raise DataError(f"{folder}: holds folders of splits ({', '.join(names)}); give {folder / names[0]}")
+    found = videos_under(folder)
+    files = [path for path in found if os.sep in path]
+    if found and not files:
+        labels = [UNKNOWN] * len(found)
+        return RecordTable(
+            ids=found, paths=found, labels=labels, root=folder, classes=annotation.classes, source=str(folder)
+        )
     classes = annotation.classes or tuple(map(normalize, names))
     index = {name: label for label, name in enumerate(classes)}
     for name in names:
@@ -35,8 +42,6 @@ def read_class_folders(annotation: Annotation) -> RecordTable:
             raise DataError(f"{folder / name}: unknown class{nearest(name, classes)}")
     inside = annotation.root_given and folder.is_relative_to(annotation.root)
     root = annotation.root if inside else folder
-    found = videos_under(folder)
-    files = [path for path in found if os.sep in path]
     if loose := sorted({*found} - {*files}):
         warn(f"{folder}: {len(loose):,} videos lie beside the class folders ({printable(loose[0])} ...); left out")
     paths = [os.path.join(folder, path)[len(os.path.join(root, "")) :] for path in files]
@@ -58,11 +63,12 @@ def _require_one_class(folder: Path, paths: Sequence[str], labels: Sequence[int]
             raise DataError(f"{places[other]} and {place} are one, by a link, in two classes; remove one of them")
 
 
-def videos_under(root: str | Path) -> list[str]:
-    """Paths of the video files in a folder and its subfolders, relative to ``root``, sorted folder by folder.
+def videos_under(root: str | Path, *, files_only: bool = False) -> list[str]:
+    """Paths of the videos in a folder and its subfolders, relative to ``root``, sorted folder by folder.
 
-    Names with a leading dot are skipped (``.ipynb_checkpoints``, the ``._1.mp4`` that macOS writes beside ``1.mp4``).
-    Links to folders are followed, but every real folder is visited once, under its own name where it has one.
+    Unless ``files_only``, a subfolder that holds numbered pictures and no video files is a video. Names with a leading
+    dot are skipped (``.ipynb_checkpoints``, the ``._1.mp4`` that macOS writes beside ``1.mp4``). Links to
+    folders are followed, but every real folder is visited once, under its own name where it has one.
     """
     top = os.path.join(root, "")
     found: list[str] = []
@@ -75,6 +81,10 @@ def videos_under(root: str | Path) -> list[str]:
             links += [path for path in (os.path.join(folder, name) for name in subfolders) if os.path.islink(path)]
             if real not in seen:
                 videos = (name for name in names if name[0] != "." and Path(name).suffix.lower() in VIDEO_SUFFIXES)
-                found += [os.path.join(folder, name)[len(top) :] for name in videos]
+                files = [os.path.join(folder, name)[len(top) :] for name in videos]
+                flow = FLOW.fullmatch(os.path.basename(folder))
+                if not (files or files_only or folder == top) and are_frames(names):
+                    files, subfolders[:] = [] if flow else [folder[len(top) :]], []
+                found += files
             seen.add(real)
     return sorted(found, key=lambda path: (path.split(os.sep)[:-1], path))

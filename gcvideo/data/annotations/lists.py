@@ -2,15 +2,18 @@
 
 One layout is chosen for all rows of a file: a separator (tab, semicolon, comma or space) and the columns. Without a
 header these are ``path``, ``path label``, ``path frames label`` (the number of frames is ignored) or
-``path start end label`` (a segment, in seconds): those with which most of the first rows name an existing file. Paths
-may hold separators. A label is an integer or a class name. A header names the columns in any order: those, ``class``
-(names), ``class_id`` (numbers from 0), ``split`` (see ``SPELLINGS`` for others); further columns are ignored.
+``path start end label`` (a segment, in seconds): those with which most of the first rows name an existing file. Of a
+folder of frames the number of frames must be that of its pictures, and four columns are ``path offset frames label``:
+so many frames from that one on, counted from 0. Paths may hold separators. A label is an integer or a class name. A
+header names the columns in any order: those, ``class`` (names), ``class_id`` (numbers from 0), ``split`` (see
+``SPELLINGS`` for others); further columns are ignored.
 """
 
 import codecs
 import csv
 import itertools
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -20,20 +23,22 @@ from pathlib import Path
 from gcvideo.data.annotations.table import Annotation, Find, Labels, Row, file_finder, make_table
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
+from gcvideo.video.frame_folder import count_frames
 
 SEPARATORS = ("\t", ";", ",", " ")
 SPELLINGS = """file:path filename:path file_name:path filepath:path file_path:path video:path video_path:path
 class_name:class label_name:class label_id:class_id class_index:class_id label_index:class_id
 time_start:start start_time:start starttime:start time_end:end end_time:end endtime:end subset:split
-set:split partition:split"""
+set:split partition:split frame_dir:path video_file_name:path total_frames:frames num_frames:frames"""
 ALIASES = dict(pair.split(":") for pair in SPELLINGS.split())
 LABELS: dict[str, Labels] = {"class": "names", "label": "any", "class_id": "numbers"}
-KNOWN = {"youtube_id", "path", "frames", *LABELS, *ALIASES.values()}
+KNOWN = {"youtube_id", "path", "offset", "frames", *LABELS, *ALIASES.values()}
 OTHER_TIMES = re.compile(r"(^|.*[-_ ])(start|begin|end|stop)(time|frame|sec|ms)?s?([-_ ].*)?|t0|t1|from|to|onset")
 SECONDS = re.compile(r"\d+(\.\d*)?")
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # which Windows programs put first
 OTHER_COLUMNS = (
-    "other columns need a header line: path,label or path,start,end,label or label,youtube_id,time_start,time_end"
+    "other columns need a header line: path,label or path,start,end,label or label,youtube_id,time_start,time_end; "
+    "of folders of frames path,offset,frames,label"
 )
 NO_ROW = re.compile(r"\s*(\"?sep=.\"?\s*)?")  # empty; or what tells Excel the separator
 ROWS_TO_TRY = 1000  # for an existing file
@@ -69,7 +74,7 @@ class Layout:
         fits = (
             len(fields) == len(self.columns)
             and (row.get("path") or row.get("youtube_id"))
-            and row.get("frames", "0").isdecimal()
+            and all(row.get(name, "0").isdecimal() for name in ("offset", "frames"))
             and (self.is_header or others < 2 or fields[-1].strip())  # `path,label,` is no `path,frames,label`
             and (("path" in row and not (start or end)) or _seconds(start) < _seconds(end))
         )
@@ -79,7 +84,7 @@ class Layout:
 LAYOUTS = [Layout(",", ("path",))] + [
     Layout(separator, ("path", *columns))
     for separator in SEPARATORS
-    for columns in (("label",), ("frames", "label"), ("start", "end", "label"))
+    for columns in (("label",), ("frames", "label"), ("start", "end", "label"), ("offset", "frames", "label"))
 ]
 
 
@@ -92,21 +97,40 @@ def read_list(annotation: Annotation) -> RecordTable:
     find = file_finder(annotation.root)
     layout = header_of(annotation.path) or choose_layout(annotation, find)
     column = next((name for name in LABELS if name in layout.columns), "label")
-    between = [0.0]  # the largest number between path and label; infinite where there is something else
+    between = [0.0]  # the largest number between path and label; infinite where these can be nothing else
+    counted = [True]  # whether every label is the number of frames
 
     def rows() -> Iterator[Row]:
         for line, row in read_rows(annotation, layout):
-            for text in map(row.__getitem__, layout.columns[1:-1]):
-                between[0] = max(between[0], int(text) if text.isdecimal() else math.inf)
+            path, numbers = row["path"], [row[name] for name in ("offset", "frames") if name in row]
+            frames = count_frames(os.path.join(annotation.root, find(path) or "\0")) if numbers or counted[0] else None
+            counted[0] = counted[0] and frames is not None and row.get("label") == str(frames)
+            if frames is not None and numbers:
+                first, last = (0, *map(int, numbers))[-2:]
+                if last + first > frames or (len(numbers) == 1 and last != frames):
+                    reason = f"has {frames} pictures, but the row says {' and '.join(numbers)}"
+                    annotation.refuse(line, path, path, f"{path}: {reason}")
+                    continue
+                if len(numbers) == 2:
+                    path += f"#frames={first},{first + last}"
+                if len(numbers) == 1 or first >= last or (first, last) == (0, frames):
+                    between[0] = math.inf
+            elif len(numbers) < 2:
+                for text in map(row.__getitem__, layout.columns[1:-1]):
+                    between[0] = max(between[0], int(text) if text.isdecimal() else math.inf)
             start, end = _seconds(row.get("start")), _seconds(row.get("end"))
-            yield Row(line, row["path"], row.get(column, ""), "", start, end, row.get("split", ""))
+            yield Row(line, path, row.get(column, ""), "", start, end, row.get("split", ""))
 
     hint = f"; the rows are read as {layout}; {OTHER_COLUMNS}"
     table = make_table(annotation, rows(), find=find, labels=LABELS[column], hint=hint)
     limit = annotation.limit or table.labels.max(initial=0) + 1
     if not layout.is_header and len(layout.columns) > 2 and between[0] < limit:
+        other = "`path start end label` (seconds)" if "offset" in layout.columns else "have several labels"
         fix = f"give one label per video, or add a header line: {','.join(layout.columns)}, and separate by commas"
-        raise annotation.error(1, f"the rows may be {layout} or have several labels; {fix}")
+        raise annotation.error(1, f"the rows may be {layout} or {other}; {fix}")
+    if not layout.is_header and len(table) and counted[0]:
+        fix = "add a header line: path,label or path,frames, and separate by commas"
+        raise annotation.error(1, f"every label is the number of frames; the rows may be {layout} or have none; {fix}")
     return table
 
 
@@ -147,7 +171,11 @@ def choose_layout(annotation: Annotation, find: Find) -> Layout:
     lines = list(itertools.islice(read_lines(annotation.path), ROWS_TO_TRY))
     votes: Counter[Layout] = Counter()
     for line, text in lines:
-        found = [layout for layout in LAYOUTS if (row := layout.parse(text)) and find(row["path"])]
+        found = []
+        for layout in LAYOUTS:
+            path = find(row["path"]) if (row := layout.parse(text)) else None
+            other = "start" if path and os.path.isdir(annotation.root / path) else "offset"
+            found += [layout] if path and other not in layout.columns else []
         if len(found) > 1 and not votes:
             raise annotation.error(line, f"{text!r} reads as {' and as '.join(map(str, found))}; add a header line")
         votes.update(found if len(found) == 1 else ())
@@ -156,7 +184,7 @@ def choose_layout(annotation: Annotation, find: Find) -> Layout:
     if votes:
         return votes.most_common(1)[0][0]
     for line, text in lines[:1]:
-        expected = f"`path label` of a video file in {annotation.root} (not a folder of frames)"
+        expected = f"`path label` of a video file in {annotation.root} (or a folder of numbered pictures)"
         raise annotation.error(line, f"expected {expected}, found {text!r}; {OTHER_COLUMNS}")
     return LAYOUTS[0]
 

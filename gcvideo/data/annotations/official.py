@@ -146,7 +146,7 @@ def _is_training(annotation: Annotation) -> bool:
 
 def _find_by_stem(root: Path) -> Find:
     """Finds videos with any suffix, as transcoded copies have, in the folders that a list names or all in one."""
-    paths = {os.path.splitext(path)[0]: path for path in videos_under(root)}
+    paths = {os.path.splitext(path)[0]: path for path in videos_under(root)}  # a file before its folder of frames
 
     def find(path: str) -> str | None:
         stem = os.path.splitext(path)[0]

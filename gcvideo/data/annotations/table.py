@@ -16,6 +16,7 @@ import numpy as np
 from gcvideo.config.checks import nearest
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
+from gcvideo.video.frame_folder import is_frame_folder
 
 Labels = Literal["any", "names", "numbers"]
 Find = Callable[[str], str | None]
@@ -115,7 +116,8 @@ class Annotation:
 def file_finder(root: Path) -> Find:
     """A function that finds the existing file that a path means, with one listing per folder; None where none exists.
 
-    Relative paths start from ``root``; backslashes may separate folders, and letters may be composed or decomposed.
+    A folder of frames is a file. Relative paths start from ``root``; backslashes may separate folders, and letters may
+    be composed or decomposed.
     """
 
     @functools.cache
@@ -134,6 +136,8 @@ def file_finder(root: Path) -> Find:
             if name[cut:] in files(name[:cut]):
                 odd = ("./" in name or "//" in name) and ".." not in name  # behind a link, ".." may be another folder
                 return os.path.normpath(name) if odd else name
+            if is_frame_folder(os.path.join(root, name)):
+                return name.rstrip("/")
         return None
 
     return find

@@ -196,7 +196,7 @@ def test_list_takes_a_root_and_absolute_paths(tmp_path):
             r"list.txt:3: .*/gone.mp4: no such video file; the rows are read as `path label`",
         ),
         (["gone.mp4 0", "a.mp4 0", "also gone.mp4 1"], r"list.txt:1: .*no such video file \(and 1 more of 3 rows\)"),
-        (["frames 5 1"], r"list.txt:1: expected .* \(not a folder of frames\), found 'frames 5 1'"),
+        (["frames 5 1"], r"list.txt:1: expected .* \(or a folder of numbered pictures\), found 'frames 5 1'"),
         (["what is this"], r"list.txt:1: expected `path label` of a video .*, found 'what is this'"),
         (["a.mp4,jump"], r"list.txt:1: label 'jump' is an unknown class; did you mean 'jumps'"),
         (
@@ -275,7 +275,7 @@ def test_a_link_must_not_give_a_video_a_second_class(tmp_path):
 def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(DataError, match="no such annotation file or folder"):
         load_records(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="found no folders"):
+    with pytest.raises(DataError, match="lists no videos"):
         load_records(tmp_path)
     (tmp_path / "jump").mkdir()
     with pytest.raises(DataError, match="lists no videos"):
