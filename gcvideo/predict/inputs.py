@@ -143,11 +143,13 @@ def input_views(
         VideoError: something is no video, or frames are of a wrong shape or type. A file that cannot be read is a
             ``failure`` in its place instead.
     """
-    views: dict[str, Any] = {"data": replace(data, frame_rate=fps or data.frame_rate), "test": test, "windows": windows}
+    views: dict[str, Any] = {"data": data, "test": test, "windows": windows}
     if isinstance(videos, RecordTable):
         return eval_loader(ViewDataset(videos, **views), workers=min(workers, len(videos)))
     kinds = [_kind(video) for video in videos]
-    if fps is not None and videos and "frames" not in kinds and not any(map(_is_folder, videos)):
+    if fps is not None and any(map(_is_folder, videos)):
+        views["data"] = replace(data, frame_rate=_rate(fps, _name(videos[0])))
+    elif fps is not None and videos and "frames" not in kinds:
         raise VideoError(_name(videos[0]), "tells its own frame rate; fps is for arrays and iterators of frames")
     for video, kind in zip(videos, kinds, strict=True):
         if kind == "path" and LIVE.match(os.fspath(video)):  # type: ignore[arg-type]

@@ -158,7 +158,7 @@ def test_quarantine_files_of_other_processes_and_tools(folder, tmp_path):
 def test_each_video_gets_a_second_chance_on_the_other_backend(folder, monkeypatch):
     asked = []
 
-    def only_pyav(path, *, backend):
+    def only_pyav(path, *, backend, **_):
         asked.append(backend)
         if backend != "pyav":
             raise VideoError(path, "decord is out")
@@ -176,7 +176,7 @@ def test_each_video_gets_a_second_chance_on_the_other_backend(folder, monkeypatc
 def test_a_decoder_that_hides_damage_is_not_asked_after_one_that_tells(folder, monkeypatch):
     asked = []
 
-    def damaged(path, *, backend):
+    def damaged(path, *, backend, **_):
         asked.append(backend)
         raise DamagedVideoError(path, "a picture is damaged")
 
@@ -197,7 +197,7 @@ def test_a_decoder_that_is_not_installed_is_said_at_once(backend, folder, monkey
 def test_a_record_that_killed_a_process_is_read_by_the_other_backend_only(folder, monkeypatch):
     asked = []
 
-    def watched(path, *, backend):
+    def watched(path, *, backend, **_):
         asked.append(backend)
         return open_video(path, backend="pyav")
 

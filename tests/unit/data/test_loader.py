@@ -74,7 +74,7 @@ class FakeVideo:
 def harm(monkeypatch) -> dict[int, Any]:
     """Video number -> what happens when it is opened."""
     acts: dict[int, Any] = {}
-    monkeypatch.setattr(dataset_module, "open_video", lambda path, *, backend: FakeVideo(path, backend, acts))
+    monkeypatch.setattr(dataset_module, "open_video", lambda path, *, backend, **_: FakeVideo(path, backend, acts))
     return acts
 
 
