@@ -50,6 +50,8 @@ class RunConfig:
         if not self.name or "/" in self.name or self.name in (".", ".."):
             raise ConfigError(f"name: {self.name!r} cannot name a run folder")
         check_ranges("", self)
+        if self.data.augment.class_balanced and self.train.class_weights != "none":
+            raise ConfigError("train.class_weights: data.augment.class_balanced balances the classes already; use one")
         if self.optim.warmup_epochs >= self.train.epochs:
             raise ConfigError(
                 f"optim.warmup_epochs: {self.optim.warmup_epochs:g} leaves nothing of train.epochs "

@@ -70,7 +70,14 @@ class TrainConfig:
         loss: dotted path to a loss of your own ("my_loss:Focal"): called with logits (N, K) and labels (N,), or (N, K)
             where clips are mixed, it returns a scalar; a class is instantiated first. Default: cross entropy.
         label_smoothing: label smoothing of cross entropy, in [0, 1).
+        class_weights: weights of the classes in cross entropy: none, or balanced: N / (K n) for a class with n of the
+            N training videos, K being the classes that occur (King and Zeng 2001), so that all classes count alike and
+            the mean weight of a video is 1.
+        focal: exponent gamma of the focal loss -(1 - p)^gamma log p of the true class (Lin et al. 2017), which counts
+            what is already learned less; 2 is usual, 0 is cross entropy.
         freeze: parts of the network that are not trained: stem, res2 ... head, or backbone for all but the head.
+        freeze_epochs: epochs after which the parts in ``freeze`` are trained too; 0: never. With freeze=[backbone] the
+            head is trained first, then all.
         ema: decay of the exponential moving average of the weights, which is validated and tested, for example 0.9999
             (Polyak averaging as in Tan and Le 2019); 0: none.
         precise_bn: batches over which batch norm statistics are computed again before each validation (PySlowFast:
@@ -100,7 +107,10 @@ class TrainConfig:
     compile: bool = False
     loss: str | None = None
     label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    focal: float = 0.0
     freeze: list[str] = field(default_factory=list)
+    freeze_epochs: int = 0
     ema: float = 0.0
     precise_bn: int = 0
     sync_batch_norm: int = 1
@@ -126,7 +136,10 @@ class TrainConfig:
             raise ConfigError("train.multigrid: splits batch norms, so train.sync_batch_norm must stay 1")
         if self.early_stop and not self.val_every:
             raise ConfigError("train.early_stop: counts validations, so train.val_every must be above 0")
-        if self.loss is not None and self.label_smoothing:
-            raise ConfigError("train.label_smoothing: belongs to cross entropy; set it to 0 with train.loss")
+        if self.freeze_epochs and not self.freeze:
+            raise ConfigError("train.freeze_epochs: needs train.freeze, the parts that are frozen for so long")
+        for key, off in (("label_smoothing", 0.0), ("focal", 0.0), ("class_weights", "none")):
+            if self.loss is not None and getattr(self, key) != off:
+                raise ConfigError(f"train.{key}: belongs to cross entropy; set it to {off} with a loss of your own")
         if self.static_graph and self.accumulate > 1:
             raise ConfigError("train.static_graph: does not work with train.accumulate above 1")

@@ -18,7 +18,7 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimiz
 
     A class ``my_optim:Lion`` is called as ``Lion(groups, lr=optim.lr)``; the groups hold ``weight_decay``.
     """
-    groups = parameter_groups(model.parameters(), optim)
+    groups = parameter_groups((p for p in model.parameters() if p.requires_grad), optim)
     if optim.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=optim.lr, fused=optim.fused)
     if optim.optimizer == "sgd":
@@ -32,7 +32,7 @@ def parameter_groups(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> 
 
     Without ``optim.decay_norm_and_bias`` the latter do not decay (He et al. 2019, "Bag of tricks", section 3.1).
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    trained = list(parameters)
     if optim.decay_norm_and_bias:
         return [{"params": trained, "weight_decay": optim.weight_decay}]
     groups: list[dict[str, Any]] = [

@@ -22,7 +22,7 @@ HARMLESS = (
     *("data.video_timeout", "train.val_", "train.log_", "train.checkpoint", "train.wandb", "train.keep_checkpoints"),
 )
 # Config keys that decide which tensors an optimizer keeps, and how they are grouped.
-LASTING = ("optim.optimizer", "optim.decay_norm_and_bias", "train.freeze")
+LASTING = ("optim.optimizer", "optim.decay_norm_and_bias", "train.freeze", "train.freeze_epochs")
 # What other keys of ``_identity`` are called in warnings.
 TITLES = {
     "fingerprint": "fingerprint of the training videos and their labels",
@@ -144,7 +144,8 @@ class TrainState:
             ConfigError: a key that cannot change has changed.
             CheckpointError: the checkpoint does not fit the network.
         """
-        changes = differences(state, self._identity())
+        config = config_from_dict(state["config"], where=state["path"])  # older checkpoints lack keys
+        changes = differences({**state, "config": config_to_dict(config)}, self._identity())
         for key in LASTING:
             if key in changes:
                 raise ConfigError(
@@ -158,7 +159,7 @@ class TrainState:
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{state['path']}: does not fit the network of this config ({reason})") from None
-        before = Schedule(config_from_dict(state["config"], where=state["path"]), state["records"])
+        before = Schedule(config, state["records"])
         position = Position(state["step"], state["epoch"], state["epoch_step"])
         self.position, self.resumed_at = self.schedule.take_over(position, before), before.time(position)
         self.best, self.validation, self.details = state["best"], state["validation"], state["details"]

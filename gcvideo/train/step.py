@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gcvideo import device as runtime
 from gcvideo import distributed
-from gcvideo.config import RunConfig, TrainConfig, import_object
+from gcvideo.config import RunConfig, import_object
 from gcvideo.data.augment import ClipMixer
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import ClipBatch
@@ -20,7 +21,7 @@ from gcvideo.errors import ConfigError
 from gcvideo.eval.metrics import TrainMeter
 from gcvideo.models.resnet3d import build_model
 from gcvideo.train.batch_norm import require_batch_statistics, split_batch_norms, synchronize_batch_norms
-from gcvideo.train.optimizer import build_optimizer, freeze, frozen_parts, load_optimizer
+from gcvideo.train.optimizer import build_optimizer, freeze, frozen_parts, load_optimizer, parameter_groups
 from gcvideo.train.schedule import smallest_clip
 from gcvideo.weights import load_initial_weights
 
@@ -37,6 +38,7 @@ class TrainStep:
         loss: maps logits (N, K), float32, and labels (N,) int64, or (N, K) float where clips are mixed, to a scalar.
             Default: ``train.loss``, else cross entropy.
         classes: class names of the data in label order, to be compared with those of ``model.weights``.
+        labels: of the training videos, int (V,), for ``train.class_weights``.
 
     Attributes:
         network: the network itself.
@@ -53,11 +55,12 @@ class TrainStep:
         model: nn.Module | None = None,
         loss: Loss | None = None,
         classes: Sequence[str] | None = None,
+        labels: Sequence[int] | np.ndarray = (),
     ) -> None:
         self.config, self.device = config, device
         torch.manual_seed(config.seed)
         network = build_model(config.model) if model is None else model
-        self.loss = loss or build_loss(config.train)
+        self.loss = loss or build_loss(config, labels, device)
         if isinstance(self.loss, nn.Module):
             self.loss.to(device)
         frames, crop = smallest_clip(config)
@@ -70,7 +73,8 @@ class TrainStep:
             load_initial_weights(network, config.model.weights, classes=classes)
         freeze(network, config.train.freeze)
         if micro_batch_size(config) == 1:
-            require_batch_statistics(network, (1, 3, frames, crop, crop), frozen=config.train.freeze)
+            always = () if config.train.freeze_epochs else config.train.freeze
+            require_batch_statistics(network, (1, 3, frames, crop, crop), frozen=always)
         if onednn:
             runtime.reach_onednn(network)
         network = network.to(device).to(memory_format=self.memory_format)
@@ -81,13 +85,13 @@ class TrainStep:
         # After the copy for averaging: a process group cannot be copied.
         self.network = synchronize_batch_norms(network, config.train.sync_batch_norm, device)
         self.optimizer = build_optimizer(self.network, config.optim)
+        if config.train.freeze_epochs:  # in groups of their own, whose first step comes later
+            later = [p for part in frozen_parts(network, config.train.freeze) for p in part.parameters()]
+            for group in parameter_groups(dict.fromkeys(later), config.optim):
+                self.optimizer.add_param_group(group)
         if config.train.compile:
             self.network.compile()
-        self.model: nn.Module = self.network
-        if distributed.world_size() > 1:
-            self.model = nn.parallel.DistributedDataParallel(
-                self.network, gradient_as_bucket_view=True, static_graph=config.train.static_graph
-            )
+        self.model = self._distribute()
         self.mixer: ClipMixer | None = None
         if config.data.augment.mixup or config.data.augment.cutmix:
             self.mixer = ClipMixer(
@@ -100,12 +104,29 @@ class TrainStep:
         """Network to validate, test and predict with: the averaged one, if there is one."""
         return self.network if self.ema is None else self.ema.module
 
-    def train_mode(self, *, batch_norm_splits: int = 1) -> None:
-        """Switch to training; batch norms normalise so many parts of each batch; frozen parts stay in evaluation."""
+    def _distribute(self) -> nn.Module:
+        """The network, or with several processes its wrapper, which exchanges the gradients of what is trained now."""
+        if distributed.world_size() == 1:
+            return self.network
+        return nn.parallel.DistributedDataParallel(
+            self.network, gradient_as_bucket_view=True, static_graph=self.config.train.static_graph
+        )
+
+    def train_mode(self, *, epoch: int = 0, batch_norm_splits: int = 1) -> None:
+        """Switch to training for an epoch, counted from 0; what is frozen in it stays in evaluation.
+
+        Args:
+            batch_norm_splits: parts of each batch that batch norms normalise separately.
+        """
         self.model.train()
         split_batch_norms(self.network, batch_norm_splits)
-        for part in frozen_parts(self.network, self.config.train.freeze):
-            part.eval()
+        trained = 0 < self.config.train.freeze_epochs <= epoch
+        parts = frozen_parts(self.network, self.config.train.freeze)
+        changes = any(parameter.requires_grad != trained for part in parts for parameter in part.parameters())
+        for part in parts:
+            part.train(trained).requires_grad_(trained)
+        if changes:
+            self.model = self._distribute()
 
     def step(self, batches: Iterator[ClipBatch], *, number: int, lr: float) -> list[ClipBatch]:
         """One optimizer step. Nothing in it makes the host wait for the device.
@@ -186,12 +207,39 @@ class TrainStep:
             self.ema.n_averaged.fill_(state.get("ema_updates", 0))
 
 
-def build_loss(train: TrainConfig) -> Loss:
-    """Cross entropy, or the function or class that ``train.loss`` names; a class is instantiated."""
-    if train.loss is None:
+def build_loss(config: RunConfig, labels: Sequence[int] | np.ndarray, device: torch.device) -> Loss:
+    """Cross entropy, weighted or focal, or the function or class that ``train.loss`` names; a class is instantiated."""
+    train = config.train
+    if train.loss is not None:
+        found = import_object(train.loss, key="train.loss")
+        return found() if isinstance(found, type) else found
+    if train.class_weights == "none" and not train.focal:
         return functools.partial(F.cross_entropy, label_smoothing=train.label_smoothing)
-    found = import_object(train.loss, key="train.loss")
-    return found() if isinstance(found, type) else found
+    weights = np.ones(config.model.num_classes)
+    if train.class_weights == "balanced":
+        count = np.bincount(labels, minlength=len(weights))
+        weights = np.where(count, len(labels) / (np.maximum(count, 1) * max(np.count_nonzero(count), 1)), 0)
+    on_device = torch.tensor(weights, dtype=torch.float32, device=device)
+    return functools.partial(focal_loss, weights=on_device, gamma=train.focal, label_smoothing=train.label_smoothing)
+
+
+def focal_loss(logits: Tensor, targets: Tensor, *, weights: Tensor, gamma: float, label_smoothing: float) -> Tensor:
+    """Mean over clips of the sum over classes of -w t (1 - p)^gamma log p (Lin et al. 2017, of softmax probabilities).
+
+    The sum of weights does not divide it, so a clip counts the same in every micro-batch.
+
+    Args:
+        logits: (N, K).
+        targets: labels int64 (N,), or the share of each class (N, K) where clips are mixed; smoothed here.
+        weights: w, of each class, (K,).
+        gamma: 0 gives cross entropy.
+    """
+    if targets.ndim == 1:
+        targets = F.one_hot(targets, logits.shape[1])
+    targets = targets * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+    log_p = logits.log_softmax(dim=1)
+    rest = (-log_p.expm1()).clamp(min=1e-6)  # its power has no gradient at 0 where gamma is below 1
+    return -(weights * targets * rest**gamma * log_p).sum(dim=1).mean()
 
 
 def micro_batch_size(config: RunConfig) -> int:

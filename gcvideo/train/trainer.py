@@ -74,6 +74,8 @@ class Trainer:
         overfit: int | None = None,
     ) -> None:
         self.config, self.model, self.loss, self.dataset, self.overfit = config, model, loss, dataset, overfit
+        if loss is not None:  # for the checks of what belongs to cross entropy
+            dataclasses.replace(config.train, loss="Trainer:loss")
         self.device = runtime.pick_device(config.device)
         self.micro_batch = micro_batch_size(config)
         if dataset is None and config.data.dataset is not None:
@@ -149,7 +151,9 @@ class Trainer:
         train_set = self.dataset or ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
         val_set = ViewDataset(val, data=config.data, test=self.val_test) if val is not None else None
         schedule = Schedule(config, len(records))
-        step = TrainStep(config, self.device, model=self.model, loss=self.loss, classes=records.classes)
+        step = TrainStep(
+            config, self.device, model=self.model, loss=self.loss, classes=records.classes, labels=records.labels
+        )
         state = TrainState(config, step, schedule, records)
         state.add_failures(train_set.quarantine.listed)
         guard = NonFiniteGuard(step.meter, records, self.folder.path / "nonfinite.json")
@@ -183,7 +187,7 @@ class Trainer:
                 break
             self._save_or_stop(parts, stop)  # a signal came during the start, or at the end of a validation
             epoch, steps = position.epoch, schedule.steps(position.epoch)
-            step.train_mode(batch_norm_splits=schedule.shapes[epoch].batch)
+            step.train_mode(epoch=epoch, batch_norm_splits=schedule.shapes[epoch].batch)
             batches = self.batches(parts, epoch, start_step=position.epoch_step)
             clips = config.train.batch_size * schedule.shapes[epoch].batch
             title, total, start = f"epoch {epoch + 1}/{schedule.epochs}", steps * clips, position.epoch_step * clips

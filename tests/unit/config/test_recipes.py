@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from gcvideo.errors import ConfigError
 from gcvideo.models.resnet3d import build_model
 from gcvideo.train.batch_norm import measure_batch_norms, split_batch_norms, synchronize_batch_norms
 from gcvideo.train.optimizer import freeze, frozen_parts
-from gcvideo.train.step import TrainStep
+from gcvideo.train.step import TrainStep, build_loss
+from gcvideo.train.trainer import Trainer
 from tests.training import same_tensors, train_config
 
 CPU = torch.device("cpu")
@@ -168,6 +170,47 @@ def test_clipped_gradients_have_the_norm_that_was_asked_for(tmp_path: Path) -> N
     assert learning.meter.read()["grad_norm"] > 0.01  # what is reported is the norm before
 
 
+# --- loss ------------------------------------------------------------------------------------------------------------
+
+
+def loss_of(tmp_path: Path, **train: Any) -> Any:
+    config = train_config(tmp_path, train=train)
+    return build_loss(config, labels=[0, 0, 0, 1, 1, 2], device=CPU)  # of the classes 0 to 3
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_weighted_and_focal_losses_follow_their_formulas(tmp_path: Path, mixed: bool) -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(5, 4), torch.tensor([0, 1, 2, 2, 0])
+    shares = F.one_hot(targets, 4).float()
+    if mixed:
+        targets = shares = 0.7 * shares + 0.3 * shares.roll(1, 0)
+    weights = torch.tensor([6 / 9, 6 / 6, 6 / 3, 0])
+    weighted = loss_of(tmp_path, class_weights="balanced", label_smoothing=0.1)(logits, targets)
+    torch.testing.assert_close(weighted, F.cross_entropy(logits, shares, weight=weights, label_smoothing=0.1))
+    p = logits.softmax(1)
+    focal = loss_of(tmp_path, focal=2.0)(logits, targets)
+    torch.testing.assert_close(focal, -(shares * (1 - p) ** 2 * p.log()).sum() / 5)
+    both = loss_of(tmp_path, class_weights="balanced", focal=2.0)(logits, targets)
+    torch.testing.assert_close(both, -(weights * shares * (1 - p) ** 2 * p.log()).sum() / 5)
+
+
+def test_the_focal_loss_has_gradients_where_a_class_is_certain(tmp_path: Path) -> None:
+    logits = torch.tensor([[200.0, 0, 0, 0], [0, 200.0, 0, 0]], requires_grad=True)
+    loss_of(tmp_path, focal=0.5)(logits, torch.tensor([0, 0])).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad[1, 0] == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize("train", [{"class_weights": "balanced"}, {"focal": 2.0}, {"label_smoothing": 0.1}])
+def test_what_belongs_to_cross_entropy_is_refused_with_another_loss(tmp_path: Path, train: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"train\.{next(iter(train))}: belongs to cross entropy"):
+        train_config(tmp_path, train={**train, "loss": "my_loss:Loss"})
+    with pytest.raises(ConfigError, match="belongs to cross entropy"):
+        Trainer(train_config(tmp_path, train=train), loss=nn.CrossEntropyLoss())
+
+
 # --- freezing --------------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +222,23 @@ def test_a_frozen_backbone_is_one_fixed_function(tmp_path: Path) -> None:
     for name, tensor in learning.network.state_dict().items():  # the statistics of batch norms as well
         assert torch.equal(tensor, before[name]) != name.startswith("head."), name
     assert sum(len(group["params"]) for group in learning.optimizer.param_groups) == 2
+
+
+def test_a_backbone_that_is_frozen_at_first_is_trained_from_its_epoch_on_also_after_a_resume(tmp_path: Path) -> None:
+    both = [learner(tmp_path, train={"freeze": ["backbone"], "freeze_epochs": 1}) for _ in range(2)]
+    before = {name: tensor.clone() for name, tensor in both[0].network.state_dict().items()}
+    both[0].train_mode(epoch=0)
+    both[0].step(iter([batch()]), number=0, lr=0.1)
+    for name, tensor in both[0].network.state_dict().items():
+        assert torch.equal(tensor, before[name]) != name.startswith("head."), name
+    both[1].load_state_dict(copy.deepcopy(both[0].state_dict()))
+    for learning in both:
+        learning.train_mode(epoch=1)
+        learning.step(iter([batch(1)]), number=1, lr=0.1)
+    for name in ("stem.norm.running_mean", "stem.conv.weight"):
+        assert not torch.equal(both[0].network.state_dict()[name], before[name])
+    for one, other in zip(*(learning.network.named_parameters() for learning in both), strict=True):
+        assert torch.equal(one[1], other[1]), one[0]
 
 
 def test_stages_can_be_frozen_by_name(tmp_path: Path) -> None:
