@@ -24,7 +24,7 @@ from gcvideo.weights.naming import GCVIDEO
 from gcvideo.weights.reading import Weights, read_weights
 from gcvideo.weights.report import Report
 
-MOTION = Path(__file__).with_name("motion.safetensors")  # see docs/motion.md
+MOTION = "motion"  # the weights that come with gcvideo, see docs/motion.md
 # Fields of ModelConfig that the shapes of a plain network's weights depend on.
 BACKBONE = ("arch", "depth", "width", "groups", "width_per_group", "inflation", "temporal_kernels")
 
@@ -105,7 +105,8 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
 
     Args:
         model: a ``ResNet3d`` or an own backbone (whose head, to be replaced, is called ``head``); changed in place.
-        place: the file, or a run folder; or ``motion``, the weights from procedural motion that come with gcvideo.
+        place: the file, or a run folder; or ``motion``, the weights from procedural motion that come with gcvideo, of
+            which there are two: for frames, and for differences of frames.
         classes: class names of the data, by label.
 
     Returns:
@@ -116,7 +117,7 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
             context blocks. The model is then as it was.
     """
     own = model.state_dict()
-    weights = read_weights(MOTION if str(place) == MOTION.stem else find_checkpoint(place))
+    weights = read_weights(_motion_file(model) if str(place) == MOTION else find_checkpoint(place))
     naming = GCVIDEO
     if 2 * len(own.keys() & weights.tensors.keys()) < len(weights.tensors):  # not this network's own names
         naming = find_naming(weights.tensors, where=weights.path)
@@ -143,6 +144,12 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
     for line in report.lines():
         say(f"initial weights: {line}")
     return report
+
+
+def _motion_file(model: nn.Module) -> Path:
+    """The weights from procedural motion that were trained with the input of a network."""
+    differences = isinstance(model, ResNet3d) and model.config.frame_difference
+    return Path(__file__).with_name("motion.safetensors" if differences else "motion_frames.safetensors")
 
 
 def _changes(model: nn.Module, weights: Weights, keys: Sequence[str]) -> list[str]:

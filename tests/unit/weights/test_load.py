@@ -127,15 +127,17 @@ def test_weights_of_procedural_motion_name_the_network_that_they_fit() -> None:
 
 
 @pytest.mark.slow
-def test_weights_of_procedural_motion_know_motion() -> None:
-    network = motion_network(f"model.num_classes={len(CLASSES)}").eval()
+@pytest.mark.parametrize("differences", [True, False])
+def test_weights_of_procedural_motion_know_motion(differences: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    network = motion_network(f"model.num_classes={len(CLASSES)}", f"model.frame_difference={differences}").eval()
     load_initial_weights(network, "motion", classes=CLASSES)
+    assert "was trained with" not in capsys.readouterr().out
     data = load_config("ucf101_10/from_motion.yaml").data
     clips = np.stack([draw_clip(i, np.random.default_rng((i, 9)), frames=8, size=80) for i in range(len(CLASSES))])
     inputs = normalize(torch.from_numpy(clips).permute(0, 4, 1, 2, 3), mean=data.mean, std=data.std)
     with torch.no_grad():
         predicted = network(inputs).argmax(dim=1)
-    assert (predicted == torch.arange(len(CLASSES))).float().mean() > 0.25  # chance: 0.015
+    assert (predicted == torch.arange(len(CLASSES))).float().mean() > 0.6  # chance: 0.015
 
 
 def test_a_run_folder_stands_for_its_checkpoint(tmp_path: Path) -> None:
