@@ -106,7 +106,7 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
     Args:
         model: a ``ResNet3d`` or an own backbone (whose head, to be replaced, is called ``head``); changed in place.
         place: the file, or a run folder; or ``motion``, the weights from procedural motion that come with gcvideo, of
-            which there are two: for frames, and for differences of frames.
+            which there are three: for frames, for differences of frames, and for these with GC blocks.
         classes: class names of the data, by label.
 
     Returns:
@@ -147,9 +147,11 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
 
 
 def _motion_file(model: nn.Module) -> Path:
-    """The weights from procedural motion that were trained with the input of a network."""
-    differences = isinstance(model, ResNet3d) and model.config.frame_difference
-    return Path(__file__).with_name("motion.safetensors" if differences else "motion_frames.safetensors")
+    """The weights from procedural motion that were trained with the input and the blocks of a network."""
+    name = "motion_frames"
+    if isinstance(model, ResNet3d) and model.config.frame_difference:
+        name = "motion_gc" if model.config.context.kind == "gc" and model.config.context.stages else "motion"
+    return Path(__file__).with_name(f"{name}.safetensors")
 
 
 def _changes(model: nn.Module, weights: Weights, keys: Sequence[str]) -> list[str]:

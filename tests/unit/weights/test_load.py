@@ -109,9 +109,16 @@ def fresh_parts(report: Report) -> set[str]:
     return {key.split(".")[0] if key.startswith("head") else "context" for key in report.missing}
 
 
-@pytest.mark.parametrize(("kind", "fresh"), [("none", {"head"}), ("gc", {"head", "context"})])
-def test_weights_of_procedural_motion_come_with_gcvideo(kind: str, fresh: set[str]) -> None:
-    stages = "{}" if kind == "none" else "{res3: all, res4: all}"
+@pytest.mark.parametrize(
+    ("kind", "stages", "fresh"),
+    [
+        ("none", "{}", {"head"}),
+        ("gc", "{res3: all, res4: all}", {"head"}),
+        ("gc", "{res4: all, res5: all}", {"head", "context"}),
+        ("nl", "{res3: all}", {"head", "context"}),
+    ],
+)
+def test_weights_of_procedural_motion_come_with_gcvideo(kind: str, stages: str, fresh: set[str]) -> None:
     network = motion_network(f"model.context.kind={kind}", f"model.context.stages={stages}")
     before = network.stem.conv.weight.clone()
     assert fresh_parts(load_initial_weights(network, "motion")) == fresh
@@ -127,9 +134,11 @@ def test_weights_of_procedural_motion_name_the_network_that_they_fit() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("differences", [True, False])
-def test_weights_of_procedural_motion_know_motion(differences: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    network = motion_network(f"model.num_classes={len(CLASSES)}", f"model.frame_difference={differences}").eval()
+@pytest.mark.parametrize(
+    "changes", [[], ["model.frame_difference=false"], ["model.context={kind: gc, stages: {res3: all, res4: all}}"]]
+)
+def test_weights_of_procedural_motion_know_motion(changes: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    network = motion_network(f"model.num_classes={len(CLASSES)}", *changes).eval()
     load_initial_weights(network, "motion", classes=CLASSES)
     assert "was trained with" not in capsys.readouterr().out
     data = load_config("ucf101_10/from_motion.yaml").data
