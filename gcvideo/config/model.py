@@ -103,6 +103,8 @@ class ModelConfig:
         options: free-form values for the builder of an own backbone, which reads ``config.options``.
         depth: layers of the ResNet: 18, 34, 50, 101 or 152.
         num_classes: number of classes: width of the output.
+        multi_label: videos have several labels or none: scores are sigmoids and not a softmax, the loss is binary cross
+            entropy, and mean average precision decides which checkpoint is best.
         width: channels of the stem; 64 in every published network.
         groups: ResNeXt: groups of the 3 x 3 convolutions (32 x 4d is groups 32, width_per_group 4).
         width_per_group: ResNeXt: channels per group at width 64.
@@ -128,6 +130,7 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
     depth: int = 50
     num_classes: int = 400
+    multi_label: bool = False
     width: int = 64
     groups: int = 1
     width_per_group: int = 64

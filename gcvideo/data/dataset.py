@@ -59,7 +59,7 @@ class VideoViews(NamedTuple):
         frames: uint8 (C, U, H, W), the unique frames of all clips, the short side already resized.
         clips: int64 (num_clips, T), positions into U.
         crops: int64 (num_crops, 4), top, left, height, width.
-        label: -1 where unknown.
+        label: -1 where unknown; of a table of several labels a video all of them.
         index: of the record.
         id: of the record.
         failure: why the video could not be read; ``frames`` is empty then.
@@ -70,7 +70,7 @@ class VideoViews(NamedTuple):
     frames: Tensor
     clips: Tensor
     crops: Tensor
-    label: int
+    label: int | tuple[int, ...]
     index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody needs here
     id: str
     failure: Failure | None

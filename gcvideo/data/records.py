@@ -27,7 +27,7 @@ class VideoRecord:
 
     Attributes:
         path: of the file.
-        label: -1 where unknown.
+        label: -1 where unknown; of a table of several labels a video all of them, rising, or none.
         id: the name in reports and lists.
         start: seconds from the first frame to the begin of the segment; None for a whole video.
         end: seconds from the first frame to the end of the segment; None for a whole video.
@@ -35,7 +35,7 @@ class VideoRecord:
     """
 
     path: str
-    label: int
+    label: int | tuple[int, ...]
     id: str
     start: float | None = None
     end: float | None = None
@@ -44,6 +44,11 @@ class VideoRecord:
     def __str__(self) -> str:
         """The path, with the times of a segment: ``a.mp4#t=1.5,3``."""
         return self.path if self.start is None else f"{self.path}#t={self.start:.10g},{self.end:.10g}"
+
+    @property
+    def label_text(self) -> str:
+        """The label as text: ``3``, of several ``3,17``."""
+        return ",".join(map(str, self.label)) if isinstance(self.label, tuple) else str(self.label)
 
     def span(self, times: np.ndarray) -> tuple[float, float]:
         """Start and end of the segment in this file, in seconds from its first frame.
@@ -78,7 +83,8 @@ class RecordTable:
     Args:
         ids: of the videos.
         paths: relative to ``root``, or absolute.
-        labels: integers, -1 where unknown.
+        labels: integers, -1 where unknown; or of several labels a video an Arrow array of lists of integers, null where
+            unknown.
         root: folder of the videos.
         classes: class names in label order, where known.
         source: the annotation that the table was read from.
@@ -86,7 +92,9 @@ class RecordTable:
         segments: (len, 2), start and end in seconds, NaN for a whole video; None where all videos are whole.
 
     Attributes:
-        labels: int32 (len,).
+        labels: int32 (len,); where videos have several labels, how many each has. -1 where unknown.
+        sets: the labels of each video where it may have several (Arrow, list<int32>: offsets and one flat array);
+            else None.
     """
 
     def __init__(
@@ -94,7 +102,7 @@ class RecordTable:
         *,
         ids: Iterable[str],
         paths: Iterable[str],
-        labels: Iterable[int],
+        labels: Iterable[int] | pa.Array,
         root: str | Path = "",
         classes: Sequence[str] | None = None,
         source: str = "",
@@ -103,7 +111,9 @@ class RecordTable:
     ) -> None:
         self._ids = _column(ids)
         self._paths = _column(paths)
-        self.labels = np.fromiter(labels, dtype=np.int32)
+        self.sets = labels.cast(pa.list_(pa.int32())) if isinstance(labels, pa.Array) else None
+        counts = labels if self.sets is None else pc.fill_null(pc.list_value_length(self.sets), -1).to_numpy()
+        self.labels = np.fromiter(counts, dtype=np.int32)
         self.root = str(root)
         self.classes = tuple(classes) if classes is not None else None
         self.source = source
@@ -120,11 +130,10 @@ class RecordTable:
 
     @classmethod
     def of_records(cls, records: Sequence[VideoRecord]) -> RecordTable:
-        """A table of these records; an id that several have becomes the path."""
+        """A table of these records, without their labels; an id that several have becomes the path."""
         number = Counter(record.id for record in records)
         names = [record.id if number[record.id] == 1 else str(record) for record in records]
-        labels = [record.label for record in records]
-        table = cls(ids=names, paths=[record.path for record in records], labels=labels)
+        table = cls(ids=names, paths=[record.path for record in records], labels=[-1] * len(names))
         segments = [(record.start, record.end, record.may_be_cut) for record in records]
         table._segments = np.array(segments, dtype=np.float64).reshape(-1, 3)  # None becomes NaN
         return table
@@ -138,7 +147,9 @@ class RecordTable:
     def __getitem__(self, index: int) -> VideoRecord:
         index = range(len(self))[index]  # counts from the end where negative
         path = os.path.join(self.root, _text(self._paths[index].as_py()))
-        record = VideoRecord(path, int(self.labels[index]), _text(self._ids[index].as_py()))
+        found = self.sets[index].as_py() if self.sets is not None else None
+        label = int(self.labels[index]) if found is None else tuple(found)
+        record = VideoRecord(path, label, _text(self._ids[index].as_py()))
         if self._segments is None or np.isnan(self._segments[index]).any():
             return record
         start, end, may_be_cut = self._segments[index].tolist()
@@ -149,6 +160,7 @@ class RecordTable:
         table = RecordTable(ids=(), paths=(), labels=(), root=self.root, classes=self.classes, source=self.source)
         rows = np.asarray(indices, dtype=np.int64)
         table._ids, table._paths, table.labels = self._ids.take(rows), self._paths.take(rows), self.labels[rows]
+        table.sets = self.sets.take(rows) if self.sets is not None else None
         table._segments = self._segments[rows] if self._segments is not None else None
         return table
 
@@ -160,6 +172,17 @@ class RecordTable:
         """The first record of each id, in the same order."""
         _, first = np.unique(_codes(self._ids), return_index=True)
         return self if len(first) == len(self) else self.select(np.sort(first))
+
+    def with_sets(self) -> RecordTable:
+        """The same records in a table of several labels a video; the single labels are sets of one."""
+        if self.sets is not None:
+            return self
+        table, known = self.select(np.arange(len(self))), self.labels >= 0
+        table.missing = self.missing
+        ends = np.concatenate([[0], np.cumsum(known)]).astype(np.int32)
+        table.sets = pa.ListArray.from_arrays(ends, self.labels[known], mask=pa.array(~known))
+        table.labels = np.where(known, 1, -1).astype(np.int32)
+        return table
 
     def _may_be_cut(self) -> np.ndarray:
         """Which files, bool (len,), may be a clip and not a whole video: of Kinetics, and named by one record only."""
@@ -187,8 +210,10 @@ class RecordTable:
         It tells which videos with which labels a run saw. It covers neither the order of the rows nor where the files
         lie nor their bytes, so a copied or transcoded data set keeps its fingerprint.
         """
-        ids = map(_text, self._ids.to_pylist())
-        return hash_text("".join(sorted(f"{id_}\t{label}\n" for id_, label in zip(ids, self.labels, strict=True))))
+        ids, labels = map(_text, self._ids.to_pylist()), map(str, self.labels)
+        if self.sets is not None:
+            labels = map(str, self.sets.to_pylist())
+        return hash_text("".join(sorted(f"{id_}\t{label}\n" for id_, label in zip(ids, labels, strict=True))))
 
     @functools.cached_property
     def order(self) -> str:

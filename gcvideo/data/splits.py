@@ -28,7 +28,8 @@ def load_split(
 
     Raises:
         DataError: the annotation cannot be used, or its labels are in another order than those of the network.
-        ConfigError: it names another number of classes than the network tells apart.
+        ConfigError: it names another number of classes than the network tells apart, or several labels a video without
+            ``model.multi_label``.
     """
     if split.annotation is None:
         return None
@@ -45,7 +46,15 @@ def load_split(
         split=data.split,
         names_only=name == "validation" and data.classes is None and classes is not None,
         leave_out={id_ for id_, *_ in known},
+        several=config.model.multi_label or None,
     )
+    if config.model.multi_label:
+        records = records.with_sets()
+    elif records.sets is not None:
+        raise ConfigError(
+            f"model.multi_label: false, but {records.source} gives videos several labels; set model.multi_label=true, "
+            "or call the column class in a header line if each cell is one name"
+        )
     source, found = records.source, classes or records.classes
     if found is not None and len(found) != num_classes:
         raise ConfigError(
@@ -63,7 +72,8 @@ def load_split(
             warn(f"{source}: {len(records) - len(unique):,} rows name a video that is listed before; counted once")
         if name in ("val", "test") and classes is None and found is not None:
             warn(f"{source}: the network has no class names; its labels are taken for the sorted ones of this file")
-        if name == "training" and found is None and set(records.labels) == set(range(1, num_classes)):
+        labels = records.labels if records.sets is None else records.sets.flatten().to_numpy()
+        if name == "training" and found is None and set(labels) == set(range(1, num_classes)):
             warn(f"{source}: no video has label 0; do the labels count from 1?")
     return unique
 

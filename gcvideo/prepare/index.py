@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("path", pa.string()),  # relative to the root, which the metadata names relative to the index
-        ("label", pa.int32()),  # -1 where unknown
+        ("label", pa.int32()),  # -1 where unknown; of several labels a video a list of them, null where unknown
         ("start", pa.float64()),  # seconds, of a segment
         ("end", pa.float64()),
         ("frames", pa.int32()),
@@ -114,7 +114,7 @@ def make_index(
     found = scan(describe_video, paths, journal=journal, title="index", part=part, **LIMITS, workers=workers)
     folder = Path(records.root)
     rows = [{**found[record.path], "path": os.path.relpath(record.path, folder)} for record in records]
-    lines = sorted(f"{r.id}\t{r.label}\t{row.get('hash')}\n" for r, row in zip(records, rows, strict=True))
+    lines = sorted(f"{r.id}\t{r.label_text}\t{row.get('hash')}\n" for r, row in zip(records, rows, strict=True))
     content = hash_text("".join(lines))
     fingerprints = {"fingerprint": records.fingerprint, "content": content}
     table = write_index(out, records, rows, root=os.path.relpath(folder, out.parent), **fingerprints)
@@ -163,7 +163,10 @@ def write_index(path: Path, records: RecordTable, rows: Sequence[Row], **metadat
     """
     metadata |= {"classes": list(records.classes) if records.classes else None, "missing": list(records.missing)}
     schema = SCHEMA.with_metadata({name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()})
-    named = [{"id": r.id, "label": r.label, "start": r.start, "end": r.end} for r in records]
+    if records.sets is not None:
+        schema = schema.set(schema.get_field_index("label"), pa.field("label", pa.list_(pa.int32())))
+    labels = records.labels.tolist() if records.sets is None else records.sets.to_pylist()
+    named = [{"id": r.id, "label": k, "start": r.start, "end": r.end} for r, k in zip(records, labels, strict=True)]
     table = pa.Table.from_pylist([{**name, **row} for name, row in zip(named, rows, strict=True)], schema=schema)
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")

@@ -2,7 +2,7 @@
 
 The shards follow webdataset's convention (https://github.com/webdataset/webdataset): the members of a sample follow
 each other and share their name up to the first dot. Here a sample is three members: ``00000042.mp4`` (the untouched
-file), ``00000042.cls`` (the label as text) and ``00000042.json`` (id and label).
+file), ``00000042.cls`` (the label as text, of several ``3,17``) and ``00000042.json`` (id and label).
 
 Beside them lie ``shards.json``, which lists them, and ``shards.parquet``, the index of all videos with their byte
 ranges in the shards, from which training and tests read a folder of shards as any other data set.
@@ -138,7 +138,7 @@ def _write_shard(shard: _Shard) -> None:
             note = json.dumps({"id": record.id, "label": record.label}, ensure_ascii=False)
             members = {
                 f"{key}{Path(record.path).suffix.lower()}": Path(record.path).read_bytes(),
-                f"{key}.cls": str(record.label).encode(),
+                f"{key}.cls": record.label_text.encode(),
                 f"{key}.json": note.encode(),
             }
             for name, content in members.items():

@@ -98,11 +98,12 @@ def compare_presets(
 def copy_annotation(annotation: str | Path, source: str | Path, target: str | Path) -> Path:
     """Write a list of the copies of an annotation's videos into ``target``; returns its path.
 
-    Its columns are ``path``, ``start``, ``end`` and ``label``, separated by tabs; times are empty for whole videos.
+    Its columns are ``path``, ``start``, ``end`` and ``label`` (or ``labels``), separated by tabs; times are empty for
+    whole videos.
     """
     records = load_records(annotation, root=None)
     records.require_text()
-    lines = ["path\tstart\tend\tlabel\n"]
+    lines = [f"path\tstart\tend\tlabel{'s' * (records.sets is not None)}\n"]
     for record in records:
         relative = os.path.relpath(record.path, source)
         if relative.startswith(os.pardir):
@@ -112,7 +113,7 @@ def copy_annotation(annotation: str | Path, source: str | Path, target: str | Pa
                 f"{annotation}: whether {record.path} is one clip is not known; use the CSV for the copies too"
             )
         times = ["" if time is None else str(time) for time in (record.start, record.end)]
-        lines.append("\t".join([f"{os.path.splitext(relative)[0]}.mp4", *times, f"{record.label}\n"]))
+        lines.append("\t".join([f"{os.path.splitext(relative)[0]}.mp4", *times, f"{record.label_text}\n"]))
     copy = Path(target) / f"{Path(annotation).stem}.txt"
     write_atomically(copy, "".join(lines).encode())
     return copy

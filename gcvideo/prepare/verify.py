@@ -41,6 +41,7 @@ KINDS = {
 SOUND = ("pyav", "repeated")
 ONLY_REPORTED = (*SOUND, "alike")
 SUBSETS = ("train", "val", "test")
+SEVERAL = " | "  # between the labels of a video
 LOOKS_SAME = "the same pictures"
 
 
@@ -257,8 +258,9 @@ def _read_lists(
                 row = readings.rows[index] if readings.rows else None
                 own = row.subset.lower() if row and not both else subset
                 order = next((order for order, name_ in enumerate(SUBSETS) if own.startswith(name_)), 0)
-                label = str(records.classes[record.label] if records.classes else record.label)
-                known = label if record.label >= 0 else None
+                labels = record.label if isinstance(record.label, tuple) else (record.label,)
+                texts = [str(records.classes[label] if records.classes else label) for label in labels]
+                known = SEVERAL.join(texts) if -1 not in labels else None
                 place = (number, order), name, row.line if row else 0
                 entries.append(_Entry(*place, record, known, records.classes))
     return entries, findings
@@ -283,8 +285,9 @@ def _new_classes(entries: Sequence[_Entry]) -> Iterator[Finding]:
     last = max(classes, default=None)
     known = {name for order, names in classes.items() if order != last for name in names}
     for entry in entries if known else ():
-        if entry.order == last and entry.classes and entry.label and entry.label not in known:
-            yield entry.found("row", f"no earlier list has the class {entry.label!r}")
+        for label in (entry.label or "").split(SEVERAL) if entry.order == last and entry.classes else ():
+            if label and label not in known:
+                yield entry.found("row", f"no earlier list has the class {label!r}")
 
 
 def _pairs(entries: Sequence[_Entry], rows: dict[str, Row]) -> Iterator[Finding]:

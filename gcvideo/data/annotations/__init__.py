@@ -36,6 +36,7 @@ FORMATS: dict[str, Callable[[Annotation], RecordTable]] = {
     "ucf101": official.read_ucf101,
     "hmdb51": official.read_hmdb51,
     "something_something": official.read_something_something,
+    "charades": official.read_charades,
 }
 
 
@@ -51,6 +52,8 @@ def looks_like(path: Path) -> str:
         return "ucf101"
     if next(read_lines(path), (0, ""))[1][:1] in ("[", "{"):
         return "something_something"
+    if official.is_charades(path):
+        return "charades"
     header = header_of(path)
     return "kinetics" if header is not None and "youtube_id" in header.columns else "list"
 
@@ -66,6 +69,7 @@ def load_records(
     split: int = 1,
     names_only: bool = False,
     leave_out: Container[str] = (),
+    several: bool | None = None,
     readings: Readings | None = None,
 ) -> RecordTable:
     """Read an annotation of any known format.
@@ -75,14 +79,17 @@ def load_records(
     - `kinetics`: official Kinetics CSV (`youtube_id` column); ids of videos that the copy lacks are in `missing`.
     - `list`: one video per line, as `path`, `path label`, `path frames label` or `path start end label` (seconds),
       separated by tabs, semicolons, commas or spaces; or with a header line that names columns in any order: `path`,
-      `label`, `class` (names), `class_id` (numbers from 0), `start`, `end`, `split`. Every file must exist, and none
-      may have two labels. `path frames label` needs the header line where every number of frames could be a label.
-      A folder of numbered pictures is a video too (see `gcvideo.video.frame_folder`); `path frames label` then has the
-      number of its pictures, and `path offset frames label` means some of them, from number `offset` on (from 0).
+      `label`, `class` (names), `class_id` (numbers from 0), `labels` (several, as `3,17`, `jump;run` or `jump|run`),
+      `start`, `end`, `split`. Every file must exist, and none may have two rows of other labels. Rows `path label label
+      ...` are read where their lengths show what they are, or with `several`. `path frames label` needs the header line
+      where every number of frames could be a label. A folder of numbered pictures is a video too (see
+      `gcvideo.video.frame_folder`); `path frames label` then has the number of its pictures, and `path offset frames
+      label` means some of them, from number `offset` on (from 0).
     - `folders`: a folder with a folder of videos for each class; without such folders the videos have no labels.
     - `index`: Parquet of `gcvideo prepare index`, or a folder of shards of `gcvideo prepare shard`.
     - `ucf101`, `hmdb51`: the official lists, or (HMDB51: always) the folder of them, by `subset` and `split`.
     - `something_something`: the JSON files of Something-Something V2.
+    - `charades`: the official CSV of Charades; the labels of a video are all its actions.
     - `module:read`: your own `read(path, root)`, which yields (path, label) or (path, label, start, end): label a class
       name, a number or None, times in seconds.
 
@@ -96,6 +103,8 @@ def load_records(
         split: which of several official splits, from 1.
         names_only: whether numbers are refused as labels, because the order of ``classes`` is in no file.
         leave_out: ids, as ``gcvideo prepare verify`` lists them, of rows that are left out where they cannot be used.
+        several: whether rows may have several labels, where an empty cell stands for none of the classes; None: as the
+            file shows. The table then has ``sets``.
         readings: filled with how each row was read, where given; all rows that cannot be used are then left out.
 
     Raises:
@@ -111,7 +120,7 @@ def load_records(
     names = tuple(map(normalize, classes)) if classes is not None else None
     limit = num_classes or len(names or ()) or None
     filled = Readings() if readings is None else readings
-    source = Annotation(path, folder, root is not None, names, limit, names_only, subset, split, filled)
+    source = Annotation(path, folder, root is not None, names, limit, names_only, subset, split, filled, several)
     error: DataError | None = None
     try:
         format = looks_like(path) if format == "auto" else format
@@ -143,4 +152,4 @@ def _read_with(annotation: Annotation, name: str) -> RecordTable:
         for number, (path, label, *times) in enumerate(read(annotation.path, annotation.root), start=1):
             yield Row(number, str(path), "" if label is None else str(label), "", *times)
 
-    return make_table(annotation, rows(), find=file_finder(annotation.root))
+    return make_table(annotation, rows(), find=file_finder(annotation.root), several=annotation.several or False)

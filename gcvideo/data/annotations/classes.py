@@ -8,7 +8,7 @@ from gcvideo.data.annotations.table import normalize
 from gcvideo.errors import DataError
 
 FOLDER = Path(__file__).parent / "class_lists"
-FRONT = re.compile(r"(?P<number>\d+)[\s,;:.)]+(?P<name>\S.*)")
+FRONT = re.compile(r"c?(?P<number>\d+)[\s,;:.)]+(?P<name>\S.*)")
 BEHIND = re.compile(r"(?P<name>.*\S)[\s,;:]+(?P<number>\d+)")
 PUBLISHED_CLASSES = tuple(sorted(path.stem for path in FOLDER.glob("*.txt")))
 

@@ -5,8 +5,9 @@ header these are ``path``, ``path label``, ``path frames label`` (the number of 
 ``path start end label`` (a segment, in seconds): those with which most of the first rows name an existing file. Of a
 folder of frames the number of frames must be that of its pictures, and four columns are ``path offset frames label``:
 so many frames from that one on, counted from 0. Paths may hold separators. A label is an integer or a class name. A
-header names the columns in any order: those, ``class`` (names), ``class_id`` (numbers from 0), ``split`` (see
-``SPELLINGS`` for others); further columns are ignored.
+header names the columns in any order: those, ``class`` (names), ``class_id`` (numbers from 0), ``labels`` (several),
+``split`` (see ``SPELLINGS`` for others); further columns are ignored. Where ``labels`` comes last, all that is left of a
+row are labels: ``path 1 4 7``.
 """
 
 import codecs
@@ -27,13 +28,16 @@ from gcvideo.video.frame_folder import count_frames
 
 SEPARATORS = ("\t", ";", ",", " ")
 SPELLINGS = """file:path filename:path file_name:path filepath:path file_path:path video:path video_path:path
+classes:labels tags:labels label_ids:labels class_ids:labels
 class_name:class label_name:class label_id:class_id class_index:class_id label_index:class_id
 time_start:start start_time:start starttime:start time_end:end end_time:end endtime:end subset:split
 set:split partition:split frame_dir:path video_file_name:path total_frames:frames num_frames:frames"""
 ALIASES = dict(pair.split(":") for pair in SPELLINGS.split())
-LABELS: dict[str, Labels] = {"class": "names", "label": "any", "class_id": "numbers"}
+LABELS: dict[str, Labels] = {"class": "names", "label": "any", "class_id": "numbers", "labels": "any"}
 KNOWN = {"youtube_id", "path", "offset", "frames", *LABELS, *ALIASES.values()}
 OTHER_TIMES = re.compile(r"(^|.*[-_ ])(start|begin|end|stop)(time|frame|sec|ms)?s?([-_ ].*)?|t0|t1|from|to|onset")
+NUMBER = re.compile(r"[\d.,;|]*")
+DIGITS = re.compile(r"\d+(,\d+)*")
 SECONDS = re.compile(r"\d+(\.\d*)?")
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # which Windows programs put first
 OTHER_COLUMNS = (
@@ -59,16 +63,22 @@ class Layout:
     def parse(self, text: str) -> dict[str, str] | None:
         """Values of the columns; None where the row has other columns, or values that are no times or frames."""
         others = len(self.columns) - 1
+        gathers = self.columns[0] == "path" and self.columns[-1] == "labels"
         text = text if self.is_header else text.strip()
         if self.separator == " ":
             fields = [field.strip('"') for field in text.split()]
-            if self.columns[0] == "path":  # which may hold separators
+            if self.columns[0] == "path" and not gathers:  # which may hold separators
                 fields = [field.strip('" ') for field in text.rsplit(None, others) if "\t" not in text]
         else:
             fields = next(csv.reader([text], delimiter=self.separator, skipinitialspace=True))
-            if self.columns[0] == "path":
+            if self.columns[0] == "path" and not gathers:
                 cut = max(len(fields) - others, 0)
                 fields = [self.separator.join(fields[:cut]), *fields[cut:]]
+        if gathers and len(fields) > others:  # the path ends where nothing but numbers follows
+            numbers = [*itertools.takewhile(NUMBER.fullmatch, fields[::-1])]
+            cut = max(len(fields) - len(numbers), 1) if len(numbers) >= others else 1
+            fields = [self.separator.join(fields[:cut]), *fields[cut:]]
+            fields[others:] = [",".join(fields[others:])]
         row = dict(zip(self.columns, map(str.strip, fields), strict=False))
         start, end = row.get("start"), row.get("end")
         fits = (
@@ -86,6 +96,7 @@ LAYOUTS = [Layout(",", ("path",))] + [
     for separator in SEPARATORS
     for columns in (("label",), ("frames", "label"), ("start", "end", "label"), ("offset", "frames", "label"))
 ]
+SEVERAL = [Layout(separator, ("path", *more, "labels")) for separator in SEPARATORS for more in ((), ("frames",))]
 
 
 def read_list(annotation: Annotation) -> RecordTable:
@@ -121,13 +132,14 @@ def read_list(annotation: Annotation) -> RecordTable:
             start, end = _seconds(row.get("start")), _seconds(row.get("end"))
             yield Row(line, path, row.get(column, ""), "", start, end, row.get("split", ""))
 
+    several = annotation.several or {"labels": True, "label": annotation.several}.get(column, False)
     hint = f"; the rows are read as {layout}; {OTHER_COLUMNS}"
-    table = make_table(annotation, rows(), find=find, labels=LABELS[column], hint=hint)
+    table = make_table(annotation, rows(), find=find, labels=LABELS[column], several=several, hint=hint)
     limit = annotation.limit or table.labels.max(initial=0) + 1
     if not layout.is_header and len(layout.columns) > 2 and between[0] < limit:
         other = "`path start end label` (seconds)" if "offset" in layout.columns else "have several labels"
-        fix = f"give one label per video, or add a header line: {','.join(layout.columns)}, and separate by commas"
-        raise annotation.error(1, f"the rows may be {layout} or {other}; {fix}")
+        more = "" if "offset" in layout.columns else f" or `path{layout.separator}labels`"
+        raise annotation.error(1, f"the rows may be {layout} or {other}; add a header line, {layout}{more}")
     if not layout.is_header and len(table) and counted[0]:
         fix = "add a header line: path,label or path,frames, and separate by commas"
         raise annotation.error(1, f"every label is the number of frames; the rows may be {layout} or have none; {fix}")
@@ -157,7 +169,12 @@ def read_rows(annotation: Annotation, layout: Layout) -> Iterator[tuple[int, dic
     for line, text in itertools.islice(read_lines(annotation.path), layout.is_header, None):
         row = layout.parse(text)
         if row is None:
-            annotation.refuse(line, text, text, f"expected {layout} as in the other rows{times}, found {text!r}")
+            fix = (
+                ""
+                if layout.is_header
+                else f"; if videos have several labels, add a header line `path{layout.separator}labels`"
+            )
+            annotation.refuse(line, text, text, f"expected {layout} as in the other rows{times}, found {text!r}", fix)
         else:
             yield line, row
 
@@ -169,6 +186,20 @@ def choose_layout(annotation: Annotation, find: Find) -> Layout:
         DataError: no row names an existing file, or the first that does can be read in two ways.
     """
     lines = list(itertools.islice(read_lines(annotation.path), ROWS_TO_TRY))
+
+    def tells_frames(row: dict[str, str]) -> bool:
+        """Whether the first number is that of the pictures in a folder, in the layout that has it, or is not."""
+        path = find(row["path"])
+        frames = count_frames(os.path.join(annotation.root, path)) if path else None
+        return path is not None and ("frames" in row) == ([*row.values()][1].split(",")[0] == str(frames))
+
+    for layout in SEVERAL:
+        cells = [row["labels"] for _, text in lines if (row := layout.parse(text)) and tells_frames(row)]
+        counts = Counter(cell.count(",") + 1 for cell in cells if annotation.several or DIGITS.fullmatch(cell))
+        # No single label with stray columns gives rows of three lengths, nor several longer than a segment.
+        long = sum(counts.values()) - counts[1] - counts[2] - counts[3]
+        if counts and (annotation.several or len(counts) > 2 or long > 1):
+            return layout
     votes: Counter[Layout] = Counter()
     for line, text in lines:
         found = []

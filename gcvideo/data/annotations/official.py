@@ -1,4 +1,4 @@
-"""The official annotations of Kinetics, UCF101, HMDB51 and Something-Something V2.
+"""The official annotations of Kinetics, UCF101, HMDB51, Charades and Something-Something V2.
 
 - Kinetics: CSV with the columns ``label, youtube_id, time_start, time_end, split[, is_cc]``, found by their names; test
   sets have no label. Files are named ``ID_SSSSSS_EEEEEE`` (YouTube id, first and last second), flat or in class
@@ -8,11 +8,14 @@
   are corrupted in its archives; its files are matched by the first eleven characters of their names: the id.
 - UCF101: ``classInd.txt``; ``trainlist01.txt`` (``Class/video.avi label``, from 1); ``testlist01.txt`` (no labels).
 - HMDB51: ``CLASS_test_split1.txt`` for each class: ``video.avi 1`` (to train on), ``2`` (to test on) or ``0`` (unused).
+- Charades: ``Charades_v1_train.csv`` with the columns ``id, ..., actions, length``; actions are ``c092 11.90 21.20;c147
+  0.00 12.60`` (class, start, end). ``Charades_v1_classes.txt`` beside it has the names: ``c000 Holding some clothes``.
 - Something-Something V2: ``something-something-v2-train.json``, a list of objects with ``id`` and ``template``.
 
 Videos may have other suffixes than their data sets give them, as transcoded copies have.
 """
 
+import csv
 import json
 import math
 import os
@@ -32,6 +35,8 @@ CLIP_NAME = re.compile(r"(.{11})_(\d+)_(\d+)")
 REPLACEMENTS = re.compile(r"replacement(/.*)?|(.*/)?replacement_for_corrupted_k\d+(/.*)?")
 UCF101_CLASSES = "classInd.txt"
 UCF101_LIST = re.compile(r"(train|test)list0[1-3]\.txt")
+CHARADES_CLASSES = "Charades_v1_classes.txt"
+CHARADES_CODE = re.compile(r"c\d{3}")
 HMDB51_LIST = re.compile(r"(.+)_test_split([1-3])\.txt")
 
 
@@ -136,6 +141,33 @@ def read_something_something(annotation: Annotation) -> RecordTable:
     if annotation.classes is None and labels:
         annotation = replace(annotation, classes=load_classes(labels[0]))
     return make_table(annotation, rows, find=_find_by_stem(annotation.root), labels="names")
+
+
+def is_charades(path: Path) -> bool:
+    """Whether the first line of a file names the columns of Charades."""
+    return {"id", "script", "actions"} <= {*next(read_lines(path), (0, ""))[1].split(",")}
+
+
+def read_charades(annotation: Annotation) -> RecordTable:
+    """Records of one CSV, each with the labels of all its actions; videos are named ``ID.mp4``."""
+    if not is_charades(annotation.path):
+        raise annotation.error(1, "expected the columns of Charades, among them id, script and actions")
+    names = annotation.path.with_name(CHARADES_CLASSES)
+    if annotation.classes is None and names.exists():
+        annotation = replace(annotation, classes=load_classes(names))
+    rows = []
+    with annotation.path.open(encoding="utf-8-sig", newline="") as file:
+        for entry in (reader := csv.DictReader(file)):
+            codes = [action.split()[:1] for action in (entry["actions"] or "").split(";") if action.strip()]
+            labels = {int(code[1:]) for [code] in codes if CHARADES_CODE.fullmatch(code)}
+            if len(labels) < len({code for [code] in codes}):
+                reason = f"expected actions as c092 11.90 21.20;c147 0.00 12.60, found {entry['actions']!r}"
+                annotation.refuse(reader.line_num, entry["id"], entry["id"], reason)
+                continue
+            known = annotation.classes or ()
+            texts = (known[label] if label < len(known) else str(label) for label in sorted(labels))
+            rows.append(Row(reader.line_num, f"{entry['id']}.mp4", "|".join(texts), entry["id"]))
+    return make_table(annotation, rows, find=_find_by_stem(annotation.root), several=True)
 
 
 def _is_training(annotation: Annotation) -> bool:

@@ -16,7 +16,7 @@ SHARD_FILES = {INDEX, MANIFEST, f"{MANIFEST}.partial"}  # in a folder of shards,
 
 
 def read_index(annotation: Annotation) -> RecordTable:
-    """Records of a Parquet file with the columns ``id``, ``path``, ``label`` (integers), ``start``, ``end``.
+    """Records of a Parquet file with the columns ``id``, ``path``, ``label`` (integers or lists), ``start``, ``end``.
 
     A folder of tar shards, or its manifest, stands for the index in it.
 
@@ -41,9 +41,16 @@ def read_index(annotation: Annotation) -> RecordTable:
         raise DataError(f"{path}: not an index of videos ({str(error).strip().splitlines()[0]})") from None
     for name, expected in (("id", "string"), ("path", "string"), ("label", "int")):
         kind, empty = str(columns[name].type), columns[name].null_count
+        empty = 0 if kind.startswith("list") else empty  # no labels known
         if expected not in kind or empty or "dict" in kind:
             raise DataError(f"{path}: expected {expected} in the column {name}, found {kind} with {empty} empty cells")
-    known = columns.filter(pc.field("label") >= 0).group_by(["path", *spans])
+    sets = columns["label"].combine_chunks() if "list" in str(columns.schema.field("label").type) else None
+    if sets is not None:  # several labels a video: compared as text, and their range by all of them in one column
+        texts = ["" if each is None else str(sorted(each)) for each in sets.to_pylist()]
+        compared = columns.set_column(2, "label", pa.array(texts, pa.string())).filter(pc.field("label") != "")
+    else:
+        compared = columns.filter(pc.field("label") >= 0)
+    known = compared.group_by(["path", *spans])
     if (pc.max(known.aggregate([("label", "count_distinct")])["label_count_distinct"]).as_py() or 0) > 1:
         raise DataError(f"{path}: one video has two labels; remove one of its rows")
     root = root or path.parent / (home or ".")
@@ -56,14 +63,14 @@ def read_index(annotation: Annotation) -> RecordTable:
         if not (root / name).is_file() or (root / name).stat().st_size != size:  # all its videos would be lost
             fix = f"copy the shards of {path} again, or give their folder as root"
             raise DataError(f"{root / name}: expected a file of {size:,} bytes; {fix}")
-    labels, classes = np.asarray(columns["label"]), annotation.classes or stored
+    labels, classes = np.asarray(columns["label"] if sets is None else sets.flatten()), annotation.classes or stored
     limit = annotation.limit or len(classes or ()) or 1 << 31
     if len(labels) and not -1 <= labels.min() <= labels.max() < limit:
         raise DataError(f"{path}: has labels from {labels.min()} to {labels.max()}, expected 0 to {limit - 1}")
     return RecordTable(
         ids=columns["id"].combine_chunks(),
         paths=columns["path"].combine_chunks(),
-        labels=labels,
+        labels=labels if sets is None else sets,
         root=root,
         classes=classes,
         source=str(path),

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from gcvideo.config.checks import nearest
+from gcvideo.data.annotations.several import split_labels
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.video.frame_folder import is_frame_folder
@@ -92,6 +94,7 @@ class Annotation:
         subset: "train", "val" or "test": the videos to take of an annotation that lists several subsets; or "every".
         split: which of several official splits, from 1.
         readings: filled while the rows are read.
+        several: whether rows may have several labels; None: as the file shows.
     """
 
     path: Path
@@ -103,6 +106,7 @@ class Annotation:
     subset: str | None
     split: int
     readings: Readings = field(default_factory=Readings)
+    several: bool | None = None
 
     def error(self, line: int, text: str) -> DataError:
         """An error in a line of the file."""
@@ -144,7 +148,13 @@ def file_finder(root: Path) -> Find:
 
 
 def make_table(
-    annotation: Annotation, rows: Iterable[Row], *, find: Find | None = None, labels: Labels = "any", hint: str = ""
+    annotation: Annotation,
+    rows: Iterable[Row],
+    *,
+    find: Find | None = None,
+    labels: Labels = "any",
+    several: bool | None = False,
+    hint: str = "",
 ) -> RecordTable:
     """The records of rows.
 
@@ -154,6 +164,7 @@ def make_table(
         find: finds the file of a path; every file must exist. None: the paths are those of existing files, or "" for
             a video that is missing.
         labels: what the labels are; "any" decides it for the whole file.
+        several: whether a row may have several labels; see ``split_labels``.
         hint: what to say about a missing file.
 
     Rows whose file is missing, whose label is unknown, or that give one video two labels are refused.
@@ -174,7 +185,19 @@ def make_table(
     for index in missing if find else ():
         more = f" (and {len(missing) - 1:,} more of {len(rows):,} rows)" if len(missing) > 1 else ""
         refuse(index, f"{os.path.join(annotation.root, rows[index].path)}: no such video file", more + hint, "missing")
-    numbers, classes = number_labels(rows, annotation, labels, refuse)
+    parts = split_labels(Counter(row.label for row in rows), classes=annotation.classes or (), several=several)
+    owners = [(index, label) for index, row in enumerate(rows) for label in parts[row.label]] if parts else []
+    single = [rows[index]._replace(label=label) for index, label in owners] if parts else rows
+    single_numbers, classes = number_labels(
+        single, annotation, labels, lambda index, why: refuse(owners[index][0] if parts else index, why)
+    )
+    numbers: dict[str, Any] = {**single_numbers}
+    if parts:
+        numbers = {
+            cell: UNKNOWN if found == ("-1",) else tuple(sorted({single_numbers[label] for label in found}))
+            for cell, found in parts.items()
+            if single_numbers.keys() >= {*found}
+        }
     kept = [index for index, row in enumerate(rows) if paths[index] and row.label in numbers]
     base = os.path.join(os.path.abspath(annotation.root), "")
     keys = [(os.path.normpath(id_) if ".." in id_ else id_).removeprefix(base) for id_ in ids]  # one file, one key
@@ -200,13 +223,17 @@ def make_table(
     return RecordTable(
         ids=[ids[index] for index in kept],
         paths=[names[index] for index in kept],
-        labels=[numbers[row.label] for row in readings.rows],
+        labels=_column([numbers[row.label] for row in readings.rows], several=parts is not None),
         root=annotation.root,
         classes=classes,
         source=str(annotation.path),
         missing=[row.id for row in readings.missing],
         segments=np.array([(row.start, row.end) for row in readings.rows]).reshape(-1, 2),
     )
+
+
+def _column(labels: list[Any], *, several: bool) -> Iterable[int] | pa.Array:
+    return pa.array([None if each == UNKNOWN else each for each in labels], pa.list_(pa.int32())) if several else labels
 
 
 def _segment(row: Row) -> str:
@@ -298,7 +325,8 @@ def _why_no_label(
             fix = "leave the cell empty if there is no label, or list it in data.classes if it is a name"
             why[text] = f"is neither a whole number nor a name; {fix}"
         elif kind == "any" and several:
-            why[text] = "is more than one label; gcvideo trains one label per video"
+            fix = "if videos have several, call the column labels in a header line (path,labels), each once, or set"
+            why[text] = f"is more than one label; {fix} model.multi_label=true"
     return why
 
 
