@@ -22,8 +22,10 @@ def common_videos(names: Sequence[str], tests: Sequence[Predictions]) -> list[Pr
         names: of the tests, for the errors.
 
     Raises:
-        DataError: the tests have no labelled video in common, or disagree on labels or classes.
+        DataError: the tests have no labelled video in common, several labels a video, or disagree on labels or classes.
     """
+    if several := [name for name, test in zip(names, tests, strict=True) if test.multi_label]:
+        raise DataError(f"{several[0]}: has several labels a video; only accuracies of one label a video are compared")
     labelled = [test.select(test.labels >= 0) for test in tests]
     shared = set.intersection(*(set(test.ids) for test in labelled))
     if not shared:

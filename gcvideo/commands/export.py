@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("--int8 writes an .onnx and goes without --half; --calibrate belongs to --int8")
     require_writable(target, key="the file to write")
     network = _load(args)
-    options = {"classes": network.classes, "dynamic": args.dynamic, "half": args.half}
+    options = {"classes": network.classes, "thresholds": network.thresholds, "dynamic": args.dynamic, "half": args.half}
     content, about, error = export_network(network.model, network.config, format=target.suffix, **options)
     if not error <= TOLERANCE[about["precision"]]:  # it may be NaN
         raise CheckpointError(f"{args.target}: not written, because its logits are {error:.1e} off the network's")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from gcvideo.eval.predictions import Predictions
 
 
+MEASURES = {"top1": "video top-1", "top5": "video top-5", "mAP": "video mAP"}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.usage = "gcvideo test CHECKPOINT [CONFIG] [key=value ...] [options]"
@@ -86,12 +89,15 @@ def mean_of_tests(runs: list[str]) -> dict[str, Any]:
             raise DataError(f"{file}: was tested by {own}, but {files[0]} by {protocol}; test both in one way")
     if len(tests) < max(2, len(files)):
         raise ConfigError("--mean: give at least two runs, each once")
-    values = {top: [test[top] for test in tests.values()] for top in ("top1", "top5")}
+    shown = {top: name for top, name in MEASURES.items() if top in tests[files[0]]}
+    if odd := [file for file, test in tests.items() if not test.keys() >= shown.keys()]:
+        raise DataError(f"{odd[0]}: has no {', '.join(shown)}, as {files[0]} has")
+    values = {top: [test[top] for test in tests.values()] for top in shown}
     mean, sd = ({top: f(v) for top, v in values.items()} for f in (statistics.fmean, statistics.stdev))
     rows = [[test[name] for name in ("annotation", "videos", "failed", *values)] for test in tests.values()]
     rows += [["mean", "", "", *mean.values()], ["standard deviation", "", "", *sd.values()]]
     rows = [[*row[:3], *map(percent, row[3:])] for row in rows]
-    console.table(rows, columns=["test on", "videos", "unreadable", "video top-1", "video top-5"], title=protocol)
+    console.table(rows, columns=["test on", "videos", "unreadable", *shown.values()], title=protocol)
     return {"protocol": protocol, "tests": tests, "mean": mean, "sd": sd}
 
 
@@ -117,7 +123,7 @@ def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
     """Accuracy by name, per class, confusions, calibration; of each of several networks; with --compare, McNemar's."""
     from gcvideo.analysis.statistics import mcnemar
     from gcvideo.eval.predictions import Predictions
-    from gcvideo.eval.scoring import score, summary
+    from gcvideo.eval.scoring import details, score, summary
 
     names, weights = args.from_predictions, args.weights or [1.0] * len(args.from_predictions)
     require_numbers(args, weights=0)
@@ -129,7 +135,7 @@ def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
     results = {
         **{name: predictions.info.get(name) for name in ("protocol", "annotation", "fingerprint", "checkpoint")},
         **predictions.summary(),
-        **summary(score(predictions)),
+        **(details(predictions, thresholds=predictions.info.get("thresholds")) or summary(score(predictions))),
     }
     if len(names) > 1:
         results["networks"] = [
@@ -161,9 +167,17 @@ def _show(results: dict[str, Any]) -> None:
     names = {"clip": "clip (each view alone)", "video": "video (views ensembled)"}
     if results["failed"]:
         names["video_of_all"] = "video, the unreadable counted as wrong"
-    rows = [[names[kind], *(percent(results[kind][k]) for k in ("top1", "top5"))] for kind in names if kind in results]
+    rows = [
+        [names[kind], *(percent(results[kind].get(k, 0)) for k in ("top1", "top5"))]
+        for kind in names
+        if kind in results
+    ]
     counted = f"{results['answered']} of {results['videos']} videos, {results['protocol']}, {results['ensemble']}"
-    if rows:
+    if "mAP" in results.get("video", {}):
+        figures = [*results["video"].values(), results["mean_f1"]]
+        columns = ["accuracy", "mAP", "mAP by chance", "mean F1"]
+        console.table([["several labels a video", *map(percent, figures)]], columns=columns, title=counted)
+    elif rows:
         console.table(rows, columns=["accuracy", "top-1", "top-5"], title=counted)
     else:
         console.say(f"{counted}: no accuracy, because no video has a label or could be read")
@@ -173,6 +187,20 @@ def _show(results: dict[str, Any]) -> None:
 
 def _show_classes(results: dict[str, Any]) -> None:
     """Print what re-scoring adds: accuracy by class, calibration, the comparison."""
+    if "thresholds" in results:
+        figures = ("ap", "precision", "recall", "f1")
+        rows = [
+            [
+                printable(row["class"]),
+                row["videos"],
+                f"{row['threshold']:.3f}",
+                *(percent(row[name]) for name in figures),
+            ]
+            for row in sorted(results["per_class"], key=lambda row: row["ap"])
+        ]
+        console.say()
+        console.table(rows, columns=["class", "videos", "threshold", "AP", "precision", "recall", "F1"])
+        return
     rows = [
         [printable(row["class"]), row["videos"], percent(row["top1"]), printable(row["most_taken_for"] or "")]
         for row in sorted(results["per_class"], key=lambda row: row["top1"])

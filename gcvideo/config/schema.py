@@ -58,6 +58,19 @@ class RunConfig:
                 f"({self.train.epochs:g})"
             )
 
+        balanced, weights, focal = (
+            self.data.augment.class_balanced,
+            self.train.class_weights != "none",
+            self.train.focal,
+        )
+        for key, on in (
+            ("data.augment.class_balanced", balanced),
+            ("train.class_weights", weights),
+            ("train.focal", focal),
+        ):
+            if self.model.multi_label and on:
+                raise ConfigError(f"{key}: is for one label a video, so leave it unset with model.multi_label=true")
+
     @property
     def run_dir(self) -> Path:
         """Run folder: holds everything the run writes."""

@@ -111,13 +111,13 @@ class ClipMixer:
 
         Args:
             clips: floating point (N, C, T, H, W), on any device; those of a video follow each other.
-            labels: int64 (N,).
+            labels: int64 (N,), or what each clip shows of each class, (N, K).
 
         Returns:
             The clips, mixed, and targets (N, K): how much of each class every clip shows.
         """
         if not self.kinds or torch.rand(()).item() >= self.chance:
-            return clips, F.one_hot(labels, self.num_classes).to(clips.dtype)
+            return clips, (labels if labels.ndim == 2 else F.one_hot(labels, self.num_classes)).to(clips.dtype)
         from torchvision.tv_tensors import Video
 
         kind = self.kinds[int(torch.randint(len(self.kinds), ()))]

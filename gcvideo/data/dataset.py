@@ -37,7 +37,7 @@ class ClipBatch(NamedTuple):
 
     Attributes:
         clips: uint8 (N, C, T, H, W); ``data.augment.clips_per_video`` of each video, one after the other.
-        labels: int64 (N,).
+        labels: int64 (N,); of a table of several labels a video (N, L), filled up with -1.
         indices: int64 (N,), of the records that the clips show.
         failures: of the records that could not be read and whose slots the next good records fill.
     """
@@ -231,6 +231,7 @@ class ClipDataset(_VideoDataset[ClipBatch]):
         super().__init__(records, data=data, quarantine=known)
         self.seed = seed
         self._augment = build_clip_augment(data)
+        self._most_labels = int(records.labels.max(initial=1))
         unlabelled = np.flatnonzero(records.labels < 0)
         if len(unlabelled):
             raise DataError(
@@ -266,7 +267,11 @@ class ClipDataset(_VideoDataset[ClipBatch]):
                 failures.append(Failure(self.records[index].id, error.path, error.reason))
             else:
                 labels = torch.full((len(clips),), int(self.records.labels[index]))
-                return ClipBatch(clips, labels, torch.full_like(labels, index), failures)
+                indices = torch.full_like(labels, index)
+                if self.records.sets is not None:
+                    labels = torch.full((len(clips), self._most_labels), -1)
+                    labels[:, : self.records.labels[index]] = torch.tensor(self.records[index].label)
+                return ClipBatch(clips, labels, indices, failures)
         _, path, reason = failures[0]
         raise DataError(f"{self.records.source}: no video can be read, the first of them {path}: {reason}")
 

@@ -12,7 +12,7 @@ from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import VideoViews, make_views
-from gcvideo.eval.metrics import label_ranks, softmax
+from gcvideo.eval.metrics import label_ranks, sigmoid, softmax
 from gcvideo.eval.predictions import Predictions, VideoScores
 
 VIEWS_PER_BATCH = 30  # on a GPU
@@ -26,6 +26,7 @@ def evaluate(
     test: TestConfig,
     data: DataConfig,
     precision: str = "fp32",
+    multi_label: bool = False,
     finished: Sequence[VideoScores] = (),
     on_video: Callable[[VideoScores | Failure], None] | None = None,
 ) -> Predictions:
@@ -35,13 +36,14 @@ def evaluate(
         model: maps clips (N, C, T, H, W), float, to logits (N, K); the views are moved to its device.
         loader: this process's share of the videos, from ``gcvideo.data.loader.eval_loader``.
         precision: ``bf16`` runs a float32 model under autocast; a model that is bfloat16 itself needs nothing.
+        multi_label: scores are sigmoids, as ``model.multi_label`` says.
         finished: scores from an earlier, interrupted run (this process's share); the loader must skip these videos.
         on_video: called with each video's scores, or its failure, as soon as they are known.
     """
     videos = list(finished)
     failures: list[Failure] = []
     for views, logits in view_outputs(model, loader, test=test, data=data, precision=precision):
-        found = views.failure or ensemble_views(views, logits)
+        found = views.failure or ensemble_views(views, logits, multi_label=multi_label)
         if isinstance(found, VideoScores):
             videos.append(found)
         else:
@@ -165,7 +167,7 @@ def _finished_videos(outputs: Tensor | None, owners: Iterable[_Video]) -> Iterat
 
 
 @np.errstate(invalid="ignore")  # infinity - infinity: callers count the non-finite scores
-def ensemble_views(video: VideoViews, logits: np.ndarray) -> VideoScores:
+def ensemble_views(video: VideoViews, logits: np.ndarray, *, multi_label: bool = False) -> VideoScores:
     """Ensemble the views of a video in the three customary ways.
 
     Views are averaged in their own order in float64, so scores do not depend on the number of workers or on the other
@@ -176,10 +178,13 @@ def ensemble_views(video: VideoViews, logits: np.ndarray) -> VideoScores:
 
     Args:
         logits: (V, K).
+        multi_label: scores are sigmoids instead of a softmax.
     """
     precise = logits.astype(np.float64)
-    scores = softmax(precise)
-    ranks = label_ranks(logits, np.full(len(logits), video.label)) if video.label >= 0 else np.full(len(logits), 5)
+    scores = (sigmoid if multi_label else softmax)(precise)
+    ranks = np.full(len(logits), 5)
+    if isinstance(video.label, int) and video.label >= 0:
+        ranks = label_ranks(logits, np.full(len(logits), video.label))
     return VideoScores(
         index=video.index,
         id=video.id,

@@ -1,4 +1,4 @@
-"""Metrics: ranks, confusions and calibration of scores; loss and accuracy of a training while it runs."""
+"""Metrics: ranks, confusions, calibration and average precision; loss and accuracy of a training while it runs."""
 
 from typing import Any
 
@@ -8,11 +8,18 @@ from torch import Tensor
 
 from gcvideo import distributed
 
+DEFAULT_THRESHOLD = 0.5
+
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Softmax along the last axis, in the dtype of its input."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)) of each value, in the dtype of its input."""
+    return np.exp(-np.logaddexp(0, -logits))
 
 
 def label_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -66,6 +73,42 @@ def calibration(confidence: np.ndarray, right: np.ndarray, *, bins: int = 15) ->
     return {"expected_calibration_error": error, "bins": rows}
 
 
+def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Average precision of one class: the sum over n of (R_n - R_(n-1)) P_n, not interpolated.
+
+    P_n and R_n are precision and recall at the n-th distinct score from above, as in scikit-learn's
+    ``average_precision_score``; VOC and ActivityNet interpolate P, which never gives less.
+
+    Args:
+        scores: (V,); equal ones share a threshold.
+        truth: (V,) bool, some of them true.
+    """
+    ranks, hits, _ = _cuts(scores, truth)
+    return float((np.diff(hits, prepend=0) * hits / ranks).sum() / hits[-1])
+
+
+def best_thresholds(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Thresholds (K,) of the best F1 of each class: halfway from the last score that is a label to the next lower one.
+
+    Args:
+        scores: (V, K) in [0, 1].
+        truth: (V, K) bool; a class that no video shows gets ``DEFAULT_THRESHOLD``.
+    """
+    limits = np.full(scores.shape[1], DEFAULT_THRESHOLD)
+    for k in np.flatnonzero(truth.any(axis=0)):
+        ranks, hits, values = _cuts(scores[:, k], truth[:, k])
+        best = int((2 * hits / (ranks + hits[-1])).argmax())
+        limits[k] = np.append(values, 0.0)[best : best + 2].mean()
+    return limits
+
+
+def _cuts(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Videos, true ones among them, and score, down to each distinct score from above."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    return last + 1, np.cumsum(truth[order])[last], scores[order][last]
+
+
 class TrainMeter:
     """Loss and accuracy of the steps since the last reading, kept on the device.
 
@@ -84,9 +127,10 @@ class TrainMeter:
 
     @torch.no_grad()
     def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count a micro-batch: its mean loss, its logits (N, K), its labels (N,)."""
+        """Count a micro-batch: its mean loss, its logits (N, K), its labels (N,); of several, (N, L), each is right."""
         self._sums[0] += loss
-        self._sums[1] += (logits.argmax(dim=1) == labels).sum()
+        right = logits.argmax(dim=1) == labels if labels.ndim == 1 else logits.argmax(dim=1, keepdim=True) == labels
+        self._sums[1] += right.sum()
         self._sums[2] += len(labels)
         self._sums[4] += 1
         bad = torch.where(torch.isfinite(loss), self._no_step, torch.full_like(self._no_step, step))

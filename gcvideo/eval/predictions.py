@@ -5,7 +5,8 @@
 ========================== ============== =========================================================================
 ``ids``, ``paths``         (V,) str       the videos, in the order of the annotation
 ``indices``                (V,) int64     their places in the annotation
-``labels``                 (V,) int64     -1 where the annotation gives none
+``labels``                 (V,) int64     -1 where the annotation gives none; of several labels a video (V, K) int8, 1
+                                          where it has the class
 ``scores``                 (V, K) float32 the scores that the results were computed from, by the ensemble below
 ``softmax``, ``logits``,   (V, K) float32 the same views ensembled in each of the three ways, so that another one can
 ``max``                                   be scored later without the model
@@ -32,7 +33,7 @@ import numpy as np
 
 from gcvideo.data.bad_videos import Failure
 from gcvideo.errors import DataError
-from gcvideo.eval.metrics import label_ranks
+from gcvideo.eval.metrics import average_precision, label_ranks
 from gcvideo.files import write_atomically
 
 ENSEMBLES = ("softmax", "logits", "max")
@@ -46,7 +47,7 @@ class VideoScores:
 
     index: int
     id: str
-    label: int
+    label: int | Sequence[int]
     views: int
     clip_top1: int
     clip_top5: int
@@ -64,6 +65,18 @@ class VideoScores:
         """The scores that ``to_row`` gave."""
         scores = {name: np.frombuffer(base64.b64decode(row[name]), np.float32) for name in ENSEMBLES}
         return cls(**{**row, **scores})
+
+
+def _label_array(videos: Sequence[VideoScores]) -> np.ndarray:
+    if all(isinstance(video.label, int) for video in videos):
+        return np.array([video.label for video in videos], np.int64)
+    labels = np.zeros((len(videos), len(videos[0].softmax)), np.int8)
+    for row, video in zip(labels, videos, strict=True):
+        if isinstance(video.label, int):
+            row[:] = video.label
+        else:
+            row[list(video.label)] = 1
+    return labels
 
 
 @dataclass
@@ -91,7 +104,9 @@ class Predictions:
         videos = sorted(videos, key=lambda video: video.index)
         empty = np.zeros((0, 0), np.float32)
         counts: dict[str, Any] = {
-            name: np.array([getattr(v, own) for v in videos], np.int64) for name, own in COUNTS.items()
+            name: np.array([getattr(v, own) for v in videos], np.int64)
+            for name, own in COUNTS.items()
+            if name != "labels"
         }
         return cls(
             ids=[video.id for video in videos],
@@ -99,6 +114,7 @@ class Predictions:
             failures=sorted(failures),
             ensemble=ensemble,
             **counts,
+            labels=_label_array(videos),
         )
 
     def __len__(self) -> int:
@@ -108,6 +124,21 @@ class Predictions:
     def scores(self) -> np.ndarray:
         """Video scores (V, K) float32 by the chosen ensemble."""
         return self.averages[self.ensemble]
+
+    @property
+    def known(self) -> np.ndarray:
+        """Which videos have a label, or of several the word that they have none: bool (V,)."""
+        return np.min(self.labels.reshape(len(self), self.labels[:1].size), axis=1, initial=0) >= 0
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether the labels are several a video."""
+        return self.labels.ndim == 2
+
+    def labelled_alike(self, other: Predictions) -> np.ndarray:
+        """Which videos have the same labels as those of the other one, in the same order: bool (V,)."""
+        pairs = zip(self.labels.tolist(), other.labels.tolist(), strict=True)
+        return np.array([one == two for one, two in pairs], bool)
 
     def select(self, keep: np.ndarray | Sequence[bool]) -> Predictions:
         """The videos where ``keep`` (V,) bool is true, or those at the indices in it, with all failures."""
@@ -161,7 +192,7 @@ class Predictions:
             only = names[differing[0] not in self.ids]
             raise DataError(f"{both}they do not hold the same videos; {differing[0]!r} is in {only} alone")
         matched = self.select(order[np.argsort(wanted, kind="stable")])
-        if len(unequal := np.flatnonzero(matched.labels != other.labels)):
+        if len(unequal := np.flatnonzero(~matched.labelled_alike(other))):
             raise DataError(f"{both}they label {other.ids[unequal[0]]!r} differently")
         return matched
 
@@ -176,10 +207,18 @@ class Predictions:
         ``clip``: the share of views that are right each on its own. ``video``: the share of videos that are right
         once their views are ensembled, the metric that papers quote. Both are over the videos that have a label and
         could be read; ``video_of_all`` counts those that could not be read as wrong.
+
+        Of several labels a video instead ``video``: ``mAP``, the mean of ``average_precision`` over the classes that
+        any video has, and ``chance``, what scores at random reach: the mean share of the videos with each class.
         """
-        known = self.labels >= 0
+        known = self.known
         if not known.any():
             return {}
+        if self.multi_label:
+            truth = self.labels[known] == 1
+            own = [(self.scores[known, k], truth[:, k]) for k in np.flatnonzero(truth.any(axis=0))]
+            found = [(average_precision(scores, true), true.mean()) for scores, true in own]
+            return {"video": dict(zip(("mAP", "chance"), np.mean(found, axis=0).tolist(), strict=True))} if own else {}
         ranks = label_ranks(self.scores[known], self.labels[known])
         views, videos = int(self.views[known].sum()), int(known.sum())
         hits = {"top1": int((ranks < 1).sum()), "top5": int((ranks < 5).sum())}

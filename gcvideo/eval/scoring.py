@@ -1,12 +1,21 @@
 """Scores of a test, class by class: accuracy, confusions, calibration, loss."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gcvideo.errors import DataError
-from gcvideo.eval.metrics import calibration, confusion_matrix, label_ranks, softmax
+from gcvideo.eval.metrics import (
+    average_precision,
+    best_thresholds,
+    calibration,
+    confusion_matrix,
+    label_ranks,
+    sigmoid,
+    softmax,
+)
 from gcvideo.eval.predictions import Predictions
 
 
@@ -52,7 +61,7 @@ def score(predictions: Predictions) -> Scoring:
     Raises:
         DataError: no video has a label.
     """
-    labelled = predictions.select(predictions.labels >= 0)
+    labelled = predictions.select(predictions.known)
     if not len(labelled):
         raise DataError("none of these videos has a label, so there is nothing to score")
     scores = labelled.scores.astype(np.float64)
@@ -99,9 +108,46 @@ def worst_pairs(scoring: Scoring, count: int = 10) -> list[dict[str, Any]]:
     ]
 
 
-def details(predictions: Predictions) -> dict[str, Any]:
-    """``summary`` of the labelled videos; empty if no video has a label."""
-    return summary(score(predictions)) if (predictions.labels >= 0).any() else {}
+def details(predictions: Predictions, *, thresholds: Sequence[float] | None = None) -> dict[str, Any]:
+    """``summary`` of the labelled videos, or ``summarize_sets``; empty if no video has a label."""
+    if not predictions.known.any():
+        return {}
+    return summarize_sets(predictions, thresholds) if predictions.multi_label else summary(score(predictions))
+
+
+def summarize_sets(predictions: Predictions, thresholds: Sequence[float] | None = None) -> dict[str, Any]:
+    """All statistics of one test as plain values for JSON.
+
+    Args:
+        predictions: the videos without labels are left out.
+        thresholds: (K,) above which a score in (0, 1) is a label; by default those of the best F1 on these videos.
+
+    Returns:
+        "loss", the binary cross entropy of the videos' scores; "thresholds"; "mean_f1" over the classes with a video;
+        "per_class", of each of these "class", "videos" (that show it), "ap", "threshold", "precision", "recall", "f1".
+    """
+    known = predictions.select(predictions.known)
+    scores, truth = known.scores.astype(np.float64), known.labels == 1
+    scores = sigmoid(scores) if known.ensemble == "logits" else scores
+    limits = best_thresholds(scores, truth) if thresholds is None else np.asarray(thresholds)
+    chosen, names = scores > limits, known.classes or [*map(str, range(scores.shape[1]))]
+    rows = []
+    for k in np.flatnonzero(truth.any(axis=0)).tolist():
+        hits, positive, found = (int(each[:, k].sum()) for each in (chosen & truth, truth, chosen))
+        row: dict[str, Any] = {
+            "class": names[k],
+            "videos": positive,
+            "ap": average_precision(scores[:, k], truth[:, k]),
+        }
+        row |= {"threshold": float(limits[k]), "precision": hits / found if found else 0.0, "recall": hits / positive}
+        rows.append({**row, "f1": 2 * hits / (found + positive)})
+    tiny = np.finfo(np.float32).tiny
+    return {
+        "loss": float(-np.log(np.maximum(np.where(truth, scores, 1 - scores), tiny)).mean()),
+        "mean_f1": sum(row["f1"] for row in rows) / max(len(rows), 1),
+        "thresholds": limits.tolist(),
+        "per_class": rows,
+    }
 
 
 def summary(scoring: Scoring) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def run_test(
     results = {
         "protocol": protocol(config.test),
         **predictions.summary(),
-        **details(predictions),
+        **details(predictions, thresholds=network.thresholds),
         "views_per_video": int(predictions.views.max(initial=0)),
         "annotation": records.source,
         "fingerprint": records.fingerprint,
@@ -115,6 +115,7 @@ def _score_records(model: nn.Module, records: RecordTable, config: RunConfig, *,
             loader,
             test=config.test,
             data=config.data,
+            multi_label=config.model.multi_label,
             finished=finished if distributed.is_main() else (),
             on_video=note,
         )
@@ -171,7 +172,7 @@ def journal_key(config: RunConfig, records: RecordTable, checkpoint_hash: str, p
 
 def _write(results: dict[str, Any], predictions: Predictions, output: Path, *, suffix: str) -> None:
     kept = ("protocol", "annotation", "fingerprint", "checkpoint", "precision")
-    predictions.info = {name: results[name] for name in kept}
+    predictions.info = {name: results[name] for name in kept} | {"thresholds": results.get("thresholds")}
     predictions.save(output / f"predictions{suffix}.npz")
     path = output / f"results{suffix}.json"
     training = json.loads(path.read_text()).get("training") if path.exists() else None

@@ -11,6 +11,7 @@ from torch import nn
 from gcvideo.config import RunConfig, config_from_dict, load_config
 from gcvideo.device import pick_device, pick_precision, tune
 from gcvideo.errors import CheckpointError, ConfigError
+from gcvideo.eval.metrics import DEFAULT_THRESHOLD
 from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.predict.exported import SUFFIXES, ExportedNetwork, open_exported
 from gcvideo.train.checkpoint import load_checkpoint
@@ -39,6 +40,13 @@ class TrainedNetwork:
     def classes(self) -> list[str] | None:
         """Class names in label order; None where the checkpoint has none."""
         return self.checkpoint.get("classes")
+
+    @property
+    def thresholds(self) -> list[float] | None:
+        """Scores (K,) above which a class is a label of a video, where ``model.multi_label`` gives several."""
+        known = self.checkpoint.get("thresholds") or self.checkpoint.get("details", {}).get("thresholds")
+        known = known or [DEFAULT_THRESHOLD] * self.config.model.num_classes
+        return known if self.config.model.multi_label else None
 
     @property
     def run_folder(self) -> Path:
@@ -109,7 +117,8 @@ def _load_exported(
     model = open_exported(path, device=device or (settings or ["auto"])[-1], engine=engine).eval()
     stored = {"name": path.name, **{section: model.about[section] for section in ("model", "data", "test")}}
     config = _resolve_config(stored, path, overrides)
-    return TrainedNetwork(model, config, path, model.place.device, {"classes": model.about["classes"]})
+    rest = {key: model.about.get(key) for key in ("classes", "thresholds")}
+    return TrainedNetwork(model, config, path, model.place.device, rest)
 
 
 def _resolve_config(stored: dict[str, Any], path: Path, overrides: Sequence[str]) -> RunConfig:

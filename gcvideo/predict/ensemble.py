@@ -16,25 +16,30 @@ from gcvideo.predict.predictor import Predictor
 class Ensemble(Predictor):
     """Several predictors as one, which averages their scores of whole videos.
 
-    Timelines, embeddings and maps are those of one network, so it has none.
+    Of several labels a video, the thresholds are averaged too. Timelines, embeddings and maps are those of one network,
+    so it has none.
 
     Args:
         members: at least one; each reads the videos as its own config says.
 
     Raises:
-        ConfigError: they do not have the same classes in the same order.
+        ConfigError: they do not have the same classes in the same order, or some give one label a video, some several.
     """
 
     shows_layers = False
 
     def __init__(self, members: Sequence[Predictor]) -> None:
         first = members[0]
-        super().__init__(first.model, config=first.config, classes=first.classes)
+        several = [member.thresholds for member in members if member.thresholds is not None]
+        thresholds = np.mean(several, axis=0) if len(several) == len(members) else None
+        super().__init__(first.model, config=first.config, classes=first.classes, thresholds=thresholds)
         self.source = ", ".join(member.source for member in members)
         self.members = members
         for member in members:
             if member.classes != first.classes:
                 raise ConfigError(f"{member.source} and {first.source} have other classes, so they cannot be averaged")
+            if several and member.thresholds is None:
+                raise ConfigError(f"{member.source}: gives one label a video, others several (model.multi_label)")
 
     def score_files(
         self, videos: Sequence[Any] | RecordTable, *, test: TestConfig | None = None, **options: Any

@@ -30,6 +30,7 @@ def export_network(
     *,
     format: str,
     classes: Sequence[str] | None = None,
+    thresholds: Sequence[float] | None = None,
     dynamic: Sequence[str] | None = None,
     half: bool = False,
 ) -> tuple[bytes, dict[str, Any], float]:
@@ -40,6 +41,7 @@ def export_network(
         config: of the run.
         format: ``.onnx`` or ``.pt2``.
         classes: names in label order.
+        thresholds: of the scores, where a video has several labels.
         dynamic: which of T, H and W may vary; by default all that the network allows.
         half: weights and activations of half the size, see ``HALF``; clips, the last layer and logits stay float32.
 
@@ -62,6 +64,8 @@ def export_network(
     about = {
         "format": FORMAT,
         "classes": classes and list(classes),
+        "activation": "sigmoid" if config.model.multi_label else "softmax",
+        "thresholds": thresholds and list(thresholds),
         "clip": [3, *sizes.values()],
         "dynamic": limits,
         "precision": PRECISIONS[HALF[format]] if half else "fp32",

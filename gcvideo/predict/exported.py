@@ -5,6 +5,8 @@ The file's entry ``gcvideo`` (a metadata property of ONNX, an extra file of an e
 ================ =====================================================================================================
 ``format``       1
 ``classes``      class names in label order, or null
+``activation``   "softmax" or, where a video may have several labels, "sigmoid": what makes scores of logits
+``thresholds``   with "sigmoid": scores (K,) above which a class is a label; else null
 ``clip``         [3, T, H, W] of the views that it was exported for
 ``dynamic``      the dimensions that may differ from ``clip``: {"T": {"least": 2, "multiple": 1}, ...}; N always may
 ``precision``    "fp32", "fp16", "bf16" or "int8": of weights and arithmetic; clips and logits are float32

@@ -16,7 +16,7 @@ from gcvideo.data.dataset import Failure
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import CheckpointError, ConfigError, VideoError
 from gcvideo.eval.evaluator import ensemble_views, view_outputs
-from gcvideo.eval.metrics import softmax
+from gcvideo.eval.metrics import sigmoid, softmax
 from gcvideo.eval.optimize import compile_network
 from gcvideo.eval.predictions import VideoScores
 from gcvideo.eval.trained import load_trained
@@ -47,15 +47,23 @@ class Predictor:
         config: of the run that trained it.
         classes: class names in label order; where unknown, labels are called by their number.
         source: the checkpoint, for messages.
+        thresholds: (K,) scores above which a class is a label of a video; None: each video has one label.
     """
 
     def __init__(
-        self, model: nn.Module, *, config: RunConfig, classes: Sequence[str] | None = None, source: str = ""
+        self,
+        model: nn.Module,
+        *,
+        config: RunConfig,
+        classes: Sequence[str] | None = None,
+        source: str = "",
+        thresholds: Sequence[float] | None = None,
     ) -> None:
         self.model = model.eval()
         self.config = config
         self.classes = list(classes or map(str, range(config.model.num_classes)))
         self.source = source
+        self.thresholds = None if thresholds is None else np.asarray(thresholds)
         self.device: torch.device = next(model.parameters()).device
         self._networks: dict[tuple[str, bool], nn.Module] = {}  # for features, by layer and whether pooled
 
@@ -109,7 +117,7 @@ class Predictor:
                 tuple of any of these.
             fps: frames per second of arrays, tensors, iterators and folders of frames. It may be left out where
                 ``data.target_fps`` is not set, since then clips are cut by counting frames. Files tell their own rate.
-            top: how many labels.
+            top: how many labels; of a network of several labels a video, all above their thresholds, or none.
             test: which views to look at; by default those that the run was tested with.
 
         Raises:
@@ -121,8 +129,9 @@ class Predictor:
         return results if isinstance(video, list | tuple) else results[0]
 
     def best(self, scores: np.ndarray, top: int = 5) -> list[Prediction]:
-        """The ``top`` labels of scores (K,), best first; equal ones in the order of the classes."""
-        order = np.argsort(-scores, kind="stable")[:top]
+        """The ``top`` labels of scores (K,), or those above their thresholds, best first; equal ones as the classes."""
+        order = np.argsort(-scores, kind="stable")
+        order = order[:top] if self.thresholds is None else order[(scores > self.thresholds)[order]]
         return [Prediction(self.classes[i], int(i), float(scores[i])) for i in order]
 
     def score_files(
@@ -144,7 +153,8 @@ class Predictor:
         test = test or self.config.test
         loader = input_views(videos, fps=fps, data=self.config.data, test=test, workers=workers)
         for views, logits in view_outputs(self.model, loader, test=test, data=self.config.data):
-            yield views.failure or self._scores(ensemble_views(views, logits), test)
+            found = views.failure or ensemble_views(views, logits, multi_label=self.config.model.multi_label)
+            yield self._scores(found, test) if isinstance(found, VideoScores) else found
 
     @overload
     def embed(self, video: Several, **options: Any) -> list[Embedding]: ...
@@ -257,9 +267,12 @@ class Predictor:
             on_window: called with each window as soon as it is scored, and the stream; True ends the stream.
 
         Raises:
+            ConfigError: the network gives several labels a video, and a segment has one.
             VideoError: the source cannot be read at all. One that breaks off later gives what could be read, and
                 ``problem`` says why.
         """
+        if self.config.model.multi_label:
+            raise ConfigError(f"timeline: its segments have one label, and {self.source} gives several (multi_label)")
         test = test or replace(self.config.test, crops=1)
         if isinstance(source, list | tuple):
             options: Any = {"fps": fps, "step": step, "smooth": smooth, "min_length": min_length, "live": live}
@@ -284,8 +297,9 @@ class Predictor:
         return Timeline(segments, kept, seen, stream.problem, stream.dropped)
 
     def _scores(self, video: VideoScores, test: TestConfig) -> np.ndarray:
-        """Scores (K,) in [0, 1] by the ensemble asked for; the mean of logits goes through a softmax."""
-        scores: np.ndarray = softmax(video.logits) if test.ensemble == "logits" else getattr(video, test.ensemble)
+        """Scores (K,) in [0, 1] by the ensemble asked for; the mean of logits goes through softmax or sigmoid."""
+        activation = sigmoid if self.config.model.multi_label else softmax
+        scores: np.ndarray = activation(video.logits) if test.ensemble == "logits" else getattr(video, test.ensemble)
         self._require_finite(scores, "scores")
         return scores
 
@@ -328,4 +342,6 @@ def load(
     """
     network = load_trained(checkpoint, device=device, engine=engine)
     model, _ = network.for_inference(precision=precision, compile=compile)
-    return Predictor(model, config=network.config, classes=network.classes, source=str(network.path))
+    return Predictor(
+        model, config=network.config, classes=network.classes, source=str(network.path), thresholds=network.thresholds
+    )

@@ -37,6 +37,7 @@ def save_pretrained(network: TrainedNetwork, folder: str | Path, *, repository: 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: is not empty; give a new folder")
     state = {key: network.checkpoint.get(key) for key in ("classes", "fingerprint", "epoch", "step", "best")}
+    state["thresholds"] = network.thresholds
     card = _card(network, state, f"{PREFIX}{repository}" if repository else str(folder))
     write_weights(folder / WEIGHTS, {"model": network.model.state_dict(), **state})
     save_config(shareable(network.config), folder / CONFIG)

@@ -72,7 +72,9 @@ def quantize(
 
     def score(file: bytes) -> Predictions:
         network = ExportedNetwork(file, suffix=".onnx", name="the exported file")
-        return evaluate(network, eval_loader(dataset, workers=0), test=test, data=config.data)
+        return evaluate(
+            network, eval_loader(dataset, workers=0), test=test, data=config.data, multi_label=config.model.multi_label
+        )
 
     return after, _compare(score(content), score(after))
 

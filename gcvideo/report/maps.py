@@ -131,13 +131,13 @@ def explain(predictor: Predictor, clip: Tensor, target: int, *, query: Place = M
 def explain_video(predictor: Predictor, entry: dict[str, Any], *, query: Place = MIDDLE) -> Rows:
     """``explain`` the label of a video's middle by the centre crop of the clip there.
 
-    No rows if it cannot be read, or if the predictor shows no layers.
+    No rows if it cannot be read or has no label, or if the predictor shows no layers.
 
     Args:
         entry: as ``gcvideo predict --json`` writes it.
         query: position whose attention non-local blocks show.
     """
-    if not predictor.shows_layers:
+    if not predictor.shows_layers or not entry["predictions"]:
         return []
     test = replace(predictor.config.test, clips=3, crops=1, whole_frame=False)
     records = RecordTable.of_files([entry["video"]])

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from gcvideo.config import config_to_dict, flatten, load_config
 from gcvideo.eval.predictions import Predictions
-from gcvideo.eval.scoring import Scoring, score, summary
+from gcvideo.eval.scoring import Scoring, details, score, summary
 from gcvideo.predict.predictor import Predictor
 from gcvideo.predict.vectors import VectorIndex
 from gcvideo.report.maps import FROM_THE_RING, explain_video
@@ -35,6 +35,7 @@ CURVES = {
         100,
         {"training clips": "train.top1", "validation clips": "val.clip_top1", "validation videos": "val.video_top1"},
     ),
+    "Mean average precision": ("mAP, %", 100, {"validation videos": "val.mAP"}),
     "Learning rate": ("", 1, {"learning rate": "train.lr"}),
     "Time of a step": ("ms", 1000, {"waiting for clips": "train.data_seconds", "computing": "train.compute_seconds"}),
 }
@@ -134,9 +135,9 @@ def write_search_page(path: str | Path, rows: Sequence[dict[str, Any]], index: V
 
 
 def _score(predictions: Predictions) -> dict[str, Any] | None:
-    """Classes, confusions, calibration and mistakes; None if no video has a label."""
-    if not (predictions.labels >= 0).any():
-        return None
+    """Classes, confusions, calibration and mistakes, of several labels classes alone; None if no video has a label."""
+    if not predictions.known.any() or predictions.multi_label:
+        return details(predictions, thresholds=predictions.info.get("thresholds")) or None
     scoring = score(predictions)
     found = summary(scoring)
     return {

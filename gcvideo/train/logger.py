@@ -9,7 +9,8 @@ Each line of ``metrics.jsonl`` is one JSON object. ``kind`` says which keys it h
     for clips · ``seconds`` since the run began, interruptions left out
 ``val``, after each validation
     ``step`` · ``epoch`` · ``clip_top1``, ``clip_top5`` of each view on its own · ``video_top1``, ``video_top5`` of the
-    views of a video together (fractions) · ``failures`` videos that could not be read · ``seconds``
+    views of a video together (fractions), of several labels a video instead ``mAP`` and its ``chance`` · ``failures``
+    videos that could not be read · ``seconds``
 
 TensorBoard has the same metrics under ``train/`` and ``val/``, and so has Weights & Biases where ``train.wandb`` names
 a project.
@@ -115,19 +116,30 @@ def import_wandb() -> Any:
 def validation_metrics(predictions: Predictions) -> dict[str, float]:
     """Accuracies as fractions (NaN where no video could be read), and the numbers of videos and of failures."""
     accuracy = predictions.accuracy()
+    counts = {"videos": len(predictions), "failures": len(predictions.failures)}
+    if predictions.multi_label:
+        return {**accuracy.get("video", dict.fromkeys(("mAP", "chance"), math.nan)), **counts}
     metrics = {
         f"{of}_{top}": accuracy[of][top] if accuracy else math.nan
         for of in ("clip", "video")
         for top in ("top1", "top5")
     }
-    return {**metrics, "videos": len(predictions), "failures": len(predictions.failures)}
+    return {**metrics, **counts}
+
+
+def deciding(metrics: dict[str, float]) -> tuple[str, str, float]:
+    """Name, key in ``best`` and value of the metric that says which validation is best: top-1, of label sets mAP."""
+    return ("mAP", "mAP", metrics["mAP"]) if "mAP" in metrics else ("video top-1", "top1", metrics["video_top1"])
 
 
 def accuracy_line(metrics: dict[str, float]) -> str:
-    """Clip and video accuracy in percent."""
+    """Clip and video accuracy in percent, or the mAP of videos."""
     unread = f", {metrics['failures']:g} videos could not be read" if metrics["failures"] else ""
-    if math.isnan(metrics["video_top1"]):
+    if math.isnan(deciding(metrics)[2]):
         return f"no accuracy, because no video could be decoded{unread}"
+    if "mAP" in metrics:
+        chance = f"chance {percent(metrics['chance'])}"
+        return f"mAP {percent(metrics['mAP'])} ({chance}) of {metrics['videos']:g} videos{unread}"
     accuracies = "; ".join(
         f"{of} top-1 {percent(metrics[f'{of}_top1'])}, top-5 {percent(metrics[f'{of}_top5'])}"
         for of in ("clip", "video")
@@ -180,27 +192,32 @@ def summarize(state: TrainState, val_set: ViewDataset | None, results: dict[str,
     config, metrics = state.config, state.validation
     if state.failures:
         warn(f"{len(state.failures)} training videos could not be read; {config.run_dir / 'results.json'} names them")
+    name, key, value = deciding(metrics) if metrics else ("video top-1", "top1", math.nan)
     if state.stops_early:
-        best = f"{percent(state.best['top1'])} after epoch {state.best['epoch']:g}" if state.best else "none"
+        best = f"{percent(state.best[key])} after epoch {state.best['epoch']:g}" if state.best else "none"
         say(
             f"stopped early after epoch {state.position.epoch}: the last {state.stale} validations brought no better "
-            f"video top-1 than the best, {best} (train.early_stop={config.train.early_stop})"
+            f"{name} than the best, {best} (train.early_stop={config.train.early_stop})"
         )
     if val_set is not None and metrics:
         say(f"final: {accuracy_line(metrics)}")
         labels = val_set.records.labels
-        chance, largest = 1 / config.model.num_classes, np.bincount(labels[labels >= 0]).max() / (labels >= 0).sum()
-        say(f"guessing reaches {percent(chance)} by chance, {percent(largest)} with the largest class alone")
-        if metrics["video_top1"] <= max(chance, largest):
+        if "chance" in metrics:
+            chance = largest = metrics["chance"]
+            say(f"scores at random reach an mAP of {percent(chance)}, the mean share of the videos with each class")
+        else:
+            chance, largest = 1 / config.model.num_classes, np.bincount(labels[labels >= 0]).max() / (labels >= 0).sum()
+            say(f"guessing reaches {percent(chance)} by chance, {percent(largest)} with the largest class alone")
+        if value <= max(chance, largest):
             say(
-                "not learned: the video top-1 is no better than guessing. Check the labels, try gcvideo train "
+                f"not learned: the {name} is no better than guessing. Check the labels, try gcvideo train "
                 "--overfit 8, then another optim.lr (ten times lower, ten times higher) or more train.epochs"
             )
-    if overfit and metrics["video_top1"] == 1:
+    if overfit and value == 1:
         say(f"overfit: learned all {metrics['videos']:g} videos after {state.position.epoch} epochs")
     elif overfit:
         say(
-            f"overfit: NOT learned: video top-1 {percent(metrics['video_top1'])} of {metrics['videos']:g} videos at "
+            f"overfit: NOT learned: {name} {percent(value)} of {metrics['videos']:g} videos at "
             f"the limit of {state.schedule.epochs} epochs (train.epochs). Try optim.lr ten times lower and ten times "
             "higher, a larger limit, or fewer videos; then check labels, data.mean and data.std, and train.freeze"
         )

@@ -86,7 +86,7 @@ class TrainState:
     Attributes:
         position: steps and epochs done.
         resumed_at: time of the checkpoint, in epochs as it counted them; 0 without one.
-        best: {"top1", "epoch", "step"} of the best validation so far.
+        best: {"top1" (of several labels a video "mAP"), "epoch", "step"} of the best validation so far.
         stale: validations since the best one.
         validation: metrics of the last validation; ``details`` has them by class.
         failures: training videos that could not be read: id -> (path, reason).

@@ -35,8 +35,8 @@ class TrainStep:
         config: of the run.
         device: of this process.
         model: network to train instead of the config's; maps clips (N, 3, T, H, W), float, to logits (N, K).
-        loss: maps logits (N, K), float32, and labels (N,) int64, or (N, K) float where clips are mixed, to a scalar.
-            Default: ``train.loss``, else cross entropy.
+        loss: maps logits (N, K), float32, and labels (N,) int64, or (N, K) float where clips are mixed or have several
+            labels, to a scalar. Default: ``train.loss``, else cross entropy, of several labels binary cross entropy.
         classes: class names of the data in label order, to be compared with those of ``model.weights``.
         labels: of the training videos, int (V,), for ``train.class_weights``.
 
@@ -164,6 +164,8 @@ class TrainStep:
     def forward(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         """Mean loss and logits (N, K) of a batch on the device."""
         clips, targets = self.prepare(batch.clips), batch.labels
+        if self.config.model.multi_label:
+            targets = multi_hot(targets, self.config.model.num_classes)
         if self.mixer is not None:
             clips, targets = self.mixer(clips, targets)  # targets (N, K): share of each class in a clip
         with self.autocast():
@@ -208,13 +210,14 @@ class TrainStep:
 
 
 def build_loss(config: RunConfig, labels: Sequence[int] | np.ndarray, device: torch.device) -> Loss:
-    """Cross entropy, weighted or focal, or the function or class that ``train.loss`` names; a class is instantiated."""
+    """Cross entropy, binary, weighted or focal, or what ``train.loss`` names: a function, or a class to instantiate."""
     train = config.train
     if train.loss is not None:
         found = import_object(train.loss, key="train.loss")
         return found() if isinstance(found, type) else found
     if train.class_weights == "none" and not train.focal:
-        return functools.partial(F.cross_entropy, label_smoothing=train.label_smoothing)
+        loss = binary_cross_entropy if config.model.multi_label else F.cross_entropy
+        return functools.partial(loss, label_smoothing=train.label_smoothing)
     weights = np.ones(config.model.num_classes)
     if train.class_weights == "balanced":
         count = np.bincount(labels, minlength=len(weights))
@@ -240,6 +243,24 @@ def focal_loss(logits: Tensor, targets: Tensor, *, weights: Tensor, gamma: float
     log_p = logits.log_softmax(dim=1)
     rest = (-log_p.expm1()).clamp(min=1e-6)  # its power has no gradient at 0 where gamma is below 1
     return -(weights * targets * rest**gamma * log_p).sum(dim=1).mean()
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Mean over clips and classes of -y log s(z) - (1 - y) log(1 - s(z)), s the sigmoid of a logit z; a scalar.
+
+    Args:
+        logits: (N, K) float32.
+        targets: (N, K), y in [0, 1].
+        label_smoothing: e, which makes each class's target (1 - e) y + e / 2.
+    """
+    return F.binary_cross_entropy_with_logits(logits, (1 - label_smoothing) * targets + label_smoothing / 2)
+
+
+def multi_hot(labels: Tensor, classes: int) -> Tensor:
+    """Targets (N, K) float32, 1 for the classes of each clip, from labels int64 (N,), or (N, L) filled up with -1."""
+    labels = labels.view(len(labels), -1)
+    targets = torch.zeros(len(labels), classes + 1, device=labels.device)
+    return targets.scatter_(1, labels.where(labels >= 0, classes), 1.0)[:, :classes]
 
 
 def micro_batch_size(config: RunConfig) -> int:

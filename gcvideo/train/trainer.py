@@ -183,7 +183,7 @@ class Trainer:
         config, schedule, step, state = self.config, parts.schedule, parts.step, parts.state
         position = state.position
         while position.epoch < schedule.epochs and not state.stops_early:
-            if self.overfit and state.validation.get("video_top1") == 1:
+            if self.overfit and state.validation and log.deciding(state.validation)[2] == 1:
                 break
             self._save_or_stop(parts, stop)  # a signal came during the start, or at the end of a validation
             epoch, steps = position.epoch, schedule.steps(position.epoch)
@@ -247,6 +247,7 @@ class Trainer:
                 test=self.val_test,
                 data=self.config.data,
                 precision=parts.step.precision,
+                multi_label=self.config.model.multi_label,
                 on_video=lambda _: progress.advance(world),
             )
         # A process that receives a signal ends its share early, the others finish theirs; then all stop together.
@@ -260,12 +261,12 @@ class Trainer:
             self.folder.save_validation(predictions, val_set.records, epoch=epoch)
         logger.write("val", step=state.position.step, epoch=epoch, **state.validation, seconds=seconds)
         say(f"epoch {state.position.epoch + 1}: {log.accuracy_line(state.validation)}")
-        top1 = state.validation["video_top1"]
-        if math.isnan(top1) or (state.best is not None and not top1 > state.best["top1"]):
+        _, key, value = log.deciding(state.validation)
+        if math.isnan(value) or (state.best is not None and not value > state.best[key]):
             state.stale += 1
             return False  # NaN: no video could be read
         state.stale = 0
-        state.best = {"top1": top1, "epoch": state.position.epoch + 1, "step": state.position.step}
+        state.best = {key: value, "epoch": state.position.epoch + 1, "step": state.position.step}
         return True
 
     def _measure_batch_norms(self, parts: Parts) -> None:
