@@ -6,8 +6,8 @@ header these are ``path``, ``path label``, ``path frames label`` (the number of 
 folder of frames the number of frames must be that of its pictures, and four columns are ``path offset frames label``:
 so many frames from that one on, counted from 0. Paths may hold separators. A label is an integer or a class name. A
 header names the columns in any order: those, ``class`` (names), ``class_id`` (numbers from 0), ``labels`` (several),
-``split`` (see ``SPELLINGS`` for others); further columns are ignored. Where ``labels`` comes last, all that is left of a
-row are labels: ``path 1 4 7``.
+``split`` (see ``SPELLINGS`` for others); further columns are ignored. Where ``labels`` comes last, all that is left of
+a row are labels: ``path 1 4 7``.
 """
 
 import codecs
@@ -138,8 +138,9 @@ def read_list(annotation: Annotation) -> RecordTable:
     limit = annotation.limit or table.labels.max(initial=0) + 1
     if not layout.is_header and len(layout.columns) > 2 and between[0] < limit:
         other = "`path start end label` (seconds)" if "offset" in layout.columns else "have several labels"
-        more = "" if "offset" in layout.columns else f" or `path{layout.separator}labels`"
-        raise annotation.error(1, f"the rows may be {layout} or {other}; add a header line, {layout}{more}")
+        more = "" if "offset" in layout.columns else " or path,labels"
+        fix = f"add a header line: {','.join(layout.columns)}{more}, and separate by commas"
+        raise annotation.error(1, f"the rows may be {layout} or {other}; {fix}")
     if not layout.is_header and len(table) and counted[0]:
         fix = "add a header line: path,label or path,frames, and separate by commas"
         raise annotation.error(1, f"every label is the number of frames; the rows may be {layout} or have none; {fix}")

@@ -70,7 +70,10 @@ def test_lists_of_several_labels(root, lines, want):
     ("lines", "message"),
     [
         (["jump/1.mp4 1 4", "run/2.mp4 2"], "list:2: expected .* if videos have several labels, .* `path labels`"),
-        (["jump/1.mp4 1 4", "run/2.mp4 2 5"], "list:1: the rows may be .* header line, .* or `path labels`"),
+        (
+            ["jump/1.mp4 1 4", "run/2.mp4 2 5"],
+            "list:1: the rows may be .* header line: path,frames,label or path,labels, and",
+        ),
         (
             ["jump/1.mp4\t0", "run/2.mp4\t0,2"],
             r"list:2: label '0,2' is more than one label; .* \(path,labels\).* or set",
@@ -92,6 +95,18 @@ def test_what_could_be_a_slip_is_refused_with_the_line_and_the_header(root, line
     with pytest.raises(DataError, match=message) as caught:
         load_records(write(root / "list", *lines))
     assert "\n" not in str(caught.value)
+
+
+def test_frame_folders_with_their_number_of_pictures(root):
+    """mmaction2's rawframes list with ``multi_class``: folder, total, labels."""
+    make_files(root, *(f"{name}/img_{i:05d}.jpg" for name in "abc" for i in range(1, 4)))
+    lines = ["a 3 4 0", "b 3 1", "c 3 2 0 7"]
+    assert labels(load_records(write(root / "list", *lines))) == [(0, 4), (1,), (0, 2, 7)]
+    for header in ([], ["path frames labels"]):
+        table = load_records(write(root / "list", *header, *lines[:2]), several=True)
+        assert labels(table) == [(0, 4), (1,)]
+    with pytest.raises(DataError, match="list:3: b: has 3 pictures, but the row says 4"):
+        load_records(write(root / "list", "path frames labels", "a 3 4 0", "b 4 1"))
 
 
 def test_what_is_one_label_stays_one(root):
