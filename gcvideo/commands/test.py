@@ -181,6 +181,8 @@ def _show(results: dict[str, Any]) -> None:
         console.table(rows, columns=["accuracy", "top-1", "top-5"], title=counted)
     else:
         console.say(f"{counted}: no accuracy, because no video has a label or could be read")
+    for text in filter(None, (results.get("context"), results.get("verdict"))):
+        console.say(text)
     for failure in results["failures"][:10]:
         console.warn(f"{printable(failure['path'] or failure['id'])}: {printable(failure['reason'])}")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gcvideo.console import percent
 from gcvideo.errors import DataError
 from gcvideo.eval.metrics import (
     average_precision,
@@ -15,8 +16,14 @@ from gcvideo.eval.metrics import (
     label_ranks,
     sigmoid,
     softmax,
+    wilson_interval,
 )
 from gcvideo.eval.predictions import Predictions
+
+NOT_LEARNED = (
+    "not learned: the {} is no better than guessing. Check the labels, try gcvideo train --overfit 8, then --find-lr "
+    "and more train.epochs"
+)
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,31 @@ def worst_pairs(scoring: Scoring, count: int = 10) -> list[dict[str, Any]]:
     ]
 
 
+def against_guessing(scoring: Scoring) -> dict[str, Any]:
+    """Video top-1 against guessing.
+
+    Returns:
+        "interval", that of Wilson with 95 %; "chance", 1 / K; "largest_class", the share of the most frequent class;
+        "context", all this in words; and "verdict", what to do where the network is no better than guessing, else "".
+    """
+    videos, hits = len(scoring.labels), int(scoring.right.sum())
+    low, high = wilson_interval(hits, videos)
+    chance, largest = 1 / len(scoring.classes), float(np.bincount(scoring.labels).max()) / videos
+    guess, verdict = max(chance, largest), ""
+    if hits / videos <= guess < 1:
+        verdict = NOT_LEARNED.format("video top-1")
+    elif low <= guess:
+        verdict = f"not certain: {videos} videos cannot tell this top-1 from guessing; give more, of every class"
+    return {
+        "interval": [low, high],
+        "chance": chance,
+        "largest_class": largest,
+        "context": f"95 % interval of the video top-1 {percent(low)} to {percent(high)}; guessing reaches "
+        f"{percent(chance)} by chance, {percent(largest)} with the largest class alone",
+        "verdict": verdict,
+    }
+
+
 def details(predictions: Predictions, *, thresholds: Sequence[float] | None = None) -> dict[str, Any]:
     """``summary`` of the labelled videos, or ``summarize_sets``; empty if no video has a label."""
     if not predictions.known.any():
@@ -123,7 +155,8 @@ def summarize_sets(predictions: Predictions, thresholds: Sequence[float] | None 
         thresholds: (K,) above which a score in (0, 1) is a label; by default those of the best F1 on these videos.
 
     Returns:
-        "loss", the binary cross entropy of the videos' scores; "thresholds"; "mean_f1" over the classes with a video;
+        "loss", the binary cross entropy of the videos' scores; "context" and "verdict" as ``against_guessing`` gives
+        them; "thresholds"; "mean_f1" over the classes with a video;
         "per_class", of each of these "class", "videos" (that show it), "ap", "threshold", "precision", "recall", "f1".
     """
     known = predictions.select(predictions.known)
@@ -141,8 +174,10 @@ def summarize_sets(predictions: Predictions, thresholds: Sequence[float] | None 
         }
         row |= {"threshold": float(limits[k]), "precision": hits / found if found else 0.0, "recall": hits / positive}
         rows.append({**row, "f1": 2 * hits / (found + positive)})
-    tiny = np.finfo(np.float32).tiny
+    tiny, mean = np.finfo(np.float32).tiny, known.accuracy().get("video", {"mAP": np.nan, "chance": np.nan})
     return {
+        "context": f"scores at random reach an mAP of {percent(mean['chance'])}, the mean share of each class",
+        "verdict": NOT_LEARNED.format("mAP") if mean["mAP"] <= mean["chance"] else "",
         "loss": float(-np.log(np.maximum(np.where(truth, scores, 1 - scores), tiny)).mean()),
         "mean_f1": sum(row["f1"] for row in rows) / max(len(rows), 1),
         "thresholds": limits.tolist(),
@@ -156,6 +191,7 @@ def summary(scoring: Scoring) -> dict[str, Any]:
     truth = scoring.probabilities[np.arange(len(scoring.labels)), scoring.labels]
     return {
         "loss": float(-np.log(np.maximum(truth, np.finfo(np.float32).tiny)).mean()),
+        **against_guessing(scoring),
         "mean_class_top1": sum(row["top1"] for row in rows) / len(rows),
         "per_class": rows,
         "worst_pairs": worst_pairs(scoring),

@@ -22,8 +22,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gcvideo import distributed
 from gcvideo.console import duration, percent, say, warn
 from gcvideo.data.dataset import ClipDataset, ViewDataset
@@ -132,19 +130,18 @@ def deciding(metrics: dict[str, float]) -> tuple[str, str, float]:
     return ("mAP", "mAP", metrics["mAP"]) if "mAP" in metrics else ("video top-1", "top1", metrics["video_top1"])
 
 
-def accuracy_line(metrics: dict[str, float]) -> str:
-    """Clip and video accuracy in percent, or the mAP of videos."""
+def accuracy_line(metrics: dict[str, Any]) -> str:
+    """Clip and video accuracy, or the mAP of videos, in percent, and what to compare them with; of metrics, details."""
     unread = f", {metrics['failures']:g} videos could not be read" if metrics["failures"] else ""
     if math.isnan(deciding(metrics)[2]):
         return f"no accuracy, because no video could be decoded{unread}"
-    if "mAP" in metrics:
-        chance = f"chance {percent(metrics['chance'])}"
-        return f"mAP {percent(metrics['mAP'])} ({chance}) of {metrics['videos']:g} videos{unread}"
     accuracies = "; ".join(
         f"{of} top-1 {percent(metrics[f'{of}_top1'])}, top-5 {percent(metrics[f'{of}_top5'])}"
         for of in ("clip", "video")
+        if "mAP" not in metrics
     )
-    return f"{accuracies} of {metrics['videos']:g} videos{unread}"
+    accuracies = accuracies or f"mAP {percent(metrics['mAP'])}"
+    return f"{accuracies} of {metrics['videos']:g} videos{unread} ({metrics.get('context', '')})"
 
 
 def announce(state: TrainState, train_set: ClipDataset, val_set: ViewDataset | None) -> None:
@@ -200,19 +197,7 @@ def summarize(state: TrainState, val_set: ViewDataset | None, results: dict[str,
             f"{name} than the best, {best} (train.early_stop={config.train.early_stop})"
         )
     if val_set is not None and metrics:
-        say(f"final: {accuracy_line(metrics)}")
-        labels = val_set.records.labels
-        if "chance" in metrics:
-            chance = largest = metrics["chance"]
-            say(f"scores at random reach an mAP of {percent(chance)}, the mean share of the videos with each class")
-        else:
-            chance, largest = 1 / config.model.num_classes, np.bincount(labels[labels >= 0]).max() / (labels >= 0).sum()
-            say(f"guessing reaches {percent(chance)} by chance, {percent(largest)} with the largest class alone")
-        if value <= max(chance, largest):
-            say(
-                f"not learned: the {name} is no better than guessing. Check the labels, try gcvideo train "
-                "--overfit 8, then another optim.lr (ten times lower, ten times higher) or more train.epochs"
-            )
+        say(f"final: {accuracy_line(results['validation'])}")
     if overfit and value == 1:
         say(f"overfit: learned all {metrics['videos']:g} videos after {state.position.epoch} epochs")
     elif overfit:
@@ -226,6 +211,8 @@ def summarize(state: TrainState, val_set: ViewDataset | None, results: dict[str,
     advice = f"; raise data.workers ({config.data.workers} now) or shrink the videos with gcvideo prepare"
     bound_by = results["bound_by"]
     say(f"The run was {bound_by}-bound: it waited for clips in {share:.0%} of its time{advice * (bound_by == 'data')}.")
+    if not overfit and (verdict := state.details.get("verdict")):
+        say(verdict)
 
 
 def bound(data_seconds: float, compute_seconds: float, *, workers: int) -> str:

@@ -260,7 +260,7 @@ class Trainer:
         if distributed.is_main():
             self.folder.save_validation(predictions, val_set.records, epoch=epoch)
         logger.write("val", step=state.position.step, epoch=epoch, **state.validation, seconds=seconds)
-        say(f"epoch {state.position.epoch + 1}: {log.accuracy_line(state.validation)}")
+        say(f"epoch {state.position.epoch + 1}: {log.accuracy_line({**state.validation, **state.details})}")
         _, key, value = log.deciding(state.validation)
         if math.isnan(value) or (state.best is not None and not value > state.best[key]):
             state.stale += 1

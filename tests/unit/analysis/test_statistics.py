@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from gcvideo.analysis.statistics import (
     mcnemar,
 )
 from gcvideo.errors import DataError
-from gcvideo.eval.metrics import calibration
+from gcvideo.eval.metrics import calibration, wilson_interval
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.eval.scoring import per_class, score, summary
 from tests.predictions import random_scores, right_or_wrong
@@ -90,6 +92,34 @@ def test_classes_count_alike_and_pairs_are_out_of_the_true_class() -> None:
         {"class": "0", "taken_for": "1", "videos": 2, "of": 4},
         {"class": "0", "taken_for": "2", "videos": 1, "of": 4},
     ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "predicted", "verdict"),
+    [
+        ([0, 0, 0, 1, 2], [0, 0, 0, 0, 0], "not learned: .*no better than guessing.* --find-lr"),  # the largest class
+        ([0, 0, 1, 1, 2], [0, 0, 1, 1, 1], "not certain: 5 videos cannot tell"),
+        ([0] * 5, [0] * 5, "not certain: .* of every class"),
+        ([0, 1] * 4 + [2] * 4, [0, 1] * 4 + [2] * 4, "^$"),
+    ],
+)
+def test_an_accuracy_stands_beside_that_of_guessing(labels: list[int], predicted: list[int], verdict: str) -> None:
+    found = summary(score(three_classes(labels, predicted, names="abcdefghijkl")))
+    assert (found["chance"], found["largest_class"]) == (1 / 3, labels.count(0) / len(labels))
+    assert re.search(verdict, found["verdict"])
+    assert f"guessing reaches 33.33 % by chance, {100 * found['largest_class']:.2f} %" in found["context"]
+
+
+@pytest.mark.parametrize(
+    (
+        "hits",
+        "trials",
+        "interval",
+    ),  # Newcombe 1998, "Two-sided confidence intervals ...", table I
+    [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0, 0.1611)), (1, 29, (0.0061, 0.1718))],
+)
+def test_wilson_intervals_are_those_of_the_literature(hits: int, trials: int, interval: tuple[float, float]) -> None:
+    assert wilson_interval(hits, trials) == pytest.approx(interval, abs=5e-5)
 
 
 @pytest.mark.parametrize("ensemble", ["softmax", "logits", "max"])
