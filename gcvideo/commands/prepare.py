@@ -24,6 +24,7 @@ LEAST = {
     "short_side": 1,
     "compare": 1,
     "per_class": 1,
+    "fps": 1e-3,
 }
 SHARED = ("index", "verify", "transcode")  # tasks that processes can share
 
@@ -91,6 +92,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument("--annotation", type=Path, action="append", default=[], metavar="FILE", help=text)
     task.add_argument("--compare", type=int, metavar="N", help="only measure every preset on N of the videos")
 
+    task = add_task(
+        "labels", "make a list of the labels that Label Studio, CVAT or VIA exported; exit code 1 if some are lost"
+    )
+    task.add_argument("export", type=Path, nargs="+", help="JSON, CSV, TSV, XML or ZIP")
+    task.add_argument("--videos", type=Path, metavar="FOLDER", help="of the videos; by default the export's own")
+    task.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="the list to write")
+    task.add_argument("--field", metavar="NAME", help="the question or attribute to take, where there are several")
+    task.add_argument("--fps", type=float, help="rate by which the tool counted frames, if another than the videos'")
+
     task = add_task("shard", "pack videos into tar shards", annotation=True)
     task.add_argument("out", type=Path, help="folder for the shards")
     task.add_argument("--megabytes", type=float, default=256, help="size of one shard, about (%(default)g)")
@@ -102,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     from gcvideo.prepare.jobs import PartDone
 
     require_numbers(args, **{name: least for name, least in LEAST.items() if name in args})
-    tasks = (synthetic, motion, download, index, verify, transcode, shard)
+    tasks = (synthetic, motion, download, index, verify, transcode, labels, shard)
     try:
         results = {task.__name__: task for task in tasks}[args.task](args)
     except PartDone as done:
@@ -237,6 +247,18 @@ def transcode(args: argparse.Namespace) -> dict[str, Any]:
     for annotation in [] if args.compare else args.annotation:
         say(f"annotation: {work.copy_annotation(annotation, args.source, args.out)}")
     return {preset: dataclasses.asdict(result) for preset, result in done.items()}
+
+
+def labels(args: argparse.Namespace) -> dict[str, Any]:
+    """Make a list of the labels of exports, and name what could not be used."""
+    from gcvideo.data.annotations.exports import read_export, write_label_list
+
+    marks = [mark for export in args.export for mark in read_export(export)]
+    options: dict[str, Any] = {"videos": args.videos or args.export[0].parent, "field": args.field, "fps": args.fps}
+    made = write_label_list(marks, args.out, **options)
+    for problem in made["problems"]:
+        warn(printable(f"left out: {problem}"))
+    return {"list": str(args.out), **made}
 
 
 def shard(args: argparse.Namespace) -> dict[str, Any]:

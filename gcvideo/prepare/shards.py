@@ -24,7 +24,6 @@ from gcvideo.errors import DataError
 from gcvideo.files import replacing, write_json
 from gcvideo.prepare.index import write_index
 from gcvideo.prepare.jobs import run_jobs
-from gcvideo.video.frame_folder import is_frame_folder
 from gcvideo.video.tar_members import INDEX, MANIFEST, Member
 
 
@@ -103,10 +102,9 @@ def _plan(records: Iterable[VideoRecord], folder: Path, shard_bytes: int) -> lis
     shards: list[_Shard] = []
     room = 0
     for position, record in enumerate(records):
-        if is_frame_folder(record.path):
-            raise DataError(f"{record.path}: is a folder of frames; shards hold video files")
         try:
-            size = os.path.getsize(record.path)
+            with open(record.path, "rb") as file:  # which a folder of frames is not
+                size = os.fstat(file.fileno()).st_size
         except OSError as error:
             raise DataError(f"{record.path}: {error.strerror}") from None
         if not shards or size > room:

@@ -8,21 +8,21 @@ means frames 10 to 39 as a video of their own.
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
 from gcvideo.video.decode_plan import Orientation
 from gcvideo.video.pyav_decoder import DamageError, DecodeError
 
-PICTURE = re.compile(r"(?P<front>.*?)(?P<number>\d+)(?P<back>\D*)\.(jpe?g|png|webp)", re.IGNORECASE | re.DOTALL)
+PICTURE = re.compile(r"(?P<front>(?!\.).*?)(?P<number>\d+)(?P<back>\D*)\.(jpe?g|png|webp)", re.IGNORECASE | re.DOTALL)
 FLOW = re.compile(r"(.*[_-])?flow([_-]?[xyuv])?[_-]?|[xy]_", re.IGNORECASE | re.DOTALL)
 SPAN = re.compile(r"(?P<folder>.+)#frames=(?P<first>\d{1,9}),(?P<end>\d{1,9})", re.DOTALL)
 ASSUMED_FPS = 25.0  # where no rate is known, and only captions depend on it
-TURNED = 5  # EXIF orientations from here on swap rows and columns
 
 
 def split_span(path: str) -> tuple[str, slice]:
@@ -31,17 +31,15 @@ def split_span(path: str) -> tuple[str, slice]:
     return (match["folder"], slice(int(match["first"]), int(match["end"]))) if match else (path, slice(None))
 
 
-def are_frames(names: Iterable[str]) -> bool:
-    """Whether files of these names in one folder are a video: two numbered pictures or more that are no flow."""
-    matches = (PICTURE.fullmatch(name) for name in names if name[:1] != ".")
-    pictures = (match for match in matches if match and not FLOW.fullmatch(match["front"]))
-    return next(pictures, None) is not None and next(pictures, None) is not None
+def find_pictures(names: Iterable[str]) -> list[re.Match[str]]:
+    """The numbered pictures among the names of files, without those of optical flow."""
+    return [match for match in map(PICTURE.fullmatch, names) if match and not FLOW.fullmatch(match["front"])]
 
 
 def is_frame_folder(path: str) -> bool:
-    """Whether a path means a folder of frames, or some of them."""
+    """Whether a path means a folder of frames, two numbered pictures or more, or some of them."""
     folder = split_span(path)[0]
-    return os.path.isdir(folder) and are_frames(os.listdir(folder))
+    return os.path.isdir(folder) and len(find_pictures(os.listdir(folder))) > 1
 
 
 def list_files(path: str) -> list[str]:
@@ -53,32 +51,22 @@ def list_files(path: str) -> list[str]:
     folder, span = split_span(path)
     if not os.path.isdir(folder):
         return [path]
+    pictures = find_pictures(sorted(os.listdir(folder)))
+    kinds = {(match["front"], match["back"]): match[0] for match in pictures}
+    if len(kinds) != 1:
+        what = f"pictures of several kinds ({' and '.join([*kinds.values()][:2])})" if kinds else "no numbered pictures"
+        raise DecodeError(f"is a folder with {what}; frames are called alike, but for their numbers")
     numbered: dict[int, str] = {}
-    fronts: dict[tuple[str, str], str] = {}  # what stands around the numbers
-    for name in sorted(os.listdir(folder)):
-        match = PICTURE.fullmatch(name)
-        if match is None or name[0] == "." or FLOW.fullmatch(match["front"]):
-            continue
-        number = int(match["number"])
-        if number in numbered:
-            raise DecodeError(f"has two pictures of number {number}: {numbered[number]} and {name}; remove one")
-        numbered[number] = name
-        fronts.setdefault((match["front"], match["back"]), name)
-    if len(fronts) > 1:
-        names = " and ".join([*fronts.values()][:2])
-        raise DecodeError(f"holds pictures of several kinds ({names}); frames have one name and a number")
-    if not numbered:
-        raise DecodeError("is a folder without numbered pictures (JPEG, PNG or WebP; optical flow does not count)")
-    numbers = sorted(numbered)
-    if numbers[0] > 1:
-        raise DecodeError(f"begins with {numbered[numbers[0]]}; frames are numbered from 0 or 1 on")
-    for number, following in itertools.pairwise(numbers):
-        if following != number + 1:
-            between = f"{numbered[number]} and {numbered[following]}"
-            raise DecodeError(f"lacks {following - number - 1} pictures between {between}; number them without gaps")
-    if span.stop is not None and not span.start < span.stop <= len(numbers):
-        raise DecodeError(f"has {len(numbers)} pictures, of which {span.start} to {span.stop} are asked for")
-    return [os.path.join(folder, numbered[number]) for number in numbers[span]]
+    for match in pictures:
+        other = numbered.setdefault(number := int(match["number"]), match[0])
+        if other != match[0]:
+            raise DecodeError(f"has two pictures of number {number}: {other} and {match[0]}; remove one")
+    gap = next((number for number in sorted(numbered) if number > 1 and number - 1 not in numbered), None)
+    if gap is not None:
+        raise DecodeError(f"lacks the picture before {numbered[gap]}; frames are numbered from 0 or 1 without gaps")
+    if span.stop is not None and not span.start < span.stop <= len(numbered):
+        raise DecodeError(f"has {len(numbered)} pictures, of which {span.start} to {span.stop} are asked for")
+    return [os.path.join(folder, numbered[number]) for number in sorted(numbered)[span]]
 
 
 def count_frames(path: str) -> int | None:
@@ -108,13 +96,25 @@ class FrameFolder:
         self.timed, self.fps = fps is not None, fps or ASSUMED_FPS
         self.keyframes = np.arange(len(self.files))
         self.times = self.keyframes / self.fps
-        self.height, self.width, self.codec = _read_size(self.files[0])
+        with _picture(self.files[0]) as image:
+            turned = image.getexif().get(0x0112, 1) > 4  # the orientations whose rows are columns
+            self.width, self.height = image.size[::-1] if turned else image.size
+            self.codec = str(image.format).lower()
 
     def decode(self, wanted: np.ndarray) -> np.ndarray:
-        """Frames by index, rising; uint8 (len(wanted), H, W, 3)."""
+        """Frames by index, rising; uint8 (len(wanted), H, W, 3) RGB.
+
+        Transparency is dropped, and 16 bits are cut to 8.
+        """
+        from PIL import Image, ImageOps
+
         frames = np.empty((len(wanted), self.height, self.width, 3), np.uint8)
         for frame, index in zip(frames, wanted.tolist(), strict=True):
-            pixels = _read_picture(self.files[index])
+            with _picture(self.files[index]) as image:
+                shown = ImageOps.exif_transpose(image)
+                if shown.mode[0] == "I":  # grey of 16 bits, which Pillow would clip
+                    shown = Image.fromarray((np.asarray(shown) >> 8).astype(np.uint8))
+                pixels = np.asarray(shown.convert("RGB"))
             if pixels.shape != frame.shape:
                 sizes = f"{pixels.shape[1]} x {pixels.shape[0]}, not {self.width} x {self.height} as the first"
                 raise DamageError(f"{os.path.basename(self.files[index])} has {sizes}")
@@ -128,41 +128,22 @@ class FrameFolder:
 def check_frames(path: str) -> tuple[list[int], str]:
     """Indices of the frames of a folder that cannot be read; and the reason of the first, "" where all can be."""
     folder, reasons = FrameFolder(path, None), {}
-    for index in folder.keyframes.tolist():
+    for index in folder.keyframes:
         try:
             folder.decode(np.array([index]))
         except DamageError as error:
-            reasons[index] = str(error)
+            reasons[int(index)] = str(error)
     return list(reasons), next(iter(reasons.values()), "")
 
 
-def _read_size(file: str) -> tuple[int, int, str]:
-    """Height and width of a picture as displayed, and its format, from its header."""
-    from PIL import ExifTags, Image
+@contextmanager
+def _picture(file: str) -> Iterator[Any]:
+    """An open picture of Pillow; what goes wrong with it is a ``DamageError``."""
+    from PIL import Image
 
     try:
         with Image.open(file) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= TURNED
-            width, height = image.size[::-1] if turned else image.size
-            return height, width, str(image.format).lower()
+            yield image
     except Exception as error:  # Pillow raises what it meets: OSError, SyntaxError, ValueError ...
-        raise DamageError(_why(file, error)) from error
-
-
-def _read_picture(file: str) -> np.ndarray:
-    """A picture of any mode as displayed, uint8 (H, W, 3) RGB; transparency is dropped, 16 bits are cut to 8."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(file) as image:
-            shown = ImageOps.exif_transpose(image)
-            if shown.mode[0] == "I":  # grey of 16 bits, which Pillow would clip
-                shown = Image.fromarray((np.asarray(shown) >> 8).astype(np.uint8))
-            return np.asarray(shown.convert("RGB"))
-    except Exception as error:
-        raise DamageError(_why(file, error)) from error
-
-
-def _why(file: str, error: Exception) -> str:
-    text = "is no picture" if type(error).__name__ == "UnidentifiedImageError" else f"cannot be read: {error}"
-    return f"{os.path.basename(file)} {text}"
+        text = "is no picture" if isinstance(error, Image.UnidentifiedImageError) else f"cannot be read: {error}"
+        raise DamageError(f"{os.path.basename(file)} {text}") from error

@@ -9,7 +9,7 @@ from gcvideo.console import warn
 from gcvideo.data.annotations import official
 from gcvideo.data.annotations.classes import PUBLISHED_CLASSES, load_classes
 from gcvideo.data.annotations.folders import read_class_folders, videos_under
-from gcvideo.data.annotations.lists import header_of, read_lines, read_list
+from gcvideo.data.annotations.lists import find_labels, header_of, read_lines, read_list
 from gcvideo.data.annotations.official import clip_name
 from gcvideo.data.annotations.parquet import SHARD_FILES, read_index
 from gcvideo.data.annotations.table import EVERY_SUBSET, Annotation, Readings, Row, file_finder, make_table, normalize
@@ -85,7 +85,9 @@ def load_records(
       where every number of frames could be a label. A folder of numbered pictures is a video too (see
       `gcvideo.video.frame_folder`); `path frames label` then has the number of its pictures, and `path offset frames
       label` means some of them, from number `offset` on (from 0).
-    - `folders`: a folder with a folder of videos for each class; without such folders the videos have no labels.
+    - `folders`: a folder with a folder of videos for each class; without such folders the videos have no labels. A
+      folder of Hugging Face's `datasets` is read by its `metadata.csv` or `metadata.jsonl` (`file_name`, `label`), and
+      where it has folders of splits (`train`, `validation`, `test`) by that of the `subset`.
     - `index`: Parquet of `gcvideo prepare index`, or a folder of shards of `gcvideo prepare shard`.
     - `ucf101`, `hmdb51`: the official lists, or (HMDB51: always) the folder of them, by `subset` and `split`.
     - `something_something`: the JSON files of Something-Something V2.
@@ -114,6 +116,7 @@ def load_records(
     path = Path(annotation).expanduser()
     if not path.exists():
         raise DataError(f"{path}: no such annotation file or folder")
+    path = find_labels(path, subset)
     folder = Path(root).expanduser() if root is not None else path.parent
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of videos (for {path})")
@@ -125,7 +128,7 @@ def load_records(
     try:
         format = looks_like(path) if format == "auto" else format
         table = FORMATS[format](source) if format in FORMATS else _read_with(source, format)
-    except (OSError, UnicodeError, csv.Error) as problem:
+    except (OSError, ValueError, csv.Error) as problem:
         raise DataError(f"{path}: not a readable text file in UTF-8 or UTF-16 ({problem})") from None
     except DataError as problem:
         error = problem

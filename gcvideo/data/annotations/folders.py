@@ -9,7 +9,7 @@ from gcvideo.console import printable, warn
 from gcvideo.data.annotations.table import SUBSETS, UNKNOWN, Annotation, normalize
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
-from gcvideo.video.frame_folder import FLOW, are_frames
+from gcvideo.video.frame_folder import FLOW, find_pictures
 
 SUFFIXES = ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv"
 VIDEO_SUFFIXES = frozenset(SUFFIXES.split())
@@ -83,7 +83,7 @@ def videos_under(root: str | Path, *, files_only: bool = False) -> list[str]:
                 videos = (name for name in names if name[0] != "." and Path(name).suffix.lower() in VIDEO_SUFFIXES)
                 files = [os.path.join(folder, name)[len(top) :] for name in videos]
                 flow = FLOW.fullmatch(os.path.basename(folder))
-                if not (files or files_only or folder == top) and are_frames(names):
+                if not (files or files_only or folder == top) and len(find_pictures(names)) > 1:
                     files, subfolders[:] = [] if flow else [folder[len(top) :]], []
                 found += files
             seen.add(real)

@@ -13,6 +13,7 @@ a row are labels: ``path 1 4 7``.
 import codecs
 import csv
 import itertools
+import json
 import math
 import os
 import re
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gcvideo.data.annotations.table import Annotation, Find, Labels, Row, file_finder, make_table
+from gcvideo.data.annotations.table import SUBSETS, Annotation, Find, Labels, Row, file_finder, make_table
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.video.frame_folder import count_frames
@@ -109,13 +110,11 @@ def read_list(annotation: Annotation) -> RecordTable:
     layout = header_of(annotation.path) or choose_layout(annotation, find)
     column = next((name for name in LABELS if name in layout.columns), "label")
     between = [0.0]  # the largest number between path and label; infinite where these can be nothing else
-    counted = [True]  # whether every label is the number of frames
 
     def rows() -> Iterator[Row]:
         for line, row in read_rows(annotation, layout):
             path, numbers = row["path"], [row[name] for name in ("offset", "frames") if name in row]
-            frames = count_frames(os.path.join(annotation.root, find(path) or "\0")) if numbers or counted[0] else None
-            counted[0] = counted[0] and frames is not None and row.get("label") == str(frames)
+            frames = count_frames(os.path.join(annotation.root, find(path) or "\0")) if numbers else None
             if frames is not None and numbers:
                 first, last = (0, *map(int, numbers))[-2:]
                 if last + first > frames or (len(numbers) == 1 and last != frames):
@@ -130,7 +129,9 @@ def read_list(annotation: Annotation) -> RecordTable:
                 for text in map(row.__getitem__, layout.columns[1:-1]):
                     between[0] = max(between[0], int(text) if text.isdecimal() else math.inf)
             start, end = _seconds(row.get("start")), _seconds(row.get("end"))
-            yield Row(line, path, row.get(column, ""), "", start, end, row.get("split", ""))
+            folder = path.split("/")[0] if annotation.path.stem == "metadata" else ""  # which may be that of a split
+            split = row.get("split", folder if folder.lower() in SUBSETS else "")
+            yield Row(line, path, row.get(column, ""), "", start, end, split)
 
     several = annotation.several or {"labels": True, "label": annotation.several}.get(column, False)
     hint = f"; the rows are read as {layout}; {OTHER_COLUMNS}"
@@ -141,9 +142,6 @@ def read_list(annotation: Annotation) -> RecordTable:
         more = "" if "offset" in layout.columns else " or path,labels"
         fix = f"add a header line: {','.join(layout.columns)}{more}, and separate by commas"
         raise annotation.error(1, f"the rows may be {layout} or {other}; {fix}")
-    if not layout.is_header and len(table) and counted[0]:
-        fix = "add a header line: path,label or path,frames, and separate by commas"
-        raise annotation.error(1, f"every label is the number of frames; the rows may be {layout} or have none; {fix}")
     return table
 
 
@@ -162,6 +160,18 @@ def header_of(path: Path) -> Layout | None:
                 raise DataError(f"{path}:1: {other[0]!r} is no known column; call times in seconds start and end")
             return Layout(separator, columns, is_header=True)
     return None
+
+
+def find_labels(path: Path, subset: str | None) -> Path:
+    """Where the labels of a folder of Hugging Face's ``datasets`` are: in a table, or in the folder of the subset."""
+    tables = [path / name for name in ("metadata.csv", "metadata.jsonl") if (path / name).is_file()]
+    inside = list(os.scandir(path)) if path.is_dir() else []
+    splits = {
+        SUBSETS.get(entry.name.lower()): Path(entry) for entry in inside if entry.name[0] != "." and entry.is_dir()
+    }
+    if not tables and subset in splits and None not in splits:
+        return find_labels(splits[subset], None)
+    return next((table for table in tables if (header := header_of(table)) and {*LABELS} & {*header.columns}), path)
 
 
 def read_rows(annotation: Annotation, layout: Layout) -> Iterator[tuple[int, dict[str, str]]]:
@@ -222,8 +232,16 @@ def choose_layout(annotation: Annotation, find: Find) -> Layout:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines that are rows, in UTF-8 or UTF-16. Tabs at the ends are kept: empty cells."""
+    """Number and text of the lines that are rows, in UTF-8 or UTF-16. Tabs at the ends are kept: empty cells.
+
+    JSON lines become those of a table of the columns that are known.
+    """
     data = path.read_bytes()
+    if path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in data.decode("utf-8-sig").splitlines()]
+        names = [name for name in (rows[0] if rows else ()) if ALIASES.get(name, name) in KNOWN]
+        cells = [names, *([str("" if row.get(name) is None else row[name]) for name in names] for row in rows)]
+        return ((line, ",".join('"' + cell.replace('"', '""') + '"' for cell in row)) for line, row in enumerate(cells))
     lines = enumerate(data.decode("utf-16" if data[:2] in UTF16_MARKS else "utf-8-sig").split("\n"), start=1)
     return ((number, line.strip(" \r\ufeff")) for number, line in lines if not NO_ROW.fullmatch(line))
 

@@ -20,6 +20,7 @@ import json
 import math
 import os
 import re
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def read_ucf101(annotation: Annotation) -> RecordTable:
             annotation.refuse(line, video, video, f"{text!r}: {numbered} calls class {number} {names[number]!r}")
         else:
             rows.append(Row(line, video, name))
-    return make_table(annotation, rows, find=_find_by_stem(annotation.root), labels="names")
+    return make_table(annotation, rows, find=find_by_stem(annotation.root), labels="names")
 
 
 def read_hmdb51(annotation: Annotation) -> RecordTable:
@@ -123,7 +124,7 @@ def read_hmdb51(annotation: Annotation) -> RecordTable:
     if not names:
         raise DataError(f"{annotation.path}: holds no lists of split {annotation.split}")
     annotation = replace(annotation, classes=annotation.classes or tuple(sorted(names)))
-    return make_table(annotation, rows, find=_find_by_stem(annotation.root), labels="names")
+    return make_table(annotation, rows, find=find_by_stem(annotation.root), labels="names")
 
 
 def read_something_something(annotation: Annotation) -> RecordTable:
@@ -140,7 +141,7 @@ def read_something_something(annotation: Annotation) -> RecordTable:
     labels = sorted(annotation.path.parent.glob("*labels.json"))
     if annotation.classes is None and labels:
         annotation = replace(annotation, classes=load_classes(labels[0]))
-    return make_table(annotation, rows, find=_find_by_stem(annotation.root), labels="names")
+    return make_table(annotation, rows, find=find_by_stem(annotation.root), labels="names")
 
 
 def is_charades(path: Path) -> bool:
@@ -176,12 +177,18 @@ def _is_training(annotation: Annotation) -> bool:
     return annotation.subset == "train"
 
 
-def _find_by_stem(root: Path) -> Find:
-    """Finds videos with any suffix, as transcoded copies have, in the folders that a list names or all in one."""
-    paths = {os.path.splitext(path)[0]: path for path in videos_under(root)}  # a file before its folder of frames
+def find_by_stem(root: Path) -> Find:
+    """Finds videos with any suffix, as transcoded copies have, by as many of the last parts of a path as one has."""
+    places: dict[str, dict[str, str]] = defaultdict(dict)  # the last parts of paths, without the suffix -> their stems
+    for path in videos_under(root):  # a file comes behind the folder of its frames
+        stem = os.path.splitext(path)[0]
+        for first in (0, *(match.end() for match in re.finditer("/", stem))):
+            places[stem[first:]][stem] = path
 
     def find(path: str) -> str | None:
         stem = os.path.splitext(path)[0]
-        return paths.get(stem) or paths.get(os.path.basename(stem))
+        tails = (stem[first:] for first in (0, *(match.end() for match in re.finditer("/", stem))))
+        found = next((found for tail in tails if (found := places.get(tail))), {})
+        return next(iter(found.values())) if len(found) == 1 else None
 
     return find

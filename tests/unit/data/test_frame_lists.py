@@ -44,6 +44,7 @@ def test_rawframes_lists(root):
     assert rows(read(root, "frame_dir,total_frames,label", "jump/a,12,0", "jump/b,9,0", "run/c,10,1")) == expected
     assert rows(read(root, "jump/a 0", "jump/b 0", "run/c 1")) == expected
     # every number could be a label, but each is the number of the pictures
+    assert rows(read(root, "path,frames", "jump/a,12", "jump/b,9")) == [("jump/a", -1), ("jump/b", -1)]
     assert rows(read(root, "jump/a 12 19", "jump/b 9 3")) == [("jump/a", 19), ("jump/b", 3)]
     with pytest.raises(DataError, match=r"list.txt:2: jump/b: has 9 pictures, but the row says 8"):
         read(root, "jump/a 12 0", "jump/b 8 0")
@@ -62,14 +63,6 @@ def test_lists_with_offsets_give_the_exact_frames(root):
     assert rows(read(root, header, "jump/a,2,4,0")) == [("jump/a#frames=2,6", 0)]
     with pytest.raises(DataError, match=rf"list.txt:1: the rows may be .* or `path start end .*: {header}, and"):
         read(root, "jump/a 2 4 0", "jump/b 3 5 1")
-
-
-def test_numbers_of_frames_are_not_taken_for_labels(root):
-    with pytest.raises(
-        DataError, match=r"every label is the number of frames; .* header line: path,label or path,frames"
-    ):
-        read(root, "jump/a 12", "jump/b 9")
-    assert rows(read(root, "path,frames", "jump/a,12", "jump/b,9")) == [("jump/a", -1), ("jump/b", -1)]
 
 
 def test_folders_of_classes_and_official_lists(root, tmp_path):

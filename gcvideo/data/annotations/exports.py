@@ -1,0 +1,197 @@
+"""Exports of annotation tools as lists: Label Studio, CVAT, and the VGG Image Annotator (VIA 3).
+
+- Label Studio: JSON, JSON-MIN, CSV and TSV, with ``choices`` of a video, and ``timelinelabels`` of a timeline, whose
+  ``ranges`` are frames from 1, both ends included (https://labelstud.io/guide/export, https://labelstud.io/tags).
+- CVAT: "CVAT for video 1.1" (tracks) and "CVAT for images 1.1" (tags of frames, of a video or of folders of pictures):
+  XML, or the ZIP file that holds it (https://docs.cvat.ai/docs/manual/advanced/xml_format). Frames that follow each
+  other with one label are a segment; tags on no more than one frame stand for the whole video.
+- VIA 3: project files, whose ``metadata`` have times ``z`` in seconds and values ``av`` of attributes, resolved by the
+  attributes' ``options`` (https://gitlab.com/vgg/via, via-3.x.y/CodeDoc.md).
+"""
+
+import csv
+import itertools
+import json
+import os
+import re
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+from gcvideo.data.annotations.folders import SUFFIXES
+from gcvideo.data.annotations.official import find_by_stem
+from gcvideo.errors import DataError, VideoError
+from gcvideo.files import replacing
+from gcvideo.video import open_video
+
+VIDEO = re.compile(rf"[^?=\"'<>]+({'|'.join(map(re.escape, SUFFIXES.split()))})(?=$|[?&#\"'])", re.IGNORECASE)
+UPLOADED = re.compile(r"(^|(?<=/))[0-9a-f]{8}-(?=[^/]+$)")  # Label Studio puts it before the name of an uploaded file
+OWN = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", "history"}
+EXPECTED = "expected JSON, JSON-MIN, CSV or TSV of Label Studio, XML or ZIP of CVAT 1.1, or a project (JSON) of VIA 3"
+
+
+class Mark(NamedTuple):
+    """A label that an export gives a video, named as there, or a part of it.
+
+    ``field`` is the question or attribute that it belongs to, ``by`` the annotation, of several of one video. ``part``
+    is in seconds, or a range of frames from 0; None stands for the whole video.
+    """
+
+    video: str
+    label: str
+    field: str = ""
+    by: str = ""
+    part: tuple[float, float] | range | None = None
+
+
+def read_export(path: Path) -> list[Mark]:
+    """What an export says.
+
+    Raises:
+        DataError: it is none of those known, or damaged.
+    """
+    try:
+        data = path.read_bytes()
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                data = archive.read(next((name for name in archive.namelist() if name.endswith(".xml")), "a file .xml"))
+        text = data.decode("utf-8-sig").strip()
+        if text[:1] == "<":
+            marks = [*_cvat(ElementTree.fromstring(text.encode()))]
+        elif text[:1] == "{":
+            marks = [*_via(json.loads(text))]
+        else:
+            table = csv.DictReader(text.splitlines(True), delimiter="\t" if "\t" in text.split("\n")[0] else ",")
+            marks = [mark for task in (json.loads(text) if text[:1] == "[" else table) for mark in _label_studio(task)]
+        if not marks:
+            raise ValueError("there are no labels in it")
+        return marks
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SyntaxError) as error:  # of Python's parsers
+        raise DataError(f"{path}: {EXPECTED}; {type(error).__name__}: {error}") from None
+
+
+def _label_studio(task: dict[str, Any]) -> Iterator[Mark]:
+    """Marks of a task with its annotations, or of a row that is one annotation of a task."""
+    found = next(filter(None, map(VIDEO.search, map(str, task.get("data", task).values()))), None)
+    if found is None:
+        raise ValueError(f"a task names no video: {str(task)[:200]}")
+    results: list[tuple[Any, str, Any]] = []  # annotation, question, value
+    for each in task.get("annotations", ()):
+        results += [(each["id"], r["from_name"], r["value"]) for r in each["result"] if not each.get("was_cancelled")]
+    for name, cell in {} if "annotations" in task else task.items():
+        if name not in OWN and cell and not VIDEO.search(str(cell)):
+            value = json.loads(cell) if isinstance(cell, str) and cell[:2] in ('{"', "[{") else cell
+            value = {"choices": [value]} if isinstance(value, str) else value
+            results += [(task["annotation_id"], name, v) for v in (value if isinstance(value, list) else [value])]
+    for by, name, value in results:
+        for label in value.get("choices") or value.get("timelinelabels") or ():
+            for part in value.get("ranges") or [None]:
+                frames = part and range(int(part["start"]) - 1, int(part["end"]))
+                yield Mark(unquote(found[0]), label, name, str(by), frames)
+
+
+def _cvat(root: ElementTree.Element) -> Iterator[Mark]:
+    sources = {task.findtext("id"): task.findtext("source") for task in root.iterfind("meta//task")}
+    sources[None] = root.findtext("meta//source") or root.findtext("meta/*/name")
+    step = int((root.findtext("meta//frame_filter") or "=1").rpartition("=")[2])
+    seen: dict[tuple[str, str], set[int]] = defaultdict(set)  # video and label -> frames
+    for track in root.iterfind("track"):
+        shapes = sorted((int(shape.attrib["frame"]), shape.get("outside") == "1") for shape in track)
+        for (frame, outside), (end, _) in itertools.pairwise([*shapes, (shapes[-1][0] + step, True)]):
+            seen[str(sources[track.get("task_id")]), track.attrib["label"]].update(() if outside else range(frame, end))
+    before: Counter[str] = Counter()  # pictures, by folder
+    for image in root.iterfind("image"):
+        folder, name = os.path.split(image.attrib["name"])
+        video, frame, length = folder, before[folder], 1
+        if "." not in name:  # of a video, whose frames are called frame_000000
+            video, frame, length = str(sources[image.get("task_id")]), int(image.attrib["id"]), step
+        before[folder] += 1
+        for tag in image.iterfind("tag"):
+            seen[video, tag.attrib["label"]].update(range(frame, frame + length))
+    for (video, label), frames in seen.items():
+        whole = root.find("track") is None and len({n for key in seen if key[0] == video for n in seen[key]}) <= step
+        for _, group in itertools.groupby(enumerate(sorted(frames)), key=lambda pair: pair[1] - pair[0]):
+            run = [frame for _, frame in group]
+            yield Mark(video, label, part=None if whole else range(run[0], run[-1] + 1))
+
+
+def _via(project: dict[str, Any]) -> Iterator[Mark]:
+    for item in project["metadata"].values():
+        times = item["z"]  # of two a segment, of one a still picture, of none the whole file
+        for key, value in {} if len(times) == 1 or item["xy"] else item["av"].items():
+            attribute = project["attribute"][key]
+            for chosen in filter(None, value.split(",") if attribute["type"] == 2 else [value]):  # 2: check boxes
+                label, part = attribute["options"].get(chosen, chosen), (times[0], times[-1]) if times else None
+                for file in project["view"][item["vid"]]["fid_list"]:
+                    yield Mark(project["file"][file]["fname"], label, attribute["aname"], part=part)
+
+
+def write_label_list(
+    marks: Iterable[Mark], out: Path, *, videos: Path, field: str | None = None, fps: float | None = None
+) -> dict[str, Any]:
+    """Write the list that marks become.
+
+    Args:
+        marks: of one export or several.
+        out: the list; the paths in it are relative to its folder.
+        videos: folder of the videos; names are matched by their last parts, the suffix may differ.
+        field: the question or attribute whose labels to take, where there are several.
+        fps: frames per second by which the tool counted frames; by default those of each video.
+
+    Returns:
+        number of ``rows``, ``classes``, and ``problems``: what could not be used, and why.
+
+    Raises:
+        DataError: there are several fields, or no video of the export is there.
+    """
+    says: dict[str, dict[str, set[Mark]]] = defaultdict(lambda: defaultdict(set))  # video -> annotation -> its marks
+    fields = set()
+    for mark in marks:
+        fields.add(mark.field)
+        says[mark.video][mark.by] |= {mark._replace(by="")} if field in (None, mark.field) else set()
+    if field not in fields and (field is not None or len(fields) > 1):
+        raise DataError(f"the labels belong to several questions or attributes: {', '.join(fields)}; choose by --field")
+    find = find_by_stem(videos)
+    labels: dict[tuple[str, ...], list[str]] = defaultdict(list)  # by path, start and end
+    problems = []
+    for video, annotations in says.items():
+        path = find(video.replace("\\", "/")) or find(UPLOADED.sub("", video))
+        try:
+            if path is None:
+                raise DataError(f"{video}: not the name of one video in {videos}")
+            if len({frozenset(each) for each in annotations.values()}) > 1:
+                raise DataError(f"{video}: {len(annotations)} annotations of it differ; keep one in the project")
+            for mark in sorted(set().union(*annotations.values()), key=str):
+                labels[_row(videos / path, mark.part, fps, out.parent)].append(mark.label)
+        except (DataError, VideoError) as error:
+            problems.append(str(error))
+    if not labels:
+        raise DataError("; ".join([f"no labelled video of the export is in {videos}", *problems[:3]]))
+    classes = sorted({label for each in labels.values() for label in each})
+    plain = all(name[:1].isalpha() for name in classes)  # and cannot be taken for a number
+    column = "labels" if max(map(len, labels.values())) > 1 else "label" if plain else "class"
+    columns = slice(None) if any(start for _, start, _ in labels) else slice(0, None, 3)
+    with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = [["path", "start", "end", column], *([*place, "|".join(each)] for place, each in labels.items())]
+        csv.writer(file, lineterminator="\n").writerows(row[columns] for row in rows)
+    return {"rows": len(labels), "classes": classes, "problems": problems}
+
+
+def _row(path: Path, part: tuple[float, float] | range | None, fps: float | None, folder: Path) -> tuple[str, ...]:
+    """Path, start and end, in seconds."""
+    name = os.path.relpath(path, folder)
+    if isinstance(part, range) and path.is_dir():
+        return f"{name}#frames={part.start},{part.stop}", "", ""
+    if isinstance(part, range):
+        with open_video(path) as video:
+            times = [*(video.times - video.times[0]), video.times[-1] - video.times[0] + 1 / video.fps]
+        if (end := times[-1] * fps if fps else len(times) - 1) < part.stop:
+            raise DataError(
+                f"{path}: has {end:.0f} frames, not {part.stop}; were they counted at another rate (--fps)?"
+            )
+        part = (part.start / fps, part.stop / fps) if fps else (times[part.start], times[part.stop])
+    return (name, f"{part[0]:.10g}", f"{part[1]:.10g}") if part else (name, "", "")
