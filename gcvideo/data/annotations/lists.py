@@ -240,8 +240,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     if path.suffix == ".jsonl":
         rows = [json.loads(line) for line in data.decode("utf-8-sig").splitlines()]
         names = [name for name in (rows[0] if rows else ()) if ALIASES.get(name, name) in KNOWN]
-        cells = [names, *([str("" if row.get(name) is None else row[name]) for name in names] for row in rows)]
-        return ((line, ",".join('"' + cell.replace('"', '""') + '"' for cell in row)) for line, row in enumerate(cells))
+        table = [names, *([row.get(name) for name in names] for row in rows)]
+        cells = [[cell if isinstance(cell, list) else [cell] * (cell is not None) for cell in row] for row in table]
+        texts = [['"{}"'.format("|".join(map(str, cell)).replace('"', '""')) for cell in row] for row in cells]
+        return enumerate(map(",".join, texts))
     lines = enumerate(data.decode("utf-16" if data[:2] in UTF16_MARKS else "utf-8-sig").split("\n"), start=1)
     return ((number, line.strip(" \r\ufeff")) for number, line in lines if not NO_ROW.fullmatch(line))
 

@@ -168,7 +168,7 @@ def read_charades(annotation: Annotation) -> RecordTable:
             known = annotation.classes or ()
             texts = (known[label] if label < len(known) else str(label) for label in sorted(labels))
             rows.append(Row(reader.line_num, f"{entry['id']}.mp4", "|".join(texts), entry["id"]))
-    return make_table(annotation, rows, find=_find_by_stem(annotation.root), several=True)
+    return make_table(annotation, rows, find=find_by_stem(annotation.root), several=True)
 
 
 def _is_training(annotation: Annotation) -> bool:

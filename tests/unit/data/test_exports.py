@@ -150,6 +150,8 @@ def test_several_labels(videos):
         [f"{videos.name}/a.mp4", "jump|run"],
         [f"{videos.name}/day 1/b.mp4", "run"],
     ]
+    table = load_records(out)
+    assert (table.classes, table.sets is not None) == (("jump", "run"), True)
     row = {"video": "a.mp4", "id": 1, "action": {"choices": ["jump", "run"]}, "annotator": 1, "annotation_id": 7}
     (videos.parent / "min.json").write_text(json.dumps([row]))
     assert [mark.label for mark in read_export(videos.parent / "min.json")] == ["jump", "run"]
@@ -185,10 +187,9 @@ META = """<?xml version="1.0" encoding="utf-8"?>
 
 
 def track(label: str, *shapes: tuple[int, int]) -> str:
-    box = """    <box frame="{}" keyframe="1" outside="{}" occluded="0" xtl="1.00" ytl="2.00" xbr="3.00" ybr="4.00" z_order="0">
-    </box>
-"""
-    boxes = "".join(box.format(*shape) for shape in shapes)
+    place = 'xtl="1.00" ytl="2.00" xbr="3.00" ybr="4.00" z_order="0"'
+    box = f'<box frame="{{}}" keyframe="1" outside="{{}}" occluded="0" {place}>'
+    boxes = "".join(f"    {box.format(*shape)}\n    </box>\n" for shape in shapes)
     return f'  <track id="0" label="{label}" source="manual">\n{boxes}  </track>\n'
 
 

@@ -40,6 +40,11 @@ def test_metadata(tmp_path, name):
     )
     with pytest.raises(DataError, match=r"metadata.jsonl:1: .*gone.mp4: no such video file"):
         load_records(tmp_path / "metadata.jsonl")
+    lists = '{"file_name": "b.mp4", "labels": ["run", "jump"]}\n{"file_name": "c.mp4", "labels": ["sit"]}\n'
+    (tmp_path / "metadata.jsonl").write_text(lists)
+    table = load_records(tmp_path / "metadata.jsonl")
+    assert table.sets is not None
+    assert (table.classes, table.sets.to_pylist()) == (("jump", "run", "sit"), [[0, 1], [2]])
     (tmp_path / "metadata.jsonl").write_text("{")
     with pytest.raises(DataError, match=r"metadata.jsonl: not a readable text file"):
         load_records(tmp_path / "metadata.jsonl")
