@@ -154,7 +154,9 @@ def write_label_list(
         fields.add(mark.field)
         says[mark.video][mark.by] |= {mark._replace(by="")} if field in (None, mark.field) else set()
     if field not in fields and (field is not None or len(fields) > 1):
-        raise DataError(f"the labels belong to several questions or attributes: {', '.join(fields)}; choose by --field")
+        raise DataError(
+            f"the labels belong to several questions or attributes: {', '.join(sorted(fields))}; choose by --field"
+        )
     find = find_by_stem(videos)
     labels: dict[tuple[str, ...], list[str]] = defaultdict(list)  # by path, start and end
     problems = []
