@@ -2,31 +2,24 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from gcvideo import console
 from gcvideo.arguments import require_numbers
-from gcvideo.config import ModelConfig, RunConfig, SplitConfig, config_to_dict
+from gcvideo.config import RunConfig, SplitConfig, config_to_dict
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import VideoViews, ViewDataset
 from gcvideo.data.loader import Loader, eval_loader
 from gcvideo.data.records import RecordTable
 from gcvideo.device import versions
-from gcvideo.errors import ConfigError
 from gcvideo.eval.evaluator import evaluate
-from gcvideo.eval.optimize import optimize_for_inference
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.test_run import protocol, test_records
 from gcvideo.eval.trained import TrainedNetwork, load_trained
-
-# Keys of a network's config that hardly change its cost.
-NOT_COMPARED = ("num_classes", "dropout", "drop_path", "zero_init_last_norm", "weights")
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, videos: int | None) -> None:
@@ -77,32 +70,6 @@ def predict(model: nn.Module, config: RunConfig, records: RecordTable, *, title:
             multi_label=config.model.multi_label,
             on_video=lambda _: progress.advance(),
         )
-
-
-def predict_checkpoint(
-    place: str, name: str, expected: ModelConfig, *, data: str | None, device: torch.device, precision: str
-) -> Predictions:
-    """Test a checkpoint.
-
-    Args:
-        place: a checkpoint or the folder of a run.
-        name: what the network is called in messages.
-        expected: the network that it must hold, except for the keys in ``NOT_COMPARED``.
-        data: an annotation or a folder of class folders; by default the run's test (or val) split.
-        precision: fp32 or bf16.
-
-    Raises:
-        ConfigError: the checkpoint is of another network, so its accuracy would be listed with the wrong cost.
-    """
-    network = load_trained(place, device=device)
-    config = network.config
-    if config.model != replace(expected, **{key: getattr(config.model, key) for key in NOT_COMPARED}):
-        raise ConfigError(f"{name}: {network.path} holds another network; give the config of that run, its config.yaml")
-    if data is not None:
-        config.data.test = SplitConfig(annotation=data)
-    model = optimize_for_inference(network.model, precision=precision)
-    records = test_records(config, network.classes)
-    return predict(model, config, records, title=f"test {Path(place).name}")
 
 
 def load_predictions(place: str) -> Predictions:

@@ -14,7 +14,7 @@ For ``gcvideo benchmark compare`` also how the cost of a block grows with the cl
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from statistics import median
@@ -62,10 +62,7 @@ class Case(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark blocks``."""
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="(default: all)")
     parser.add_argument("--batch", type=int, nargs="+", metavar="N", help="clips (default 1 8; on a GPU 8 32)")
-    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="(default: both)")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="(default: both)")
     parser.add_argument("--nl-rounds", type=int, default=3, metavar="N", help="of NL blocks (default 3; 0: none)")
     parser.add_argument("--model-rounds", type=int, default=5, metavar="N", help="of networks (default 5; 0: none)")
     harness.add_options(parser, rounds=7, threads=1, precision=False)
@@ -75,8 +72,8 @@ def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
     device, _, machine = harness.set_up(args, batch=1, nl_rounds=0, model_rounds=0)
     batches = args.batch or ([1, 8] if device.type == "cpu" else [8, 32])
-    cases = [Case(*case) for case in product(args.stages, batches, args.layouts, args.dtypes)]
-    few = [Case(*case) for case in product(args.stages, [1], ["contiguous"], args.dtypes) if args.nl_rounds]
+    cases = [Case(*case) for case in product(STAGES, batches, LAYOUTS, DTYPES)]
+    few = [Case(*case) for case in product(STAGES, [1], ["contiguous"], DTYPES) if args.nl_rounds]
     backend = "inductor" if device.type == "cuda" else None
     gc = [measure(case, gc_blocks, rounds=args.rounds, device=device, backend=backend) for case in cases]
     non_local = [measure(case, non_local_blocks, rounds=args.nl_rounds, device=device) for case in few]
@@ -154,7 +151,7 @@ def model_overhead(rounds: int, device: torch.device) -> float:
 
 
 def named_ratios(gc: Sequence[dict[str, Any]], non_local: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The named ratios of the blocks, as far as their cases were measured.
+    """The named ratios of the blocks.
 
     GC: the floors and the port are medians over res3 and res4 at the larger batch, of the worst layout (and, forward,
     of the worse dtype). The port runs in the contiguous layout, for which it was written.
@@ -164,21 +161,17 @@ def named_ratios(gc: Sequence[dict[str, Any]], non_local: Sequence[dict[str, Any
 
     Args:
         gc: rows of ``measure`` with the GC block.
-        non_local: rows of ``measure`` with the non-local block.
+        non_local: rows of ``measure`` with the non-local block; perhaps none.
     """
     batch = max(row["batch"] for row in gc)
-    main = [row for row in gc if row["batch"] == batch and row["stage"] in ("res3", "res4")] or gc
+    main = [row for row in gc if row["batch"] == batch and row["stage"] in ("res3", "res4")]
 
-    def worst_median(key: str, **fixed: str) -> float | None:
+    def worst_median(key: str, **fixed: str) -> float:
         groups = defaultdict(list)
         for row in main:
             if fixed.items() <= row.items():
                 groups[row["layout"], row["dtype"]].append(row[key])
-        return max(map(median, groups.values()), default=None)
-
-    def smallest(key: str, dtypes: Collection[str] = DTYPES) -> float | None:
-        found = (row[key] for row in non_local if row["stage"] == "res3" and row["dtype"] in dtypes)
-        return min(found, default=None)
+        return max(map(median, groups.values()))
 
     ratios = {
         "gc.forward.floor": worst_median("forward.floor"),
@@ -186,11 +179,12 @@ def named_ratios(gc: Sequence[dict[str, Any]], non_local: Sequence[dict[str, Any
         "gc.train.floor.fp32": worst_median("train.floor", dtype="fp32"),
         "gc.train.floor.bf16": worst_median("train.floor", dtype="bf16"),
         "gc.train.port": worst_median("train.port", dtype="bf16", layout="contiguous"),
-        "gc.train.peer_nl": smallest("gc.train.peer_nl"),
-        "gc.train.own_nl": smallest("gc.train.own_nl"),
-        "nl.forward.peer": smallest("nl.forward.peer", dtypes=["bf16"]),
     }
-    return {name: value for name, value in ratios.items() if value is not None}
+    if res3 := {row["dtype"]: row for row in non_local if row["stage"] == "res3"}:
+        for name in ("gc.train.peer_nl", "gc.train.own_nl"):
+            ratios[name] = min(row[name] for row in res3.values())
+        ratios["nl.forward.peer"] = res3["bf16"]["nl.forward.peer"]
+    return ratios
 
 
 def measure_scaling(
@@ -211,7 +205,7 @@ def measure_scaling(
 
     Returns:
         block -> ``points``: a list of {"shape", "positions", "ms" (median and quartiles), "macs"}; ``time_exponent``
-        and ``macs_exponent``, None where fewer than two sizes can be fitted.
+        and ``macs_exponent``.
     """
     blocks = {name: make(channels).to(device).eval() for name, make in SCALED.items()}
     points: dict[str, list[dict[str, Any]]] = {name: [] for name in blocks}
@@ -235,10 +229,8 @@ def measure_scaling(
     }
 
 
-def fit_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float | None:
-    """b of cost ~ size^b, over the sizes of at least an eighth of the largest; None for fewer than two sizes."""
+def fit_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """b of cost ~ size^b, over the sizes of at least an eighth of the largest."""
     size, cost = np.asarray(sizes, float), np.asarray(costs, float)
     kept = size >= size.max() / 8
-    if len(set(size[kept])) < 2:
-        return None
     return float(np.polyfit(np.log(size[kept]), np.log(cost[kept]), 1)[0])

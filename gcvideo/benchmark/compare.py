@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gcvideo import console, distributed
-from gcvideo.analysis.networks import load_predictions, predict_checkpoint
+from gcvideo import console
+from gcvideo.analysis.networks import load_predictions
 from gcvideo.analysis.statistics import compare_accuracy
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.blocks import measure_scaling
@@ -23,12 +23,16 @@ from gcvideo.benchmark.timing import Contender, pick_clock, time_contenders
 from gcvideo.benchmark.workloads import forward_pass, peak_memory, random_clips, training_step
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
 from gcvideo.errors import ConfigError
-from gcvideo.eval.predictions import Predictions
 from gcvideo.report.comparison import left_out_lines, plots_of, tables_of, write_comparison
 from gcvideo.report.plots import png
-from gcvideo.train.trainer import Trainer
 
 PARTS = ("forward", "train", "memory", "throughput", "scaling")
+# What one block is measured on: channels, and the shapes (T, H, W) of features that grow in one way.
+CHANNELS = 512
+GROWING = {
+    "frames": [(t, 14, 14) for t in (4, 8, 16, 32, 64)],
+    "size": [(8, side, side) for side in (7, 10, 14, 20, 28)],
+}
 
 
 class Candidate(NamedTuple):
@@ -50,18 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batches", type=int, nargs="+", default=[1, 4], metavar="N", help="for throughput (default 1 4)")
     add("--skip", nargs="+", choices=PARTS, default=[], help="leave these out")
     harness.add_options(parser, rounds=7)
-    add = parser.add_argument_group("cost of one block against the size of its features").add_argument
-    add("--block-channels", type=int, default=512, metavar="C", help="(default 512)")
-    add("--block-frames", type=int, nargs="+", default=[4, 8, 16, 32, 64], metavar="T")
-    add("--block-sizes", type=int, nargs="+", default=[7, 10, 14, 20, 28], metavar="S")
-    add("--block-at", type=int, nargs=2, default=[8, 14], metavar=("T", "S"), help="(default 8 14)")
-    about = "one PLACE (file or run folder) for each config, in order; runs with other seeds are joined by commas"
-    add = parser.add_argument_group("accuracy", about).add_argument
-    places: dict[str, Any] = {"nargs": "+", "type": lambda text: text.split(","), "metavar": "PLACE"}
-    add("--checkpoints", **places, help="test these")
-    add("--predictions", **places, help="predictions.npz of earlier tests")
-    add("--train", action="store_true", help="train each config first and test it; unfinished runs are resumed")
-    add("--data", metavar="ANNOTATION", help="videos to test on (default: each run's own)")
+    about = "accuracy, from the test of each config, in order: predictions.npz or its run; seeds are joined by commas"
+    parser.add_argument("--predictions", nargs="+", type=lambda text: text.split(","), metavar="PLACE", help=about)
     add = parser.add_argument_group("output").add_argument
     add("--html", metavar="FILE", help="self-contained page with tables and plots")
     add("--png", metavar="DIR", help="the plots as PNG")
@@ -69,14 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, show, and write what was asked for."""
-    blocks = {"block_channels": 1, "block_frames": 1, "block_sizes": 2, "block_at": 1}
-    device, precision, machine = harness.set_up(args, frames=1, size=1, batch=1, batches=1, **blocks)
+    device, _, machine = harness.set_up(args, frames=1, size=1, batch=1, batches=1)
     candidates = read_candidates(args)
     console.say(f"{len(candidates)} networks on {machine}")
-    accuracies = measure_accuracy(candidates, args, device=device, precision=precision)
+    accuracies: Sequence[dict[str, Any] | None] = [None] * len(candidates)
+    if args.predictions:
+        tests = [[load_predictions(place) for place in places] for places in args.predictions]
+        accuracies = compare_accuracy([candidate.name for candidate in candidates], tests)
     results: dict[str, Any] = {
         "networks": measure_networks(candidates, args, device=device),
-        "scaling": None if "scaling" in args.skip else scaling(args, device),
+        "scaling": None if "scaling" in args.skip else scaling(args.rounds, device),
         "machine": machine,
         "clock": pick_clock(device),
     }
@@ -101,30 +97,23 @@ def read_candidates(args: argparse.Namespace) -> list[Candidate]:
     found = read_configs([argument for argument in args.configs if "=" not in argument])
     if not found:
         raise ConfigError("give at least one config, for example slow_r50 slow_r50_nl5 slow_r50_gc5")
-    if sum(map(bool, (args.checkpoints, args.predictions, args.train))) > 1:
-        raise ConfigError("give only one of --checkpoints, --predictions and --train")
-    if args.data and not (args.checkpoints or args.train):
-        raise ConfigError("--data: says what --checkpoints or --train are tested on; give one of them")
-    for option, places in (("checkpoints", args.checkpoints), ("predictions", args.predictions)):
-        if places and len(places) != len(found):
-            text = "give one for each, in order, with commas between the runs of one config"
-            raise ConfigError(f"--{option}: {len(places)} places for {len(found)} configs; {text}")
-    if args.train and len({config.run_dir for _, config in found}) < len(found):
-        raise ConfigError("--train: two configs have one name and would train in one folder; give each its own name")
+    if args.predictions and len(args.predictions) != len(found):
+        text = "give one for each, in order, with commas between the runs of one config"
+        raise ConfigError(f"--predictions: {len(args.predictions)} places for {len(found)} configs; {text}")
     candidates: list[Candidate] = []
     for place, config in found:
         config = config_from_dict(config_to_dict(config), where=place, overrides=[*overrides, f"device={args.device}"])
         frames, size = args.frames or config.data.frames, args.size or config.data.crop
-        name = short_name(place, [candidate.name for candidate in candidates])
+        taken = [candidate.name for candidate in candidates]
+        name = next(name for name in (short_name(place), place, f"{place} ({len(taken) + 1})") if name not in taken)
         candidates.append(Candidate(name, config, (3, frames, size, size)))
     return candidates
 
 
-def short_name(path: str, used: Sequence[str]) -> str:
-    """A short name for a config: that of its file or of its run, unless two have the same."""
-    file = Path(path)
-    stem = file.parent.name if file.name == "config.yaml" else file.stem if file.suffix in (".yaml", ".yml") else path
-    return stem if stem not in used else path if path not in used else f"{path} ({used.count(path) + 1})"
+def short_name(place: str) -> str:
+    """The name of a config's file, of its run, or of a model."""
+    file = Path(place)
+    return file.parent.name if file.name == "config.yaml" else file.stem
 
 
 def measure_networks(
@@ -156,36 +145,7 @@ def measure_networks(
     return list(rows.values())
 
 
-def scaling(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def scaling(rounds: int, device: torch.device) -> dict[str, Any]:
     """Block cost over the length of the clip and over its height and width; see ``measure_scaling``."""
-    frames, size = args.block_at
-    ways = {
-        "frames": [(t, size, size) for t in sorted(set(args.block_frames))],
-        "size": [(frames, s, s) for s in sorted(set(args.block_sizes))],
-    }
-    how: dict[str, Any] = {"channels": args.block_channels, "rounds": min(args.rounds, 5), "device": device}
-    costs = {way: measure_scaling(shapes=shapes, **how) for way, shapes in ways.items()}
-    return {"channels": args.block_channels, **costs}
-
-
-def measure_accuracy(
-    candidates: Sequence[Candidate], args: argparse.Namespace, *, device: torch.device, precision: str
-) -> Sequence[dict[str, Any] | None]:
-    """The accuracy of each network where checkpoints or predictions are given, else None for each."""
-    places = args.predictions or args.checkpoints
-    if args.train:
-        places = [[str(candidate.config.run_dir)] for candidate in candidates]
-        with distributed.init_from_env(device.type):
-            for candidate in candidates:
-                Trainer(candidate.config).fit(resume=True)
-    if not places:
-        return [None] * len(candidates)
-
-    def test(place: str, candidate: Candidate) -> Predictions:
-        if args.predictions:
-            return load_predictions(place)
-        how: dict[str, Any] = {"data": args.data, "device": device, "precision": precision}
-        return predict_checkpoint(place, candidate.name, candidate.config.model, **how)
-
-    tests = [[test(place, candidate) for place in own] for candidate, own in zip(candidates, places, strict=True)]
-    return compare_accuracy([candidate.name for candidate in candidates], tests)
+    how: dict[str, Any] = {"channels": CHANNELS, "rounds": min(rounds, 5), "device": device}
+    return {"channels": CHANNELS, **{way: measure_scaling(shapes=shapes, **how) for way, shapes in GROWING.items()}}

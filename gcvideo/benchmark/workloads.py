@@ -131,14 +131,6 @@ def peak_memory(config: RunConfig, shape: Sequence[int], *, device: torch.device
     return found
 
 
-def cuda_peak(contender: Contender) -> int:
-    """Largest number of bytes that torch has allocated on the GPU during a call."""
-    torch.cuda.reset_peak_memory_stats()
-    contender()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated()
-
-
 def memory_growth(
     config: RunConfig, shape: Sequence[int], kind: str, device: torch.device, precision: str, threads: int
 ) -> int:

@@ -58,8 +58,7 @@ def cost_table(networks: Sequence[dict[str, Any]]) -> list[Row]:
                 row[f"{kind} ms (quartiles)"] = f"{middle:.1f} ({low:.1f}–{high:.1f})"
                 row[f"{kind} x first"] = f"{times['ratio']['median']:.2f}"
         for kind, peak in (network["memory"] or {}).items():
-            if peak:
-                row[f"MiB {kind}"] = f"{peak / 2**20:.0f}"
+            row[f"MiB {kind}"] = f"{peak / 2**20:.0f}"
         if rates := network["throughput"]:
             row["clips/s by batch"] = ", ".join(f"{size}: {rate:,.2f}" for size, rate in rates.items())
         rows.append(row)
@@ -91,9 +90,8 @@ def exponent_table(scaling: dict[str, Any]) -> list[Row]:
             row: Row = {"block": name, "grows with": label}
             row["sizes"] = " to ".join("×".join(map(str, point["shape"])) for point in (first, last))
             row["ms at the largest"] = f"{last['ms']['median']:.2f}"
-            for kind, key in (("time", "time_exponent"), ("multiply-adds", "macs_exponent")):
-                if line[key] is not None:
-                    row[f"{kind} exponent"] = f"{line[key]:.2f}"
+            row["time exponent"] = f"{line['time_exponent']:.2f}"
+            row["multiply-adds exponent"] = f"{line['macs_exponent']:.2f}"
             rows.append(row)
     return rows
 
@@ -150,8 +148,7 @@ def _block_plot(scaling: dict[str, Any], way: str) -> Figure:
     for name, line in scaling[way].items():
         points = [(p["shape"][grown], p["ms"]["median"]) for p in line["points"]]
         errors = [(p["ms"]["q1"], p["ms"]["q3"]) for p in line["points"]]
-        law = "" if line["time_exponent"] is None else f" ~ P^{line['time_exponent']:.2f}"
-        series.append(Series(f"{name}{law}", points, errors=errors))
+        series.append(Series(f"{name} ~ P^{line['time_exponent']:.2f}", points, errors=errors))
     frames, size, _ = line["points"][0]["shape"]  # the same for all blocks
     positions = f"T x {size} x {size}" if way == "frames" else f"{frames} x S x S"
     title = f"Forward pass of one block: {scaling['channels']} channels, P = {positions} positions"

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import pytest
 
-from gcvideo.benchmark.compare import short_name
+from gcvideo.benchmark.compare import read_candidates
 from gcvideo.benchmark.timing import CPU
 from gcvideo.benchmark.workloads import peak_memory
-from gcvideo.config import RunConfig
+from gcvideo.config import RunConfig, save_config
 from gcvideo.models import model_config
 
 
-def test_networks_are_called_by_their_file_or_run_unless_two_share_a_name() -> None:
-    assert short_name("configs/a/gc.yaml", []) == "gc"
-    assert short_name("runs/gc_s0/config.yaml", ["gc"]) == "gc_s0"
-    assert short_name("slow_r50", []) == "slow_r50"
-    assert short_name("b/gc.yaml", ["gc"]) == "b/gc.yaml"
-    assert short_name("b/gc.yaml", ["gc", "b/gc.yaml"]) == "b/gc.yaml (2)"
+def test_networks_are_called_by_their_file_or_run_unless_two_share_a_name(tmp_path: Path) -> None:
+    (tmp_path / "gc_s0").mkdir()
+    for file in ("gc.yaml", "gc_s0/config.yaml", "gc_s0/gc.yaml"):
+        save_config(RunConfig(name="gc"), tmp_path / file)
+    one, run, other = (str(tmp_path / file) for file in ("gc.yaml", "gc_s0/config.yaml", "gc_s0/gc.yaml"))
+    places = ["slow_r50", one, run, other, other]
+    args = argparse.Namespace(configs=places, predictions=None, device="cpu", frames=None, size=None)
+    names = [candidate.name for candidate in read_candidates(args)]
+    assert names == ["slow_r50", "gc", "gc_s0", other, f"{other} (5)"]
 
 
 @pytest.mark.slow
