@@ -62,14 +62,7 @@ def predict(model: nn.Module, config: RunConfig, records: RecordTable, *, title:
     """Test a network on videos, with the views of ``config.test``; ``title`` is shown with the progress."""
     with console.Progress(title, total=len(records), unit="videos") as progress:
         loader = view_loader(config, records)
-        return evaluate(
-            model,
-            loader,
-            test=config.test,
-            data=config.data,
-            multi_label=config.model.multi_label,
-            on_video=lambda _: progress.advance(),
-        )
+        return evaluate(model, loader, test=config.test, data=config.data, on_video=lambda _: progress.advance())
 
 
 def load_predictions(place: str) -> Predictions:

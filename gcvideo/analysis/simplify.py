@@ -76,9 +76,8 @@ def accuracy_lost(original: Predictions, simplified: Predictions) -> dict[str, A
     found: dict[str, Any] = {"videos": len(same), "agreement": float(np.mean(same))}
     before, after = original.accuracy(), simplified.accuracy()
     if before:
-        found["accuracy"] = after
+        found["accuracy"], found["mcnemar"] = after, mcnemar(original, simplified)
         found["top1_lost"] = before["video"]["top1"] - after["video"]["top1"]
-        found["mcnemar"] = mcnemar(original, simplified)
     return found
 
 

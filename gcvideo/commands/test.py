@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from gcvideo.eval.predictions import Predictions
 
 
-MEASURES = {"top1": "video top-1", "top5": "video top-5", "mAP": "video mAP"}
+MEASURES = {"top1": "top-1", "top5": "top-5", "mAP": "mAP", "chance": "mAP by chance"}
+FIGURES = ("ap", "threshold", "precision", "recall", "f1")  # of each class, where videos have several labels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,11 +78,13 @@ def mean_of_tests(runs: list[str]) -> dict[str, Any]:
     """Mean and standard deviation (n - 1) of the video accuracies of several tests, which are printed."""
     files = [str(Path(run) / "results.json" if Path(run).is_dir() else run) for run in runs]
     tests: dict[str, dict[str, Any]] = {}
-    protocol = ""
+    protocol, tops = "", list[str]()
     for file in files:
         try:
             test = json.loads(Path(file).read_text(encoding="utf-8"))
-            tests[file] = {name: test[name] for name in ("annotation", "videos", "failed")} | test["video"]
+            tests[file] = {name: test[name] for name in ("annotation", "videos", "failed")}
+            tops = tops or [top for top in MEASURES if top in test["video"]]
+            tests[file] |= {top: test["video"][top] for top in tops}
             own = f"{test['protocol']}, {test['ensemble']}"
         except (OSError, ValueError, KeyError, TypeError):
             raise DataError(f"{file}: holds no results of a test; run gcvideo test on this run first") from None
@@ -89,15 +92,14 @@ def mean_of_tests(runs: list[str]) -> dict[str, Any]:
             raise DataError(f"{file}: was tested by {own}, but {files[0]} by {protocol}; test both in one way")
     if len(tests) < max(2, len(files)):
         raise ConfigError("--mean: give at least two runs, each once")
-    shown = {top: name for top, name in MEASURES.items() if top in tests[files[0]]}
-    if odd := [file for file, test in tests.items() if not test.keys() >= shown.keys()]:
-        raise DataError(f"{odd[0]}: has no {', '.join(shown)}, as {files[0]} has")
-    values = {top: [test[top] for test in tests.values()] for top in shown}
+    values = {top: [test[top] for test in tests.values()] for top in tops}
     mean, sd = ({top: f(v) for top, v in values.items()} for f in (statistics.fmean, statistics.stdev))
     rows = [[test[name] for name in ("annotation", "videos", "failed", *values)] for test in tests.values()]
     rows += [["mean", "", "", *mean.values()], ["standard deviation", "", "", *sd.values()]]
     rows = [[*row[:3], *map(percent, row[3:])] for row in rows]
-    console.table(rows, columns=["test on", "videos", "unreadable", *shown.values()], title=protocol)
+    console.table(
+        rows, columns=["test on", "videos", "unreadable", *(f"video {MEASURES[top]}" for top in tops)], title=protocol
+    )
     return {"protocol": protocol, "tests": tests, "mean": mean, "sd": sd}
 
 
@@ -167,18 +169,11 @@ def _show(results: dict[str, Any]) -> None:
     names = {"clip": "clip (each view alone)", "video": "video (views ensembled)"}
     if results["failed"]:
         names["video_of_all"] = "video, the unreadable counted as wrong"
-    rows = [
-        [names[kind], *(percent(results[kind].get(k, 0)) for k in ("top1", "top5"))]
-        for kind in names
-        if kind in results
-    ]
+    tops = [top for top in MEASURES if top in results.get("video", {})]
+    rows = [[names[kind], *(percent(results[kind][top]) for top in tops)] for kind in names if kind in results]
     counted = f"{results['answered']} of {results['videos']} videos, {results['protocol']}, {results['ensemble']}"
-    if "mAP" in results.get("video", {}):
-        figures = [*results["video"].values(), results["mean_f1"]]
-        columns = ["accuracy", "mAP", "mAP by chance", "mean F1"]
-        console.table([["several labels a video", *map(percent, figures)]], columns=columns, title=counted)
-    elif rows:
-        console.table(rows, columns=["accuracy", "top-1", "top-5"], title=counted)
+    if rows:
+        console.table(rows, columns=["accuracy", *map(MEASURES.__getitem__, tops)], title=counted)
     else:
         console.say(f"{counted}: no accuracy, because no video has a label or could be read")
     for text in filter(None, (results.get("context"), results.get("verdict"))):
@@ -189,28 +184,19 @@ def _show(results: dict[str, Any]) -> None:
 
 def _show_classes(results: dict[str, Any]) -> None:
     """Print what re-scoring adds: accuracy by class, calibration, the comparison."""
+    for network in results.get("networks", []):
+        tops = " and ".join(percent(network["video"][top]) for top in MEASURES if top in network["video"])
+        console.say(f"{printable(network['predictions'])} alone, weight {network['weight']:g}: {tops}")
+    console.say()
     if "thresholds" in results:
-        figures = ("ap", "precision", "recall", "f1")
-        rows = [
-            [
-                printable(row["class"]),
-                row["videos"],
-                f"{row['threshold']:.3f}",
-                *(percent(row[name]) for name in figures),
-            ]
-            for row in sorted(results["per_class"], key=lambda row: row["ap"])
-        ]
-        console.say()
-        console.table(rows, columns=["class", "videos", "threshold", "AP", "precision", "recall", "F1"])
+        found = results["per_class"]
+        rows = [[printable(row["class"]), row["videos"], *(f"{row[of]:.4f}" for of in FIGURES)] for row in found]
+        console.table(rows, columns=["class", "videos", *FIGURES])
         return
     rows = [
         [printable(row["class"]), row["videos"], percent(row["top1"]), printable(row["most_taken_for"] or "")]
         for row in sorted(results["per_class"], key=lambda row: row["top1"])
     ]
-    for network in results.get("networks", []):
-        tops = " and ".join(percent(network["video"][top]) for top in ("top1", "top5"))
-        console.say(f"{printable(network['predictions'])} alone, weight {network['weight']:g}: {tops}")
-    console.say()
     console.table(rows, columns=["class", "videos", "top-1", "most often taken for"])
     console.say(f"\nmean of the classes' top-1: {percent(results['mean_class_top1'])}")
     console.say(f"expected calibration error: {results['calibration']['expected_calibration_error']:.4f}")

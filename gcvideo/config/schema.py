@@ -58,18 +58,10 @@ class RunConfig:
                 f"({self.train.epochs:g})"
             )
 
-        balanced, weights, focal = (
-            self.data.augment.class_balanced,
-            self.train.class_weights != "none",
-            self.train.focal,
-        )
-        for key, on in (
-            ("data.augment.class_balanced", balanced),
-            ("train.class_weights", weights),
-            ("train.focal", focal),
-        ):
-            if self.model.multi_label and on:
-                raise ConfigError(f"{key}: is for one label a video, so leave it unset with model.multi_label=true")
+        odd = {"data.augment.class_balanced": self.data.augment.class_balanced, "train.focal": self.train.focal}
+        odd |= {"train.class_weights": self.train.class_weights != "none"}
+        for key in (key for key, on in odd.items() if on and self.model.multi_label):
+            raise ConfigError(f"{key}: is for one label a video, so leave it unset with model.multi_label=true")
 
     @property
     def run_dir(self) -> Path:

@@ -266,11 +266,10 @@ class ClipDataset(_VideoDataset[ClipBatch]):
             except VideoError as error:
                 failures.append(Failure(self.records[index].id, error.path, error.reason))
             else:
-                labels = torch.full((len(clips),), int(self.records.labels[index]))
-                indices = torch.full_like(labels, index)
-                if self.records.sets is not None:
-                    labels = torch.full((len(clips), self._most_labels), -1)
-                    labels[:, : self.records.labels[index]] = torch.tensor(self.records[index].label)
+                label = self.records[index].label
+                if isinstance(label, tuple):
+                    label = (*label, *[-1] * (self._most_labels - len(label)))
+                labels, indices = torch.tensor([label] * len(clips)), torch.full((len(clips),), index)
                 return ClipBatch(clips, labels, indices, failures)
         _, path, reason = failures[0]
         raise DataError(f"{self.records.source}: no video can be read, the first of them {path}: {reason}")

@@ -173,17 +173,6 @@ class RecordTable:
         _, first = np.unique(_codes(self._ids), return_index=True)
         return self if len(first) == len(self) else self.select(np.sort(first))
 
-    def with_sets(self) -> RecordTable:
-        """The same records in a table of several labels a video; the single labels are sets of one."""
-        if self.sets is not None:
-            return self
-        table, known = self.select(np.arange(len(self))), self.labels >= 0
-        table.missing = self.missing
-        ends = np.concatenate([[0], np.cumsum(known)]).astype(np.int32)
-        table.sets = pa.ListArray.from_arrays(ends, self.labels[known], mask=pa.array(~known))
-        table.labels = np.where(known, 1, -1).astype(np.int32)
-        return table
-
     def _may_be_cut(self) -> np.ndarray:
         """Which files, bool (len,), may be a clip and not a whole video: of Kinetics, and named by one record only."""
         _, first = np.unique(_codes(self._ids), return_index=True)

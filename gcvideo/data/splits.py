@@ -48,13 +48,9 @@ def load_split(
         leave_out={id_ for id_, *_ in known},
         several=config.model.multi_label or None,
     )
-    if config.model.multi_label:
-        records = records.with_sets()
-    elif records.sets is not None:
-        raise ConfigError(
-            f"model.multi_label: false, but {records.source} gives videos several labels; set model.multi_label=true, "
-            "or call the column class in a header line if each cell is one name"
-        )
+    if records.sets is not None and not config.model.multi_label:
+        fix = "set model.multi_label=true, or call the column class in a header line if each cell is one name"
+        raise ConfigError(f"model.multi_label: false, but {records.source} gives videos several labels; {fix}")
     source, found = records.source, classes or records.classes
     if found is not None and len(found) != num_classes:
         raise ConfigError(

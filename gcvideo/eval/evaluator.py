@@ -182,13 +182,14 @@ def ensemble_views(video: VideoViews, logits: np.ndarray, *, multi_label: bool =
     """
     precise = logits.astype(np.float64)
     scores = (sigmoid if multi_label else softmax)(precise)
-    ranks = np.full(len(logits), 5)
-    if isinstance(video.label, int) and video.label >= 0:
-        ranks = label_ranks(logits, np.full(len(logits), video.label))
+    label, ranks = video.label, np.full(len(logits), 5)
+    if isinstance(label, int) and label >= 0:
+        ranks = label_ranks(logits, np.full(len(logits), label))
+        label = (label,) if multi_label else label
     return VideoScores(
         index=video.index,
         id=video.id,
-        label=video.label,
+        label=label,
         views=len(logits),
         clip_top1=int((ranks < 1).sum()),
         clip_top5=int((ranks < 5).sum()),

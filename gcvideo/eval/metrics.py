@@ -80,40 +80,29 @@ def calibration(confidence: np.ndarray, right: np.ndarray, *, bins: int = 15) ->
     return {"expected_calibration_error": error, "bins": rows}
 
 
-def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Average precision of one class: the sum over n of (R_n - R_(n-1)) P_n, not interpolated.
+def score_classes(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average precision of each class where videos have several labels, and the threshold of its best F1.
 
-    P_n and R_n are precision and recall at the n-th distinct score from above, as in scikit-learn's
-    ``average_precision_score``; VOC and ActivityNet interpolate P, which never gives less.
-
-    Args:
-        scores: (V,); equal ones share a threshold.
-        truth: (V,) bool, some of them true.
-    """
-    ranks, hits, _ = _cuts(scores, truth)
-    return float((np.diff(hits, prepend=0) * hits / ranks).sum() / hits[-1])
-
-
-def best_thresholds(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Thresholds (K,) of the best F1 of each class: halfway from the last score that is a label to the next lower one.
+    Average precision is the sum over n of (R_n - R_(n-1)) P_n, with recall R_n and precision P_n at the n-th distinct
+    score from above: not interpolated, as in scikit-learn's ``average_precision_score``. VOC and ActivityNet
+    interpolate P, which never gives less. A threshold lies halfway from the last score that is a label to the next.
 
     Args:
-        scores: (V, K) in [0, 1].
-        truth: (V, K) bool; a class that no video shows gets ``DEFAULT_THRESHOLD``.
+        scores: (V, K) in [0, 1]; equal ones share a threshold.
+        truth: (V, K) bool: which videos show which class.
+
+    Returns:
+        (K,) in [0, 1], NaN for a class that no video shows; (K,) thresholds, 0.5 for such a class.
     """
-    limits = np.full(scores.shape[1], DEFAULT_THRESHOLD)
+    precisions, limits = np.full(scores.shape[1], np.nan), np.full(scores.shape[1], DEFAULT_THRESHOLD)
     for k in np.flatnonzero(truth.any(axis=0)):
-        ranks, hits, values = _cuts(scores[:, k], truth[:, k])
-        best = int((2 * hits / (ranks + hits[-1])).argmax())
-        limits[k] = np.append(values, 0.0)[best : best + 2].mean()
-    return limits
-
-
-def _cuts(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Videos, true ones among them, and score, down to each distinct score from above."""
-    order = np.argsort(-scores, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    return last + 1, np.cumsum(truth[order])[last], scores[order][last]
+        order = np.argsort(-scores[:, k], kind="stable")
+        last = np.flatnonzero(np.diff(scores[order, k], append=-np.inf))  # of equal scores
+        hits = np.cumsum(truth[order, k])[last]
+        precisions[k] = (np.diff(hits, prepend=0) * hits / (last + 1)).sum() / hits[-1]
+        best = int((hits / (last + 1 + hits[-1])).argmax())  # F1 = 2 hits / (labels + true labels)
+        limits[k] = np.append(scores[order[last], k], 0.0)[best : best + 2].mean()
+    return precisions, limits
 
 
 class TrainMeter:

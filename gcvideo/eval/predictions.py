@@ -33,7 +33,7 @@ import numpy as np
 
 from gcvideo.data.bad_videos import Failure
 from gcvideo.errors import DataError
-from gcvideo.eval.metrics import average_precision, label_ranks
+from gcvideo.eval.metrics import label_ranks, score_classes
 from gcvideo.files import write_atomically
 
 ENSEMBLES = ("softmax", "logits", "max")
@@ -67,16 +67,11 @@ class VideoScores:
         return cls(**{**row, **scores})
 
 
-def _label_array(videos: Sequence[VideoScores]) -> np.ndarray:
-    if all(isinstance(video.label, int) for video in videos):
-        return np.array([video.label for video in videos], np.int64)
-    labels = np.zeros((len(videos), len(videos[0].softmax)), np.int8)
-    for row, video in zip(labels, videos, strict=True):
-        if isinstance(video.label, int):
-            row[:] = video.label
-        else:
-            row[list(video.label)] = 1
-    return labels
+def _integers(values: Sequence[Any], classes: int) -> np.ndarray:
+    """int64 (V,); of label sets int8 (V, K), 1 for the classes in each; -1 where a set is unknown, and is -1 itself."""
+    if all(isinstance(value, int) for value in values):
+        return np.array(values, np.int64)
+    return np.array([[-1 if value == -1 else k in value for k in range(classes)] for value in values], np.int8)
 
 
 @dataclass
@@ -104,9 +99,8 @@ class Predictions:
         videos = sorted(videos, key=lambda video: video.index)
         empty = np.zeros((0, 0), np.float32)
         counts: dict[str, Any] = {
-            name: np.array([getattr(v, own) for v in videos], np.int64)
+            name: _integers([getattr(v, own) for v in videos], len(videos[0].softmax) if videos else 0)
             for name, own in COUNTS.items()
-            if name != "labels"
         }
         return cls(
             ids=[video.id for video in videos],
@@ -114,7 +108,6 @@ class Predictions:
             failures=sorted(failures),
             ensemble=ensemble,
             **counts,
-            labels=_label_array(videos),
         )
 
     def __len__(self) -> int:
@@ -134,11 +127,6 @@ class Predictions:
     def multi_label(self) -> bool:
         """Whether the labels are several a video."""
         return self.labels.ndim == 2
-
-    def labelled_alike(self, other: Predictions) -> np.ndarray:
-        """Which videos have the same labels as those of the other one, in the same order: bool (V,)."""
-        pairs = zip(self.labels.tolist(), other.labels.tolist(), strict=True)
-        return np.array([one == two for one, two in pairs], bool)
 
     def select(self, keep: np.ndarray | Sequence[bool]) -> Predictions:
         """The videos where ``keep`` (V,) bool is true, or those at the indices in it, with all failures."""
@@ -192,7 +180,8 @@ class Predictions:
             only = names[differing[0] not in self.ids]
             raise DataError(f"{both}they do not hold the same videos; {differing[0]!r} is in {only} alone")
         matched = self.select(order[np.argsort(wanted, kind="stable")])
-        if len(unequal := np.flatnonzero(~matched.labelled_alike(other))):
+        pairs = zip(matched.labels.tolist(), other.labels.tolist(), strict=True)
+        if unequal := [index for index, (one, two) in enumerate(pairs) if one != two]:
             raise DataError(f"{both}they label {other.ids[unequal[0]]!r} differently")
         return matched
 
@@ -208,7 +197,7 @@ class Predictions:
         once their views are ensembled, the metric that papers quote. Both are over the videos that have a label and
         could be read; ``video_of_all`` counts those that could not be read as wrong.
 
-        Of several labels a video instead ``video``: ``mAP``, the mean of ``average_precision`` over the classes that
+        Of several labels a video instead ``video``: ``mAP``, the mean over the classes of ``score_classes`` that
         any video has, and ``chance``, what scores at random reach: the mean share of the videos with each class.
         """
         known = self.known
@@ -216,9 +205,13 @@ class Predictions:
             return {}
         if self.multi_label:
             truth = self.labels[known] == 1
-            own = [(self.scores[known, k], truth[:, k]) for k in np.flatnonzero(truth.any(axis=0))]
-            found = [(average_precision(scores, true), true.mean()) for scores, true in own]
-            return {"video": dict(zip(("mAP", "chance"), np.mean(found, axis=0).tolist(), strict=True))} if own else {}
+            precisions, shares = score_classes(self.scores[known], truth)[0], truth.mean(axis=0)
+            named = (
+                {"mAP": float(np.nanmean(precisions)), "chance": float(shares[shares > 0].mean())}
+                if truth.any()
+                else {}
+            )
+            return {"video": named} if named else {}
         ranks = label_ranks(self.scores[known], self.labels[known])
         views, videos = int(self.views[known].sum()), int(known.sum())
         hits = {"top1": int((ranks < 1).sum()), "top5": int((ranks < 5).sum())}

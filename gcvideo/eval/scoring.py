@@ -9,11 +9,10 @@ import numpy as np
 from gcvideo.console import percent
 from gcvideo.errors import DataError
 from gcvideo.eval.metrics import (
-    average_precision,
-    best_thresholds,
     calibration,
     confusion_matrix,
     label_ranks,
+    score_classes,
     sigmoid,
     softmax,
     wilson_interval,
@@ -162,26 +161,23 @@ def summarize_sets(predictions: Predictions, thresholds: Sequence[float] | None 
     known = predictions.select(predictions.known)
     scores, truth = known.scores.astype(np.float64), known.labels == 1
     scores = sigmoid(scores) if known.ensemble == "logits" else scores
-    limits = best_thresholds(scores, truth) if thresholds is None else np.asarray(thresholds)
+    precisions, limits = score_classes(scores, truth)
+    limits = limits if thresholds is None else np.asarray(thresholds)
     chosen, names = scores > limits, known.classes or [*map(str, range(scores.shape[1]))]
-    rows = []
-    for k in np.flatnonzero(truth.any(axis=0)).tolist():
-        hits, positive, found = (int(each[:, k].sum()) for each in (chosen & truth, truth, chosen))
-        row: dict[str, Any] = {
-            "class": names[k],
-            "videos": positive,
-            "ap": average_precision(scores[:, k], truth[:, k]),
-        }
-        row |= {"threshold": float(limits[k]), "precision": hits / found if found else 0.0, "recall": hits / positive}
-        rows.append({**row, "f1": 2 * hits / (found + positive)})
+    hits, given, shown = (each.sum(axis=0) for each in (chosen & truth, chosen, truth))
+    columns = {"ap": precisions, "threshold": limits, "precision": hits / np.maximum(given, 1)}
+    columns |= {"recall": hits / np.maximum(shown, 1), "f1": 2 * hits / np.maximum(given + shown, 1)}
     tiny, mean = np.finfo(np.float32).tiny, known.accuracy().get("video", {"mAP": np.nan, "chance": np.nan})
     return {
         "context": f"scores at random reach an mAP of {percent(mean['chance'])}, the mean share of each class",
         "verdict": NOT_LEARNED.format("mAP") if mean["mAP"] <= mean["chance"] else "",
         "loss": float(-np.log(np.maximum(np.where(truth, scores, 1 - scores), tiny)).mean()),
-        "mean_f1": sum(row["f1"] for row in rows) / max(len(rows), 1),
         "thresholds": limits.tolist(),
-        "per_class": rows,
+        "mean_f1": float(columns["f1"][shown > 0].mean()) if truth.any() else 0.0,
+        "per_class": [
+            {"class": names[k], "videos": int(shown[k]), **{key: float(of[k]) for key, of in columns.items()}}
+            for k in np.flatnonzero(shown)
+        ],
     }
 
 

@@ -30,16 +30,16 @@ class Ensemble(Predictor):
 
     def __init__(self, members: Sequence[Predictor]) -> None:
         first = members[0]
-        several = [member.thresholds for member in members if member.thresholds is not None]
-        thresholds = np.mean(several, axis=0) if len(several) == len(members) else None
-        super().__init__(first.model, config=first.config, classes=first.classes, thresholds=thresholds)
+        super().__init__(first.model, config=first.config, classes=first.classes)
         self.source = ", ".join(member.source for member in members)
         self.members = members
         for member in members:
             if member.classes != first.classes:
                 raise ConfigError(f"{member.source} and {first.source} have other classes, so they cannot be averaged")
-            if several and member.thresholds is None:
-                raise ConfigError(f"{member.source}: gives one label a video, others several (model.multi_label)")
+            if member.config.model.multi_label != first.config.model.multi_label:
+                raise ConfigError(f"{member.source} and {first.source}: one gives a video several labels (multi_label)")
+        if self.thresholds is not None:
+            self.thresholds = np.mean([one.thresholds for one in members if one.thresholds is not None], axis=0)
 
     def score_files(
         self, videos: Sequence[Any] | RecordTable, *, test: TestConfig | None = None, **options: Any

@@ -16,7 +16,7 @@ from gcvideo.data.dataset import Failure
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import CheckpointError, ConfigError, VideoError
 from gcvideo.eval.evaluator import ensemble_views, view_outputs
-from gcvideo.eval.metrics import sigmoid, softmax
+from gcvideo.eval.metrics import DEFAULT_THRESHOLD, sigmoid, softmax
 from gcvideo.eval.optimize import compile_network
 from gcvideo.eval.predictions import VideoScores
 from gcvideo.eval.trained import load_trained
@@ -47,23 +47,19 @@ class Predictor:
         config: of the run that trained it.
         classes: class names in label order; where unknown, labels are called by their number.
         source: the checkpoint, for messages.
-        thresholds: (K,) scores above which a class is a label of a video; None: each video has one label.
+
+    Attributes:
+        thresholds: scores (K,) above which a class is a label, where ``model.multi_label`` gives several; else None.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        *,
-        config: RunConfig,
-        classes: Sequence[str] | None = None,
-        source: str = "",
-        thresholds: Sequence[float] | None = None,
+        self, model: nn.Module, *, config: RunConfig, classes: Sequence[str] | None = None, source: str = ""
     ) -> None:
         self.model = model.eval()
         self.config = config
         self.classes = list(classes or map(str, range(config.model.num_classes)))
         self.source = source
-        self.thresholds = None if thresholds is None else np.asarray(thresholds)
+        self.thresholds = np.full(len(self.classes), DEFAULT_THRESHOLD) if config.model.multi_label else None
         self.device: torch.device = next(model.parameters()).device
         self._networks: dict[tuple[str, bool], nn.Module] = {}  # for features, by layer and whether pooled
 
@@ -342,6 +338,6 @@ def load(
     """
     network = load_trained(checkpoint, device=device, engine=engine)
     model, _ = network.for_inference(precision=precision, compile=compile)
-    return Predictor(
-        model, config=network.config, classes=network.classes, source=str(network.path), thresholds=network.thresholds
-    )
+    predictor = Predictor(model, config=network.config, classes=network.classes, source=str(network.path))
+    predictor.thresholds = None if network.thresholds is None else np.array(network.thresholds)
+    return predictor

@@ -50,10 +50,9 @@ def looks_like(path: Path) -> str:
         return "ucf101" if official.UCF101_CLASSES in names else "hmdb51" if hmdb51 else "folders"
     if official.UCF101_LIST.fullmatch(path.name) and (path.parent / official.UCF101_CLASSES).exists():
         return "ucf101"
-    if next(read_lines(path), (0, ""))[1][:1] in ("[", "{"):
-        return "something_something"
-    if official.is_charades(path):
-        return "charades"
+    first = next(read_lines(path), (0, ""))[1]
+    if first[:1] in ("[", "{") or {*first.split(",")} >= official.CHARADES_COLUMNS:
+        return "something_something" if first[:1] in ("[", "{") else "charades"
     header = header_of(path)
     return "kinetics" if header is not None and "youtube_id" in header.columns else "list"
 
@@ -155,4 +154,6 @@ def _read_with(annotation: Annotation, name: str) -> RecordTable:
         for number, (path, label, *times) in enumerate(read(annotation.path, annotation.root), start=1):
             yield Row(number, str(path), "" if label is None else str(label), "", *times)
 
-    return make_table(annotation, rows(), find=file_finder(annotation.root), several=annotation.several or False)
+    return make_table(
+        annotation, rows(), find=file_finder(annotation.root), labels="sets" if annotation.several else "any"
+    )

@@ -34,7 +34,7 @@ class_name:class label_name:class label_id:class_id class_index:class_id label_i
 time_start:start start_time:start starttime:start time_end:end end_time:end endtime:end subset:split
 set:split partition:split frame_dir:path video_file_name:path total_frames:frames num_frames:frames"""
 ALIASES = dict(pair.split(":") for pair in SPELLINGS.split())
-LABELS: dict[str, Labels] = {"class": "names", "label": "any", "class_id": "numbers", "labels": "any"}
+LABELS: dict[str, Labels] = {"class": "names", "label": "some", "class_id": "numbers", "labels": "sets"}
 KNOWN = {"youtube_id", "path", "offset", "frames", *LABELS, *ALIASES.values()}
 OTHER_TIMES = re.compile(r"(^|.*[-_ ])(start|begin|end|stop)(time|frame|sec|ms)?s?([-_ ].*)?|t0|t1|from|to|onset")
 NUMBER = re.compile(r"[\d.,;|]*")
@@ -133,9 +133,9 @@ def read_list(annotation: Annotation) -> RecordTable:
             split = row.get("split", folder if folder.lower() in SUBSETS else "")
             yield Row(line, path, row.get(column, ""), "", start, end, split)
 
-    several = annotation.several or {"labels": True, "label": annotation.several}.get(column, False)
+    labels: Labels = "sets" if annotation.several else LABELS[column]
     hint = f"; the rows are read as {layout}; {OTHER_COLUMNS}"
-    table = make_table(annotation, rows(), find=find, labels=LABELS[column], several=several, hint=hint)
+    table = make_table(annotation, rows(), find=find, labels=labels, hint=hint)
     limit = annotation.limit or table.labels.max(initial=0) + 1
     if not layout.is_header and len(layout.columns) > 2 and between[0] < limit:
         other = "`path start end label` (seconds)" if "offset" in layout.columns else "have several labels"
@@ -177,14 +177,10 @@ def find_labels(path: Path, subset: str | None) -> Path:
 def read_rows(annotation: Annotation, layout: Layout) -> Iterator[tuple[int, dict[str, str]]]:
     """Line and columns of each row; rows with other columns are refused."""
     times = " (seconds, start before end)" if "start" in layout.columns else ""
+    fix = "" if layout.is_header else "; for several labels a video, add a header line: path,labels"
     for line, text in itertools.islice(read_lines(annotation.path), layout.is_header, None):
         row = layout.parse(text)
         if row is None:
-            fix = (
-                ""
-                if layout.is_header
-                else f"; if videos have several labels, add a header line `path{layout.separator}labels`"
-            )
             annotation.refuse(line, text, text, f"expected {layout} as in the other rows{times}, found {text!r}", fix)
         else:
             yield line, row

@@ -36,8 +36,7 @@ CLIP_NAME = re.compile(r"(.{11})_(\d+)_(\d+)")
 REPLACEMENTS = re.compile(r"replacement(/.*)?|(.*/)?replacement_for_corrupted_k\d+(/.*)?")
 UCF101_CLASSES = "classInd.txt"
 UCF101_LIST = re.compile(r"(train|test)list0[1-3]\.txt")
-CHARADES_CLASSES = "Charades_v1_classes.txt"
-CHARADES_CODE = re.compile(r"c\d{3}")
+CHARADES_COLUMNS = {"id", "script", "actions"}
 HMDB51_LIST = re.compile(r"(.+)_test_split([1-3])\.txt")
 
 
@@ -144,31 +143,22 @@ def read_something_something(annotation: Annotation) -> RecordTable:
     return make_table(annotation, rows, find=find_by_stem(annotation.root), labels="names")
 
 
-def is_charades(path: Path) -> bool:
-    """Whether the first line of a file names the columns of Charades."""
-    return {"id", "script", "actions"} <= {*next(read_lines(path), (0, ""))[1].split(",")}
-
-
 def read_charades(annotation: Annotation) -> RecordTable:
     """Records of one CSV, each with the labels of all its actions; videos are named ``ID.mp4``."""
-    if not is_charades(annotation.path):
-        raise annotation.error(1, "expected the columns of Charades, among them id, script and actions")
-    names = annotation.path.with_name(CHARADES_CLASSES)
+    names = annotation.path.with_name("Charades_v1_classes.txt")
     if annotation.classes is None and names.exists():
         annotation = replace(annotation, classes=load_classes(names))
+    named = {f"c{number:03d}": name for number, name in enumerate(annotation.classes or map(str, range(157)))}
     rows = []
     with annotation.path.open(encoding="utf-8-sig", newline="") as file:
-        for entry in (reader := csv.DictReader(file)):
-            codes = [action.split()[:1] for action in (entry["actions"] or "").split(";") if action.strip()]
-            labels = {int(code[1:]) for [code] in codes if CHARADES_CODE.fullmatch(code)}
-            if len(labels) < len({code for [code] in codes}):
-                reason = f"expected actions as c092 11.90 21.20;c147 0.00 12.60, found {entry['actions']!r}"
-                annotation.refuse(reader.line_num, entry["id"], entry["id"], reason)
-                continue
-            known = annotation.classes or ()
-            texts = (known[label] if label < len(known) else str(label) for label in sorted(labels))
-            rows.append(Row(reader.line_num, f"{entry['id']}.mp4", "|".join(texts), entry["id"]))
-    return make_table(annotation, rows, find=find_by_stem(annotation.root), several=True)
+        reader = csv.DictReader(file)
+        if not {*(reader.fieldnames or ())} >= CHARADES_COLUMNS:
+            raise annotation.error(1, f"expected the columns of Charades: {', '.join(sorted(CHARADES_COLUMNS))}")
+        for entry in reader:
+            codes = dict.fromkeys(action.partition(" ")[0] for action in (entry["actions"] or "").split(";"))
+            label = "|".join(named.get(code, code) for code in codes)
+            rows.append(Row(reader.line_num, f"{entry['id']}.mp4", label, entry["id"]))
+    return make_table(annotation, rows, find=find_by_stem(annotation.root), labels="sets")
 
 
 def _is_training(annotation: Annotation) -> bool:

@@ -39,18 +39,13 @@ def read_index(annotation: Annotation) -> RecordTable:
         stored, home, missing, shards = (json.loads(metadata.get(name.encode(), b"null")) for name in names)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise DataError(f"{path}: not an index of videos ({str(error).strip().splitlines()[0]})") from None
+    sets = columns["label"].combine_chunks() if pa.types.is_list(columns["label"].type) else None
     for name, expected in (("id", "string"), ("path", "string"), ("label", "int")):
         kind, empty = str(columns[name].type), columns[name].null_count
-        empty = 0 if kind.startswith("list") else empty  # no labels known
-        if expected not in kind or empty or "dict" in kind:
+        if expected not in kind or (empty and "list" not in kind) or "dict" in kind:
             raise DataError(f"{path}: expected {expected} in the column {name}, found {kind} with {empty} empty cells")
-    sets = columns["label"].combine_chunks() if "list" in str(columns.schema.field("label").type) else None
-    if sets is not None:  # several labels a video: compared as text, and their range by all of them in one column
-        texts = ["" if each is None else str(sorted(each)) for each in sets.to_pylist()]
-        compared = columns.set_column(2, "label", pa.array(texts, pa.string())).filter(pc.field("label") != "")
-    else:
-        compared = columns.filter(pc.field("label") >= 0)
-    known = compared.group_by(["path", *spans])
+    counted = columns if sets is None else columns.set_column(2, "label", pc.list_value_length(sets))
+    known = counted.filter(pc.field("label") >= 0).group_by(["path", *spans])
     if (pc.max(known.aggregate([("label", "count_distinct")])["label_count_distinct"]).as_py() or 0) > 1:
         raise DataError(f"{path}: one video has two labels; remove one of its rows")
     root = root or path.parent / (home or ".")

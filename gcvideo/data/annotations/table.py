@@ -20,7 +20,7 @@ from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.video.frame_folder import is_frame_folder
 
-Labels = Literal["any", "names", "numbers"]
+Labels = Literal["any", "names", "numbers", "some", "sets"]
 Find = Callable[[str], str | None]
 
 UNKNOWN = -1
@@ -31,6 +31,7 @@ NO_LABEL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 SPLITS = "train:train training:train val:val valid:val validate:val validation:val test:test testing:test"
 SUBSETS = dict(pair.split(":") for pair in SPLITS.split())
 EVERY_SUBSET = "every"
+INTEGERS = pa.list_(pa.int32())
 
 
 class Row(NamedTuple):
@@ -148,13 +149,7 @@ def file_finder(root: Path) -> Find:
 
 
 def make_table(
-    annotation: Annotation,
-    rows: Iterable[Row],
-    *,
-    find: Find | None = None,
-    labels: Labels = "any",
-    several: bool | None = False,
-    hint: str = "",
+    annotation: Annotation, rows: Iterable[Row], *, find: Find | None = None, labels: Labels = "any", hint: str = ""
 ) -> RecordTable:
     """The records of rows.
 
@@ -163,8 +158,8 @@ def make_table(
         rows: in the order of the table.
         find: finds the file of a path; every file must exist. None: the paths are those of existing files, or "" for
             a video that is missing.
-        labels: what the labels are; "any" decides it for the whole file.
-        several: whether a row may have several labels; see ``split_labels``.
+        labels: what the labels are; "any" decides it for the whole file. With "sets" a row may have several, with
+            "some" the file shows whether it does; see ``split_labels``.
         hint: what to say about a missing file.
 
     Rows whose file is missing, whose label is unknown, or that give one video two labels are refused.
@@ -185,19 +180,20 @@ def make_table(
     for index in missing if find else ():
         more = f" (and {len(missing) - 1:,} more of {len(rows):,} rows)" if len(missing) > 1 else ""
         refuse(index, f"{os.path.join(annotation.root, rows[index].path)}: no such video file", more + hint, "missing")
-    parts = split_labels(Counter(row.label for row in rows), classes=annotation.classes or (), several=several)
-    owners = [(index, label) for index, row in enumerate(rows) for label in parts[row.label]] if parts else []
-    single = [rows[index]._replace(label=label) for index, label in owners] if parts else rows
-    single_numbers, classes = number_labels(
-        single, annotation, labels, lambda index, why: refuse(owners[index][0] if parts else index, why)
-    )
-    numbers: dict[str, Any] = {**single_numbers}
-    if parts:
-        numbers = {
-            cell: UNKNOWN if found == ("-1",) else tuple(sorted({single_numbers[label] for label in found}))
-            for cell, found in parts.items()
-            if single_numbers.keys() >= {*found}
-        }
+    several = {"sets": True, "some": None}.get(labels, False)
+    cells = Counter(row.label for row in rows)
+    sets = split_labels(cells, classes=annotation.classes or (), several=several)
+    parts = sets or {cell: (cell,) for cell in cells}
+    lines = {label: row.line for row in reversed(rows) for label in parts[row.label]}
+    counts = Counter(label for row in rows for label in parts[row.label])
+    single, classes, why = number_labels(counts, lines, annotation, "any" if several is not False else labels)
+    for index, label in ((i, label) for i, row in enumerate(rows) for label in parts[row.label] if label in why):
+        refuse(index, f"label {label!r} {why[label]}")
+    numbers: dict[str, Any] = {
+        cell: tuple(sorted({single[label] for label in parts[cell]})) if sets and cell != "-1" else single[cell]
+        for cell in cells
+        if single.keys() >= {*parts[cell]}
+    }
     kept = [index for index, row in enumerate(rows) if paths[index] and row.label in numbers]
     base = os.path.join(os.path.abspath(annotation.root), "")
     keys = [(os.path.normpath(id_) if ".." in id_ else id_).removeprefix(base) for id_ in ids]  # one file, one key
@@ -220,20 +216,17 @@ def make_table(
     readings = annotation.readings
     readings.rows = [rows[index] for index in kept]
     readings.missing = [] if find else [rows[index] for index in missing]
+    found = [numbers[row.label] for row in readings.rows]
     return RecordTable(
         ids=[ids[index] for index in kept],
         paths=[names[index] for index in kept],
-        labels=_column([numbers[row.label] for row in readings.rows], several=parts is not None),
+        labels=found if sets is None else pa.array([None if each == UNKNOWN else each for each in found], INTEGERS),
         root=annotation.root,
         classes=classes,
         source=str(annotation.path),
         missing=[row.id for row in readings.missing],
         segments=np.array([(row.start, row.end) for row in readings.rows]).reshape(-1, 2),
     )
-
-
-def _column(labels: list[Any], *, several: bool) -> Iterable[int] | pa.Array:
-    return pa.array([None if each == UNKNOWN else each for each in labels], pa.list_(pa.int32())) if several else labels
 
 
 def _segment(row: Row) -> str:
@@ -252,25 +245,23 @@ def _of_subset(annotation: Annotation, rows: list[Row]) -> list[Row]:
 
 
 def number_labels(
-    rows: Sequence[Row], annotation: Annotation, kind: Labels, refuse: Callable[[int, str], None]
-) -> tuple[dict[str, int], tuple[str, ...] | None]:
-    """The number of each label that has one, and the class names in label order, where known.
+    counts: Counter[str], lines: dict[str, int], annotation: Annotation, kind: Labels
+) -> tuple[dict[str, int], tuple[str, ...] | None, dict[str, str]]:
+    """The number of each label that has one, class names in label order where known, and why others have none.
 
     All labels of a file are read one way, that of most rows: as names of classes, or as numbers ("1.0" is 1). Where no
     classes are known, names are sorted into classes. Names that are numbers are compared as such ("001" is 1). "" and
     "-1" stand for no label.
 
     Args:
-        rows: with the labels.
+        counts: how many rows have each label, in the order of their first rows.
+        lines: those of the first rows.
         annotation: where they come from.
         kind: what the labels are; "any" decides it.
-        refuse: called with the indices of rows whose label has no number, and why.
 
     Raises:
         DataError: both readings are possible and differ.
     """
-    counts = Counter(row.label for row in rows)  # in the order of their first rows
-    lines = {row.label: row.line for row in reversed(rows)}
     unknown = {text: UNKNOWN for text in counts if text in ("", "-1", "-1.0")}
     texts = [text for text in counts if text not in unknown]
     numbers = {text: int(float(text)) for text in texts if NUMBER.fullmatch(text)}
@@ -306,11 +297,8 @@ def number_labels(
             from_one = 0 not in values and max(values, default=0) == limit
             hint = "; the labels seem to count from 1: subtract 1 from each" if from_one else ""
             why[text] = f"is outside {f'0 to {limit - 1}' if limit < math.inf else '0, 1, 2 ...'}{hint}"
-    for index, row in enumerate(rows) if why else ():
-        if row.label in why:
-            refuse(index, f"label {row.label!r} {why[row.label]}")
     found = names if by_name else numbers
-    return {text: found[text] for text in texts if text not in why} | unknown, classes
+    return {text: found[text] for text in texts if text not in why} | unknown, classes, why
 
 
 def _why_no_label(
