@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     trial.add_argument("--find-lr", action="store_true", help=text)
     trial.add_argument("--profile", action="store_true", help="a few steps under torch's profiler, and a trace")
     trial.add_argument(
-        "--overfit", type=int, metavar="N", help="overfit N videos until all are learned, at most train.epochs epochs"
+        "--overfit", type=int, metavar="N", help="overfit N videos until all are learned, for 200 steps or train.epochs"
     )
 
 

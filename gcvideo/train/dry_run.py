@@ -20,6 +20,7 @@ from gcvideo.train.trainer import Parts, Trainer
 
 DRY_STEPS = 4  # one to warm up
 PROFILED_STEPS = 3
+OVERFIT_STEPS = 200  # at least, unless all is learned before: small networks need some 100
 SMOOTHING = 0.8  # share of the mean so far in the smoothed loss
 
 
@@ -144,9 +145,9 @@ def overfitting(config: RunConfig, videos: int) -> RunConfig:
     """Config of a run that overfits a few videos: if that fails, something is wrong.
 
     Training and validation see the same ``videos`` videos, spread over the list, until all are learned or
-    ``train.epochs`` is reached. Everything that hinders overfitting is off: augmentation, dropout, drop-path, label
-    smoothing, weight decay, multigrid, precise batch norm, and averaged weights, which lag behind so short a training.
-    The run has a name of its own.
+    ``train.epochs``, raised to 200 steps or more, is reached. Everything that hinders overfitting is off: augmentation,
+    dropout, drop-path, label smoothing, weight decay, multigrid, precise batch norm, early stops, and averaged weights,
+    which lag behind so short a training. The run has a name of its own.
     """
     config = copy.deepcopy(config)
     config.name = f"{config.name}-overfit{videos}"
@@ -158,6 +159,7 @@ def overfitting(config: RunConfig, videos: int) -> RunConfig:
     config.optim.weight_decay = config.train.label_smoothing = config.train.ema = 0.0
     config.train.multigrid, config.train.precise_bn, config.train.val_every = "none", 0, 1
     config.train.early_stop = 0
+    config.train.epochs = max(config.train.epochs, OVERFIT_STEPS // max(1, videos // config.train.batch_size))
     return config
 
 

@@ -32,6 +32,7 @@ class RunFolder:
         self.quarantine = self.path / "quarantine.jsonl"
         self.results = self.path / "results.json"
         self._intent = self.path / ".overwrite"
+        self._made = False
 
     def holds_run(self) -> bool:
         """Whether a training has begun here. A start that failed because of a mistake leaves only a log."""
@@ -49,6 +50,7 @@ class RunFolder:
                 f"{self.path} already holds a run: continue it with --resume, replace it with --overwrite, or give "
                 "another name=..."
             )
+        self._made = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         if overwrite:
             self._intent.touch()
@@ -67,6 +69,11 @@ class RunFolder:
         self.checkpoints.mkdir(exist_ok=True)
         save_config(self.config, self.path / "config.yaml")
         self._intent.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Remove the folder that ``open`` made if a mistake ended the start: it holds nothing but a log."""
+        if self._made and not (self.path / "config.yaml").exists():
+            shutil.rmtree(self.path)
 
     def overwrite_is_pending(self) -> bool:
         """Whether a start with ``--overwrite`` died before it called ``claim``."""

@@ -102,7 +102,8 @@ class Trainer:
             GcvideoError: config, data or checkpoint cannot be used, or the training has become non-finite.
         """
         config = self.config
-        with StopSignals() as stop:
+        with StopSignals() as stop, contextlib.ExitStack() as stack:
+            stack.callback(self.folder.leave)
             distributed.on_main(lambda: self.folder.open(resume=resume, overwrite=overwrite))
             with log_to(self.folder.log):
                 parts = self.build(quarantine=self.folder.quarantine)

@@ -548,7 +548,10 @@ def test_a_few_videos_are_overfitted_until_all_are_learned(place: Path, capsys: 
     assert train(config, "--overfit", "9") == 2
 
 
-def test_what_was_not_learned_is_said_with_what_to_try(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_what_was_not_learned_is_said_with_what_to_try(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = train_config(place, "unlearned", train={"epochs": 1, "freeze": ["backbone"]}, optim={"lr": 1e-6})
     config.optim.warmup_epochs = 0.0
     assert train(config) == 0
@@ -560,6 +563,8 @@ def test_what_was_not_learned_is_said_with_what_to_try(place: Path, capsys: pyte
     assert f"{context} largest class alone. <b>{output[-1]}.</b>" in (config.run_dir / "report.html").read_text()
     assert main(["test", str(config.run_dir), "test.clips=1", "test.crops=1", "test.crop=32"]) == 0
     assert "largest class alone" in capsys.readouterr().out
+    assert trials.overfitting(config, 8).train.epochs == 100  # of two steps each
+    monkeypatch.setattr(trials, "OVERFIT_STEPS", 2)
     assert train(config, "--overfit", "8") == 0
     output = capsys.readouterr().out.splitlines()
     said = "overfit: NOT learned: video top-1 25.00 % of 8 videos at the limit of 1 epochs (train.epochs)"
