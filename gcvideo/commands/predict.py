@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "write a JSON object a line for each video; - is standard output; of a sliding window append one a window"
     add("--json-lines", metavar="FILE", help=text)
     add("--html", metavar="FILE", help="write a page with thumbnails, bars, timelines and attention")
-    add("--maps", metavar="FOLDER", help="write attention maps: NAME_maps.png, .gif, .mp4")
+    add("--maps", metavar="FOLDER", help="write attention maps: NAME_maps.html, .png, .gif, .mp4")
     text = "query position of the maps of non-local blocks, each in [0, 1] (default: the middle)"
     add("--query", type=float, nargs=3, default=(0.5, 0.5, 0.5), metavar=("T", "Y", "X"), help=text)
     add("--engine", default="onnxruntime", choices=("onnxruntime", "openvino"), help="what runs an .onnx (%(default)s)")
@@ -105,8 +105,11 @@ def run(args: argparse.Namespace) -> int:
     for member in members:
         member.config.data.frame_rate = args.fps or member.config.data.frame_rate
     predictor = members[0] if len(members) == 1 else Ensemble(members)
-    if args.maps and not predictor.shows_layers:
-        raise ConfigError(f"--maps: {predictor.source} is an exported file, which shows no layers; give the checkpoint")
+    for member in members:
+        if args.maps and not member.shows_layers:
+            raise ConfigError(
+                f"--maps: {member.source} is an exported file, which shows no layers; give the checkpoint"
+            )
     journal = None
     if job.shared:
         key = {name: getattr(args, name) for name in DECIDING}
@@ -137,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
             console.say(str(PartDone(part, total, failed)))
             return 0
         if kept is not None:
-            _write(args, predictor, kept, lines=not job.by_window)
+            _write(args, predictor, members, kept, lines=not job.by_window)
     if journal is not None:
         journal.remove()
     return 0 if not failed else 1 if failed < total else 2
@@ -171,7 +174,7 @@ def _plan(args: argparse.Namespace, part: Part, records: RecordTable, others: Se
     sliding = bool(args.timeline or args.save or live)
     if sliding and (segment := next((record for record in records if record.start is not None), None)):
         raise ConfigError(f"{segment}: a timeline is made of whole videos; give a list without times")
-    if len(args.checkpoint) > 1 and (sliding or args.maps):
+    if len(args.checkpoint) > 1 and sliding:
         raise ConfigError("several --checkpoint average the scores of whole video files; give one for anything else")
     by_window = args.json_lines is not None and (sliding or args.json_lines == "-")
     files = [file for file in (args.csv, args.json, None if by_window else args.json_lines) if file]
@@ -315,7 +318,9 @@ def _show(entry: Entry, quiet: bool) -> None:
         console.warn(f"{name}: {printable(entry['warning'])}")
 
 
-def _write(args: argparse.Namespace, predictor: Predictor, kept: IO[str], *, lines: bool) -> None:
+def _write(
+    args: argparse.Namespace, predictor: Predictor, members: Sequence[Predictor], kept: IO[str], *, lines: bool
+) -> None:
     """Write the files that were asked for; only JSON and pages need all entries in memory."""
     from gcvideo.predict.labels import read_spool, write_csv, write_lines
 
@@ -326,14 +331,10 @@ def _write(args: argparse.Namespace, predictor: Predictor, kept: IO[str], *, lin
     if args.json:
         write_json(args.json, {"checkpoint": predictor.source, "videos": [*read_spool(kept)]})
     if args.maps:
-        from gcvideo.report.maps import explain_video, map_stems, save_maps
+        from gcvideo.report.pages import write_maps
 
-        labelled = [entry for entry in read_spool(kept) if entry["predictions"] and Path(entry["video"]).exists()]
-        stems = map_stems(args.maps, [entry["video"] for entry in labelled])
-        for entry, stem in zip(labelled, stems, strict=True):
-            if rows := explain_video(predictor, entry, query=tuple(args.query)):
-                save_maps(stem, rows)
-                console.say(f"maps: {printable(str(stem))}.png, and the same as .gif and .mp4")
+        for stem in write_maps(args.maps, members, [*read_spool(kept)], query=tuple(args.query)):
+            console.say(f"maps: {printable(str(stem))}.html, and pictures as .png, .gif and .mp4")
     if args.html:
         from gcvideo.report.pages import write_prediction_page
 

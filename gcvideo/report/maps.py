@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.records import RecordTable
-from gcvideo.layers import BlockTrace, NonLocalBlock, record_attention
+from gcvideo.layers import BlockTrace, record_attention
 from gcvideo.models.resnet3d import last_feature_layer
 from gcvideo.predict.predictor import Predictor
-from gcvideo.report.pictures import film_strip, overlay, ringed, save_animation, save_picture, sheet
+from gcvideo.report.pictures import Row, film_strip, overlay, ringed, save_animation, save_picture, sheet
 
 Place = tuple[float, float, float]  # time, height and width as fractions of a clip, in [0, 1]
 Rows = list[tuple[str, np.ndarray]]  # names, and frames uint8 (T, H, W, 3)
@@ -27,27 +27,8 @@ Rows = list[tuple[str, np.ndarray]]  # names, and frames uint8 (T, H, W, 3)
 MIDDLE: Place = (0.5, 0.5, 0.5)
 # Queries that are far apart: first and last frame, opposite corners.
 FAR_APART: tuple[Place, ...] = ((0.0, 0.25, 0.25), (0.0, 0.75, 0.75), (1.0, 0.25, 0.75), (1.0, 0.75, 0.25))
-FROM_THE_RING = ", from the ring"  # ends the name of a map that belongs to one query
-
-
-def attention_maps(model: nn.Module, clips: Tensor, *, query: Place = MIDDLE) -> dict[str, Tensor]:
-    """Attention map of each context or non-local block.
-
-    A block that pools by attention has one map, shared by all queries (GCNet, section 3.1). A non-local block has one
-    for each query position; ``query`` chooses it. Blocks that pool by average have no map and are left out.
-
-    Args:
-        model: not compiled.
-        clips: (N, 3, T, H, W), as the model takes them.
-        query: position in the clip, for non-local blocks: fractions in [0, 1].
-
-    Returns:
-        block name -> (N, T', H', W') float32 at the block's own resolution, in order of execution. Softmax attention
-        sums to 1 over all positions. That of the dot product is not normalised, and may be negative.
-    """
-    with torch.no_grad(), record_attention(model) as traces:
-        model(clips)
-    return {name: map_of_query(trace, query) for name, trace in traces.items() if trace.attention is not None}
+MOST_QUERIES = (8, 7, 7)  # frames, rows and columns of queries that a page offers
+MOST_KEYS = 14  # rows and columns of each of their maps; more are averaged
 
 
 def map_of_query(trace: BlockTrace, query: Place) -> Tensor:
@@ -94,57 +75,119 @@ def resize_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(maps[:, None].float(), size=tuple(size), mode="trilinear", align_corners=False)[:, 0]
 
 
-def stretch(maps: Tensor) -> Tensor:
-    """Each map (N, T, H, W) scaled to [0, 1], its lowest value to 0 and its highest to 1; a constant map becomes 0."""
-    low, high = maps.amin(dim=(1, 2, 3), keepdim=True), maps.amax(dim=(1, 2, 3), keepdim=True)
-    return (maps - low) / (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+def scaled(maps: Tensor, highest: Tensor | None = None) -> Tensor:
+    """Maps on the CPU, divided by their highest value, or by ``highest``; maps of zeros stay zeros."""
+    highest = maps.max() if highest is None else highest
+    return (maps / highest.clamp_min(torch.finfo(torch.float32).tiny)).cpu()
 
 
-def explain(predictor: Predictor, clip: Tensor, target: int, *, query: Place = MIDDLE) -> Rows:
-    """The frames of a clip, then Grad-CAM of a class and the attention of each block over them.
+class Layer(NamedTuple):
+    """What a network looks at in one layer: a row of the pictures and pages.
+
+    Attributes:
+        name: of the row.
+        maps: (n, T', H', W') float32, drawn from 0 to 1. The first is that of ``Explanation.query``, or the only one;
+            those of the queries of ``Explanation.grid`` follow.
+        by_query: whether the first map belongs to the query, which a ring then marks.
+    """
+
+    name: str
+    maps: Tensor
+    by_query: bool = False
+
+
+class Explanation(NamedTuple):
+    """Where a network looks in a clip.
+
+    Attributes:
+        frames: of the clip, uint8 (T, H, W, 3).
+        layers: Grad-CAM, then the attention of each block.
+        query: whose maps the pictures show.
+        grid: (T, Y, X), how many queries have maps; their places are the middles of as many equal parts of the clip.
+    """
+
+    frames: np.ndarray
+    layers: list[Layer]
+    query: Place
+    grid: tuple[int, int, int] | None
+
+    def rows(self) -> Rows:
+        """The frames, and the first map of each layer over them."""
+        rows: Rows = [("frames", self.frames)]
+        for layer in self.layers:
+            shown = overlay(self.frames, resize_maps(layer.maps[:1], self.frames.shape[:3])[0].numpy())
+            rows.append((layer.name, ringed(shown, self.query) if layer.by_query else shown))
+        return rows
+
+
+def places(grid: tuple[int, int, int]) -> list[Place]:
+    """The queries of a grid (T, Y, X), in the order of their maps."""
+    return [((t + 0.5) / grid[0], (y + 0.5) / grid[1], (x + 0.5) / grid[2]) for t, y, x in np.ndindex(grid)]
+
+
+def explain(
+    predictor: Predictor, clip: Tensor, target: int, *, query: Place = MIDDLE, all_queries: bool = False
+) -> Explanation:
+    """Grad-CAM of a class and the attention of each block in a clip.
+
+    A non-local block has a row for the query, and one for the mean over all of its queries, which is the map that one
+    for all would be. Both are drawn on one scale, from 0 to the median of the highest weights of the queries kept.
 
     Args:
         clip: uint8 (1, 3, T, H, W).
         target: the class.
-        query: position whose attention non-local blocks show; a ring marks it.
-
+        query: position whose attention non-local blocks show.
+        all_queries: also keep the maps of a grid of other queries, at most ``MOST_QUERIES``.
     """
     model = getattr(predictor.model, "_orig_mod", predictor.model)  # the network inside a compiled one
     dtype, data = next(model.parameters()).dtype, predictor.config.data
     x = normalize(clip.to(predictor.device), mean=data.mean, std=data.std, dtype=dtype)
-    frames = clip[0].permute(1, 2, 3, 0).contiguous().numpy()  # (T, H, W, 3)
-
-    def over_frames(maps: Tensor) -> np.ndarray:
-        return overlay(frames, stretch(resize_maps(maps, frames.shape[:3]))[0].cpu().numpy())
-
     cam = grad_cam(model, x, target, layer=last_feature_layer(model))
     nothing = "" if cam.any() else ": 0 everywhere"
-    rows = [("frames", frames), (f"Grad-CAM for {predictor.classes[target]}{nothing}", over_frames(cam))]
-    for name, attention in attention_maps(model, x, query=query).items():
-        title, shown = f"attention of {name.removesuffix('.context')}", over_frames(attention)
-        if isinstance(model.get_submodule(name), NonLocalBlock):
-            title, shown = title + FROM_THE_RING, ringed(shown, query)
-        rows.append((title, shown))
-    return rows
+    layers = [Layer(f"Grad-CAM for {predictor.classes[target]}{nothing}", scaled(cam))]
+    with torch.no_grad(), record_attention(model) as traces:
+        model(x)
+    many = [trace.input.shape[2:] for trace in traces.values() if trace.attention is not None and _is_pairwise(trace)]
+    grid: Any = tuple(map(min, MOST_QUERIES, map(max, *many, (0, 0, 0)))) if many and all_queries else None
+    for name, trace in traces.items():
+        if trace.attention is None:
+            continue
+        title = f"attention of {name.removesuffix('.context')}"
+        if not _is_pairwise(trace):
+            layers.append(Layer(title, scaled(map_of_query(trace, query).abs())))
+            continue
+        chosen = [query, *(places(grid) if grid else ())]
+        maps = torch.cat([map_of_query(trace, place) for place in chosen]).abs()
+        if grid:
+            count, height, width = maps.shape[1:]
+            maps = F.adaptive_avg_pool3d(maps, (count, min(height, MOST_KEYS), min(width, MOST_KEYS)))
+        mean, highest = trace.attention.float().abs().mean(1), maps.amax((1, 2, 3)).median()
+        layers.append(Layer(f"{title}, from the ring", scaled(maps, highest), by_query=True))
+        layers.append(Layer(f"{title}, mean of all queries", scaled(mean, highest)))
+    return Explanation(clip[0].permute(1, 2, 3, 0).contiguous().numpy(), layers, query, grid)
 
 
-def explain_video(predictor: Predictor, entry: dict[str, Any], *, query: Place = MIDDLE) -> Rows:
+def _is_pairwise(trace: BlockTrace) -> bool:
+    return trace.attention is not None and trace.attention.shape[1] > 1
+
+
+def explain_video(predictor: Predictor, entry: dict[str, Any], **options: Any) -> Explanation | None:
     """``explain`` the label of a video's middle by the centre crop of the clip there.
 
-    No rows if it cannot be read or has no label, or if the predictor shows no layers.
+    None if it cannot be read or has no label, or if the predictor shows no layers.
 
     Args:
         entry: as ``gcvideo predict --json`` writes it.
-        query: position whose attention non-local blocks show.
+        options: of ``explain``.
     """
     if not predictor.shows_layers or not entry["predictions"]:
-        return []
+        return None
     test = replace(predictor.config.test, clips=3, crops=1, whole_frame=False)
     records = RecordTable.of_files([entry["video"]])
     views = ViewDataset(records, data=predictor.config.data, test=test)[0]
     if views.failure:
-        return []
-    return explain(predictor, make_views(views, [1]), label_in_the_middle(entry), query=query)
+        return None
+    return explain(predictor, make_views(views, [1]), label_in_the_middle(entry), **options)
 
 
 def label_in_the_middle(entry: dict[str, Any]) -> int:
@@ -176,25 +219,57 @@ def map_stems(folder: str | Path, videos: Sequence[str]) -> list[Path]:
     return stems
 
 
-def save_maps(stem: str | Path, rows: Rows) -> None:
+def save_maps(stem: str | Path, explanation: Explanation) -> None:
     """Write where the network looked in a video.
 
     ``STEM.png`` has the frames of the clip in the first row, then Grad-CAM and the attention of each block, a row each;
-    ``STEM.gif`` and ``STEM.mp4`` play the same, side by side.
+    ``STEM.gif`` and ``STEM.mp4`` play the same, side by side. With non-local blocks, ``STEM_queries.png`` has the maps
+    of the grid of queries in the middle of the clip.
 
     Args:
         stem: path of the files without the suffix; see ``map_stems``.
-        rows: of ``explain_video``.
+        explanation: of ``explain_video``.
     """
+    rows = explanation.rows()
     save_picture(f"{stem}.png", sheet([film_strip(*row) for row in rows]))
     columns = math.ceil(math.sqrt(len(rows)))
-    grid = [rows[start : start + columns] for start in range(0, len(rows), columns)]
+    lines = [rows[start : start + columns] for start in range(0, len(rows), columns)]
     played = [
-        sheet([[(name, frames[t]) for name, frames in line] for line in grid], frame_height=192)
+        sheet([[(name, frames[t]) for name, frames in line] for line in lines], frame_height=192)
         for t in range(len(rows[0][1]))
     ]
     for suffix in (".gif", ".mp4"):
         save_animation(f"{stem}{suffix}", np.stack(played), fps=4)
+    if explanation.grid:
+        save_picture(f"{stem}_queries.png", query_sheet(explanation))
+
+
+def query_sheet(explanation: Explanation) -> np.ndarray:
+    """The maps of the queries of one frame, as GCNet's figure 1 shows them for an image.
+
+    For each non-local block a grid: the frame in the middle, over it the map of the query in the ring, summed over
+    time, one for each query; and at its right the mean of all queries.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    assert explanation.grid is not None
+    count, height, width = explanation.grid
+    number = int((count // 2 + 0.5) / count * len(explanation.frames))
+    frame = explanation.frames[number : number + 1]
+    rows: list[Row] = []
+    for layer, mean in itertools.pairwise(explanation.layers):
+        if not layer.by_query:
+            continue
+        of_frame = layer.maps[1:].unflatten(0, explanation.grid)[count // 2].flatten(0, 1)  # (Y * X, T', H', W')
+        sums = torch.cat([of_frame, mean.maps]).sum(1, keepdim=True)
+        sums = scaled(sums, sums.amax((1, 2, 3)).median())
+        tiles = [overlay(frame, each.numpy()) for each in resize_maps(sums, frame.shape[:3])]
+        for y in range(height):
+            at = [(0.0, (y + 0.5) / height, (x + 0.5) / width) for x in range(width)]
+            row = [("", ringed(tile, place)[0]) for tile, place in zip(tiles[y * width :], at, strict=False)]
+            rows.append(row if y else [(layer.name, row[0][1]), *row[1:], ("mean", tiles[-1][0])])
+    return sheet(rows, frame_height=64)
 
 
 def far_apart_maps(clip: Tensor, trace: BlockTrace) -> np.ndarray:

@@ -3,8 +3,9 @@
 Each function gathers plain values for one template of ``templates/``, which says how they are shown.
 """
 
+import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.scoring import Scoring, details, score, summary
 from gcvideo.predict.predictor import Predictor
 from gcvideo.predict.vectors import VectorIndex
-from gcvideo.report.maps import FROM_THE_RING, explain_video
+from gcvideo.report.maps import Explanation, Place, explain_video, map_stems, save_maps
 from gcvideo.report.page import write_page
-from gcvideo.report.pictures import data_uri, scale_in_css, thumbnails
+from gcvideo.report.pictures import colour, data_uri, scale_in_css, thumbnails
 from gcvideo.report.plots import Series, calibration_plot, line_plot
 from gcvideo.train.logger import read_metrics
 
@@ -100,12 +101,12 @@ def write_prediction_page(
     """
     videos, labelled = [], 0
     for entry in entries:
-        pictures, maps = [], []
+        pictures, explanation = [], None
         if entry["error"] is None:
             labelled += 1
             pictures = thumbnails(entry["video"], 16 if "timeline" in entry else 8)
-            maps = _maps(entry, predictor) if pictures and labelled <= MOST_MAPS else []
-        videos.append({**entry, "pictures": pictures, "maps": maps})
+            explanation = explain_video(predictor, entry) if pictures and labelled <= MOST_MAPS else None
+        videos.append({**entry, "pictures": pictures, "maps": _maps(explanation) if explanation else None})
     write_page(
         path,
         "predictions.html.j2",
@@ -115,7 +116,6 @@ def write_prediction_page(
         checkpoint=predictor.source,
         most_maps=MOST_MAPS,
         shows_layers=predictor.shows_layers,
-        ring=FROM_THE_RING,
         scale=scale_in_css(),
         refresh=refresh,
     )
@@ -203,8 +203,55 @@ def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[floa
     return [(float(x), float(y)) for x, y in groups]
 
 
-def _maps(entry: dict[str, Any], predictor: Predictor) -> list[tuple[str, list[str]]]:
-    """Name and pictures of Grad-CAM of the best label and the attention of each block, then of the frames alone."""
-    rows = explain_video(predictor, entry)
-    rows = [*rows[1:], *(("the frames alone", frames) for _, frames in rows[:1])]
-    return [(name, [data_uri(frame, height=112) for frame in shown]) for name, shown in rows]
+def write_maps(
+    folder: str | Path, predictors: Sequence[Predictor], entries: Sequence[dict[str, Any]], *, query: Place
+) -> Iterator[Path]:
+    """Write the page and the pictures of ``gcvideo predict --maps``.
+
+    Args:
+        folder: for the files.
+        predictors: whose layers are shown.
+        entries: of the videos, as ``gcvideo predict --json`` writes them; those without a prediction are left out.
+        query: whose maps of non-local blocks the pictures show, and the page first.
+
+    Yields:
+        the path of the page of each video, without ``.html``, as soon as its files are written.
+    """
+    labelled = [entry for entry in entries if entry["predictions"] and Path(entry["video"]).is_file()]
+    for entry, stem in zip(labelled, map_stems(folder, [entry["video"] for entry in labelled]), strict=True):
+        found = [(each.source, explain_video(each, entry, query=query, all_queries=True)) for each in predictors]
+        explained = [(source, explanation) for source, explanation in found if explanation]
+        for number, (_, explanation) in enumerate(explained, start=1):
+            save_maps(stem if number == 1 else f"{stem}_network{number}", explanation)
+        if explained:
+            write_maps_page(f"{stem}.html", entry, explained)
+            yield stem
+
+
+def write_maps_page(path: str | Path, entry: dict[str, Any], explained: Sequence[tuple[str, Explanation]]) -> None:
+    """Write the page of ``gcvideo predict --maps``: attention over the frames of a clip, for queries that one moves.
+
+    Args:
+        path: of the HTML file.
+        entry: of the video, as ``gcvideo predict --json`` writes it.
+        explained: for each network its name and where it looked in the video.
+    """
+    values = {"entry": entry, "networks": [(name, _maps(explanation)) for name, explanation in explained]}
+    write_page(path, "maps.html.j2", title="Where the network looked", scale=scale_in_css(), **values)
+
+
+def _maps(explanation: Explanation) -> dict[str, Any]:
+    """Frames, names of layers, and what the page's script draws: the maps in bytes, at the blocks' own resolution."""
+    frames = explanation.frames
+    shown = np.linspace(0, len(frames) - 1, min(len(frames), 8)).round().astype(int).tolist()
+    bytes_ = [(255 * layer.maps.clamp(0, 1)).round().byte().numpy().tobytes() for layer in explanation.layers]
+    layers = [
+        {"size": [*layer.maps.shape[1:]], "byQuery": layer.by_query, "maps": base64.b64encode(data).decode()}
+        for layer, data in zip(explanation.layers, bytes_, strict=True)
+    ]
+    data = {"query": explanation.query, "grid": explanation.grid, "length": len(frames), "shown": shown}
+    return {
+        "pictures": [data_uri(frames[i], height=160) for i in shown],
+        "names": [layer.name for layer in explanation.layers],
+        "data": {**data, "layers": layers, "colours": colour(np.linspace(0, 1, 256)).tolist()},
+    }

@@ -36,17 +36,17 @@ def scale_in_css() -> str:
 
 
 def overlay(frames: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Lay maps over frames: where a map is high its colour covers the frame, where it is 0 the frame shows, dimmed.
+    """Lay maps over frames: the higher a map, the more of its colour; where it is 0 the frame shows, slightly dimmed.
 
     Args:
         frames: uint8 (T, H, W, 3).
-        maps: (T, H, W) in [0, 1]; 1 covers three quarters of the frame.
+        maps: (T, H, W) in [0, 1]; even 1 leaves a third of the frame visible.
 
     Returns:
         uint8 (T, H, W, 3).
     """
-    opacity = 0.75 * np.clip(maps, 0, 1)[..., None]
-    return (0.6 * frames * (1 - opacity) + colour(maps) * opacity).round().astype(np.uint8)
+    opacity = 0.65 * np.clip(maps, 0, 1)[..., None]
+    return (0.8 * frames * (1 - opacity) + colour(maps) * opacity).round().astype(np.uint8)
 
 
 def ringed(frames: np.ndarray, place: Sequence[float]) -> np.ndarray:

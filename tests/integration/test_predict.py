@@ -367,7 +367,10 @@ def test_wrong_timeline_options(
 
 @pytest.mark.slow
 def test_maps_are_written_as_pictures_and_films(checkpoint: str, place: Path, tmp_path: Path) -> None:
-    predict(checkpoint, place / "video_0.mp4", "--maps", tmp_path / "maps")
+    predict(checkpoint, place / "video_0.mp4", "--checkpoint", checkpoint, "--maps", tmp_path / "maps")
+    networks = ("video_0_maps", "video_0_maps_network2")
+    expected = {"video_0_maps.html", *(f"{name}.{kind}" for name in networks for kind in ("png", "gif", "mp4"))}
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == expected
     png = Image.open(tmp_path / "maps" / "video_0_maps.png")
     assert png.size == (4 * 112, 4 * (112 + 18))  # 4 frames; the frames, Grad-CAM and two blocks
     assert getattr(Image.open(tmp_path / "maps" / "video_0_maps.gif"), "n_frames", 1) == 4

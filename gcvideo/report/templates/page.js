@@ -22,13 +22,86 @@ for (const group of document.querySelectorAll("[data-sorts]")) {
   });
 }
 
-// Overlays: a menu shows one of several panels.
-for (const menu of document.querySelectorAll("select[data-panels]")) {
-  const panels = [...document.getElementById(menu.dataset.panels).children];
-  const show = () => panels.forEach((panel, i) => { panel.hidden = i !== menu.selectedIndex; });
-  menu.addEventListener("change", show);
-  show();
-}
+// Attention over frames. Each box holds the frames of a clip, then a row of canvases for each layer. Its data are {query,
+// grid, length, shown, colours, layers: [{size, byQuery, maps}]}: maps are bytes in base64, one map of size T x H x W for
+// the query, then one for each query of the grid. All boxes of a page show the same query.
+const boxes = [...document.querySelectorAll("[data-looks]")].map((box) => {
+  const data = JSON.parse(document.getElementById(box.dataset.looks).textContent);
+  const [first, ...strips] = [...box.querySelectorAll(".frames")].map((strip) => [...strip.querySelectorAll("figure > div")]);
+  const layers = data.layers.map((layer, i) => ({
+    ...layer, cells: strips[i], bytes: Uint8Array.from(atob(layer.maps), (letter) => letter.charCodeAt(0)),
+  }));
+  const pictures = first.map((cell) => cell.firstChild);
+  const slider = box.querySelector("[data-strength]");
+  const small = document.createElement("canvas");
+  const cellOf = (fraction, count) => Math.min(Math.floor(fraction * count), count - 1);
+  const ring = (cells, [t, y, x]) => {
+    const moment = cellOf(t, data.length);
+    const nearest = data.shown.reduce((a, b) => (Math.abs(b - moment) < Math.abs(a - moment) ? b : a));
+    cells.forEach((cell, i) => {
+      cell.lastElementChild.hidden = data.shown[i] !== nearest;
+      Object.assign(cell.lastElementChild.style, { left: `${100 * x}%`, top: `${100 * y}%` });
+    });
+  };
+  let place = null;
+  const draw = () => {
+    const query = place || data.query;
+    if (layers.some((layer) => layer.byQuery)) ring(first, query);
+    for (const { size: [T, H, W], byQuery, bytes, cells } of layers) {
+      const number = byQuery && place && data.grid
+        ? 1 + data.grid.reduce((sum, count, i) => sum * count + cellOf(query[i], count), 0) : 0;
+      small.width = W;
+      small.height = H;
+      cells.forEach((cell, i) => {
+        const start = (number * T + cellOf((data.shown[i] + 0.5) / data.length, T)) * H * W;
+        const pixels = new ImageData(W, H);
+        for (let k = 0; k < H * W; k += 1) {
+          const value = bytes[start + k];
+          pixels.data.set([...data.colours[value], value], 4 * k);
+        }
+        small.getContext("2d").putImageData(pixels, 0, 0);
+        const canvas = cell.firstChild;
+        canvas.width = pictures[i].naturalWidth;
+        canvas.height = pictures[i].naturalHeight;
+        const context = canvas.getContext("2d");
+        context.drawImage(pictures[i], 0, 0);
+        context.globalAlpha = Number(slider.value);
+        context.imageSmoothingQuality = "high";
+        context.drawImage(small, 0, 0, canvas.width, canvas.height);
+      });
+      if (byQuery) ring(cells, query);
+    }
+    const said = box.querySelector("[data-now]");
+    if (said) {
+      const [t, y, x] = query;
+      said.textContent = `Query: frame ${cellOf(t, data.length) + 1} of ${data.length}, `
+        + `${Math.round(100 * y)} % down, ${Math.round(100 * x)} % across`;
+    }
+  };
+  slider.addEventListener("input", draw);
+  addEventListener("load", draw); // all pictures are there then
+  const move = (to) => { place = to; draw(); };
+  const pad = box.querySelector("[data-pad]");
+  const go = (to) => boxes.forEach((other) => other.move(to.map((value) => Math.min(Math.max(value, 0), 1))));
+  const point = (event) => {
+    const i = first.indexOf(event.target.closest("figure > div"));
+    if (i < 0) return;
+    const { left, top, width, height } = first[i].getBoundingClientRect();
+    go([(data.shown[i] + 0.5) / data.length, (event.clientY - top) / height, (event.clientX - left) / width]);
+  };
+  pad?.addEventListener("pointermove", point);
+  pad?.addEventListener("pointerdown", point);
+  pad?.addEventListener("keydown", (event) => {
+    const steps = { PageUp: [0, -1], PageDown: [0, 1], ArrowUp: [1, -1], ArrowDown: [1, 1], ArrowLeft: [2, -1], ArrowRight: [2, 1] };
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    const [axis, sign] = steps[event.key];
+    const to = [...(place || data.query)];
+    to[axis] += sign / data.grid[axis];
+    go(to);
+  });
+  return { move };
+});
 
 // A moment as a player shows it: 0:03.5, 1:02:03.4.
 const clock = (seconds) => {

@@ -11,13 +11,15 @@ from typing import Any
 import jinja2
 import numpy as np
 import pytest
+import torch
 
 from gcvideo.data.bad_videos import Failure
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.predict.labels import timeline_row
 from gcvideo.predict.predictor import load
 from gcvideo.report import page
-from gcvideo.report.pages import write_prediction_page, write_test_report
+from gcvideo.report.maps import MIDDLE, Explanation, Layer
+from gcvideo.report.pages import write_maps_page, write_prediction_page, write_test_report
 from tests.browser import visit
 from tests.predictions import random_scores
 from tests.tiny import tiny_checkpoint, tiny_videos
@@ -272,14 +274,15 @@ def test_the_page_of_predictions_scrubs_and_switches(predicted: Path, tmp_path: 
       const row = [Number(slider.value), rows.findIndex((r) => r.className === "now"), rows.length];
       const line = document.querySelector(".timeline");
       const filled = line.lastChild.getBoundingClientRect().right / line.getBoundingClientRect().right;
-      const menu = document.querySelector("select[data-panels]");
-      const panels = [...document.getElementById(menu.dataset.panels).children];
-      const shown = () => panels.map((panel) => !panel.hidden);
-      const first = shown();
-      menu.selectedIndex = 2;
-      menu.dispatchEvent(new Event("change"));
-      document.body.dataset.outcome = JSON.stringify({said, clicked, row, filled, first, second: shown(),
-        title: document.title, options: [...menu.options].map((option) => option.textContent)});
+      const box = document.querySelector("[data-looks]");
+      const drawn = () => [...box.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL());
+      const strength = box.querySelector("[data-strength]");
+      const laid = (value) => { strength.value = value; strength.dispatchEvent(new Event("input")); return drawn(); };
+      const maps = [...box.querySelectorAll("h3")].map((heading) => heading.textContent);
+      addEventListener("load", () => {
+        document.body.dataset.outcome = JSON.stringify({said, clicked, row, filled, bare: new Set(laid(0)).size,
+          covered: new Set(laid(1)).size, pad: box.querySelectorAll("[data-pad]").length, title: document.title, maps});
+      });
     """
     found = outcome(visit(predicted, tmp_path, script)[0])
     (start, at_start, _), (end, at_end, blocks) = found["said"]
@@ -291,9 +294,57 @@ def test_the_page_of_predictions_scrubs_and_switches(predicted: Path, tmp_path: 
     assert found["row"][0] > found["clicked"][0]
     assert found["row"][1:] == [2, blocks], "the list shows the segment under the slider"
     assert found["filled"] == pytest.approx(1, abs=0.01), "the blocks fill the line, also for less than a second"
-    assert found["first"].index(True) == 0
-    assert found["second"].index(True) == 2
-    assert sum(found["second"]) == 1
-    assert found["options"][0].startswith("Grad-CAM for ")
-    assert found["options"][1:-1] == ["attention of res3.0", "attention of res3.1"]
+    assert found["maps"][0] == "The frames alone"
+    assert found["maps"][1].startswith("Grad-CAM for ")
+    assert found["maps"][2:] == ["attention of res3.0", "attention of res3.1"]
+    assert found["bare"] == 4, "at strength 0 all rows are the 4 frames"
+    assert found["covered"] >= 4 + 4, "two blocks, each with a map of its own"
+    assert found["pad"] == 0, "one map for all queries: no query to move"
     assert found["title"] == "Predictions"
+
+
+@pytest.mark.slow
+def test_the_page_of_maps_moves_one_query_over_all_networks(tmp_path: Path) -> None:
+    """Of 64 queries only that of the last frame, first row and last column looks anywhere: late, and to the right."""
+    frames, maps = np.zeros((4, 32, 32, 3), np.uint8), torch.zeros(1 + 4**3, 2, 2, 2)
+    maps[1 + (3 * 4 + 0) * 4 + 3, 1, :, 1] = 1
+    pairwise = [Layer(EVIL[0], maps, by_query=True), Layer("mean", torch.ones(1, 2, 2, 2))]
+    explained = [
+        (EVIL[1], Explanation(frames, pairwise, MIDDLE, (4, 4, 4))),
+        ("gc", Explanation(frames, [Layer("shared", torch.ones(1, 2, 2, 2))], MIDDLE, None)),
+    ]
+    entry = {"video": EVIL[0], "predictions": [{"label": EVIL[1], "index": 0, "score": 1.0}]}
+    write_maps_page(tmp_path / "maps.html", entry, explained)
+    script = """
+      const light = (row) => [...row.querySelectorAll("canvas")].map((canvas) => {
+        const pixel = (x) => canvas.getContext("2d").getImageData(x * canvas.width, canvas.height / 2, 1, 1).data;
+        return [0.1, 0.9].map((x) => Math.round(pixel(x).slice(0, 3).reduce((a, b) => a + b) / 100));
+      });
+      const lights = () => [...document.querySelectorAll(".frames:has(canvas)")].map(light);
+      const rings = () => [...document.querySelectorAll(".frames i:not([hidden])")].map((ring) =>
+        [[...ring.closest(".frames").children].indexOf(ring.closest("figure")), ring.style.left, ring.style.top]);
+      addEventListener("load", () => {
+        const before = [lights(), rings()];
+        const last = document.querySelectorAll("[data-pad] img")[3];
+        const { left, top, width, height } = last.parentElement.getBoundingClientRect();
+        const there = { bubbles: true, clientX: left + 0.9 * width, clientY: top + 0.2 * height };
+        last.dispatchEvent(new PointerEvent("pointermove", there));
+        const after = [lights(), rings()];
+        document.querySelector("[data-pad]").dispatchEvent(new KeyboardEvent("keydown", { key: "PageUp" }));
+        document.body.dataset.outcome = JSON.stringify({ before, after, later: lights(),
+          said: document.querySelector("[data-now]").textContent, title: document.title });
+      });
+    """
+    page, said = visit(tmp_path / "maps.html", tmp_path / "profile", script)
+    found = outcome(page)
+    dark, lit, right = [[0, 0]] * 4, found["before"][0][1], found["after"][0][0]
+    assert lit == [[lit[0][0]] * 2] * 4
+    assert lit[0][0] > 3
+    assert found["before"] == [[dark, lit, lit], [[2, "50%", "50%"]] * 2]
+    assert found["after"] == [[right, lit, lit], [[3, "90%", "20%"]] * 2]
+    assert right == [[0, 0], [0, 0], [0, lit[0][0]], [0, lit[0][0]]], "its second half in time, its right half in space"
+    assert found["later"] == [dark, lit, lit]
+    assert found["said"] == "Query: frame 3 of 4, 20 % down, 90 % across"
+    assert found["title"] == "Where the network looked"
+    assert all("getImageData" in line for line in said), "the browser's advice about this test's reading alone"
+    assert [a for tag, a in Elements((tmp_path / "maps.html").read_text()).found if tag == "script"][-1] == {}

@@ -15,17 +15,21 @@ from PIL import Image
 from torch import nn
 
 from gcvideo.config import ContextConfig, ModelConfig
-from gcvideo.layers import BlockTrace
+from gcvideo.layers import BlockTrace, record_attention
 from gcvideo.models.resnet3d import build_model
 from gcvideo.predict.predictor import load
 from gcvideo.report.maps import (
-    attention_maps,
+    MIDDLE,
+    Place,
     explain,
     far_apart_maps,
     grad_cam,
     label_in_the_middle,
+    map_of_query,
+    places,
+    query_sheet,
     resize_maps,
-    stretch,
+    scaled,
 )
 from gcvideo.report.pictures import (
     colour,
@@ -51,6 +55,12 @@ def network(kind: str) -> Any:
 @pytest.fixture(scope="module")
 def clips() -> torch.Tensor:
     return torch.randn(2, 3, 4, 64, 48, generator=torch.Generator().manual_seed(1))
+
+
+def attention_maps(model: nn.Module, clips: torch.Tensor, query: Place = MIDDLE) -> dict[str, torch.Tensor]:
+    with torch.no_grad(), record_attention(model) as traces:
+        model(clips)
+    return {name: map_of_query(trace, query) for name, trace in traces.items() if trace.attention is not None}
 
 
 def test_a_context_block_has_one_map_that_sums_to_one(clips: torch.Tensor) -> None:
@@ -109,30 +119,48 @@ def test_grad_cam_works_on_frozen_networks(clips: torch.Tensor) -> None:
     assert not model.res5._forward_hooks
 
 
+def explained(folder: Path, kind: str, query: Place = (0, 0.5, 0.5)) -> Any:
+    context = {"kind": kind, "stages": {"res3": [0]}}
+    predictor = load(tiny_checkpoint(folder, model={"context": context}), device="cpu", precision="fp32")
+    clip = torch.from_numpy(moving_frames(4, 32, 32)).permute(3, 0, 1, 2)[None]
+    return explain(predictor, clip, 2, query=query, all_queries=True)
+
+
 @pytest.mark.parametrize(("kind", "ringed_frames"), [("gc", 0), ("nl", 1)])
 def test_only_maps_of_a_query_have_its_ring(tmp_path: Path, kind: str, ringed_frames: int) -> None:
-    predictor = load(
-        tiny_checkpoint(tmp_path, model={"context": {"kind": kind, "stages": {"res3": [0]}}}), device="cpu"
-    )
-    clip = torch.from_numpy(moving_frames(4, 32, 32)).permute(3, 0, 1, 2)[None]
-    first, cam, attention = explain(predictor, clip, 2, query=(0, 0.5, 0.5))
+    first, cam, attention, *mean = explained(tmp_path, kind).rows()
     assert first[0] == "frames"
     assert (first[1] == moving_frames(4, 32, 32)).all()
     assert cam[0].startswith("Grad-CAM for up")
     assert attention[0] == "attention of res3.0" + ringed_frames * ", from the ring"
-    here, elsewhere = (
-        explain(predictor, clip, 2, query=(0, 0.5, 0.5))[2],
-        explain(predictor, clip, 2, query=(0, 0, 0))[2],
-    )
-    assert bool((here[1][0] != elsewhere[1][0]).any()) == bool(ringed_frames)
+    assert [name for name, _ in mean] == ["attention of res3.0, mean of all queries"] * ringed_frames
+    elsewhere = explained(tmp_path, kind, (0, 0, 0)).rows()[2]
+    assert bool((attention[1][0] != elsewhere[1][0]).any()) == bool(ringed_frames)
+
+
+def test_every_query_of_the_grid_has_its_map_and_their_mean_is_beside(tmp_path: Path) -> None:
+    found = explained(tmp_path, "nl")
+    _, queries, mean = found.layers
+    assert found.grid == (4, 4, 4)  # res3 of 4 frames of 32 x 32; the grid is no finer
+    assert queries.maps.shape == (1 + 4 * 4 * 4, 4, 2, 2)  # keys are sub-sampled
+    assert queries.maps.amax((1, 2, 3)).median() == 1
+    torch.testing.assert_close(queries.maps[1:].mean(0), mean.maps[0])  # here the grid is all queries
+    at = places(found.grid)
+    assert at[0] == (0.125, 0.125, 0.125)
+    for number in (0, 7, 63):
+        one, other = explained(tmp_path, "nl", at[number]).layers[1].maps[0], queries.maps[1 + number]
+        torch.testing.assert_close(one / one.max(), other / other.max(), rtol=1e-3, atol=1e-4)  # scales may differ
+    picture = query_sheet(found)
+    assert picture.shape == (4 * (64 + 18), 5 * 64, 3)
+    assert explained(tmp_path, "gc").grid is None
 
 
 def test_grad_cam_that_shows_nothing_says_so(tmp_path: Path) -> None:
     predictor = load(tiny_checkpoint(tmp_path), device="cpu", precision="fp32")
     clip = torch.from_numpy(moving_frames(4, 32, 32)).permute(3, 0, 1, 2)[None]
-    assert "everywhere" not in explain(predictor, clip, 2)[1][0]
+    assert "everywhere" not in explain(predictor, clip, 2).layers[0].name
     predictor.model.get_submodule("head.proj").weight.data[2] = -1  # every channel, never negative, speaks against it
-    assert explain(predictor, clip, 2)[1][0] == "Grad-CAM for up: 0 everywhere"
+    assert explain(predictor, clip, 2).layers[0].name == "Grad-CAM for up: 0 everywhere"
 
 
 def test_maps_of_a_timeline_explain_the_label_of_its_middle() -> None:
@@ -142,12 +170,12 @@ def test_maps_of_a_timeline_explain_the_label_of_its_middle() -> None:
     assert label_in_the_middle({**best, "duration": 10.0, "timeline": [*segments, {"end": 10.0, "index": 7}]}) == 3
 
 
-def test_maps_are_brought_to_the_size_of_the_clip_and_stretched() -> None:
-    maps = stretch(resize_maps(torch.rand(2, 2, 3, 3), (4, 12, 12)))
+def test_maps_are_brought_to_the_size_of_the_clip_and_scaled() -> None:
+    maps = scaled(resize_maps(1 + torch.rand(2, 2, 3, 3), (4, 12, 12)))
     assert maps.shape == (2, 4, 12, 12)
-    assert maps.amin() == 0
+    assert maps.amin() > 0.3, "0 stays 0: a map that is nearly even does not look as if it were not"
     assert maps.amax() == 1
-    assert not stretch(torch.ones(1, 2, 4, 4)).any()
+    assert not scaled(torch.zeros(1, 2, 4, 4)).any()
 
 
 def test_far_apart_queries_have_a_row_each_on_one_scale() -> None:
@@ -174,8 +202,8 @@ def test_the_colour_scale_rises_in_lightness() -> None:
 def test_an_overlay_shows_the_frame_where_the_map_is_low() -> None:
     frames = np.full((1, 2, 2, 3), 200, np.uint8)
     laid = overlay(frames, np.array([[[0.0, 1.0], [0.0, 0.0]]]))
-    assert (laid[0, 0, 0] == 120).all()
-    assert np.abs(laid[0, 0, 1].astype(int) - (0.75 * np.array([252, 254, 164]) + 30)).max() <= 1
+    assert (laid[0, 0, 0] == 160).all()
+    assert np.abs(laid[0, 0, 1].astype(int) - (0.65 * np.array([252, 254, 164]) + 56)).max() <= 1
 
 
 def test_a_ring_marks_a_place_in_one_frame() -> None:
