@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     task.add_argument("--compare", type=int, metavar="N", help="only measure every preset on N of the videos")
 
     task = add_task(
-        "labels", "make a list of the labels that Label Studio, CVAT or VIA exported; exit code 1 if some are lost"
+        "labels", "make a list of the labels that Label Studio, CVAT or VIA exported; exit code 1: some are lost"
     )
     task.add_argument("export", type=Path, nargs="+", help="JSON, CSV, TSV, XML or ZIP")
     task.add_argument("--videos", type=Path, metavar="FOLDER", help="of the videos; by default the export's own")
@@ -254,8 +254,8 @@ def labels(args: argparse.Namespace) -> dict[str, Any]:
     from gcvideo.data.annotations.exports import read_export, write_label_list
 
     marks = [mark for export in args.export for mark in read_export(export)]
-    options: dict[str, Any] = {"videos": args.videos or args.export[0].parent, "field": args.field, "fps": args.fps}
-    made = write_label_list(marks, args.out, **options)
+    videos = args.videos or args.export[0].parent
+    made = write_label_list(marks, args.out, videos=videos, field=args.field, fps=args.fps)
     for problem in made["problems"]:
         warn(printable(f"left out: {problem}"))
     return {"list": str(args.out), **made}

@@ -16,7 +16,7 @@ import os
 import re
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -81,7 +81,8 @@ def _label_studio(task: dict[str, Any]) -> Iterator[Mark]:
         raise ValueError(f"a task names no video: {str(task)[:200]}")
     results: list[tuple[Any, str, Any]] = []  # annotation, question, value
     for each in task.get("annotations", ()):
-        results += [(each["id"], r["from_name"], r["value"]) for r in each["result"] if not each.get("was_cancelled")]
+        given = [result for result in each["result"] if "value" in result and not each.get("was_cancelled")]
+        results += [(each["id"], result["from_name"], result["value"]) for result in given]
     for name, cell in {} if "annotations" in task else task.items():
         if name not in OWN and cell and not VIDEO.search(str(cell)):
             value = json.loads(cell) if isinstance(cell, str) and cell[:2] in ('{"', "[{") else cell
@@ -98,11 +99,14 @@ def _cvat(root: ElementTree.Element) -> Iterator[Mark]:
     sources = {task.findtext("id"): task.findtext("source") for task in root.iterfind("meta//task")}
     sources[None] = root.findtext("meta//source") or root.findtext("meta/*/name")
     step = int((root.findtext("meta//frame_filter") or "=1").rpartition("=")[2])
-    seen: dict[tuple[str, str], set[int]] = defaultdict(set)  # video and label -> frames
+    seen: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))  # video -> label -> frames
     for track in root.iterfind("track"):
-        shapes = sorted((int(shape.attrib["frame"]), shape.get("outside") == "1") for shape in track)
-        for (frame, outside), (end, _) in itertools.pairwise([*shapes, (shapes[-1][0] + step, True)]):
-            seen[str(sources[track.get("task_id")]), track.attrib["label"]].update(() if outside else range(frame, end))
+        shapes = sorted(
+            (int(shape.attrib["frame"]), shape.get("outside") == "1") for shape in track if shape.get("frame")
+        )
+        for (frame, outside), (end, _) in itertools.pairwise([*shapes, *((n + step, True) for n, _ in shapes[-1:])]):
+            video = str(sources[track.get("task_id")])
+            seen[video][track.attrib["label"]].update(() if outside else range(frame, end))
     before: Counter[str] = Counter()  # pictures, by folder
     for image in root.iterfind("image"):
         folder, name = os.path.split(image.attrib["name"])
@@ -111,12 +115,13 @@ def _cvat(root: ElementTree.Element) -> Iterator[Mark]:
             video, frame, length = str(sources[image.get("task_id")]), int(image.attrib["id"]), step
         before[folder] += 1
         for tag in image.iterfind("tag"):
-            seen[video, tag.attrib["label"]].update(range(frame, frame + length))
-    for (video, label), frames in seen.items():
-        whole = root.find("track") is None and len({n for key in seen if key[0] == video for n in seen[key]}) <= step
-        for _, group in itertools.groupby(enumerate(sorted(frames)), key=lambda pair: pair[1] - pair[0]):
-            run = [frame for _, frame in group]
-            yield Mark(video, label, part=None if whole else range(run[0], run[-1] + 1))
+            seen[video][tag.attrib["label"]].update(range(frame, frame + length))
+    for video, labels in seen.items():
+        whole = root.find("track") is None and len(set().union(*labels.values())) <= step
+        for label, frames in labels.items():
+            starts, ends = sorted(frames - {n + 1 for n in frames}), sorted({n + 1 for n in frames} - frames)
+            parts = [None] if whole else map(range, starts, ends)
+            yield from (Mark(video, label, part=part) for part in parts)
 
 
 def _via(project: dict[str, Any]) -> Iterator[Mark]:
@@ -131,7 +136,7 @@ def _via(project: dict[str, Any]) -> Iterator[Mark]:
 
 
 def write_label_list(
-    marks: Iterable[Mark], out: Path, *, videos: Path, field: str | None = None, fps: float | None = None
+    marks: Sequence[Mark], out: Path, *, videos: Path, field: str | None = None, fps: float | None = None
 ) -> dict[str, Any]:
     """Write the list that marks become.
 
@@ -149,14 +154,11 @@ def write_label_list(
         DataError: there are several fields, or no video of the export is there.
     """
     says: dict[str, dict[str, set[Mark]]] = defaultdict(lambda: defaultdict(set))  # video -> annotation -> its marks
-    fields = set()
-    for mark in marks:
-        fields.add(mark.field)
-        says[mark.video][mark.by] |= {mark._replace(by="")} if field in (None, mark.field) else set()
+    fields = {mark.field for mark in marks}
+    for mark in marks if field is None else [mark for mark in marks if mark.field == field]:
+        says[mark.video][mark.by].add(mark._replace(by=""))
     if field not in fields and (field is not None or len(fields) > 1):
-        raise DataError(
-            f"the labels belong to several questions or attributes: {', '.join(sorted(fields))}; choose by --field"
-        )
+        raise DataError(f"labels of several questions or attributes: choose by --field: {', '.join(sorted(fields))}")
     find = find_by_stem(videos)
     labels: dict[tuple[str, ...], list[str]] = defaultdict(list)  # by path, start and end
     problems = []
@@ -173,9 +175,11 @@ def write_label_list(
             problems.append(str(error))
     if not labels:
         raise DataError("; ".join([f"no labelled video of the export is in {videos}", *problems[:3]]))
-    classes = sorted({label for each in labels.values() for label in each})
-    plain = all(name[:1].isalpha() for name in classes)  # and cannot be taken for a number
+    classes = sorted({*itertools.chain(*labels.values())})
+    plain = all(name[:1].isalpha() and "|" not in name for name in classes)
     column = "labels" if max(map(len, labels.values())) > 1 else "label" if plain else "class"
+    if column == "labels" and "|" in "".join(classes):
+        raise DataError("some videos have several labels, which | separates in lists; call no label by it")
     columns = slice(None) if any(start for _, start, _ in labels) else slice(0, None, 3)
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         rows = [["path", "start", "end", column], *([*place, "|".join(each)] for place, each in labels.items())]
@@ -196,4 +200,6 @@ def _row(path: Path, part: tuple[float, float] | range | None, fps: float | None
                 f"{path}: has {end:.0f} frames, not {part.stop}; were they counted at another rate (--fps)?"
             )
         part = (part.start / fps, part.stop / fps) if fps else (times[part.start], times[part.stop])
+    if part and not 0 <= part[0] < part[1]:
+        raise DataError(f"{path}: has a segment from {part[0]:g} to {part[1]:g} s")
     return (name, f"{part[0]:.10g}", f"{part[1]:.10g}") if part else (name, "", "")

@@ -30,22 +30,19 @@ def read_class_folders(annotation: Annotation) -> RecordTable:
         raise DataError(f"{folder}: holds folders of splits ({', '.join(names)}); give {folder / names[0]}")
     found = videos_under(folder)
     files = [path for path in found if os.sep in path]
-    if found and not files:
-        labels = [UNKNOWN] * len(found)
-        return RecordTable(
-            ids=found, paths=found, labels=labels, root=folder, classes=annotation.classes, source=str(folder)
-        )
-    classes = annotation.classes or tuple(map(normalize, names))
-    index = {name: label for label, name in enumerate(classes)}
+    names = names if files or not found else []
+    files = files if names else found
+    classes = annotation.classes or tuple(map(normalize, names)) or None
+    index = {name: label for label, name in enumerate(classes or ())}
     for name in names:
         if normalize(name) not in index:
-            raise DataError(f"{folder / name}: unknown class{nearest(name, classes)}")
+            raise DataError(f"{folder / name}: unknown class{nearest(name, classes or ())}")
     inside = annotation.root_given and folder.is_relative_to(annotation.root)
     root = annotation.root if inside else folder
     if loose := sorted({*found} - {*files}):
         warn(f"{folder}: {len(loose):,} videos lie beside the class folders ({printable(loose[0])} ...); left out")
     paths = [os.path.join(folder, path)[len(os.path.join(root, "")) :] for path in files]
-    labels = [index[normalize(path.split(os.sep, 1)[0])] for path in files]
+    labels = [index[normalize(path.split(os.sep, 1)[0])] if names else UNKNOWN for path in files]
     _require_one_class(folder, names, range(len(names)))
     _require_one_class(folder, files, labels)
     used = {*labels}

@@ -165,10 +165,8 @@ def header_of(path: Path) -> Layout | None:
 def find_labels(path: Path, subset: str | None) -> Path:
     """Where the labels of a folder of Hugging Face's ``datasets`` are: in a table, or in the folder of the subset."""
     tables = [path / name for name in ("metadata.csv", "metadata.jsonl") if (path / name).is_file()]
-    inside = list(os.scandir(path)) if path.is_dir() else []
-    splits = {
-        SUBSETS.get(entry.name.lower()): Path(entry) for entry in inside if entry.name[0] != "." and entry.is_dir()
-    }
+    folders = [entry for entry in (os.scandir(path) if path.is_dir() else ()) if entry.is_dir()]
+    splits = {SUBSETS.get(folder.name.lower()): Path(folder) for folder in folders if folder.name[0] != "."}
     if not tables and subset in splits and None not in splits:
         return find_labels(splits[subset], None)
     return next((table for table in tables if (header := header_of(table)) and {*LABELS} & {*header.columns}), path)

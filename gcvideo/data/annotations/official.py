@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gcvideo.data.annotations.classes import load_classes
-from gcvideo.data.annotations.folders import videos_under
+from gcvideo.data.annotations.folders import VIDEO_SUFFIXES, videos_under
 from gcvideo.data.annotations.lists import LABELS, header_of, read_lines, read_rows
 from gcvideo.data.annotations.table import EVERY_SUBSET, Annotation, Find, Row, make_table
 from gcvideo.data.records import RecordTable
@@ -170,15 +170,18 @@ def _is_training(annotation: Annotation) -> bool:
 def find_by_stem(root: Path) -> Find:
     """Finds videos with any suffix, as transcoded copies have, by as many of the last parts of a path as one has."""
     places: dict[str, dict[str, str]] = defaultdict(dict)  # the last parts of paths, without the suffix -> their stems
+
+    def tails(path: str) -> list[str]:
+        stem, suffix = os.path.splitext(path)
+        parts = (stem if suffix.lower() in VIDEO_SUFFIXES else path).split("/")
+        return ["/".join(parts[first:]) for first in range(len(parts))]
+
     for path in videos_under(root):  # a file comes behind the folder of its frames
-        stem = os.path.splitext(path)[0]
-        for first in (0, *(match.end() for match in re.finditer("/", stem))):
-            places[stem[first:]][stem] = path
+        for tail in tails(path):
+            places[tail][tails(path)[0]] = path
 
     def find(path: str) -> str | None:
-        stem = os.path.splitext(path)[0]
-        tails = (stem[first:] for first in (0, *(match.end() for match in re.finditer("/", stem))))
-        found = next((found for tail in tails if (found := places.get(tail))), {})
+        found = next((found for tail in tails(path) if (found := places.get(tail))), {})
         return next(iter(found.values())) if len(found) == 1 else None
 
     return find

@@ -91,7 +91,7 @@ def test_label_studio_choices(videos):
         "type": "videorectangle",
     }
     export = [
-        task(1, "/data/upload/83/3a5f8e21-a.mp4", choice("jump rope"), box),
+        task(1, "/data/upload/83/3a5f8e21-a.mp4", choice("jump rope"), box, {"from_id": "VxQ", "type": "relation"}),
         task(2, "/data/local-files/?d=clips/day%201/b.mp4", choice("run")),
         skipped,
     ]
@@ -204,6 +204,7 @@ def test_cvat_for_video(videos):
         track("jump", (0, 0), (5, 0), (10, 1))
         + track("run", (12, 0), (13, 0), (14, 0))
         + track("jump", (8, 0), (12, 1))
+        + track("sit")
     )
     export = META.format(filter="") + tracks + "</annotations>\n"
     expected = [("a.mp4#t=0,1.2", "jump"), ("a.mp4#t=1.2,1.5", "run")]
@@ -272,6 +273,8 @@ def test_via(videos):
         "2_vL68gsEX": {"vid": "2", "flg": 0, "z": [], "xy": [], "av": {"1": "run"}},
     }
     assert convert(videos, "via.json", via(metadata)) == [("a.mp4#t=0.25,1.5", "jump rope"), ("day 1/b.mp4", "run")]
+    metadata["1_j5sJvB9h"]["z"] = [1.5, 0.25]
+    assert convert(videos, "via.json", via(metadata), code=1) == [("day 1/b.mp4", "run")]
     boxes = {"1_j5sJvB9h": {"vid": "1", "flg": 0, "z": [0.25, 1.5], "xy": [], "av": {"3": "7,8"}}}
     (videos.parent / "via.json").write_text(json.dumps(via(boxes)))
     assert [mark.label for mark in read_export(videos.parent / "via.json")] == ["outdoors", "night"]
@@ -287,7 +290,7 @@ def test_what_cannot_be_used_is_named(videos, capsys):
     assert "a.mp4: 2 annotations of it differ; keep one" in capsys.readouterr().err
     fields = [task(1, "a.mp4", choice("jump"), choice("night", name="light"))]
     convert(videos, "p.json", fields, code=2)
-    assert "several questions or attributes: action, light; choose by --field" in capsys.readouterr().err
+    assert "several questions or attributes: choose by --field: action, light" in capsys.readouterr().err
     assert convert(videos, "p.json", fields, "--field", "light") == [("a.mp4", "night")]
     convert(videos, "p.json", [task(1, "gone.mp4", choice("run"))], code=2)
     assert "no labelled video of the export is in" in capsys.readouterr().err
