@@ -74,11 +74,6 @@ VIDEOS: dict[str, tuple[dict, bool]] = {
 }
 # Those of decord's that PyAV reads where nobody asks for decord.
 PYAV_PREFERRED = {"open_gop.mp4", "open_gop_many_b.mp4"}
-# Those that torchcodec may read beside decord's.
-FOR_TORCHCODEC = {
-    *("fragmented.mp4", "late_start.mkv", "open_gop.mkv"),
-    *("vp9.webm", "vp9.mp4", "av1.mp4", "av1.mkv"),
-}
 
 
 def write_plain(path: Path) -> Path:

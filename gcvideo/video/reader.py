@@ -19,7 +19,7 @@ cut short, encrypted, without pictures, huge,         refused, with the reason
 turned by other angles than multiples of 90 degrees
 ====================================================  =======================================================
 
-torchcodec reads only where it is asked to, and of these files only those that it reads rightly.
+torchcodec reads only where it is asked to, and of these files only those that decord may read.
 
 Frames are those that a decode of the whole file from its first picture gives, in the order in which the decoder
 outputs them. They are turned and mirrored as the display matrix says (by multiples of 90 degrees; other matrices are
@@ -52,7 +52,7 @@ from gcvideo.video.mp4_tables import Mp4Track, read_tables
 from gcvideo.video.pyav_decoder import HEVC_REASON, MAX_PIXELS, DamageError, DecodeError, LibavVideo, decode_with_pyav
 from gcvideo.video.slice_headers import Start, read_picture, why_not_in_order
 from gcvideo.video.tar_members import local_path
-from gcvideo.video.torchcodec_decoder import TorchcodecVideo, decode_with_torchcodec, why_no_torchcodec
+from gcvideo.video.torchcodec_decoder import decode_with_torchcodec, why_no_torchcodec
 
 BACKENDS = ("auto", "decord", "pyav", "torchcodec")
 # frames() gives at most so many bytes at a time.
@@ -284,7 +284,7 @@ def _open_source(path: str, backend: str, fps: float | None) -> tuple[Mp4Video |
         raise DecodeError(f"{backend} cannot be trusted with it ({reason}); use backend pyav or auto")
     if isinstance(tables, Mp4Track):
         return Mp4Video(path, tables, decoder, fallback=backend == "auto"), reason
-    return TorchcodecVideo(path) if decoder == "torchcodec" else LibavVideo(path), reason
+    return LibavVideo(path), reason
 
 
 def choose_decoder(tables: Mp4Track | str, backend: str) -> tuple[str | None, str]:
@@ -300,10 +300,8 @@ def choose_decoder(tables: Mp4Track | str, backend: str) -> tuple[str | None, st
     refusal = tables if isinstance(tables, str) else _why_only_pyav(tables)
     if backend == "pyav":
         return "pyav", "asked for"
-    if backend == "torchcodec":  # which reads other containers too
-        return (None, refusal) if refusal and isinstance(tables, Mp4Track) else ("torchcodec", "asked for")
-    if backend == "decord":
-        return (None, refusal) if refusal else ("decord", "asked for")
+    if backend != "auto":
+        return (None, refusal) if refusal else (backend, "asked for")
     if refusal or isinstance(tables, str):
         return "pyav", str(refusal)
     if not has_decord():

@@ -5,8 +5,8 @@ For frames by index, in files that can be sought, see ``gcvideo.video.reader``.
 
 from __future__ import annotations
 
-import base64
 import contextlib
+import http.client
 import math
 import os
 import re
@@ -14,7 +14,6 @@ import shutil
 import tempfile
 import threading
 import time
-import urllib.parse
 import urllib.request
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -153,26 +152,20 @@ class FrameStream:
             yield StreamFrame(index, max(last, 0.0), picture)
             index += 1
         if not index and isinstance(self._source, str) and self._source.startswith("http"):
-            self._download()
+            self._download(self._source)
             yield from self
         elif not index:
             raise VideoError(self.name, self.problem or "holds no frame")
 
-    def _download(self) -> None:
+    def _download(self, url: str) -> None:
         """Read a file whose server gives no parts of it from a copy: MP4 with its index at the end needs that."""
-        parts = urllib.parse.urlsplit(str(self._source))
-        credentials, _, host = parts.netloc.rpartition("@")
-        request = urllib.request.Request(urllib.parse.urlunsplit(parts._replace(netloc=host)))
-        if credentials:
-            encoded = base64.b64encode(urllib.parse.unquote(credentials).encode()).decode()
-            request.add_header("Authorization", f"Basic {encoded}")
         self._container.close()
         self._source, self.problem = tempfile.TemporaryFile(), None  # noqa: SIM115  # goes with this object
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as reply:
+            with urllib.request.urlopen(url, timeout=self.timeout) as reply:
                 shutil.copyfileobj(reply, self._source)
-        except OSError as error:
-            raise VideoError(self.name, self._why(error)) from None
+        except (OSError, http.client.InvalidURL) as error:  # the latter where it holds a password
+            raise VideoError(self.name, f"{self._why(error)}; download it first") from None
         self._source.seek(0)
         self._open()
 
