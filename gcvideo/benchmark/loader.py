@@ -23,7 +23,7 @@ from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers import loaders as peers
 from gcvideo.benchmark.peers.loaders import Clip, Views
-from gcvideo.benchmark.timing import RATIOS, time_contenders
+from gcvideo.benchmark.timing import time_contenders
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.annotations import videos_under
 from gcvideo.data.crops import crop_and_resize, random_short_side_box
@@ -34,16 +34,15 @@ from gcvideo.video import open_video
 
 FRAMES, STRIDE, CROP = 8, 8, 224
 TEST = TestConfig(clips=10, crops=3, short_side=256, crop=256)
-# gcvideo's contenders: name -> decoder, for the videos and for their transcoded copies.
-OURS = {"ours": "auto", "ours, decord": "decord", "ours, pyav": "pyav"}
-PREPARED = {"ours, prepared": "auto", "ours, prepared, pyav": "pyav"}
+# gcvideo's contenders for the videos: name -> decoder.
+OURS = {"ours": "auto", "ours, pyav": "pyav"}
+PREPARED = "ours, prepared"
 CLIP_PEERS = {
     "mmaction2": peers.mmaction2_clip,
     "pytorchvideo": peers.pytorchvideo_clip,
     "libav": peers.libav_clip,
-    "decord": peers.decord_clip,
 }
-VIEW_PEERS = {"mmaction2": peers.mmaction2_views, "per_view": peers.per_view_video}
+VIEW_PEERS = {"per_view": peers.per_view_video}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +104,7 @@ def measure(cases: Sequence[Any], ours: Callable[..., Any], peers: Mapping[str, 
             contenders = {name: partial(ours, case, backend=backend) for name, backend in OURS.items()}
             contenders |= {name: partial(peer, case) for name, peer in peers.items()}
             for copy in copies:
-                contenders |= {name: partial(ours, copy, backend=backend) for name, backend in PREPARED.items()}
+                contenders[PREPARED] = partial(ours, copy)
             for name, ms in time_contenders(contenders, rounds=repeats).milliseconds().items():
                 costs[name].append(ms)
             progress.advance()
@@ -113,14 +112,10 @@ def measure(cases: Sequence[Any], ours: Callable[..., Any], peers: Mapping[str, 
 
 
 def ratios_of(kind: str, costs: Mapping[str, float]) -> dict[str, float]:
-    """Cost of each other way divided by that of gcvideo's, under the names of ``ratios.yaml``."""
-    return {
-        pattern.format(f"{kind}.{name}"): cost / costs[ours]
-        for ours, pattern in RATIOS["loader"].items()
-        if ours in costs
-        for name, cost in costs.items()
-        if not name.startswith("ours")
-    }
+    """Cost of each other way divided by that of gcvideo ("train_clip.libav"), also of gcvideo on transcoded copies."""
+    others = {f"{kind}.{name}": cost for name, cost in costs.items() if name not in (*OURS, PREPARED)}
+    ratios = {name: cost / costs["ours"] for name, cost in others.items()}
+    return ratios | {f"prepared.{name}": cost / costs[PREPARED] for name, cost in others.items() if PREPARED in costs}
 
 
 def draw_clip(path: Path, seed: int) -> Clip:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 
 from gcvideo.data.annotations import clip_name, load_records, videos_under
 from gcvideo.data.records import RecordTable
@@ -23,26 +24,8 @@ from gcvideo.video import open_video
 from gcvideo.video.frame_folder import list_files
 from gcvideo.video.tar_members import local_path
 
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("path", pa.string()),  # relative to the root, which the metadata names relative to the index
-        ("label", pa.int32()),  # -1 where unknown; of several labels a video a list of them, null where unknown
-        ("start", pa.float64()),  # seconds, of a segment
-        ("end", pa.float64()),
-        ("frames", pa.int32()),
-        ("fps", pa.float64()),  # average; null of folders of frames, as is the duration
-        ("duration", pa.float64()),  # seconds
-        ("width", pa.int32()),  # as displayed
-        ("height", pa.int32()),
-        ("codec", pa.string()),
-        ("gop", pa.int32()),  # largest distance between key frames, in frames
-        ("backend", pa.string()),  # the decoder that reads it correctly
-        ("bytes", pa.int64()),
-        ("hash", pa.string()),  # SHA-256 of the file, as sha256sum prints it
-        ("error", pa.string()),  # why it cannot be read; then the columns from frames to backend are null
-    ]
-)
+COLUMNS: dict[str, str] = yaml.safe_load(Path(__file__).with_name("index.yaml").read_text(encoding="utf-8"))
+SCHEMA = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
 LIMITS: dict[str, Any] = {"seconds": 120, "memory": 4 << 30}
 
 
@@ -158,7 +141,7 @@ def write_index(path: Path, records: RecordTable, rows: Sequence[Row], **metadat
     Args:
         path: of the file.
         records: the data set.
-        rows: where the video of each record lies, and what else is known of it; see ``SCHEMA``.
+        rows: where the video of each record lies, and what else is known of it; see ``index.yaml``.
         metadata: JSON values for the metadata of the file.
     """
     metadata |= {"classes": list(records.classes) if records.classes else None, "missing": list(records.missing)}

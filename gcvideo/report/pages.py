@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from matplotlib.figure import Figure
 
 from gcvideo.config import config_to_dict, flatten, load_config
@@ -28,18 +29,8 @@ MOST_MISTAKES = 12
 MOST_POINTS = 200  # of a curve; more are averaged
 MOST_MAPS = 20  # videos with attention maps: each adds some 100 kB to the page, and two passes through the network
 
-# Title -> label of y, its factor, and the curves: name -> kind of the lines in metrics.jsonl and their key.
-CURVES = {
-    "Loss": ("cross-entropy", 1, {"training": "train.loss"}),
-    "Accuracy": (
-        "top-1, %",
-        100,
-        {"training clips": "train.top1", "validation clips": "val.clip_top1", "validation videos": "val.video_top1"},
-    ),
-    "Mean average precision": ("mAP, %", 100, {"validation videos": "val.mAP"}),
-    "Learning rate": ("", 1, {"learning rate": "train.lr"}),
-    "Time of a step": ("ms", 1000, {"waiting for clips": "train.data_seconds", "computing": "train.compute_seconds"}),
-}
+# Title -> "y", "factor" and "curves"; the file says more.
+CURVES = yaml.safe_load(Path(__file__).with_name("curves.yaml").read_text(encoding="utf-8"))
 
 
 def write_test_report(path: str | Path, results: dict[str, Any], predictions: Predictions) -> None:
@@ -183,16 +174,16 @@ def _mistakes(scoring: Scoring) -> list[dict[str, Any]]:
 def _curves(lines: Sequence[dict[str, Any]]) -> list[Figure]:
     """Plots of the lines of ``metrics.jsonl`` over the epochs."""
     plots = []
-    for title, (label, factor, curves) in CURVES.items():
+    for title, plot in CURVES.items():
         series = []
-        for name, place in curves.items():
+        for name, place in plot["curves"].items():
             kind, key = place.split(".")
             values = [(line["epoch"], line.get(key)) for line in lines if line["kind"] == kind]
-            points = [(epoch, factor * value) for epoch, value in values if value is not None]
+            points = [(epoch, plot["factor"] * value) for epoch, value in values if value is not None]
             if points:
                 series.append(Series(name, thinned(points, MOST_POINTS), marks=kind == "val"))
         if series:
-            plots.append(line_plot(series, title=title, x="epoch", y=label))
+            plots.append(line_plot(series, title=title, x="epoch", y=plot["y"]))
     return plots
 
 

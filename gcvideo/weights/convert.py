@@ -10,20 +10,10 @@ from gcvideo.config import ModelConfig
 from gcvideo.errors import CheckpointError
 from gcvideo.models.resnet3d import build_model
 from gcvideo.weights.inflate import fit, with_dims
-from gcvideo.weights.naming import BLOCK_FORMATS, FORMATS, GCVIDEO, Naming, Part
+from gcvideo.weights.naming import BLOCK_FORMATS, FORMATS, GCVIDEO, TABLES, Naming, Part
 from gcvideo.weights.report import Report
 
 State = dict[str, Tensor]
-_AFFINE = (
-    "the source's norms have scale and bias alone (affine layers in place of batch norms): running means are set to 0 "
-    "and variances to 1 - epsilon, which computes the same"
-)
-# What a batch norm can lack in other toolkits, with its value and the note in the account; epsilon is 1e-5 everywhere.
-_COMPLETED = {
-    "num_batches_tracked": (0, "the source counts no batches, which only a batch norm without momentum uses; set to 0"),
-    "running_mean": (0, _AFFINE),
-    "running_var": (1 - 1e-5, _AFFINE),
-}
 
 
 def find_naming(tensors: Mapping[str, Tensor], *, where: str, format: str | None = None) -> Naming:
@@ -201,9 +191,9 @@ def _complete_norms(state: State, wanted: Mapping[str, tuple[int, ...]], naming:
     frozen = naming.frozen_norms and not any(key.endswith("running_var") for key in state)
     for key in wanted:
         norm, _, leaf = key.rpartition(".")
-        if key not in state and leaf in _COMPLETED and (scale := state.get(f"{norm}.weight")) is not None:
-            value, note = _COMPLETED[leaf]
-            counter = leaf == "num_batches_tracked"
+        if key not in state and leaf in TABLES["completed"] and (scale := state.get(f"{norm}.weight")) is not None:
+            completed, counter = TABLES["completed"][leaf], leaf == "num_batches_tracked"
             if counter or frozen:
-                state[key] = scale.new_full(wanted[key], value, dtype=torch.long if counter else scale.dtype)
-                report.notes = [*dict.fromkeys([*report.notes, note])]
+                dtype = torch.long if counter else scale.dtype
+                state[key] = scale.new_full(wanted[key], completed["value"], dtype=dtype)
+                report.notes = [*dict.fromkeys([*report.notes, completed["note"]])]

@@ -13,6 +13,13 @@ from gcvideo.errors import CheckpointError, ConfigError
 
 PREFIX = "hf:"
 CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"
+# Error of huggingface_hub -> what it means.
+REASONS = {
+    "RevisionNotFoundError": "the repository has no such revision",
+    "RepositoryNotFoundError": "no such repository, or a private or gated one: hf auth login, or set HF_TOKEN",
+    "LocalEntryNotFoundError": "the Hub cannot be reached, and nothing of this revision was downloaded before",
+    "HFValidationError": "write hf:org/name or hf:org/name@revision",
+}
 
 
 def is_hub(place: str | Path) -> bool:
@@ -85,13 +92,6 @@ def _hub() -> Any:
 
 
 def _reason(hub: Any, error: Exception) -> str:
-    errors = hub.errors
-    if isinstance(error, errors.RevisionNotFoundError):
-        return "the repository has no such revision"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "no such repository, or a private or gated one: log in with hf auth login, or set HF_TOKEN"
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        return "the Hub cannot be reached, and nothing of this revision was downloaded before"
-    if isinstance(error, ValueError) and not isinstance(error, OSError):
-        return "write hf:org/name or hf:org/name@revision"
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    known = (getattr(hub.errors, name) for name in REASONS)
+    usual = next(iter(str(error).splitlines()), type(error).__name__)
+    return next((text for kind, text in zip(known, REASONS.values(), strict=True) if isinstance(error, kind)), usual)

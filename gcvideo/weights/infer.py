@@ -14,18 +14,10 @@ from torch import Tensor
 from gcvideo.config.model import BLOCKS_PER_STAGE
 from gcvideo.errors import CheckpointError
 from gcvideo.models.resnet3d import TEMPORAL_KERNELS
-from gcvideo.weights.naming import GCVIDEO, Naming, Part
+from gcvideo.weights.naming import GCVIDEO, TABLES, Naming, Part
 from gcvideo.weights.reading import Weights
 
 Parsed = list[tuple[Part, Tensor]]
-# What the configs that PySlowFast (YAML) and mmaction2 (Python text) store beside their weights state, in these words.
-_STATED = {
-    "arch": r"\bARCH: (slow|c2d|i3d|c2d_nopool|i3d_nopool)\b",
-    "instantiation": r"\bINSTANTIATION: (softmax|dot_product)\b|\bmode='(embedded_gaussian|dot_product)'",
-    "scale": r"\buse_scale=(False)\b",
-}
-# Those words in gcvideo's; slow is the architecture without temporal pooling.
-_WORDS: dict[str, Any] = {"c2d_nopool": "slow", "i3d_nopool": "slow", "softmax": "embedded_gaussian", "False": False}
 
 
 def model_fields(weights: Weights, naming: Naming, *, arch: str | None = None) -> dict[str, Any]:
@@ -60,10 +52,10 @@ def _stated(weights: Weights, naming: Naming) -> dict[str, Any]:
     stated: dict[str, Any] = {k: v[0] for k, v in naming.when.items() if k == "subsample" or len(v) == 1}
     meta = weights.extra.get("meta")
     text = str(weights.extra.get("cfg") or (meta.get("cfg") if isinstance(meta, Mapping) else ""))
-    for field, pattern in _STATED.items():
+    for field, pattern in TABLES["stated"].items():
         if match := re.search(pattern, text):
             word = match[match.lastindex or 0]
-            stated[field] = _WORDS.get(word, word)
+            stated[field] = TABLES["translated"].get(word, word)
     if pool := re.search(r"\bPOOL:([\s\d,\[\]-]+)", text):  # PySlowFast's kernels of keys and values
         stated["subsample"] = "before" if max(map(int, re.findall(r"\d+", pool[1]))) > 1 else "none"
     return stated

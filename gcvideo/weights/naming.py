@@ -23,18 +23,8 @@ from gcvideo.config import ModelConfig
 
 _ESCAPED_FIELD = re.compile(r"\\\{(\w+)\\\}")
 _MASK_BIAS = "the softmax over positions cancels a constant added to every logit"
-
-
-# gcvideo's words of each field, which are also the common ones.
-_COMMON = {
-    "stage": "2 3 4 5",
-    "conv": "a b c",
-    "projection": "theta phi g out",
-    "fusion": "add scale",
-    "leaf": "weight bias",
-    "bn": "weight bias running_mean running_var num_batches_tracked",
-}
-WORDS = {field: {word: word for word in words.split()} for field, words in _COMMON.items()}
+TABLES = yaml.safe_load(Path(__file__).with_name("formats.yaml").read_text(encoding="utf-8"))
+WORDS = {field: {word: word for word in words} for field, words in TABLES["words"].items()}
 
 
 class Part(NamedTuple):
@@ -158,8 +148,7 @@ def _network(entry: dict[str, Any], blocks: Mapping[str, Naming]) -> Naming:
     return Naming(**entry)
 
 
-_TABLES = yaml.safe_load(Path(__file__).with_name("formats.yaml").read_text(encoding="utf-8"))
-BLOCK_FORMATS = {name: Naming(**entry) for name, entry in _TABLES["blocks"].items()}
+BLOCK_FORMATS = {name: Naming(**entry) for name, entry in TABLES["blocks"].items()}
 # Formats by the names of the command line, each with its variants; the first is the one to write by default.
-FORMATS = {name: [_network(e, BLOCK_FORMATS) for e in variants] for name, variants in _TABLES["networks"].items()}
+FORMATS = {name: [_network(e, BLOCK_FORMATS) for e in variants] for name, variants in TABLES["networks"].items()}
 GCVIDEO = FORMATS["gcvideo"][0]

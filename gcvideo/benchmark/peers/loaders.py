@@ -65,29 +65,19 @@ def mmaction2_clip(clip: Clip) -> np.ndarray:
     Returns:
         uint8 (1, 3, T, H, W).
     """
-    source = io.BytesIO(Path(clip.path).read_bytes())
-    frames = [_resize(frame, _short_side(frame, 256)) for frame in _decord_frames(source, clip.indices)]
-    ratio = frames[0].shape[0] / clip.height
+    import decord
+
+    reader = decord.VideoReader(io.BytesIO(Path(clip.path).read_bytes()), num_threads=1)
+    batch = reader.get_batch(clip.indices)  # a torch tensor where another package has set decord's bridge
+    whole = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
+    scale = 256 / min(whole.shape[1:3])
+    height, width = (int(side * scale + 0.5) for side in whole.shape[1:3])
+    frames = [_resize(frame, (height, width)) for frame in whole]
+    ratio = height / clip.height
     top, left, box_height, box_width = (round(value * ratio) for value in clip.box)
     frames = [frame[top : top + box_height, left : left + box_width] for frame in frames]
     frames = [np.ascontiguousarray(_resize(frame, (clip.size, clip.size))[:, ::-1]) for frame in frames]
     return np.ascontiguousarray(np.stack(frames)[None].transpose(0, 4, 1, 2, 3))
-
-
-def mmaction2_views(video: Views) -> np.ndarray:
-    """mmaction2's test recipe: SampleFrames (10 clips), DecordDecode, Resize, ThreeCrop, FormatShape.
-
-    Returns:
-        uint8 (clips * crops, 3, T, size, size).
-    """
-    clips, crops, size = video.test.clips, video.test.crops, video.test.crop
-    indices = uniform_clips(video.num_frames, 8, 8, clips, convention="mmaction2").ravel()
-    source = io.BytesIO(Path(video.path).read_bytes())
-    frames = [_resize(frame, _short_side(frame, size)) for frame in _decord_frames(source, indices)]
-    boxes = crop_boxes(frames[0].shape[0], frames[0].shape[1], size, crops, "mmaction2").tolist()
-    cut = [frame[top : top + size, left : left + size] for top, left, _, _ in boxes for frame in frames]
-    views = np.stack(cut).reshape(crops, clips, 8, size, size, 3)
-    return np.ascontiguousarray(views.transpose(1, 0, 5, 2, 3, 4).reshape(clips * crops, 3, 8, size, size))
 
 
 def pytorchvideo_clip(clip: Clip) -> Tensor:
@@ -162,16 +152,6 @@ def libav_frames(path: str, indices: np.ndarray, fps: float) -> list[np.ndarray]
     return [found[index] for index in indices.tolist()]
 
 
-def decord_clip(clip: Clip) -> Tensor:
-    """decord as its README shows it, from a path and with one thread; then our own crop and resize.
-
-    Returns:
-        uint8 (3, T, H, W).
-    """
-    frames = _decord_frames(clip.path, clip.indices)
-    return crop_and_resize(frames, clip.box, (clip.size, clip.size), flip=True)
-
-
 def per_view_video(video: Views) -> list[Tensor]:
     """A dataset item for each view, as in PySlowFast (slowfast/datasets/kinetics.py with the pyav backend): each opens
     the video, decodes its clip to RGB, subsamples, normalises in float, scales the short side and crops.
@@ -193,20 +173,6 @@ def per_view_video(video: Views) -> list[Tensor]:
             top, left, _, _ = crop_boxes(*scaled, size, crops)[crop].tolist()
             views.append(frames[:, :, top : top + size, left : left + size])
     return views
-
-
-def _decord_frames(source: str | io.BytesIO, indices: np.ndarray) -> np.ndarray:
-    """All frames in one call, in sampling order, with one thread."""
-    import decord
-
-    batch = decord.VideoReader(source, num_threads=1).get_batch(indices)
-    # A torch tensor where another package has set decord's bridge.
-    return batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
-
-
-def _short_side(frame: np.ndarray, side: int) -> tuple[int, int]:
-    scale = side / min(frame.shape[:2])
-    return int(frame.shape[0] * scale + 0.5), int(frame.shape[1] * scale + 0.5)
 
 
 def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
