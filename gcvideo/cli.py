@@ -19,6 +19,7 @@ from gcvideo.errors import ConfigError, DataError, GcvideoError
 # Name -> module and a line of help.
 COMMANDS = {
     "demo": ("gcvideo.commands.demo", "make a synthetic action set, train on it, test, and show the results"),
+    "fit": ("gcvideo.commands.fit", "make a tested classifier of a folder of videos, and explain every choice"),
     "train": ("gcvideo.commands.train", "train a network on videos"),
     "test": ("gcvideo.commands.test", "multi-view test of a checkpoint: top-1 and top-5"),
     "predict": ("gcvideo.commands.predict", "label videos with a checkpoint"),

@@ -79,7 +79,7 @@ class Verification(NamedTuple):
         return [finding for finding in self.findings if finding.kind not in SOUND]
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     """A row whose video was decoded. Lists are numbered in the order given, their subsets in that of ``SUBSETS``."""
 
     order: tuple[int, int]
@@ -126,13 +126,13 @@ def verify(
         DataError: an annotation cannot be used as a whole.
         PartDone: this is a part, and its videos are decoded.
     """
-    entries, findings = _read_lists(annotations, root, classes)
+    entries, findings = read_lists(annotations, root, classes)
     count = len(entries) + len({(finding.list, finding.line, finding.id) for finding in findings})
     journal = Journal(f"{quarantine}.partial", {"format": 2}, rank=part.number - 1)
     paths = [entry.record.path for entry in entries]
     limits: dict[str, Any] = {"seconds": seconds, "memory": memory, "workers": workers}
     rows = scan(verify_video, paths, journal=journal, title="verify", part=part, **limits)
-    findings += [*_videos(entries, rows), *_pairs(entries, rows), *_new_classes(entries)]
+    findings += findings_of(entries, rows)
     first = {(finding.list, finding.line, finding.id, finding.kind): finding for finding in reversed(findings)}
     findings = [finding for _, finding in sorted(first.items())]
     listed = [finding for finding in findings if finding.kind not in ONLY_REPORTED]
@@ -238,11 +238,11 @@ def _ranges(numbers: Sequence[int], *, most: int = 8) -> str:
     return ", ".join("-".join(map(str, run)) for run in runs[:most]) + " ..." * (len(runs) > most)
 
 
-def _read_lists(
+def read_lists(
     annotations: Sequence[str | Path], root: str | Path | None, classes: Sequence[str] | None
-) -> tuple[list[_Entry], list[Finding]]:
+) -> tuple[list[Entry], list[Finding]]:
     """The rows whose videos are there, training first; and what is wrong with the others."""
-    entries: list[_Entry] = []
+    entries: list[Entry] = []
     findings: list[Finding] = []
     for number, annotation in enumerate(annotations):
         path = Path(annotation).expanduser()
@@ -262,11 +262,21 @@ def _read_lists(
                 texts = [str(records.classes[label] if records.classes else label) for label in labels]
                 known = SEVERAL.join(texts) if -1 not in labels else None
                 place = (number, order), name, row.line if row else 0
-                entries.append(_Entry(*place, record, known, records.classes))
+                entries.append(Entry(*place, record, known, records.classes))
     return entries, findings
 
 
-def _videos(entries: Iterable[_Entry], rows: dict[str, Row]) -> Iterator[Finding]:
+def findings_of(entries: Sequence[Entry], rows: dict[str, Row]) -> list[Finding]:
+    """What is to be said of rows whose videos were decoded, or at least opened.
+
+    Args:
+        entries: of ``read_lists``.
+        rows: path -> row of ``verify_video``.
+    """
+    return [*_videos(entries, rows), *_pairs(entries, rows), *_new_classes(entries)]
+
+
+def _videos(entries: Iterable[Entry], rows: dict[str, Row]) -> Iterator[Finding]:
     """What decoding found, and segments beyond the end."""
     for entry in entries:
         row = rows[entry.record.path]
@@ -279,7 +289,7 @@ def _videos(entries: Iterable[_Entry], rows: dict[str, Row]) -> Iterator[Finding
                 yield entry.found("segment", error.reason)
 
 
-def _new_classes(entries: Sequence[_Entry]) -> Iterator[Finding]:
+def _new_classes(entries: Sequence[Entry]) -> Iterator[Finding]:
     """Rows of the last list whose class no earlier list has."""
     classes = {entry.order: entry.classes or () for entry in entries}
     last = max(classes, default=None)
@@ -290,9 +300,9 @@ def _new_classes(entries: Sequence[_Entry]) -> Iterator[Finding]:
                 yield entry.found("row", f"no earlier list has the class {label!r}")
 
 
-def _pairs(entries: Sequence[_Entry], rows: dict[str, Row]) -> Iterator[Finding]:
+def _pairs(entries: Sequence[Entry], rows: dict[str, Row]) -> Iterator[Finding]:
     """What follows from rows that show the same pictures. Rows that are alike in all go together: there may be many."""
-    contents: dict[str, dict[tuple[Any, ...], list[_Entry]]] = {}
+    contents: dict[str, dict[tuple[Any, ...], list[Entry]]] = {}
     for entry in sorted(entries, key=lambda entry: entry.order):
         same = contents.setdefault(rows[entry.record.path].get("hash", entry.record.path), {})
         same.setdefault((entry.order, entry.label, entry.record.start, entry.record.end), []).append(entry)
@@ -315,7 +325,7 @@ def _pairs(entries: Sequence[_Entry], rows: dict[str, Row]) -> Iterator[Finding]
             yield from _compare(one, two, LOOKS_SAME)
 
 
-def _compare(ones: list[_Entry], twos: list[_Entry], what: str) -> Iterator[Finding]:
+def _compare(ones: list[Entry], twos: list[Entry], what: str) -> Iterator[Finding]:
     """What is to be said of rows of two kinds, the earlier one first."""
     one, two = ones[0], twos[0]
     spans = [(r.start or 0.0, np.inf if r.end is None else r.end) for r in (one.record, two.record)]

@@ -42,7 +42,9 @@ def write_test_report(path: str | Path, results: dict[str, Any], predictions: Pr
         predictions: of the same test.
     """
     config = flatten(results.get("config", {}))
-    write_page(path, "test.html.j2", title="Test report", results=results, scored=_score(predictions), config=config)
+    write_page(
+        path, "test.html.j2", title="Test report", results=results, scored=score_for_page(predictions), config=config
+    )
 
 
 def write_run_report(folder: str | Path) -> Path:
@@ -71,7 +73,7 @@ def write_run_report(folder: str | Path) -> Path:
         tested=tested,
         results=results,
         predictions=predictions,
-        scored=_score(predictions) if predictions else None,
+        scored=score_for_page(predictions) if predictions else None,
         config=flatten(config_to_dict(config)),
         tested_config=flatten(results.get("config", {})),
     )
@@ -125,7 +127,7 @@ def write_search_page(path: str | Path, rows: Sequence[dict[str, Any]], index: V
     write_page(path, "search.html.j2", title="Similar videos", **values)
 
 
-def _score(predictions: Predictions) -> dict[str, Any] | None:
+def score_for_page(predictions: Predictions) -> dict[str, Any] | None:
     """Classes, confusions, calibration and mistakes, of several labels classes alone; None if no video has a label."""
     if not predictions.known.any() or predictions.multi_label:
         return details(predictions, thresholds=predictions.info.get("thresholds")) or None

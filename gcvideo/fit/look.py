@@ -1,0 +1,201 @@
+"""A look at a user's videos: how many of each class, lengths, rates, sizes, damaged files, copies."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gcvideo.console import printable, say, table, warn
+from gcvideo.data.annotations import load_classes, looks_like, videos_under
+from gcvideo.data.annotations.table import SUBSETS
+from gcvideo.data.records import VideoRecord
+from gcvideo.errors import DataError
+from gcvideo.journal import Row
+from gcvideo.prepare import verify
+from gcvideo.prepare.duplicates import FRAMES, alike, picture_hash
+from gcvideo.prepare.index import LIMITS, describe_video
+from gcvideo.prepare.jobs import run_jobs
+from gcvideo.video import open_video
+
+FEWEST_SECONDS = 20.0  # to open all videos in, even where little time was given
+
+
+@dataclass
+class Videos:
+    """The labelled videos that can be used, one entry each in the first three lists.
+
+    Attributes:
+        records: with labels from 0, all of which have videos to train on.
+        parts: "train", "val" or "test", as the user has split them; all "train" where they are not split.
+        rows: what ``describe_video`` says of each; empty for videos that there was no time to open.
+        classes: names in label order.
+        twins: pairs of places of videos that show the same pictures.
+        left_out: "path: reason" of the videos that are not used.
+        notes: lines that the user should read, also on the page.
+    """
+
+    records: list[VideoRecord] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+    twins: list[tuple[int, int]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Warn the user, on the screen and on the page."""
+        self.notes.append(printable(text))
+        warn(self.notes[-1])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(V,) int64."""
+        return np.array([record.label for record in self.records], np.int64)
+
+
+def look(
+    source: str | Path, *, test: str | None = None, root: str | None = None, classes: str | None = None, deadline: float
+) -> Videos:
+    """Read the labels, open every video, and say what is there.
+
+    Args:
+        source: a folder of class folders, one of ``train``, ``val`` and ``test`` folders of these, or any annotation.
+        test: the same, of the videos to test on.
+        root: folder of the videos of an annotation, where it is not the annotation's own.
+        classes: file of class names in label order, where labels are numbers; by default ``classes.txt`` beside a list.
+        deadline: time, by ``time.monotonic``, until which videos are decoded to their ends to find damaged ones.
+
+    Raises:
+        DataError: there is nothing to train a classifier on; says why, and the fix.
+    """
+    videos, source = Videos(), Path(source).expanduser()
+    lists = [entry for entry in sources(source, videos) if not (test and entry[0] == "test")]
+    lists += [("test", Path(test).expanduser())] if test else []
+    beside = Path(classes or source.with_name("classes.txt"))
+    names = load_classes(str(beside)) if classes or (source.is_file() and beside.is_file()) else ()
+    entries, findings = verify.read_lists([path for _, path in lists], root, names if classes else None)
+    if names and all(entry.label is None or entry.label.isdecimal() for entry in entries):
+        named = dict(enumerate(names))
+        entries = [entry._replace(label=named.get(int(entry.label or -1))) for entry in entries]
+    rows = _open_all([entry.record.path for entry in entries], deadline)
+    findings += verify.findings_of(entries, rows)
+    for finding in findings:
+        if finding.kind == "alike":
+            videos.note(f"{finding.path}: {finding.reason}: check both labels")
+    bad = {(f.list, f.line, f.id): (f.path, f.reason) for f in findings if f.kind not in ("pyav", "alike")}
+    parts = [verify.SUBSETS[max(verify.SUBSETS.index(lists[e.order[0]][0]), e.order[1])] for e in entries]
+    foreign = {i for i, e in enumerate(entries) if test and parts[i] == "test" and e.order[0] < len(lists) - 1}
+    places = [(e.list, e.line, e.record.id) for e in entries]
+    good = [i for i, e in enumerate(entries) if e.label and places[i] not in bad and i not in foreign]
+    counts = Counter(str(entries[i].label) for i in good if parts[i] == "train")
+    bad |= {place: (e.record.path, "has no label") for place, e in zip(places, entries, strict=True) if not e.label}
+    bad |= {
+        places[i]: (entries[i].record.path, "its class is not in training")
+        for i in good
+        if entries[i].label not in counts
+    }
+    videos.left_out = [printable(f"{path or id_}: {reason}") for (_, _, id_), (path, reason) in bad.items()]
+    if videos.left_out:
+        first = "; ".join(videos.left_out[:3]) + " ..." * (len(videos.left_out) > 3)
+        videos.note(f"{len(videos.left_out):,} videos are left out: {first}")
+    if len(counts) < 2:
+        found = f"only the class {next(iter(counts))!r} has" if counts else "no class has"
+        fix = "give each class a folder of its videos, or list them with `path label` lines"
+        raise DataError(f"{source}: {found} videos to train on, and a classifier needs two classes; {fix}")
+    order = sorted(counts, key=lambda c: (names.index(c) if c in names else 0, int(c) if c.isdecimal() else 0, c))
+    for i in good:
+        if entries[i].label in counts:
+            videos.records.append(replace(entries[i].record, label=order.index(str(entries[i].label))))
+            videos.parts.append(parts[i])
+            videos.rows.append(rows[entries[i].record.path])
+    videos.classes = tuple(order)
+    _find_twins(videos)
+    _describe(videos)
+    return videos
+
+
+def sources(source: Path, videos: Videos) -> list[tuple[str, Path]]:
+    """Part and annotation of what a user names: one, or one for each part that a folder is split into."""
+    folders = [p for p in sorted(source.iterdir()) if p.is_dir()] if source.is_dir() else []
+    found = {folder: paths for folder in folders if folder.name[0] != "." and (paths := videos_under(folder))}
+    parts = [(SUBSETS.get(folder.name.lower(), ""), folder) for folder in found]
+    if {"train"} <= {part for part, _ in parts} and all(part for part, _ in parts) and looks_like(source) == "folders":
+        for folder in [
+            folder for part, folder in parts if part != "train" and all(os.sep not in p for p in found[folder])
+        ]:
+            videos.note(f"{folder}: its videos have no labels, so they are not used; gcvideo predict can label them")
+            parts = [entry for entry in parts if entry[1] != folder]
+        return sorted(parts, key=lambda entry: verify.SUBSETS.index(entry[0]))
+    return [("train", source)]
+
+
+def _open_all(paths: Sequence[str], deadline: float) -> dict[str, Row]:
+    """Rows as ``verify_video`` gives them: of all files opened, and of as many decoded as there is time for."""
+    paths = list(dict.fromkeys(paths))
+    random.Random(0).shuffle(paths)
+    rows = _each(_examine, paths, "look", max(deadline, time.monotonic() + FEWEST_SECONDS))
+    sound = [path for path, row in rows.items() if row.get("kind") == "sound"]
+    decoded = _each(verify.verify_video, sound, "decode", deadline) if time.monotonic() < deadline else {}
+    say(f"{len(rows):,} of {len(paths):,} files opened, {len(decoded):,} decoded to their ends; a tenth of the time")
+    return {path: {"kind": "sound"} | rows.get(path, {}) | decoded.get(path, {}) for path in paths}
+
+
+def _examine(path: str) -> Row:
+    """What the index says about a video, and what ``verify_video`` does, as if it were sound."""
+    row = describe_video(path)
+    if "error" in row:
+        return row | {"kind": "refused", "reason": row["error"]}
+    with open_video(path) as video:
+        pictures = video.frames(np.linspace(0, len(video) - 1, FRAMES).round().astype(int))
+        row["seconds"] = float(video.times[-1] - video.times[0])
+    return row | {"kind": "sound", "print": base64.b64encode(picture_hash(pictures)).decode()}
+
+
+def _each(function: Callable[[str], Row], paths: list[str], title: str, deadline: float) -> dict[str, Row]:
+    """The function's row for each path, until the deadline."""
+    rows: dict[str, Row] = {}
+    jobs: Any = run_jobs(function, paths, title=title, **LIMITS)
+    with contextlib.closing(jobs):
+        for path, row, error in jobs:
+            rows[path] = {"kind": "failed", "reason": error} if row is None else row
+            if time.monotonic() > deadline:
+                break
+    return rows
+
+
+def _find_twins(videos: Videos) -> None:
+    """Near-duplicates of every label; not those of which a fixed camera makes half of all videos look alike."""
+    shown = [i for i, row in enumerate(videos.rows) if "print" in row and videos.records[i].start is None]
+    hashes = [base64.b64decode(videos.rows[i]["print"]) for i in shown]
+    pairs = list(alike(hashes, [videos.rows[i]["seconds"] for i in shown], list(range(len(shown)))))
+    often = Counter(i for pair in pairs for i in pair)
+    most = max(5, 0.05 * len(shown))
+    videos.twins = [(shown[i], shown[j]) for i, j in pairs if max(often[i], often[j]) <= most]
+    if len(videos.twins) < len(pairs):
+        videos.note("many videos show nearly the same pictures, as of a fixed camera: these do not count as copies")
+
+
+def _describe(videos: Videos) -> None:
+    """Print what each class has."""
+    rows = []
+    for label, name in enumerate(videos.classes):
+        own = np.flatnonzero(videos.labels == label).tolist()
+        counts = [sum(videos.parts[i] == part for i in own) for part in verify.SUBSETS]
+        if counts[0] == 1:
+            videos.note(f"{name}: a single video to train on, so none can be held out to test the class; add more")
+        columns = [
+            [r[key] for i in own if (r := videos.rows[i]).get("fps")] for key in ("duration", "fps", "height", "width")
+        ]
+        rows.append([printable(name), *counts, *(f"{np.median(column or [np.nan]):.4g}" for column in columns)])
+    heads = ("class", *verify.SUBSETS, "seconds", "frames/s", "height", "width")
+    table(rows, columns=heads, title=f"{len(videos.records):,} videos of {len(videos.classes)} classes; medians")

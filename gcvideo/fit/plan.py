@@ -1,0 +1,127 @@
+"""Choices of a training by what the videos and the machine are, each with its reason; they become the run's config."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gcvideo import device as runtime
+from gcvideo.config import RunConfig, load_config
+from gcvideo.console import printable, say
+from gcvideo.fit.look import Videos
+
+BASE = "custom/fit.yaml"
+CLIP_SECONDS = 2.0  # of most single actions; whole shorter videos
+SIDES = re.compile(r"(^|[\W_])(left|right|(anti|counter)?clockwise)($|[\W_])")
+UNEQUAL = 1.5  # largest class over the smallest one, from which all classes come up equally often
+EPOCHS, STEPS = 30, 800  # as many as pay: of a set of hundreds of videos, of a smaller one
+
+
+class Plan:
+    """The config of a run in the making: what the user has set, what was chosen, and why.
+
+    Args:
+        name: of the run.
+        overrides: the user's ``key=value``, which no choice changes.
+
+    Attributes:
+        config: with all choices so far.
+        reasons: dotted key -> why it was chosen.
+        chosen: dotted key -> value.
+    """
+
+    def __init__(self, name: str, overrides: Sequence[str]) -> None:
+        self.overrides = [*overrides, f"name={json.dumps(name)}"]
+        self.given = {override.partition("=")[0] for override in overrides}
+        self.chosen: dict[str, Any] = {}
+        self.reasons: dict[str, str] = {}
+        self.config = self.variant({})
+
+    def choose(self, reason: str, values: dict[str, Any]) -> None:
+        """Set fields by their dotted keys, print them and the reason. What the user set stays."""
+        values = {key: value for key, value in values.items() if key not in self.given}
+        self.chosen |= values
+        self.reasons |= dict.fromkeys(values, reason)
+        self.config = self.variant({})
+        if values:
+            say(f"  {', '.join(f'{key}={value}' for key, value in values.items())}: {printable(reason)}")
+
+    def variant(self, values: dict[str, Any]) -> RunConfig:
+        """The config with other values, also of what the user set."""
+        chosen, others = ([f"{key}={json.dumps(value)}" for key, value in v.items()] for v in (self.chosen, values))
+        return load_config(BASE, [*chosen, *self.overrides, *others])
+
+    def explain(self, path: Path) -> None:
+        """Put the reasons in front of the run's config file, as comments."""
+        lines = [f"# {key}: {self.chosen[key]}, because: {printable(reason)}\n" for key, reason in self.reasons.items()]
+        head = "# Chosen by gcvideo fit; gcvideo train with this file and another name= repeats the training.\n"
+        path.write_text(head + "".join(lines) + path.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+def plan_clips(plan: Plan, videos: Videos) -> None:
+    """Choose length, stride, rate and size of the clips, and how many test a video."""
+    seen = [(r, row) for r, row in zip(videos.records, videos.rows, strict=True) if row.get("fps")]
+    times = [row["duration"] if r.start is None or r.end is None else r.end - r.start for r, row in seen] or [2.0]
+    rates = [row["fps"] for _, row in seen] or [25.0]
+    side = float(np.median([min(row["height"], row["width"]) for _, row in seen] or [240]))
+    short, middle, rate = float(np.quantile(times, 0.1)), float(np.median(times)), float(np.median(rates))
+    if max(rates) > 1.1 * min(rates):
+        rate = round(min(rate, 30.0), 2)
+        plan.choose(f"rates differ, from {min(rates):.4g} to {max(rates):.4g} frames/s", {"data.target_fps": rate})
+    frames, span = plan.config.data.frames, min(CLIP_SECONDS, short)
+    why = "as long as one of ten videos or less" if span < CLIP_SECONDS else "which most actions need"
+    why = f"{frames} frames of {rate:.4g} a second in {span:.2g} s, {why}"
+    plan.choose(why, {"data.stride": max(1, int(span * rate / frames))})
+    (low, high), crop = plan.config.data.short_side, min(plan.config.data.crop, max(48, int(side) // 16 * 16))
+    if crop < low:
+        sizes = {"data.short_side": [crop, round(crop * high / low)], "test.short_side": crop, "test.crop": crop}
+        plan.choose(f"the videos have {side:.4g} pixels", {"data.crop": crop, **sizes})
+    covered = frames * plan.config.data.stride / rate
+    clips = int(np.clip(np.ceil(2 * middle / covered), 3, 10))
+    plan.choose(f"half of the videos last {middle:.2g} s or more, a clip {covered:.2g} s", {"test.clips": clips})
+
+
+def plan_training(plan: Plan, videos: Videos) -> None:
+    """Choose classes, balance and flips by the videos, batch and workers by the machine."""
+    counts = Counter(r.label for r, part in zip(videos.records, videos.parts, strict=True) if part == "train")
+    total, most, least = counts.total(), max(counts.values()), min(counts.values())
+    plan.choose("classes with videos to train on", {"model.num_classes": len(videos.classes)})
+    if most >= UNEQUAL * least:
+        reason = f"classes have {least} to {most} videos, and shall come up equally often"
+        plan.choose(reason, {"data.augment.class_balanced": True})
+    if sided := [name for name in videos.classes if SIDES.search(name.lower())]:
+        plan.choose(f"mirrored, a video of {sided[0]!r} would show another class", {"data.flip": 0.0})
+    cores, device = len(os.sched_getaffinity(0)), runtime.pick_device(plan.config.device)
+    cuda = device.type == "cuda"
+    batch = 8 if total < 64 else 32 if cuda and total > 1000 else 16
+    plan.choose(f"{total} training videos", {"train.batch_size": batch})
+    workers = min(16, max(1, cores - 1)) if cuda else min(8, max(1, cores // 2))
+    plan.choose(f"{cores} cores{', which also compute' * (not cuda)}", {"data.workers": workers})
+    say(f"  {runtime.describe(device, runtime.pick_precision(plan.config.train.precision, device))}")
+
+
+def plan_epochs(plan: Plan, *, videos: int, seconds: float, epoch_seconds: float) -> bool:
+    """Choose epochs and how often to validate; returns whether time was short.
+
+    Args:
+        plan: of the run.
+        videos: to train on.
+        seconds: there are for the training.
+        epoch_seconds: that an epoch takes with its validation.
+    """
+    steps = max(1, videos // plan.config.train.batch_size)
+    most, fits = max(EPOCHS, STEPS / steps), seconds / epoch_seconds
+    epochs = max(min(most, fits), 1 / steps)
+    epochs = float(int(epochs)) if epochs >= 2 else round(epochs, 3)
+    reason = f"an epoch takes {epoch_seconds:.3g} s, and {seconds:.0f} s are left" if fits < most else "more do not pay"
+    plan.choose(reason, {"train.epochs": epochs, "train.val_every": max(1, round(epochs / 15))})
+    warmup = round(min(1.0, plan.config.train.epochs / 10), 4)
+    plan.choose("a tenth of the training, one epoch at most", {"optim.warmup_epochs": warmup})
+    return fits < most
