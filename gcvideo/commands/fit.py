@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     options = {
         name: getattr(args, name) for name in ("source", "overrides", "test", "root", "name", "minutes", "seeds")
     }
-    options |= {"count": args.folds, "only_look": args.dry_run, "replace": args.overwrite or args.dry_run}
+    options |= {"count": args.folds, "only_look": args.dry_run, "overwrite": args.overwrite}
     try:
         results = fit(**options, began=began)
     except Stopped as signal:

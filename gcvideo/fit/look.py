@@ -37,7 +37,7 @@ class Videos:
     Attributes:
         records: with labels from 0, all of which have videos to train on.
         parts: "train", "val" or "test", as the user has split them; all "train" where they are not split.
-        rows: what ``describe_video`` says of each; empty for videos that there was no time to open.
+        rows: what ``describe_video`` says of each, and its ``brightness``, 0 to 255; empty where time was short.
         classes: names in label order.
         twins: pairs of places of videos that show the same pictures.
         left_out: "path: reason" of the videos that are not used.
@@ -92,36 +92,34 @@ def look(
     for finding in findings:
         if finding.kind == "alike":
             videos.note(f"{finding.path}: {finding.reason}: check both labels")
-    bad = {(f.list, f.line, f.id): (f.path, f.reason) for f in findings if f.kind not in ("pyav", "alike")}
-    parts = [verify.SUBSETS[max(verify.SUBSETS.index(lists[e.order[0]][0]), e.order[1])] for e in entries]
-    foreign = {i for i, e in enumerate(entries) if test and parts[i] == "test" and e.order[0] < len(lists) - 1}
-    places = [(e.list, e.line, e.record.id) for e in entries]
-    good = [i for i, e in enumerate(entries) if e.label and places[i] not in bad and i not in foreign]
-    counts = Counter(str(entries[i].label) for i in good if parts[i] == "train")
-    bad |= {place: (e.record.path, "has no label") for place, e in zip(places, entries, strict=True) if not e.label}
-    bad |= {
-        places[i]: (entries[i].record.path, "its class is not in training")
-        for i in good
-        if entries[i].label not in counts
-    }
-    videos.left_out = [printable(f"{path or id_}: {reason}") for (_, _, id_), (path, reason) in bad.items()]
-    if videos.left_out:
-        first = "; ".join(videos.left_out[:3]) + " ..." * (len(videos.left_out) > 3)
-        videos.note(f"{len(videos.left_out):,} videos are left out: {first}")
+    bad = {(f.list, f.line, f.id): f"{f.path or f.id}: {f.reason}" for f in findings if f.kind not in ("pyav", "alike")}
+    placed = [((entry.list, entry.line, entry.record.id), _part(entry, lists), entry) for entry in entries]
+    bad = {place: f"{entry.record.path}: has no label" for place, _, entry in placed if not entry.label} | bad
+    counts = Counter(str(entry.label) for place, part, entry in placed if part == "train" and place not in bad)
+    order = sorted(counts, key=lambda c: (names.index(c) if c in names else 0, int(c) if c.isdecimal() else 0, c))
+    for place, part, entry in placed:
+        if place not in bad and entry.label not in counts:
+            bad[place] = f"{entry.record.path}: no video of its class {entry.label!r} is there to train on"
+        elif place not in bad:
+            videos.records.append(replace(entry.record, label=order.index(str(entry.label))))
+            videos.parts.append(part)
+            videos.rows.append(rows[entry.record.path])
+    videos.classes, videos.left_out = tuple(order), list(map(printable, bad.values()))
+    if bad:
+        examples = "; ".join(videos.left_out[:3]) + " ..." * (len(bad) > 3)
+        videos.note(f"{len(bad):,} videos are left out: {examples}")
     if len(counts) < 2:
-        found = f"only the class {next(iter(counts))!r} has" if counts else "no class has"
+        found = f"only the class {order[0]!r} has" if counts else "no class has"
         fix = "give each class a folder of its videos, or list them with `path label` lines"
         raise DataError(f"{source}: {found} videos to train on, and a classifier needs two classes; {fix}")
-    order = sorted(counts, key=lambda c: (names.index(c) if c in names else 0, int(c) if c.isdecimal() else 0, c))
-    for i in good:
-        if entries[i].label in counts:
-            videos.records.append(replace(entries[i].record, label=order.index(str(entries[i].label))))
-            videos.parts.append(parts[i])
-            videos.rows.append(rows[entries[i].record.path])
-    videos.classes = tuple(order)
     _find_twins(videos)
     _describe(videos)
     return videos
+
+
+def _part(entry: verify.Entry, lists: Sequence[tuple[str, Path]]) -> str:
+    """The part that a row names itself, or its list."""
+    return verify.SUBSETS[max(verify.SUBSETS.index(lists[entry.order[0]][0]), entry.order[1])]
 
 
 def sources(source: Path, videos: Videos) -> list[tuple[str, Path]]:
@@ -129,13 +127,14 @@ def sources(source: Path, videos: Videos) -> list[tuple[str, Path]]:
     folders = [p for p in sorted(source.iterdir()) if p.is_dir()] if source.is_dir() else []
     found = {folder: paths for folder in folders if folder.name[0] != "." and (paths := videos_under(folder))}
     parts = [(SUBSETS.get(folder.name.lower(), ""), folder) for folder in found]
-    if {"train"} <= {part for part, _ in parts} and all(part for part, _ in parts) and looks_like(source) == "folders":
-        for folder in [
-            folder for part, folder in parts if part != "train" and all(os.sep not in p for p in found[folder])
-        ]:
-            videos.note(f"{folder}: its videos have no labels, so they are not used; gcvideo predict can label them")
-            parts = [entry for entry in parts if entry[1] != folder]
-        return sorted(parts, key=lambda entry: verify.SUBSETS.index(entry[0]))
+    if any(part == "train" for part, _ in parts) and all(part for part, _ in parts) and looks_like(source) == "folders":
+        for part, folder in parts:
+            if part != "train" and not any(os.sep in path for path in found[folder]):
+                videos.note(
+                    f"{folder}: its videos have no labels, so they are not used; gcvideo predict can label them"
+                )
+        labelled = [(part, folder) for part, folder in parts if any(os.sep in path for path in found[folder])]
+        return sorted(labelled, key=lambda entry: verify.SUBSETS.index(entry[0]))
     return [("train", source)]
 
 
@@ -157,8 +156,9 @@ def _examine(path: str) -> Row:
         return row | {"kind": "refused", "reason": row["error"]}
     with open_video(path) as video:
         pictures = video.frames(np.linspace(0, len(video) - 1, FRAMES).round().astype(int))
-        row["seconds"] = float(video.times[-1] - video.times[0])
-    return row | {"kind": "sound", "print": base64.b64encode(picture_hash(pictures)).decode()}
+        row |= {"kind": "sound", "seconds": float(video.times[-1] - video.times[0])}
+    row["brightness"] = float(pictures.mean())
+    return row | {"print": base64.b64encode(picture_hash(pictures)).decode()}
 
 
 def _each(function: Callable[[str], Row], paths: list[str], title: str, deadline: float) -> dict[str, Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -18,10 +19,12 @@ from gcvideo.console import printable, say
 from gcvideo.fit.look import Videos
 
 BASE = "custom/fit.yaml"
-CLIP_SECONDS = 2.0  # of most single actions; whole shorter videos
+CLIP_SECONDS = 1.5  # of most single actions; whole shorter videos
 SIDES = re.compile(r"(^|[\W_])(left|right|(anti|counter)?clockwise)($|[\W_])")
+DARK, UNEQUAL_LIGHT = 40, 4.0  # mean grey level of the darkest tenth; and how much brighter the brightest is
 UNEQUAL = 1.5  # largest class over the smallest one, from which all classes come up equally often
-EPOCHS, STEPS = 30, 800  # as many as pay: of a set of hundreds of videos, of a smaller one
+FACTOR = 3.0  # that a range test may change the usual learning rate by
+EPOCHS, STEPS = 40, 1500  # as many as pay: of a set of hundreds of videos, of a smaller one
 
 
 class Plan:
@@ -32,7 +35,6 @@ class Plan:
         overrides: the user's ``key=value``, which no choice changes.
 
     Attributes:
-        config: with all choices so far.
         reasons: dotted key -> why it was chosen.
         chosen: dotted key -> value.
     """
@@ -42,14 +44,19 @@ class Plan:
         self.given = {override.partition("=")[0] for override in overrides}
         self.chosen: dict[str, Any] = {}
         self.reasons: dict[str, str] = {}
-        self.config = self.variant({})
+        self.config  # noqa: B018  # so that a mistake in an override is found at once
+
+    @functools.cached_property
+    def config(self) -> RunConfig:
+        """With all choices so far."""
+        return self.variant({})
 
     def choose(self, reason: str, values: dict[str, Any]) -> None:
         """Set fields by their dotted keys, print them and the reason. What the user set stays."""
         values = {key: value for key, value in values.items() if key not in self.given}
         self.chosen |= values
         self.reasons |= dict.fromkeys(values, reason)
-        self.config = self.variant({})
+        self.__dict__.pop("config", None)
         if values:
             say(f"  {', '.join(f'{key}={value}' for key, value in values.items())}: {printable(reason)}")
 
@@ -84,7 +91,7 @@ def plan_clips(plan: Plan, videos: Videos) -> None:
         sizes = {"data.short_side": [crop, round(crop * high / low)], "test.short_side": crop, "test.crop": crop}
         plan.choose(f"the videos have {side:.4g} pixels", {"data.crop": crop, **sizes})
     covered = frames * plan.config.data.stride / rate
-    clips = int(np.clip(np.ceil(2 * middle / covered), 3, 10))
+    clips = int(np.clip(np.ceil(2 * middle / covered), 5, 10))
     plan.choose(f"half of the videos last {middle:.2g} s or more, a clip {covered:.2g} s", {"test.clips": clips})
 
 
@@ -98,6 +105,11 @@ def plan_training(plan: Plan, videos: Videos) -> None:
         plan.choose(reason, {"data.augment.class_balanced": True})
     if sided := [name for name in videos.classes if SIDES.search(name.lower())]:
         plan.choose(f"mirrored, a video of {sided[0]!r} would show another class", {"data.flip": 0.0})
+    light = [row["brightness"] for row in videos.rows if "brightness" in row] or [128.0]
+    low, high = np.quantile(light, [0.1, 0.9])
+    dark = low < DARK or high > UNEQUAL_LIGHT * low
+    if low < DARK or high > UNEQUAL_LIGHT * low:
+        plan.choose(f"dark or unlike: mean brightness from {low:.0f} to {high:.0f} of 255", {"data.augment": "dark"})
     cores, device = len(os.sched_getaffinity(0)), runtime.pick_device(plan.config.device)
     cuda = device.type == "cuda"
     batch = 8 if total < 64 else 32 if cuda and total > 1000 else 16
@@ -107,21 +119,34 @@ def plan_training(plan: Plan, videos: Videos) -> None:
     say(f"  {runtime.describe(device, runtime.pick_precision(plan.config.train.precision, device))}")
 
 
-def plan_epochs(plan: Plan, *, videos: int, seconds: float, epoch_seconds: float) -> bool:
+def plan_rate(plan: Plan, found: dict[str, Any]) -> None:
+    """Choose the learning rate that a range test suggests, near the usual one."""
+    usual = plan.config.optim.lr
+    rate = min(max(found["lr"] or usual, usual / FACTOR), usual * FACTOR)
+    limits = "" if rate == found["lr"] else f"; kept within {FACTOR:g} times {usual:g}"
+    plan.choose(f"range test: {found['reason']}{limits}", {"optim.lr": rate})
+    plan.choose("a tenth of the rate", {"optim.warmup_start_lr": rate / 10})
+
+
+def plan_epochs(plan: Plan, *, videos: int, validates: bool, seconds: float, epoch_seconds: float) -> bool:
     """Choose epochs and how often to validate; returns whether time was short.
 
     Args:
         plan: of the run.
         videos: to train on.
+        validates: whether there are videos to validate on.
         seconds: there are for the training.
         epoch_seconds: that an epoch takes with its validation.
     """
     steps = max(1, videos // plan.config.train.batch_size)
     most, fits = max(EPOCHS, STEPS / steps), seconds / epoch_seconds
     epochs = max(min(most, fits), 1 / steps)
-    epochs = float(int(epochs)) if epochs >= 2 else round(epochs, 3)
+    epochs = (
+        plan.config.train.epochs if "train.epochs" in plan.given else int(epochs) if epochs >= 2 else round(epochs, 3)
+    )
     reason = f"an epoch takes {epoch_seconds:.3g} s, and {seconds:.0f} s are left" if fits < most else "more do not pay"
-    plan.choose(reason, {"train.epochs": epochs, "train.val_every": max(1, round(epochs / 15))})
-    warmup = round(min(1.0, plan.config.train.epochs / 10), 4)
-    plan.choose("a tenth of the training, one epoch at most", {"optim.warmup_epochs": warmup})
+    plan.choose(reason, {"train.epochs": epochs, "optim.warmup_epochs": round(min(1.0, epochs / 10), 4)})
+    if validates:
+        plan.choose("about 15 validations", {"train.val_every": max(1, round(epochs / 15))})
+        plan.choose("a third of them without a better accuracy: it has learned what it can", {"train.early_stop": 5})
     return fits < most

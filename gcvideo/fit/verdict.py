@@ -46,10 +46,11 @@ def judge(tests: Sequence[Predictions], check: Predictions) -> dict[str, Any]:
         check: predictions of training videos.
 
     Returns:
-        ``videos`` held out, the others None where there are none: ``accuracy``, a fraction, mean over the runs; its
-        95 % ``interval`` over videos; ``by_run``; accuracy of guessing by ``chance`` and with the ``largest`` class;
-        ``learned``, whether the interval lies above both, None where the accuracy alone does; ``trained``, accuracy of
-        training videos; ``suspects``, videos whose labels look wrong; and what ``gcvideo.eval.scoring.summary`` gives.
+        ``trained``, accuracy of training videos; ``suspects``, whose labels look wrong; ``videos``, how many were
+        held out. None where there are none: their ``accuracy``, a fraction, mean over the runs; its 95 % ``interval``
+        over videos; ``by_run`` and the ``deviation`` of these; what ``chance`` and the ``largest`` class reach;
+        ``learned``, whether the interval lies above both, None where the accuracy alone does; and what
+        ``gcvideo.eval.scoring.summary`` gives.
     """
     checked = score(check)
     verdict: dict[str, Any] = {"videos": 0, "trained": float(checked.right.mean()), "suspects": []}
@@ -68,6 +69,7 @@ def judge(tests: Sequence[Predictions], check: Predictions) -> dict[str, Any]:
         verdict["suspects"] = suspects({"held out": scored, "trained on": checked})
     for row in verdict["per_class"]:
         row["interval"] = wilson(row["top1"], row["videos"])
+    verdict["deviation"] = float(np.std(verdict["by_run"], ddof=1)) if len(tests) > 1 else None
     return verdict
 
 
@@ -81,7 +83,12 @@ def suspects(scored: dict[str, Scoring]) -> list[dict[str, Any]]:
     for part, each in scored.items():
         own, best = (each.probabilities[np.arange(len(each.labels)), k] for k in (each.labels, each.predicted))
         for i in np.flatnonzero(~each.right & (best >= SURE) & (best >= RATIO * own)):
-            row = {"path": each.predictions.paths[i], "class": each.classes[each.labels[i]], "part": part}
+            row = {
+                "id": each.predictions.ids[i],
+                "path": each.predictions.paths[i],
+                "class": each.classes[each.labels[i]],
+                "part": part,
+            }
             row |= {"taken_for": each.classes[each.predicted[i]], "confidence": float(best[i])}
             found[row["path"]] = max(row, found.get(row["path"], row), key=lambda row: row["confidence"])
     return sorted(found.values(), key=lambda row: -row["confidence"])[:MOST_SUSPECTS]

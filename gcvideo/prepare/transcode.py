@@ -76,7 +76,7 @@ def transcode(
     journal = Journal(target / JOURNAL, encoding._asdict(), rank=part.number - 1)
     if journal.is_foreign:
         raise DataError(f"{target}: holds videos transcoded with other settings; choose another folder")
-    return _transcode(copies, encoding, journal, workers, part)
+    return transcode_files(copies, encoding, journal, workers, part)
 
 
 def compare_presets(
@@ -91,7 +91,7 @@ def compare_presets(
         for preset in PRESETS:
             copies = {path: os.path.join(folder, preset, f"{number}.mp4") for number, path in enumerate(chosen)}
             encoding, journal = Encoding(preset=preset, short_side=short_side), Journal(f"{folder}/{preset}.jsonl", {})
-            results[preset] = _transcode(copies, encoding, journal, workers)
+            results[preset] = transcode_files(copies, encoding, journal, workers)
     return results
 
 
@@ -119,9 +119,10 @@ def copy_annotation(annotation: str | Path, source: str | Path, target: str | Pa
     return copy
 
 
-def _transcode(
-    copies: dict[str, str], encoding: Encoding, journal: Journal, workers: int | None, part: Part = WHOLE
+def transcode_files(
+    copies: dict[str, str], encoding: Encoding, journal: Journal, workers: int | None = None, part: Part = WHOLE
 ) -> Transcoding:
+    """Transcode videos, original -> copy, but those whose rows are in the journal; and measure what it brought."""
     for path, copy in copies.items():
         if not os.path.isfile(copy):
             journal.forget(path)

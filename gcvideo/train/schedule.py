@@ -14,6 +14,7 @@ width from step to step, is not offered.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -121,6 +122,13 @@ class Schedule:
         low, high = (max(shape.crop, round(side * shape.crop / data.crop)) for side in data.short_side)
         stride = data.stride * (data.frames // shape.frames)
         return dataclasses.replace(data, frames=shape.frames, stride=stride, crop=shape.crop, short_side=(low, high))
+
+    def shorten(self, epochs: int) -> None:
+        """End after so many epochs instead; the learning rate falls accordingly sooner."""
+        self.config = copy.copy(self.config)
+        self.config.train = dataclasses.replace(self.config.train, epochs=epochs)
+        self.epochs, self.shapes, self._whole = epochs, self.shapes[:epochs], self._whole[:epochs]
+        self._last = self._whole[-1]
 
     def take_over(self, position: Position, before: Schedule) -> Position:
         """Position of a run that reached ``position`` under another schedule: the same time in epochs.

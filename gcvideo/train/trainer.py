@@ -59,6 +59,7 @@ class Trainer:
         dataset: training clips instead of those of ``data.train`` or ``data.dataset``: a ``ClipDataset``, or a subclass
             with a ``sample`` of your own. It does not work with ``train.multigrid``, which changes the clips.
         overfit: train and validate on so many training videos, spread over the list, until all are learned.
+        until: time, by ``time.monotonic``, when it must be over: where epochs take too long, they become fewer.
 
     Raises:
         ConfigError: the config does not fit this machine, or contradicts itself.
@@ -72,8 +73,10 @@ class Trainer:
         loss: Loss | None = None,
         dataset: ClipDataset | None = None,
         overfit: int | None = None,
+        until: float = math.inf,
     ) -> None:
         self.config, self.model, self.loss, self.dataset, self.overfit = config, model, loss, dataset, overfit
+        self.until = until
         if loss is not None:  # for the checks of what belongs to cross entropy
             dataclasses.replace(config.train, loss="Trainer:loss")
         self.device = runtime.pick_device(config.device)
@@ -205,6 +208,10 @@ class Trainer:
                     if position.step % config.train.log_every == 0 or position.epoch_step == steps:
                         self._log(parts, batches, logger, progress, lr)
                     self._save_or_stop(parts, stop, due=self._checkpoint_is_due(position.step))
+            left = (self.until - time.monotonic()) / (state.clock.seconds / (epoch + 1))  # epochs that still fit
+            if distributed.agree(int(left < schedule.epochs - epoch - 1)):
+                schedule.shorten(epoch + 1 + max(0, distributed.agree(int(left))))
+                say(f"time is short: {schedule.epochs} epochs instead of {config.train.epochs:g}")
             improved = False
             if parts.val_set is not None and schedule.validates_after(epoch):
                 self._save(parts)  # validation can take long: a run that is stopped in it resumes from here

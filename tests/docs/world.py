@@ -35,6 +35,10 @@ TRAIN = shlex.split(
 TINY: dict[str, list[str]] = {
     "train": TRAIN,
     "demo": ["--data", "data/demo"],
+    "fit": shlex.split(
+        "--minutes 0.05 model.width=4 model.weights=null data.frames=4 data.crop=32 data.workers=0 test.clips=1 "
+        "train.epochs=1"
+    ),
     "benchmark compare": shlex.split(
         "model.width=4 --frames 4 --size 32 --rounds 1 --batches 1 --block-channels 8 --block-frames 2 4 "
         "--block-sizes 4 8 --block-at 2 4"
@@ -72,6 +76,9 @@ def make_world(folder: Path) -> Path:
     for place in ("clips", "new_videos", "videos_fast"):
         shutil.copytree(folder / "videos", folder / place)
     lists(folder / "my", videos, "train.txt", "val.txt", "test.txt")
+    for i, video in enumerate(videos):
+        (folder / "my/videos" / CLASSES[i % 4]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, folder / "my/videos" / CLASSES[i % 4])
     lists(folder / "data/ucf101_10", videos, "train.txt", "test.txt")
     (folder / "data/ucf101_10/classes.txt").write_text("\n".join(CLASSES) + "\n")
     for split in ("train", "val"):
