@@ -107,7 +107,6 @@ def plan_training(plan: Plan, videos: Videos) -> None:
         plan.choose(f"mirrored, a video of {sided[0]!r} would show another class", {"data.flip": 0.0})
     light = [row["brightness"] for row in videos.rows if "brightness" in row] or [128.0]
     low, high = np.quantile(light, [0.1, 0.9])
-    dark = low < DARK or high > UNEQUAL_LIGHT * low
     if low < DARK or high > UNEQUAL_LIGHT * low:
         plan.choose(f"dark or unlike: mean brightness from {low:.0f} to {high:.0f} of 255", {"data.augment": "dark"})
     cores, device = len(os.sched_getaffinity(0)), runtime.pick_device(plan.config.device)
