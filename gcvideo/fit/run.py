@@ -95,10 +95,10 @@ class Fit:
         say(f"  {', '.join(f'{len(places)} videos to {part}' for part, places in parts.items())}; no group is divided")
         return parts
 
-    def write(self, places: Sequence[int], path: Path) -> str:
+    def write(self, places: Sequence[int] | np.ndarray, path: Path) -> str:
         """Write an index of some of the videos."""
         table = RecordTable.of_records([self.videos.records[i] for i in places])
-        table.classes = self.videos.classes
+        table.classes, table.labels = self.videos.classes, self.videos.labels[places].astype(np.int32)
         files = [os.path.abspath(self.copies.get(record.path, record.path)) for record in table]
         root = os.path.commonpath(list(map(os.path.dirname, files)))
         rows = [
@@ -242,7 +242,7 @@ def fit(
         raise ConfigError(f"{folder} already holds a run: give another --name, or replace it with --overwrite")
     until = began + 60 * minutes * LOOK_TIME
     videos = look(source, test=test, root=root or data.train.root, classes=data.classes, deadline=until)
-    groups = find_groups(videos.records, videos.classes, twins=videos.twins)
+    groups = find_groups([r.path for r in videos.records], videos.labels, videos.classes, twins=videos.twins)
     if groups.shown_by:
         say(f"{groups.numbers.max() + 1} groups of videos from one source, by {groups.shown_by}")
     else:

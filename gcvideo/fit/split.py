@@ -7,13 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
 from gcvideo.data.annotations.table import SUBSETS
-from gcvideo.data.records import VideoRecord
 
 ENOUGH = 5  # groups, of which a fifth can be held out: coarser parts of names with fewer groups are taken last
 _RULES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text(encoding="utf-8"))
@@ -36,7 +35,7 @@ class Groups(NamedTuple):
 
 
 def find_groups(
-    records: Sequence[VideoRecord], classes: Sequence[str], *, twins: Sequence[tuple[int, int]] = ()
+    paths: Sequence[str], labels: np.ndarray, classes: Sequence[str], *, twins: Sequence[tuple[int, int]] = ()
 ) -> Groups:
     """Find which videos come from one source: by folders, by names, by equal pictures, by segments of one file.
 
@@ -44,31 +43,31 @@ def find_groups(
     ``person3_day2_clip1`` the person, of ``match_b_007`` the match. A last number only counts the pieces.
 
     Args:
-        records: of the videos.
-        classes: names in label order.
+        paths: of the videos.
+        labels: (V,) of the videos, from 0.
+        classes: names in label order, which say nothing about the source where they occur in paths.
         twins: pairs of places of videos that show the same pictures.
     """
-    labels = np.array([record.label for record in records])
     usable: list[tuple[float, str, np.ndarray]] = []  # how good, what, a number of each video
-    for what, sure, keys in _ways(records, classes):
+    for what, sure, keys in _ways(paths, labels, classes):
         first: dict[Hashable, int] = {}
         numbers: np.ndarray = np.array(
             [i if key is None else first.setdefault(key, i) for i, key in enumerate(keys)], np.int64
         )
         several = [len(np.unique(numbers[labels == k])) > 1 for k in np.unique(labels)]
         count, known = len(first) + keys.count(None), len(keys) - keys.count(None)
-        if count < len(records) <= 2 * known and 2 * sum(several) >= len(several):
+        if count < len(paths) <= 2 * known and 2 * sum(several) >= len(several):
             usable.append((1.0 if sure or count >= ENOUGH else count / ENOUGH / 2, what, numbers))
-    _, shown_by, numbers = max(usable, key=lambda way: way[0], default=(0, "", np.arange(len(records))))
+    _, shown_by, numbers = max(usable, key=lambda way: way[0], default=(0, "", np.arange(len(paths))))
     numbers = numbers.copy()
     files: dict[str, int] = {}
-    same = [(i, j) for i, record in enumerate(records) if i != (j := files.setdefault(record.path, i))]
-    for i, j in [*same, *twins, *_variants(records)]:
+    same = [(i, j) for i, path in enumerate(paths) if i != (j := files.setdefault(path, i))]
+    for i, j in [*same, *twins, *_variants(paths, labels)]:
         numbers[numbers == numbers[i]] = numbers[j]
     torn = [int(k) for k in np.unique(labels) if (labels == k).sum() > 1 and np.ptp(numbers[labels == k]) == 0]
     apart = np.isin(labels, torn)
-    numbers[apart] = len(records) + np.flatnonzero(apart)
-    if not shown_by and len(np.unique(numbers)) < len(records):
+    numbers[apart] = len(paths) + np.flatnonzero(apart)
+    if not shown_by and len(np.unique(numbers)) < len(paths):
         shown_by = "equal pictures and names"
     return Groups(np.unique(numbers, return_inverse=True)[1], shown_by, torn)
 
@@ -119,57 +118,46 @@ def hold_out(labels: np.ndarray, groups: np.ndarray, share: float, *, seed: int)
     return held
 
 
-def _ways(records: Sequence[VideoRecord], classes: Sequence[str]) -> Iterator[tuple[str, bool, list[Hashable]]]:
+def _ways(paths: Sequence[str], labels: np.ndarray, classes: Sequence[str]) -> Iterator[tuple[str, bool, list[Any]]]:
     """Ways to group videos, what is most telling and coarsest first: in words, whether sure, the key of each video."""
-    folders = [os.path.dirname(os.path.abspath(record.path)) for record in records]
-    shared = len(os.path.join(os.path.commonpath(folders), ""))
-    own = [{*re.split(r"[\W_]+", name.lower()), re.sub(r"[\W_]", "", name.lower())} for name in classes]
-    yield (
-        "sub-folders",
-        True,
-        [
-            tuple(
-                n
-                for n in folder[shared:].split(os.sep)
-                if n and re.sub(r"[\W_]", "", n.lower()) not in own[r.label] | SUBSETS.keys()
-            )
-            or None
-            for r, folder in zip(records, folders, strict=True)
-        ],
-    )
-    stems = [_stem(record) for record in records]
+    folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
+    below = [folder[len(os.path.commonpath(folders)) :].split(os.sep) for folder in folders]
+    known = [{*re.split(r"[\W_]+", name.lower()), _bare(name), "", *SUBSETS} for name in classes]
+    own = [known[label] for label in labels]  # words that are the class's
+    keys: list[Any] = [tuple(n for n in b if _bare(n) not in words) for b, words in zip(below, own, strict=True)]
+    yield "sub-folders", True, [key or None for key in keys]
+    stems = list(map(_stem, paths))
     for what, pattern in SOURCES.items():
         found = [pattern.search(stem) for stem in stems]
         yield f"{what} in file names", True, [match.groups() if match else None for match in found]
     shapes = Counter(re.sub(r"\d+", "0", stem) for stem in stems)
     alike = shapes.most_common(1)[0][1] >= 0.8 * len(stems)  # then letters and digits in one word are two
     names: list[list[str]] = []
-    for record, stem in zip(records, stems, strict=True):
+    for stem, words in zip(stems, own, strict=True):
         pieces = re.split(r"[\W_]+", stem)
         split = [re.findall(r"\d+|[^\W\d_]+", p) if alike or re.fullmatch(r"[^\W\d_]+\d+", p) else [p] for p in pieces]
-        words = [word for piece in split for word in piece if word]
-        names.append([word for word in words if word not in own[record.label] and not GENERIC.fullmatch(word)])
-    texts = [[word for word in name if not word.isdecimal()] for name in names]
+        names.append([w for piece in split for w in piece if w not in words and not GENERIC.fullmatch(w)])
     for least, what in ((3, " and short tags"), (1, "")):
-        yield (
-            f"file names without numbers{what}",
-            False,
-            [tuple(w for w in t if len(w) >= least) or None for t in texts],
-        )
+        keys = [tuple(w for w in name if len(w) >= least and not w.isdecimal()) or None for name in names]
+        yield f"file names without numbers{what}", False, keys
     places = [[place for place, word in enumerate(name) if word.isdecimal()] for name in names]
     for count in range(1, max(map(len, places), default=0)):
         keys = [tuple(n[: at[count - 1] + 1]) if len(at) > count else None for n, at in zip(names, places, strict=True)]
-        yield f"file names up to number {count}", False, list[Hashable](keys)
+        yield f"file names up to number {count}", False, keys
 
 
-def _variants(records: Sequence[VideoRecord]) -> Iterator[tuple[int, int]]:
+def _variants(paths: Sequence[str], labels: np.ndarray) -> Iterator[tuple[int, int]]:
     """Places of a name with an end, and of the same without it: ``a_flip`` or ``a1 (2)``, and ``a1``, of one class."""
-    places = {(r.label, stem): i for i, r in enumerate(records) if re.search(r"\d", stem := _stem(r))}
-    for i, record in enumerate(records):
-        for match in re.finditer(r"[\W_]+", stem := _stem(record)):
-            if (record.label, stem[: match.start()]) in places:
-                yield i, places[record.label, stem[: match.start()]]
+    names = list(zip(labels.tolist(), map(_stem, paths), strict=True))
+    places = {name: i for i, name in enumerate(names) if re.search(r"\d", name[1])}
+    for i, (label, stem) in enumerate(names):
+        starts = [(label, stem[: match.start()]) for match in re.finditer(r"[\W_]+", stem)]
+        yield from ((i, places[start]) for start in starts if start in places)
 
 
-def _stem(record: VideoRecord) -> str:
-    return os.path.splitext(os.path.basename(record.path))[0].lower()
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0].lower()
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.lower())

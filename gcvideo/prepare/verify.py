@@ -267,12 +267,7 @@ def read_lists(
 
 
 def findings_of(entries: Sequence[Entry], rows: dict[str, Row]) -> list[Finding]:
-    """What is to be said of rows whose videos were decoded, or at least opened.
-
-    Args:
-        entries: of ``read_lists``.
-        rows: path -> row of ``verify_video``.
-    """
+    """What is to be said of entries of ``read_lists`` by the rows of ``verify_video``, by path."""
     return [*_videos(entries, rows), *_pairs(entries, rows), *_new_classes(entries)]
 
 

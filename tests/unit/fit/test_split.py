@@ -7,7 +7,6 @@ import hashlib
 import numpy as np
 import pytest
 
-from gcvideo.data.records import VideoRecord
 from gcvideo.fit.split import Groups, find_groups, folds, hold_out
 
 CLASSES = ("jump", "run")
@@ -15,8 +14,8 @@ PERSONS = ["daria", "denis", "eli", "ido", "ira", "lena"]
 
 
 def groups_of(paths: list[str], classes: tuple[str, ...] = CLASSES, **options: object) -> Groups:
-    records = [VideoRecord(f"/data/{path}", classes.index(path.split("/")[0]), path) for path in paths]
-    return find_groups(records, classes, **options)  # type: ignore[arg-type]
+    labels = np.array([classes.index(path.split("/")[0]) for path in paths])
+    return find_groups([f"/data/{path}" for path in paths], labels, classes, **options)  # type: ignore[arg-type]
 
 
 def each(pattern: str, **values: object) -> list[str]:
