@@ -37,12 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from gcvideo.fit.run import fit
     from gcvideo.train.signals import EXIT_CODE, Stopped
 
-    options = {
-        name: getattr(args, name) for name in ("source", "overrides", "test", "root", "name", "minutes", "seeds")
-    }
-    options |= {"count": args.folds, "only_look": args.dry_run, "overwrite": args.overwrite}
     try:
-        results = fit(**options, began=began)
+        results = fit(args, began=began)
     except Stopped as signal:
         warn(f"stopped by {signal}; start again with --overwrite")
         return EXIT_CODE

@@ -9,7 +9,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +32,28 @@ FEWEST_SECONDS = 20.0  # to open all videos in, even where little time was given
 
 @dataclass
 class Videos:
-    """The labelled videos that can be used, one entry each in the first three lists.
+    """The labelled videos that can be used, one entry each in the first four lists.
 
     Attributes:
-        records: with labels from 0, all of which have videos to train on.
+        records: of the files; their own labels do not count.
+        sets: labels of each, from 0, all of which have videos to train on; one each but with ``multi_label``.
         parts: "train", "val" or "test", as the user has split them; all "train" where they are not split.
         rows: what ``describe_video`` says of each, and its ``brightness``, 0 to 255; empty where time was short.
         classes: names in label order.
+        labels: (V,) the label of each video, of several the rarest.
+        multi_label: whether videos have several labels or none.
         twins: pairs of places of videos that show the same pictures.
         left_out: "path: reason" of the videos that are not used.
         notes: lines that the user should read, also on the page.
     """
 
     records: list[VideoRecord] = field(default_factory=list)
+    sets: list[list[int]] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     classes: tuple[str, ...] = ()
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    multi_label: bool = False
     twins: list[tuple[int, int]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -56,11 +62,6 @@ class Videos:
         """Warn the user, on the screen and on the page."""
         self.notes.append(printable(text))
         warn(self.notes[-1])
-
-    @property
-    def labels(self) -> np.ndarray:
-        """(V,) int64."""
-        return np.array([record.label for record in self.records], np.int64)
 
 
 def look(
@@ -84,27 +85,36 @@ def look(
     beside = Path(classes or source.with_name("classes.txt"))
     names = load_classes(str(beside)) if classes or (source.is_file() and beside.is_file()) else ()
     entries, findings = verify.read_lists([path for _, path in lists], root, names if classes else None)
-    if names and all(entry.label is None or entry.label.isdecimal() for entry in entries):
-        named = dict(enumerate(names))
-        entries = [entry._replace(label=named.get(int(entry.label or -1))) for entry in entries]
+    videos.multi_label = any(isinstance(entry.record.label, tuple) for entry in entries)
+    labels = [_labels(entry, several=videos.multi_label) for entry in entries]
+    if names and all(label.isdecimal() for own in labels for label in own):
+        labels = [[names[int(label)] for label in own if int(label) < len(names)] for own in labels]
     rows = _open_all([entry.record.path for entry in entries], deadline)
     findings += verify.findings_of(entries, rows)
     for finding in findings:
         if finding.kind == "alike":
             videos.note(f"{finding.path}: {finding.reason}: check both labels")
     bad = {(f.list, f.line, f.id): f"{f.path or f.id}: {f.reason}" for f in findings if f.kind not in ("pyav", "alike")}
-    placed = [((entry.list, entry.line, entry.record.id), _part(entry, lists), entry) for entry in entries]
-    bad = {place: f"{entry.record.path}: has no label" for place, _, entry in placed if not entry.label} | bad
-    counts = Counter(str(entry.label) for place, part, entry in placed if part == "train" and place not in bad)
+    parts = [verify.SUBSETS[max(verify.SUBSETS.index(lists[e.order[0]][0]), e.order[1])] for e in entries]
+    placed = [
+        (e, part, own, (e.list, e.line, e.record.id)) for e, part, own in zip(entries, parts, labels, strict=True)
+    ]
+    bad |= {
+        place: f"{e.record.path}: has no label" for e, _, _, place in placed if e.label is None and place not in bad
+    }
+    counts = Counter(label for _, part, own, place in placed if part == "train" and place not in bad for label in own)
     order = sorted(counts, key=lambda c: (names.index(c) if c in names else 0, int(c) if c.isdecimal() else 0, c))
-    for place, part, entry in placed:
-        if place not in bad and entry.label not in counts:
-            bad[place] = f"{entry.record.path}: no video of its class {entry.label!r} is there to train on"
+    for entry, part, own, place in placed:
+        if place not in bad and not {*own} <= {*order}:
+            bad[place] = f"{entry.record.path}: no video of its class is there to train on"
         elif place not in bad:
-            videos.records.append(replace(entry.record, label=order.index(str(entry.label))))
+            videos.records.append(entry.record)
             videos.parts.append(part)
             videos.rows.append(rows[entry.record.path])
+            videos.sets.append(sorted(map(order.index, own)))
     videos.classes, videos.left_out = tuple(order), list(map(printable, bad.values()))
+    # The rarest label stands for all of a video.
+    videos.labels = np.array([min(own, key=lambda k: counts[order[k]], default=0) for own in videos.sets], np.int64)
     if bad:
         examples = "; ".join(videos.left_out[:3]) + " ..." * (len(bad) > 3)
         videos.note(f"{len(bad):,} videos are left out: {examples}")
@@ -117,9 +127,9 @@ def look(
     return videos
 
 
-def _part(entry: verify.Entry, lists: Sequence[tuple[str, Path]]) -> str:
-    """The part that a row names itself, or its list."""
-    return verify.SUBSETS[max(verify.SUBSETS.index(lists[entry.order[0]][0]), entry.order[1])]
+def _labels(entry: verify.Entry, *, several: bool) -> list[str]:
+    """The labels of a row as text."""
+    return [label for label in (entry.label or "").split(verify.SEVERAL if several else "\0") if label]
 
 
 def sources(source: Path, videos: Videos) -> list[tuple[str, Path]]:

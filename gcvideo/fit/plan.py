@@ -97,10 +97,13 @@ def plan_clips(plan: Plan, videos: Videos) -> None:
 
 def plan_training(plan: Plan, videos: Videos) -> None:
     """Choose classes, balance and flips by the videos, batch and workers by the machine."""
-    counts = Counter(r.label for r, part in zip(videos.records, videos.parts, strict=True) if part == "train")
-    total, most, least = counts.total(), max(counts.values()), min(counts.values())
+    train = [own for own, part in zip(videos.sets, videos.parts, strict=True) if part == "train"]
+    counts = Counter(label for own in train for label in own).values()
+    total, most, least = len(train), max(counts), min(counts)
     plan.choose("classes with videos to train on", {"model.num_classes": len(videos.classes)})
-    if most >= UNEQUAL * least:
+    if videos.multi_label:
+        plan.choose("the list has several labels a video", {"model.multi_label": True})
+    elif most >= UNEQUAL * least:
         reason = f"classes have {least} to {most} videos, and shall come up equally often"
         plan.choose(reason, {"data.augment.class_balanced": True})
     if sided := [name for name in videos.classes if SIDES.search(name.lower())]:

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
 import os
 import random
 import shutil
-import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from gcvideo.config import RunConfig
 from gcvideo.console import duration, percent, printable, say
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError
 from gcvideo.eval.predictions import Predictions
-from gcvideo.eval.scoring import score
 from gcvideo.eval.test_run import run_test
 from gcvideo.eval.trained import load_trained
 from gcvideo.files import write_json
 from gcvideo.fit.look import Videos, look
 from gcvideo.fit.plan import Plan, plan_clips, plan_epochs, plan_rate, plan_training
 from gcvideo.fit.split import find_groups, folds, hold_out
-from gcvideo.fit.verdict import join, judge
+from gcvideo.fit.verdict import accuracy, join, judge
 from gcvideo.journal import Journal
 from gcvideo.prepare.encode import Encoding
 from gcvideo.prepare.index import write_index
@@ -95,15 +94,15 @@ class Fit:
         say(f"  {', '.join(f'{len(places)} videos to {part}' for part, places in parts.items())}; no group is divided")
         return parts
 
-    def write(self, places: Sequence[int] | np.ndarray, path: Path) -> str:
+    def write(self, places: np.ndarray, path: Path) -> str:
         """Write an index of some of the videos."""
-        table = RecordTable.of_records([self.videos.records[i] for i in places])
-        table.classes, table.labels = self.videos.classes, self.videos.labels[places].astype(np.int32)
+        table, own = RecordTable.of_records([self.videos.records[i] for i in places]), self.videos
+        table.classes, table.labels = own.classes, own.labels[places].astype(np.int32)
+        if own.multi_label:
+            table.sets = pa.array([own.sets[i] for i in places], pa.list_(pa.int32()))
         files = [os.path.abspath(self.copies.get(record.path, record.path)) for record in table]
         root = os.path.commonpath(list(map(os.path.dirname, files)))
-        rows = [
-            {**self.videos.rows[i], "path": os.path.relpath(file, root)} for i, file in zip(places, files, strict=True)
-        ]
+        rows = [{**own.rows[i], "path": os.path.relpath(file, root)} for i, file in zip(places, files, strict=True)]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_index(path, table, rows, root=os.path.relpath(root, path.parent))
         return str(path)
@@ -177,7 +176,7 @@ class Fit:
                 config = self.config({"train": one, "val": two}, {**place, **values, INPUT: difference})
                 self.train(config, seconds)
                 scored.append(Predictions.load(config.run_dir / "predictions_val.npz"))
-            results[difference] = float(score(join(scored)).right.mean())
+            results[difference] = accuracy(join(scored))
         found = f"{percent(results[True], 1)} with differences of frames, {percent(results[False], 1)} with frames"
         self.plan.choose(f"{tried} videos held out in trials: {found}", {INPUT: results[True] >= results[False]})
 
@@ -186,10 +185,10 @@ class Fit:
         Trainer(config, until=time.monotonic() + seconds).fit(overwrite=True)
         write_run_report(config.run_dir)
 
-    def test(self, config: RunConfig, places: Sequence[int] = ()) -> Predictions:
+    def test(self, config: RunConfig, places: np.ndarray | None = None) -> Predictions:
         """Test a run on its own test videos; or on one view each of others, apart from its results."""
         folder, overrides = config.run_dir, []
-        if places:
+        if places is not None:
             file = json.dumps(self.write(places, folder / "check" / "train.parquet"))
             folder, overrides = folder / "check", [f"data.test.annotation={file}", "test.clips=1", "test.crops=1"]
         predictions = run_test(load_trained(config.run_dir, overrides=overrides), output=folder, restart=True)[1]
@@ -203,46 +202,27 @@ class Fit:
             plan_rate(self.plan, find_lr(self.config({"train": parts["train"]}, self.trial("rate")), steps=steps))
 
 
-def fit(
-    source: str,
-    overrides: Sequence[str] = (),
-    *,
-    test: str | None = None,
-    root: str | None = None,
-    name: str | None = None,
-    minutes: float = 30,
-    seeds: int = 1,
-    count: int = 0,
-    only_look: bool = False,
-    overwrite: bool = False,
-    began: float | None = None,
-) -> dict[str, Any]:
+def fit(asked: argparse.Namespace, *, began: float) -> dict[str, Any]:
     """Make a classifier of a user's videos.
 
     Args:
-        source: folder or list of the videos.
-        overrides: ``key=value`` of the config that are not to be chosen.
-        test: folder or list of videos to test on; by default a fifth of all.
-        root: folder of the videos of a list.
-        name: of the run; by default that of the source.
-        minutes: for everything.
-        seeds: how many times to train.
-        count: folds of a cross-validation, 0 for none: a training for each, then one on all videos.
-        only_look: look, plan and estimate only.
-        overwrite: replace the run of this name.
-        began: time of the start, by ``time.monotonic``; by default now.
+        asked: the options of ``gcvideo fit``.
+        began: time of the start, by ``time.monotonic``.
 
     Returns:
         the run, its choices, what to know of the videos, and the verdict; also in ``fit.json``.
     """
-    began = began or time.monotonic()
-    plan = Plan(name or Path(source).expanduser().resolve().stem, overrides)
-    folder, data, seed = plan.config.run_dir, plan.config.data, plan.config.seed
-    if RunFolder(plan.config).holds_run() and not (overwrite or only_look):
+    plan, total = (
+        Plan(asked.name or Path(asked.source).expanduser().resolve().stem, asked.overrides),
+        60 * asked.minutes,
+    )
+    folder, data, seed, name = plan.config.run_dir, plan.config.data, plan.config.seed, plan.config.name
+    if RunFolder(plan.config).holds_run() and not (asked.overwrite or asked.dry_run):
         raise ConfigError(f"{folder} already holds a run: give another --name, or replace it with --overwrite")
-    until = began + 60 * minutes * LOOK_TIME
-    videos = look(source, test=test, root=root or data.train.root, classes=data.classes, deadline=until)
-    groups = find_groups([r.path for r in videos.records], videos.labels, videos.classes, twins=videos.twins)
+    root, until = asked.root or data.train.root, began + total * LOOK_TIME
+    videos = look(asked.source, test=asked.test, root=root, classes=data.classes, deadline=until)
+    labels = videos.labels
+    groups = find_groups([r.path for r in videos.records], labels, videos.classes, twins=videos.twins)
     if groups.shown_by:
         say(f"{groups.numbers.max() + 1} groups of videos from one source, by {groups.shown_by}")
     else:
@@ -252,33 +232,31 @@ def fit(
     say("choices:")
     plan_clips(plan, videos)
     plan_training(plan, videos)
-    work = Fit(plan=plan, videos=videos, groups=groups.numbers, began=began, seconds=60 * minutes)
-    parts = work.parts(held_out=not count)
+    work = Fit(plan=plan, videos=videos, groups=groups.numbers, began=began, seconds=total)
+    parts = work.parts(held_out=not asked.folds)
     work.measure(parts)
-    if not only_look:
+    if not asked.dry_run:
         work.copy_videos(parts)
         work.try_inputs(parts)
         work.find_rate(parts)
-    trainings, tested = (count + 1, len(videos.records)) if count else (seeds, seeds * len(parts["test"]))
-    views = tested * plan.config.test.clips * plan.config.test.crops + min(len(parts["train"]), MOST_CHECKED)
+    count, trained = (asked.folds + 1, len(labels)) if asked.folds else (asked.seeds, asked.seeds * len(parts["test"]))
+    views = trained * plan.config.test.clips * plan.config.test.crops + min(len(parts["train"]), MOST_CHECKED)
     testing = TEST_COST * work.clip_seconds * views + 3
     epoch = work.clip_seconds * (len(parts["train"]) + TEST_COST * len(parts["val"]))
-    left = max(1.0, SLACK * (work.left - testing) / trainings)
-    short = plan_epochs(
-        plan, videos=len(parts["train"]), validates=len(parts["val"]) > 0, seconds=left, epoch_seconds=epoch
-    )
-    say(f"  about {duration(trainings * epoch * plan.config.train.epochs)} of training")
+    given = {"seconds": max(1.0, SLACK * (work.left - testing) / count), "epoch_seconds": epoch}
+    short = plan_epochs(plan, videos=len(parts["train"]), validates=len(parts["val"]) > 0, **given)
+    say(f"  about {duration(count * epoch * plan.config.train.epochs)} of training")
     results = {"run": str(folder), "choices": plan.chosen, "reasons": plan.reasons, "notes": videos.notes}
     shutil.rmtree(folder / "trials", ignore_errors=True)
-    if only_look:
+    if asked.dry_run:
         say("dry run: nothing was trained")
         return results
-    runs = [(f"{plan.config.name}_s{n}" if n else plan.config.name, seed + n, parts) for n in range(seeds)]
-    fold = folds(videos.labels, work.groups, max(count, 1), seed=seed)
-    for k in range(count):
+    runs = [(f"{name}_s{n}" if n else name, seed + n, parts) for n in range(asked.seeds)]
+    fold = folds(labels, groups.numbers, max(asked.folds, 1), seed=seed)
+    for k in range(asked.folds):
         own = {"train": np.flatnonzero(fold != k), "test": np.flatnonzero(fold == k)}
-        if len(own["test"]) and len({*videos.labels[own["train"]]}) == len(videos.classes):
-            runs.insert(-1, (f"{plan.config.name}_fold{k + 1}", seed, own))
+        if len(own["test"]) and len({*labels[own["train"]]}) == len({*labels}):
+            runs.insert(-1, (f"{name}_fold{k + 1}", seed, own))
     tests = []
     for number, (run, own_seed, own) in enumerate(runs):
         say(f"\ntraining {number + 1} of {len(runs)}: {run}")
@@ -287,19 +265,20 @@ def fit(
         work.train(config, max(1.0, (work.left - testing) / (len(runs) - number)))
         plan.explain(config.run_dir / "config.yaml")
         tests += [work.test(config)] if len(own["test"]) else []
-    chosen = sorted(random.Random(seed).sample(own["train"].tolist(), min(MOST_CHECKED, len(own["train"]))))
-    verdict = judge(tests, work.test(config, chosen))
-    counts = Counter(videos.classes[videos.records[i].label] for i in parts["train"])
-    rate = plan.config.data.target_fps or statistics.median([row.get("fps", 25.0) for row in videos.rows])
-    values: dict[str, Any] = {"v": verdict, "counts": counts, "minutes": minutes, "short": short, "folds": count}
-    values |= {"grouped": groups.shown_by, "stride": plan.config.data.stride, "notes": videos.notes}
-    values |= {"seconds": plan.config.data.frames * plan.config.data.stride / rate, "run": folder}
+    checked = np.random.default_rng(seed).permutation(own["train"])[:MOST_CHECKED]
+    pooled = (join(tests) if asked.folds else tests[0]) if tests else None
+    verdict = judge(pooled, tests, work.test(config, np.sort(checked)))
+    rate = data.target_fps or float(np.median([row.get("fps", 25.0) for row in videos.rows]))
+    counts = Counter(videos.classes[label] for i in parts["train"] for label in videos.sets[i])
+    values: dict[str, Any] = {"v": verdict, "counts": counts, "short": short, "grouped": groups.shown_by, "run": folder}
+    values |= {"minutes": asked.minutes, "folds": asked.folds, "notes": videos.notes, "stride": plan.config.data.stride}
+    values["seconds"] = plan.config.data.frames * plan.config.data.stride / rate
     lines = [printable(line) for line in render("fit.txt.j2", **values).splitlines() if line.strip()]
     values["suspects"] = [{**row, "pictures": thumbnails(row["path"], 8)} for row in verdict["suspects"]]
     values["choices"] = [{"key": key, "value": plan.chosen[key], "because": why} for key, why in plan.reasons.items()]
-    values["scored"] = score_for_page(join(tests)) if verdict["videos"] else None
-    write_page(folder / "fit.html", "fit.html.j2", title=f"The classifier {folder.name}", lines=lines, **values)
+    values["scored"] = score_for_page(pooled) if pooled is not None else None
+    write_page(folder / "fit.html", "fit.html.j2", title=f"The classifier {name}", lines=lines, **values)
     write_json(folder / "fit.json", results := {**results, "verdict": verdict, "says": lines})
-    for line in ["", f"took {duration(60 * minutes - work.left)}; the page: {folder / 'fit.html'}", *lines]:
+    for line in ["", f"took {duration(total - work.left)}; the page: {folder / 'fit.html'}", *lines]:
         say(line)
     return results

@@ -21,7 +21,8 @@ def videos(*, classes: tuple[str, ...] = ("jump", "run"), counts: tuple[int, ...
         for i in range(len(labels))
     ]
     records = [VideoRecord(f"{i}.mp4", label, str(i)) for i, label in enumerate(labels)]
-    return Videos(records=records, parts=["train"] * len(labels), rows=rows, classes=classes)
+    sets = [[label] for label in labels]
+    return Videos(records=records, sets=sets, parts=["train"] * len(labels), rows=rows, classes=classes)
 
 
 def planned(*overrides: str, **options: Any) -> Plan:
@@ -74,9 +75,8 @@ def test_dark_videos_get_the_augmentation_for_them() -> None:
 
 
 def test_videos_that_there_was_no_time_to_open_do_no_harm() -> None:
-    empty = Videos(
-        records=[VideoRecord("a", k, "a") for k in (0, 1)], parts=["train"] * 2, rows=[{}, {}], classes=("a", "b")
-    )
+    records = [VideoRecord(name, -1, name) for name in "ab"]
+    empty = Videos(records=records, sets=[[0], [1]], parts=["train"] * 2, rows=[{}, {}], classes=("a", "b"))
     plan = Plan("mine", ())
     plan_clips(plan, empty)
     plan_training(plan, empty)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gcvideo.eval.predictions import Predictions, VideoScores
-from gcvideo.fit.verdict import judge, wilson
+from gcvideo.fit.verdict import join, judge
 from gcvideo.report.page import render
 
 CLASSES = ["a", "b", "c", "d"]
@@ -26,6 +26,10 @@ def predictions(labels: list[int], predicted: list[int], *, start: int = 0, sure
     return found
 
 
+def judged(test: Predictions, check: Predictions) -> dict[str, Any]:
+    return judge(test, [test], check)
+
+
 def words(verdict: dict[str, Any], **values: Any) -> str:
     given = {
         "counts": dict.fromkeys(CLASSES, 9),
@@ -38,21 +42,15 @@ def words(verdict: dict[str, Any], **values: Any) -> str:
     return render("fit.txt.j2", v=verdict, **{**given, "seconds": 2.0, "run": "runs/mine", **values})
 
 
-def test_wilson_interval() -> None:
-    """Newcombe 1998, table I: 81 of 263 and 0 of 20."""
-    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
-
-
 @pytest.mark.parametrize(
     ("right", "learned", "said"),
-    [(36, True, "LEARNED: "), (13, None, "NOT CERTAIN"), (10, False, "NOT LEARNED"), (0, False, "NOT LEARNED")],
+    [(36, True, "LEARNED: "), (13, False, "not certain"), (10, False, "not learned"), (0, False, "not learned")],
 )
-def test_learned_is_above_chance_by_more_than_luck(right: int, learned: bool | None, said: str) -> None:
+def test_learned_is_above_chance_by_more_than_luck(right: int, learned: bool, said: str) -> None:
     labels = [0, 1, 2, 3] * 10
     best = [label if i < right else (label + 1) % 4 for i, label in enumerate(labels)]
-    verdict = judge([predictions(labels, best)], predictions(labels, labels))
-    assert (verdict["learned"], verdict["chance"], verdict["largest"]) == (learned, 0.25, 0.25)
+    verdict = judged(predictions(labels, best), predictions(labels, labels))
+    assert (verdict["learned"], verdict["chance"], verdict["largest_class"]) == (learned, 0.25, 0.25)
     lines = words(verdict).splitlines()
     assert any(line.startswith(said) for line in lines)
     assert lines[-1] == "use it: gcvideo predict NEW_VIDEOS --checkpoint runs/mine --html page.html"
@@ -60,48 +58,46 @@ def test_learned_is_above_chance_by_more_than_luck(right: int, learned: bool | N
 
 def test_a_class_that_is_most_of_the_videos_is_what_must_be_beaten() -> None:
     labels = [0] * 36 + [1, 2, 3, 1]
-    verdict = judge([predictions(labels, [0] * 40)], predictions(labels, labels))
+    verdict = judged(predictions(labels, [0] * 40), predictions(labels, labels))
     assert (verdict["accuracy"], verdict["learned"]) == (0.9, False)
 
 
-def test_folds_are_joined_and_seeds_averaged() -> None:
+def test_folds_are_joined() -> None:
     one, two = predictions([0, 1, 2, 3], [0, 1, 2, 3]), predictions([0, 1, 2, 3], [1, 1, 1, 1], start=4)
-    joined = judge([one, two], one)
+    joined = judge(join([one, two]), [one, two], one)
     assert (joined["videos"], joined["accuracy"], joined["by_run"]) == (8, 0.625, [1.0, 0.25])
-    same = judge([one, predictions([0, 1, 2, 3], [1, 1, 1, 1])], one)
-    assert (same["videos"], same["interval"]) == (4, wilson(0.625, 4))
-    assert "its 2 folds: 100.0 %, 25.0 %; mean 62.5 %, standard deviation 53.0 %" in words(joined, folds=2)
+    assert "2 folds: 100.0 %, 25.0 %; mean 62.5 %, standard deviation 53.0 %" in words(joined, folds=2)
 
 
 def test_confident_disagreements_are_suspects_in_both_parts() -> None:
     labels = [0, 1, 2, 3] * 10
     test = predictions(labels, [1, *labels[1:]])
     check = predictions(labels, [*labels[:-1], 0], start=100)
-    verdict = judge([test], check)
+    verdict = judged(test, check)
     assert [(row["id"], row["class"], row["taken_for"], row["part"]) for row in verdict["suspects"]] == [
         ("0", "a", "b", "held out"),
         ("139", "d", "a", "trained on"),
     ]
-    unsure = judge([predictions(labels, [1, *labels[1:]], sure=0.4)], check)
+    unsure = judged(predictions(labels, [1, *labels[1:]], sure=0.4), check)
     assert [row["id"] for row in unsure["suspects"]] == ["139"]
     assert "watch the 2 videos" in words(verdict)
 
 
 def test_nothing_held_out_is_said() -> None:
-    assert "NOT TESTED" in words(judge([], predictions([0, 1], [0, 1])))
+    assert "NOT TESTED" in words(judge(None, [], predictions([0, 1], [0, 1])))
 
 
 def test_advice_follows_the_numbers() -> None:
     labels = [0, 1, 2, 3] * 15
     best = [1 if label == 0 else label for label in labels]
-    poor = judge([predictions(labels, best)], predictions(labels, labels))
+    poor = judged(predictions(labels, best), predictions(labels, labels))
     assert "a: 0 % of 15 videos are correct, most others are taken for b" in words(poor)
     assert "it has only 2 to train on" in words(poor, counts={"a": 2, "b": 9, "c": 9, "d": 9})
     assert "more videos help most" in words(poor)
     assert "time was short" not in words(poor, short=True)  # it knows what it was trained on
-    good = judge([predictions(labels, labels)], predictions(labels, labels))
+    good = judged(predictions(labels, labels), predictions(labels, labels))
     assert "next: " not in words(good)
     assert "sub-folder" in words(good, grouped="")
-    bad = judge([predictions(labels, [0] * 60)], predictions(labels, [0] * 60))
+    bad = judged(predictions(labels, [0] * 60), predictions(labels, [0] * 60))
     assert "--minutes 60" in words(bad, short=True)
     assert "does not even know" in words(bad)
