@@ -210,7 +210,7 @@ def write_maps(
     Yields:
         the path of the page of each video, without ``.html``, as soon as its files are written.
     """
-    labelled = [entry for entry in entries if entry["predictions"] and Path(entry["video"]).is_file()]
+    labelled = [entry for entry in entries if entry["predictions"] and Path(entry["video"]).exists()]
     for entry, stem in zip(labelled, map_stems(folder, [entry["video"] for entry in labelled]), strict=True):
         found = [(each.source, explain_video(each, entry, query=query, all_queries=True)) for each in predictors]
         explained = [(source, explanation) for source, explanation in found if explanation]
