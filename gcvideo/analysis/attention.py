@@ -11,7 +11,6 @@ from torch import Tensor
 from gcvideo import console
 from gcvideo.analysis import networks
 from gcvideo.analysis.attention_stats import MEASURES, PAPER, block_statistics, summarize
-from gcvideo.arguments import require_numbers
 from gcvideo.console import percent, printable
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.crops import normalize
@@ -26,6 +25,7 @@ from gcvideo.report.pictures import save_picture
 
 # One clip from the middle of each video, its centre crop: many videos tell more than many views of a few.
 ONE_VIEW = ("test.clips=1", "test.crops=1", "test.whole_frame=false")
+MOST_DRAWN = 4  # videos
 
 LEGEND = """\
 Cosine distance (1 - cos) / 2 and Jensen-Shannon divergence in nats, mean over all ordered pairs of query positions,
@@ -38,25 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the analysis."""
     parser.usage = "gcvideo analyze attention CHECKPOINT [key=value ...] [options]"
     networks.add_arguments(parser, videos=20)
-    add = parser.add_argument
-    add("--pairs", type=int, default=20_000, metavar="N", help="compare at most N pairs of maps for the divergence")
-    add("--pictures", metavar="DIR", help="draw the maps of far-apart queries there, as PNG")
-    add("--max-pictures", type=int, default=4, metavar="N", help="of how many videos (default: %(default)s)")
+    text = f"draw the maps of far-apart queries of the first {MOST_DRAWN} videos there, as PNG"
+    parser.add_argument("--pictures", metavar="DIR", help=text)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print, and write what was asked for."""
-    require_numbers(args, pairs=2, max_pictures=0)
     network, records = networks.load(args, defaults=ONE_VIEW)
     if not any(isinstance(module, TracedBlock) for module in network.model.modules()):
         raise ConfigError(f"{network.path}: this network has neither non-local nor context blocks to look into")
-    results = analyze(network, records, args)
+    results = analyze(network, records, pictures=args.pictures)
     show(results)
     if args.json:
         write_json(args.json, results)
 
 
-def analyze(network: TrainedNetwork, records: RecordTable, args: argparse.Namespace) -> dict[str, Any]:
+def analyze(network: TrainedNetwork, records: RecordTable, *, pictures: str | None = None) -> dict[str, Any]:
     """Measure each block on every view of every video, one at a time.
 
     The maps of all blocks are held at once: 4 bytes x queries x keys a block, 39 MB for 8 x 28 x 28 positions with
@@ -65,7 +62,7 @@ def analyze(network: TrainedNetwork, records: RecordTable, args: argparse.Namesp
     Args:
         network: in float32.
         records: the videos; their views are those of ``network.config.test``.
-        args: with ``pairs``, ``pictures`` and ``max_pictures`` of ``add_arguments``.
+        pictures: folder for those of the first ``MOST_DRAWN`` videos; None: none are drawn.
 
     Returns:
         what ``--json`` writes: the summary, the statistics of every clip, the paper's, and what was run on what.
@@ -73,8 +70,8 @@ def analyze(network: TrainedNetwork, records: RecordTable, args: argparse.Namesp
     config, blocks = network.config, dict(network.model.named_modules())
     measured: list[dict[str, Any]] = []
     failures: list[Failure] = []
-    pictures: list[str] = []
-    left_to_draw = args.max_pictures if args.pictures else 0  # videos
+    drawn: list[str] = []
+    left_to_draw = MOST_DRAWN if pictures else 0  # videos
     total = len(records) * config.test.clips * config.test.crops
     with console.Progress("attention", total=total, unit="clips") as progress:
         for video in networks.view_loader(config, records):
@@ -85,13 +82,13 @@ def analyze(network: TrainedNetwork, records: RecordTable, args: argparse.Namesp
                 batch = normalize(clip.to(network.device), mean=config.data.mean, std=config.data.std)
                 with torch.no_grad(), record_attention(network.model) as traces:
                     network.model(batch)
-                how = {"max_pairs": args.pairs, "seed": config.seed + len(measured)}
-                found = {name: block_statistics(blocks[name], trace, **how) for name, trace in traces.items()}
+                seed = config.seed + len(measured)
+                found = {name: block_statistics(blocks[name], trace, seed=seed) for name, trace in traces.items()}
                 measured.append({"video": video.id, "blocks": found})
                 progress.advance()
-                if number == 0 and left_to_draw:
+                if pictures and number == 0 and left_to_draw:
                     left_to_draw -= 1
-                    pictures += draw(Path(args.pictures), video.index, clip, traces)
+                    drawn += draw(Path(pictures), video.index, clip, traces)
     if not measured:
         reason = f"; {failures[0].path}: {failures[0].reason}" if failures else ""
         raise DataError(f"{records.source}: no video can be read{reason}")
@@ -100,7 +97,7 @@ def analyze(network: TrainedNetwork, records: RecordTable, args: argparse.Namesp
         **summarize(network.model, measured),
         "paper_from_memory_unverified": PAPER,
         "clips": measured,
-        "pictures": pictures,
+        "pictures": drawn,
     }
 
 

@@ -31,6 +31,7 @@ from gcvideo.layers import BlockTrace, ContextBlock, NonLocalBlock
 from gcvideo.layers.context import AttentionPool
 
 MEASURES = ("input", "gathered", "output", "attention", "jsd", "evenness")
+MOST_PAIRS = 20_000  # of maps that are compared for the divergence
 SOFTMAX_KINDS = ("gaussian", "embedded_gaussian")
 
 # Table -> its rows, of the GCNet paper from memory; the file says more.
@@ -55,7 +56,7 @@ def mean_cosine_distance(vectors: Tensor) -> float | None:
     return max(0.0, (1 - float(mean @ mean)) / 2)  # rounding may put it just below 0
 
 
-def mean_js_divergence(maps: Tensor, *, max_pairs: int = 20_000, seed: int = 0) -> dict[str, Any]:
+def mean_js_divergence(maps: Tensor, *, max_pairs: int = MOST_PAIRS, seed: int = 0) -> dict[str, Any]:
     """Mean Jensen-Shannon divergence in nats over all ordered pairs of rows, each row with itself included.
 
     Up to ``max_pairs`` different pairs are all taken. Beyond that so many ordered pairs are drawn, independently and
@@ -102,7 +103,7 @@ def mean_evenness(maps: Tensor) -> float:
     return float(_entropy(maps).exp().mean()) / maps.shape[1]
 
 
-def block_statistics(block: nn.Module, trace: BlockTrace, *, max_pairs: int = 20_000, seed: int = 0) -> dict[str, Any]:
+def block_statistics(block: nn.Module, trace: BlockTrace, *, seed: int = 0) -> dict[str, Any]:
     """The measures of one block for one clip.
 
     A context block has one map, one context and one term for all queries, so all distances except that of its input
@@ -111,7 +112,6 @@ def block_statistics(block: nn.Module, trace: BlockTrace, *, max_pairs: int = 20
     Args:
         block: a ``ContextBlock`` or ``NonLocalBlock``.
         trace: of a single clip (N = 1).
-        max_pairs: see ``mean_js_divergence``.
         seed: of the draw of pairs.
 
     Returns:
@@ -130,7 +130,7 @@ def block_statistics(block: nn.Module, trace: BlockTrace, *, max_pairs: int = 20
     found["attention"] = mean_cosine_distance(maps)
     if block.instantiation not in SOFTMAX_KINDS:
         return {**found, "empty_maps": float((maps == 0).all(1).double().mean())}
-    return {**found, **mean_js_divergence(maps, max_pairs=max_pairs, seed=seed), "evenness": mean_evenness(maps)}
+    return {**found, **mean_js_divergence(maps, max_pairs=MOST_PAIRS, seed=seed), "evenness": mean_evenness(maps)}
 
 
 def _tokens(grid: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def binomial_p_value(first: int, second: int) -> float:
 
 
 def compare_accuracy(
-    names: Sequence[str], predictions: Sequence[Sequence[Predictions]], *, resamples: int = RESAMPLES, seed: int = 0
+    names: Sequence[str], predictions: Sequence[Sequence[Predictions]], *, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Accuracy of each network on the labelled videos that all of them have, with 95 % intervals.
 
@@ -110,7 +110,7 @@ def compare_accuracy(
     common = [[next(everyone) for _ in runs] for runs in predictions]
     correct = [[_correct(run) for run in runs] for runs in common]
     values = [np.stack([right.sum(0) / total.sum(0) for right, total in runs]) for runs in correct]  # (runs, measures)
-    drawn = _resample(correct, resamples=resamples, seed=seed)
+    drawn = _resample(correct, seed=seed)
     video = MEASURES.index("video_top1")
     rows: list[dict[str, Any]] = []
     for number, (original, own) in enumerate(zip(predictions, common, strict=True)):
@@ -144,20 +144,16 @@ def _correct(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     return right.astype(np.float64), np.stack([predictions.views, predictions.views, one, one], axis=1)
 
 
-def _resample(
-    correct: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], *, resamples: int, seed: int
-) -> list[np.ndarray]:
-    """Accuracies (resamples, 4) of each network, means over its runs; all see the same draws of videos."""
+def _resample(correct: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], *, seed: int) -> list[np.ndarray]:
+    """Accuracies (RESAMPLES, 4) of each network, means over its runs; all see the same draws of videos."""
     rng = np.random.default_rng(seed)
     videos = len(correct[0][0][0])
-    portion = max(1, 10_000_000 // videos)  # draws held in memory at a time
-    parts: list[list[np.ndarray]] = [[] for _ in correct]
-    for start in range(0, resamples, portion):
-        count = min(portion, resamples - start)
-        times = rng.multinomial(videos, np.full(videos, 1 / videos), count)  # (draws, V): how often each is drawn
-        for part, runs in zip(parts, correct, strict=True):
-            part.append(np.mean([(times @ right) / (times @ total) for right, total in runs], axis=0))
-    return [np.concatenate(part) for part in parts]
+    drawn: list[list[np.ndarray]] = [[] for _ in correct]
+    for _ in range(RESAMPLES):
+        times = rng.multinomial(videos, np.full(videos, 1 / videos))  # (V,): how often each is drawn
+        for accuracies, runs in zip(drawn, correct, strict=True):
+            accuracies.append(np.mean([(times @ right) / (times @ total) for right, total in runs], axis=0))
+    return [np.stack(accuracies) for accuracies in drawn]
 
 
 def _interval(value: float, drawn: np.ndarray) -> dict[str, float]:

@@ -39,7 +39,6 @@ OURS = {"ours": "auto", "ours, pyav": "pyav"}
 PREPARED = "ours, prepared"
 CLIP_PEERS = {
     "mmaction2": peers.mmaction2_clip,
-    "pytorchvideo": peers.pytorchvideo_clip,
     "libav": peers.libav_clip,
 }
 VIEW_PEERS = {"per_view": peers.per_view_video}

@@ -191,8 +191,8 @@ def _views(video: Any, kind: str, name: str, fps: float | None, data: DataConfig
         if kind == "path":
             path = name = os.fspath(video)
         else:
-            pieces: Any = [memoryview(video)] if kind == "bytes" else _pieces(_from_the_start(video, name), name)
-            path = opened.enter_context(in_memory(pieces))
+            file = io.BytesIO(video) if kind == "bytes" else _from_the_start(video, name)
+            path = opened.enter_context(in_memory(iter(lambda: file.read(1 << 20), b"")))
         found = ViewDataset(RecordTable.of_files([path]), data=data, **views)[0]
     failure = found.failure and found.failure._replace(id=name, path=name)
     return found._replace(id=name, failure=failure)
@@ -261,13 +261,6 @@ def _from_the_start(file: Any, name: str) -> Any:
     if hasattr(file, "seekable") and file.seekable():
         file.seek(0)
     return file
-
-
-def _pieces(file: Any, name: str) -> Iterator[Any]:
-    while piece := file.read(1 << 20):
-        if not isinstance(piece, bytes | bytearray | memoryview):
-            raise VideoError(name, f"gives {type(piece).__name__} instead of bytes")
-        yield piece
 
 
 def _collect(frames: Iterable[Frame], name: str) -> np.ndarray:

@@ -19,22 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import yaml
 
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
 from gcvideo.prepare.encode import encode_frames
 from gcvideo.prepare.jobs import run_jobs
 
-CLASSES = (
-    "left then right",
-    "right then left",
-    "growing",
-    "shrinking",
-    "circling clockwise",
-    "circling counterclockwise",
-    "bouncing twice",
-    "bouncing thrice",
-)
+CLASSES: tuple[str, ...] = tuple(yaml.safe_load(Path(__file__).with_name("synthetic.yaml").read_text("utf-8")))
 WIDTH, HEIGHT = 72, 60  # pixels
 FRAMES, FPS = 48, 20
 SECONDS = math.ceil(FRAMES / FPS)

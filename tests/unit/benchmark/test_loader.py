@@ -49,10 +49,6 @@ def test_all_ways_read_the_same_training_clip(clip):
     mmaction2 = torch.from_numpy(peers.mmaction2_clip(clip))[0]
     assert mmaction2.shape == ours.shape
     assert (mmaction2.float() - ours.float()).abs().mean() < 25  # it scales twice, without antialiasing
-    pytorchvideo = peers.pytorchvideo_clip(clip) * peers.STD + peers.MEAN
-    assert pytorchvideo.shape == ours.shape
-    first = pytorchvideo[:, 0] * 255 - ours[:, 0].float()  # later frames lie 9 apart there, 8 here
-    assert first.abs().mean() < 15
 
 
 def test_all_ways_read_the_same_views(folder, monkeypatch):
@@ -88,7 +84,7 @@ def test_command(folder, tmp_path, monkeypatch, capsys, all_cores):
     command = ["benchmark", "loader", str(folder / "old"), "--prepared", str(folder / "new"), "--clips", "1"]
     assert main([*command, "--repeats", "1", "--json", str(out)]) == 0
     written = json.loads(out.read_text())
-    names = ["train_clip.mmaction2", "train_clip.pytorchvideo", "train_clip.libav"]
+    names = ["train_clip.mmaction2", "train_clip.libav"]
     names += ["test_video.per_view"]
     expected = {*names, *(f"prepared.{name}" for name in names), "prepared.bytes"}
     assert expected <= set(written["figures"])
