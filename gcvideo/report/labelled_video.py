@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
@@ -42,8 +43,6 @@ def annotate_video(source: str, destination: str | Path, segments: Sequence[Segm
         VideoError: the source cannot be read.
         GcvideoError: the destination cannot be written.
     """
-    import av
-
     destination = check_destination(source, destination)
     for problem in undrawable({segment.label for segment in segments}):
         warn(f"{printable(str(destination))}: {problem}")
@@ -66,8 +65,6 @@ def check_destination(source: str, destination: str | Path) -> Path:
 
 
 def _copy(source: str, output: Any, segments: Sequence[Segment]) -> None:
-    import av
-
     with FrameStream(source) as stream, av.open(f"file:{os.path.abspath(source)}", metadata_errors="replace") as file:
         tracks = [_label(stream, output, file.streams.video[0].average_rate or 25, segments)]
         tracks += [_copy_sound(file, sound, output) for sound in file.streams.audio[:1]]
@@ -78,8 +75,6 @@ def _copy(source: str, output: Any, segments: Sequence[Segment]) -> None:
 
 def _label(stream: FrameStream, output: Any, rate: Any, segments: Sequence[Segment]) -> Iterator[Any]:
     """The packets of the picture, with its labels."""
-    import av
-
     ends = [segment.end for segment in segments]
     encoder = output.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "veryfast"})
     for frame in stream:

@@ -93,7 +93,7 @@ def write_weights(path: str | Path, content: dict[str, Any]) -> None:
     dict of NumPy arrays.
 
     Raises:
-        CheckpointError: the file cannot be written; what was there before is still there.
+        OSError: the file cannot be written; what was there before is still there.
     """
     path = Path(path).expanduser()
     buffer = io.BytesIO()
@@ -108,10 +108,7 @@ def write_weights(path: str | Path, content: dict[str, Any]) -> None:
         pickle.dump(arrays, buffer, protocol=2)  # protocol 2: Caffe2 ran on Python 2
     else:
         torch.save(content, buffer)
-    try:
-        write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
+    write_atomically(path, buffer.getvalue())
 
 
 def check_sums(path: Path) -> None:

@@ -9,8 +9,10 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
+import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -92,9 +94,6 @@ def libav_clip(clip: Clip) -> Tensor:
 
 def libav_frames(path: str, indices: np.ndarray, fps: float) -> list[np.ndarray]:
     """Frames by index (constant frame rate), through PyAV."""
-    import av
-    from av.video.reformatter import VideoReformatter
-
     reformatter = VideoReformatter()
     found: dict[int, np.ndarray] = {}
     wanted, last = set(indices.tolist()), int(indices.max())
