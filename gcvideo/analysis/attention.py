@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gcvideo import console
 from gcvideo.analysis import networks
-from gcvideo.analysis.attention_stats import MEASURES, PAPER, block_statistics, summarize
+from gcvideo.analysis.attention_stats import MEASURES, PAPER, PAPER_TABLES, block_statistics, summarize
 from gcvideo.console import percent, printable
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.crops import normalize
@@ -26,12 +26,6 @@ from gcvideo.report.pictures import save_picture
 # One clip from the middle of each video, its centre crop: many videos tell more than many views of a few.
 ONE_VIEW = ("test.clips=1", "test.crops=1", "test.whole_frame=false")
 MOST_DRAWN = 4  # videos
-
-LEGEND = """\
-Cosine distance (1 - cos) / 2 and Jensen-Shannon divergence in nats, mean over all ordered pairs of query positions,
-a position with itself included. Evenness: 1 if a map weighs all positions equally. Context blocks have one map and
-one term for all positions: their other distances are 0 by design.
-* Kinetics-400 values of the GCNet paper, from memory and not verified"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +109,7 @@ def show(results: dict[str, Any]) -> None:
     blocks = results["blocks"]
     kinds = list(dict.fromkeys(row["kind"] for row in blocks))
     console.say(f"{results['videos'] - len(results['failures'])} of {results['videos']} videos, {results['protocol']}")
-    console.say(LEGEND)
+    console.say(PAPER_TABLES["legend"])
     rows = [[row["block"], row["kind"], *_cells(row)] for row in blocks]
     if results["average"] is not None:
         rows.append(["average", "non-local", *_cells(results["average"])])

@@ -35,7 +35,7 @@ MOST_PAIRS = 20_000  # of maps that are compared for the divergence
 SOFTMAX_KINDS = ("gaussian", "embedded_gaussian")
 
 # Table -> its rows, of the GCNet paper from memory; the file says more.
-PAPER_TABLES: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text("utf-8"))
+PAPER_TABLES: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text("utf-8"))
 PAPER: dict[str, dict[str, float | None]] = PAPER_TABLES["attention"]
 
 _ELEMENTS = 1 << 22  # numbers that are held in float64 at a time while pairs of maps are compared

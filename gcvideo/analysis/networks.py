@@ -10,7 +10,7 @@ from torch import nn
 
 from gcvideo import console
 from gcvideo.arguments import require_numbers
-from gcvideo.config import RunConfig, SplitConfig, config_to_dict
+from gcvideo.config import RunConfig, config_to_dict
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import VideoViews, ViewDataset
 from gcvideo.data.loader import Loader, eval_loader
@@ -27,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, videos: int | None) -> Non
     default = "all" if videos is None else videos
     add = parser.add_argument
     add("checkpoint", help="a checkpoint, or the folder of a run (its checkpoints/best.pt is taken)")
-    add("overrides", nargs="*", metavar="key=value", help="changes to the config in the checkpoint")
-    add("--data", metavar="ANNOTATION", help="videos: an annotation or a folder of class folders (default: the run's)")
+    add("overrides", nargs="*", metavar="key=value", help="changes to the config, such as data.test.annotation=LIST")
     add("--videos", type=int, default=videos, metavar="N", help=f"how many, drawn by the run's seed ({default})")
 
 
@@ -41,13 +40,9 @@ def load(args: argparse.Namespace, *, defaults: tuple[str, ...] = ()) -> tuple[T
     """
     require_numbers(args, videos=1)
     network = load_trained(args.checkpoint, overrides=[*defaults, *args.overrides])
-    config = network.config
-    if args.data:
-        given = any(override.startswith("data.test.root=") for override in args.overrides)
-        config.data.test = SplitConfig(annotation=args.data, root=config.data.test.root if given else None)
-    records = test_records(config, network.classes)
+    records = test_records(network.config, network.classes)
     if args.videos is not None and args.videos < len(records):
-        chosen = np.random.default_rng(config.seed).choice(len(records), args.videos, replace=False)
+        chosen = np.random.default_rng(network.config.seed).choice(len(records), args.videos, replace=False)
         records = records.select(np.sort(chosen))
     return network, records
 

@@ -45,15 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clips", type=int, default=10, metavar="N", help="clips a video (default 10)")
     parser.add_argument("--crops", type=int, default=3, choices=(1, 3, 5), help="crops a clip (default 3)")
     parser.add_argument("--crop", type=int, default=256, metavar="S", help="height and width of a view (default 256)")
-    parser.add_argument("--views-per-batch", type=int, metavar="N", help="of gcvideo; by default as in gcvideo test")
     harness.add_options(parser, rounds=3, threads=1)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
-    device, precision, machine = harness.set_up(args, clips=1, crop=1, views_per_batch=1)
-    views = {"clips": args.clips, "crops": args.crops, "crop": args.crop, "short_side": args.crop}
-    test = TestConfig(**views, views_per_batch=args.views_per_batch)
+    device, precision, machine = harness.set_up(args, clips=1, crop=1)
+    test = TestConfig(clips=args.clips, crops=args.crops, crop=args.crop, short_side=args.crop)
     with tempfile.TemporaryDirectory() as folder:
         video = args.video or make_video(Path(folder) / "video.mp4")
         contenders = {name: tester(name, video, test, device, precision) for name in args.contenders}

@@ -30,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="clips a step (default 1)")
     parser.add_argument("--frames", type=int, default=8, metavar="T", help="frames a clip (default 8)")
     parser.add_argument("--crop", type=int, default=224, metavar="S", help="height and width (default 224)")
-    parser.add_argument("--compile", action="store_true", help="compile gcvideo's networks with torch.compile")
     parser.add_argument(
         "--up-to", type=int, metavar="N", help="also find the largest batch of up to N clips that fits, and its speed"
     )
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
     device, _, machine = harness.set_up(args, batch=1, frames=1, crop=1, up_to=1)
     configs = {name: RunConfig(model=model_config(NETWORKS[name])) for name in args.contenders if name != THEIRS}
-    how: dict[str, Any] = {"device": device, "precision": args.precision, "compile": args.compile}
+    how: dict[str, Any] = {"device": device, "precision": args.precision}
     shape = (3, args.frames, args.crop, args.crop)
     clips = random_clips((args.batch, *shape))
     steps = {
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def at_the_limit(
-    config: RunConfig, shape: tuple[int, ...], *, most: int, rounds: int, device: torch.device, **how: Any
+    config: RunConfig, shape: tuple[int, ...], *, most: int, rounds: int, device: torch.device, precision: str
 ) -> dict[str, Any]:
     """The largest batch of 1, 2, 4, 8 and so on clips that fits into memory, with its time and peak memory.
 
@@ -76,14 +75,14 @@ def at_the_limit(
         most: clips to try.
         rounds: of the timing.
         device: to compute on.
-        how: precision and compile, as for ``training_step``.
+        precision: as for ``training_step``.
     """
     found: dict[str, Any] = {}
     size = 1
     while size <= most:
         step = None  # frees the memory of the smaller batch
         try:
-            step = training_step(config, random_clips((size, *shape)), device=device, **how)
+            step = training_step(config, random_clips((size, *shape)), device=device, precision=precision)
             ms = time_contenders({"step": step}, rounds=rounds, device=device).milliseconds()["step"]
         except torch.OutOfMemoryError:
             break

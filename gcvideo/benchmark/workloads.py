@@ -62,18 +62,15 @@ def forward_pass(
     return forward
 
 
-def training_step(
-    config: RunConfig, clips: Tensor, *, device: torch.device, precision: str, compile: bool = False
-) -> Contender:
+def training_step(config: RunConfig, clips: Tensor, *, device: torch.device, precision: str) -> Contender:
     """One step of the trainer itself, from uint8 clips to updated weights, with fresh weights.
 
     Args:
         config: what to train, and how; batch size, frames and crop follow the clips.
         clips: uint8 (N, 3, T, H, W).
         precision: "fp32", "bf16" (under autocast), or "auto".
-        compile: with ``torch.compile``.
     """
-    changes: dict[str, Any] = {"batch_size": len(clips), "accumulate": 1, "precision": precision, "compile": compile}
+    changes: dict[str, Any] = {"batch_size": len(clips), "accumulate": 1, "precision": precision, "compile": False}
     data = replace(config.data, frames=clips.shape[2], crop=clips.shape[-1])
     model = replace(config.model, weights=None)
     learner = TrainStep(replace(config, data=data, train=replace(config.train, **changes), model=model), device)

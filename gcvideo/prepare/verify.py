@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+import yaml
 
 from gcvideo.data.annotations import EVERY_SUBSET, Readings, load_records, looks_like
 from gcvideo.data.records import VideoRecord
@@ -24,20 +25,8 @@ from gcvideo.video import open_video
 from gcvideo.video.frame_folder import check_frames, list_files
 from gcvideo.video.tar_members import local_path
 
-# Kind of finding -> what it means. Rows of the first two kinds are sound.
-KINDS = {
-    "pyav": "sound, but read by PyAV",
-    "repeated": "sound, but listed before",
-    "damaged": "damaged pictures",
-    "refused": "cannot be opened",
-    "failed": "the decoder died, hung or took too much memory",
-    "missing": "no such file",
-    "row": "the row or its label cannot be read",
-    "conflict": "disagrees with another row",
-    "segment": "segment beyond the end of the video",
-    "leak": "also in a later list",
-    "alike": "looks like a video with another label",
-}
+# Kind of finding -> what it means; the file says more.
+KINDS: dict[str, str] = yaml.safe_load(Path(__file__).with_name("verify.yaml").read_text(encoding="utf-8"))
 SOUND = ("pyav", "repeated")
 ONLY_REPORTED = (*SOUND, "alike")
 SUBSETS = ("train", "val", "test")

@@ -72,10 +72,6 @@ class SampleTable:
     starts: dict[int, Start]
     time_base: Fraction
 
-    def __len__(self) -> int:
-        """Number of presentable frames."""
-        return len(self.order)
-
     @property
     def seconds(self) -> np.ndarray:
         """float64 (F,), presentation time of each frame."""

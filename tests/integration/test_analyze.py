@@ -70,7 +70,9 @@ def test_attention_of_every_instantiation(
 
 def test_the_same_videos_are_drawn_every_time(place: Path) -> None:
     path = checkpoint(place, "nl")
-    one, other = (analyze(place, "attention", path, "--videos", "2", "--data", str(place / "val.txt")) for _ in "ab")
+    one, other = (
+        analyze(place, "attention", path, "--videos", "2", f"data.test.annotation={place / 'val.txt'}") for _ in "ab"
+    )
     assert one["videos"] == 2
     assert one["clips"] == other["clips"]
 
@@ -108,8 +110,8 @@ def test_simplify_reports_what_sharing_the_maps_costs(place: Path, capsys: pytes
         (["attention", "{gc}", "test.crip=3"], "crip"),
         (["attention", "{gc}", "config.yaml"], "write key=value"),
         (["attention", "{none}"], "neither non-local nor context blocks"),
-        (["attention", "{gc}", "--data", "absent.txt"], "absent.txt"),
-        (["attention", "{gc}", "--data", "{bad}"], "no video can be read"),
+        (["attention", "{gc}", "data.test.annotation=absent.txt"], "absent.txt"),
+        (["attention", "{gc}", "data.test.annotation={bad}"], "no video can be read"),
         (["simplify", "{gc}"], "no non-local block"),
         (["simplify", "{place}/absent.pt"], "no such checkpoint"),
     ],

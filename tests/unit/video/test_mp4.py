@@ -233,7 +233,7 @@ def test_a_sound_track_in_front_is_passed_over(folder):
         + data[first - 4 : first - 4 + size[0]]
         + data[second - 4 + size[1] :]
     )
-    assert len(track_of_bytes(swapped).table) == 6
+    assert len(track_of_bytes(swapped).table.order) == 6
 
 
 def test_needed_samples(plain):
@@ -292,9 +292,9 @@ def parse_or_refuse(data: bytes) -> None:
         return
     assert (track.offset >= 0).all()
     assert (track.offset + track.size <= len(data)).all()
-    assert len(track.table) <= len(track.size) == len(track.table.pts)
+    assert len(track.table.order) <= len(track.size) == len(track.table.pts)
     assert track.table.order.max() < len(track.size)
-    track.table.needed([0, len(track.table) - 1], lambda sample: False)
+    track.table.needed([0, len(track.table.order) - 1], lambda sample: False)
 
 
 @given(data=st.data())
