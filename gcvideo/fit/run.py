@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import statistics
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from gcvideo.fit.verdict import accuracy, join, judge
 from gcvideo.journal import Journal
 from gcvideo.prepare.encode import Encoding
 from gcvideo.prepare.index import write_index
-from gcvideo.prepare.transcode import transcode_files
+from gcvideo.prepare.transcode import clip_seconds, transcode_files
 from gcvideo.report.page import render, write_page
 from gcvideo.report.pages import score_for_page, write_run_report
 from gcvideo.report.pictures import thumbnails
@@ -44,9 +45,11 @@ from gcvideo.train.trainer import Trainer
 TEST_SHARE, VAL_SHARE, TRIAL_SHARE = 0.2, 0.1, 0.25
 ENOUGH_TO_VALIDATE = 1000  # training videos; of fewer, each is worth more in training than for stopping early
 LOOK_TIME, TRIAL_TIME, RATE_TIME = 0.1, 0.25, 0.05  # shares of the time for everything
-TRIAL_EPOCHS, TRIAL_STEPS, TRIED = 10, 150, 50  # at most the larger of the first two; videos that a trial shall test
+TRIAL_EPOCHS, TRIAL_STEPS, FEWEST_STEPS = 10, 150, 20  # at most the larger of the first two, at least the last
+TRIED = 50  # videos that a trial shall test
 TEST_COST = 0.5  # time of a view of a test over that of a training clip
 SLACK = 0.95  # of the time that is left
+READING = 0.25  # share of reading in the time of a clip, from which small copies may pay
 MOST_CHECKED = 1000  # training videos whose labels are looked at
 INPUT = "model.frame_difference"
 Parts = dict[str, Any]  # "train", "val", "test" -> places of videos
@@ -128,23 +131,29 @@ class Fit:
 
     def copy_videos(self, parts: Parts) -> None:
         """Make small copies of the videos in the run's folder, if some of them show that it saves time."""
-        paths = sorted({record.path for record in self.videos.records if os.path.isfile(record.path)})
+        lengths = {
+            r.path: row.get("duration", 0.0) for r, row in zip(self.videos.records, self.videos.rows, strict=True)
+        }
+        paths = sorted(path for path in lengths if os.path.isfile(path))
+        few = sorted(random.Random(0).sample(paths, min(12, len(paths))), key=lambda path: lengths[path])[:3]
+        read = statistics.median(clip_seconds(path, clips=2) for path in few) if few else 0.0
+        told = f"a clip is read in {1000 * read:.0f} ms of CPU time and trained on in {1000 * self.clip_seconds:.0f} ms"
+        if read < READING * self.clip_seconds:
+            return say(f"  {told}: no small copies are needed")
         folder, side = self.plan.config.run_dir / "videos", max(self.plan.config.data.short_side)
         copies = {path: str(folder / f"{number}.mp4") for number, path in enumerate(paths)}
-        few = dict(random.Random(0).sample(sorted(copies.items()), min(4, len(paths))))
         journal, began = Journal(folder / "copies.jsonl", {"short_side": side}), time.monotonic()
-        done = transcode_files(few, Encoding(short_side=side), journal)
-        cost = (time.monotonic() - began) * len(paths) / max(1, len(few))
-        saved = (done.old.clip_ms - done.new.clip_ms) / 1000 * self.left / self.clip_seconds
-        told = f"a clip is read in {done.old.clip_ms:.0f} ms of CPU time, of small copies in {done.new.clip_ms:.0f} ms"
-        if saved > 2 * cost:
-            say(f"  {told}: copies are made, in about {duration(cost)}")
-            failures = transcode_files(copies, Encoding(short_side=side), journal).failures
-            self.copies = {path: copy for path, copy in copies.items() if path not in failures}
-            self.measure(parts)
-        else:
-            say(f"  {told}: no copies of all videos, which would take {duration(cost)}")
+        done = transcode_files({path: copies[path] for path in few}, Encoding(short_side=side), journal)
+        rate = (time.monotonic() - began) / max(0.1, sum(lengths[path] for path in few))
+        cost = rate * sum(lengths.values())
+        saved = (done.old.clip_ms - done.new.clip_ms) / 1000 * (self.left - cost) / self.clip_seconds
+        if not saved > 2 * cost:
             shutil.rmtree(folder, ignore_errors=True)
+            return say(f"  {told}: small copies would save {max(0.0, saved):.0f} s, and take {duration(cost)} to make")
+        say(f"  {told}: small copies are made, in about {duration(cost)}")
+        failures = transcode_files(copies, Encoding(short_side=side), journal).failures
+        self.copies = {path: copy for path, copy in copies.items() if path not in failures}
+        self.measure(parts)
 
     def try_inputs(self, parts: Parts) -> None:
         """Choose frames or differences of frames by short trainings on both, tested on videos held out of training."""
@@ -160,7 +169,7 @@ class Fit:
             epochs = min(
                 max(TRIAL_EPOCHS, TRIAL_STEPS * batch / len(train)), round(seconds / self.clip_seconds / clips, 3)
             )
-            if epochs * len(train) > 4 * batch:
+            if epochs * len(train) > FEWEST_STEPS * batch:
                 break
             pairs.pop()
         if INPUT in self.plan.given or not pairs:

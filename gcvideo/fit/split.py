@@ -82,14 +82,14 @@ def folds(labels: np.ndarray, groups: np.ndarray, count: int, *, seed: int) -> n
         labels: (V,) from 0.
         groups: (V,) numbers.
         count: of the folds.
-        seed: decides between equal groups.
+        seed: decides between groups of about one size.
     """
     names, numbers = np.unique(groups, return_inverse=True)
     shares = np.zeros((len(names), labels.max() + 1))  # of its class, that a group has
     np.add.at(shares, (numbers, labels), 1 / np.bincount(labels)[labels])
-    order = np.random.default_rng(seed).permutation(len(names))
+    noise = np.random.default_rng(seed).uniform(0.9, 1.1, len(names))
     totals, fold = np.zeros((count, shares.shape[1])), np.zeros(len(names), np.int64)
-    for group in order[np.argsort(-shares[order].sum(axis=1), kind="stable")]:
+    for group in np.argsort(-noise * shares.sum(axis=1), kind="stable"):
         fold[group] = np.argmin(((totals + shares[group]) ** 2 - totals**2).sum(axis=1))
         totals[fold[group]] += shares[group]
     return fold[numbers]
@@ -106,15 +106,18 @@ def hold_out(labels: np.ndarray, groups: np.ndarray, share: float, *, seed: int)
         share: in (0, 1).
         seed: decides which groups.
     """
-    held, rng = np.zeros(len(labels), bool), np.random.default_rng(seed)
-    for k in sorted(np.unique(labels), key=lambda k: len(np.unique(groups[labels == k]))):
-        own = labels == k
-        wanted, sizes = max(1, round(share * own.sum())), Counter(groups[own].tolist())
-        for group in sorted(rng.permutation(list(sizes)).tolist(), key=lambda group: sizes[group] > 1.5 * wanted):
+    fold = folds(labels, groups, max(2, round(1 / share)), seed=seed)
+    sizes = np.zeros((fold.max() + 1, labels.max() + 1))
+    np.add.at(sizes, (fold, labels), 1)
+    held = fold == np.argmin(np.abs(sizes - share * np.bincount(labels)).sum(axis=1))
+    for k in [k for k in np.unique(labels) if not held[labels == k].any()]:  # the smallest of its groups that may go
+        for group, _ in reversed(Counter(groups[np.isin(groups, groups[labels == k])].tolist()).most_common()):
             moved = held | (groups == group)
-            near = not held[own].any() or held[own].sum() + sizes[group] / 2 <= wanted
-            if near and not any(moved[labels == c].all() for c in labels[groups == group]):
+            if not held[labels == k].any() and not any(moved[labels == c].all() for c in np.unique(labels)):
                 held = moved
+    for k in np.unique(labels):
+        if held[labels == k].all():
+            held &= ~np.isin(groups, groups[labels == k])
     return held
 
 
