@@ -236,10 +236,10 @@ def command(argv: list[str]) -> int:
         from gcvideo.benchmark import train
 
         train.WARM_UP, train.model_config = 0, partial(train.model_config, width=8)
-    if "--find-lr" in argv:
+    if {"--find-lr", "--overfit"} & set(argv):
         from gcvideo.train import dry_run
 
-        dry_run.find_lr = partial(dry_run.find_lr, steps=12)
+        dry_run.find_lr, dry_run.OVERFIT_STEPS = partial(dry_run.find_lr, steps=12), 10
     main = cli.main
     cli.main = lambda words: main(tiny(["gcvideo", *words]))  # of a demo, which runs what its reader could type
     return main(tiny(argv)) or 0
