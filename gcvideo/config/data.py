@@ -99,7 +99,7 @@ class DataConfig:
         classes: text file with one class name per line, in label order, or kinetics400, kinetics600 or kinetics700.
             Default: the sorted class names of the train split.
         format: format of the annotations: auto (what they look like), kinetics, list, folders, index, ucf101, hmdb51,
-            something_something, or your own reader as a dotted path "my_format:read"; see
+            something_something, charades, or your own reader as a dotted path "my_format:read"; see
             gcvideo.data.annotations.load_records.
         split: which official split of a data set that has several, from 1 (UCF101, HMDB51).
         frames: frames of a clip (the first 8 of "8x8").
