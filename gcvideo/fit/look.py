@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import random
 import time
@@ -11,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +25,7 @@ from gcvideo.prepare.index import LIMITS, describe_video
 from gcvideo.prepare.jobs import run_jobs
 from gcvideo.video import open_video
 
+FIXED_CAMERA, MOST_NOTES = 0.2, 10  # share of videos that look alike from which that means nothing; notes on labels
 FEWEST_SECONDS = 20.0  # to open all videos in, even where little time was given
 
 
@@ -86,22 +85,24 @@ def look(
     names = load_classes(str(beside)) if classes or (source.is_file() and beside.is_file()) else ()
     entries, findings = verify.read_lists([path for _, path in lists], root, names if classes else None)
     videos.multi_label = any(isinstance(entry.record.label, tuple) for entry in entries)
-    labels = [_labels(entry, several=videos.multi_label) for entry in entries]
+    between = verify.SEVERAL if videos.multi_label else "\0"
+    labels = [[label for label in (entry.label or "").split(between) if label] for entry in entries]
     if names and all(label.isdecimal() for own in labels for label in own):
         labels = [[names[int(label)] for label in own if int(label) < len(names)] for own in labels]
     rows = _open_all([entry.record.path for entry in entries], deadline)
     findings += verify.findings_of(entries, rows)
-    for finding in findings:
-        if finding.kind == "alike":
-            videos.note(f"{finding.path}: {finding.reason}: check both labels")
+    seen = [f for f in findings if f.reason.startswith(verify.LOOKS_SAME)]
+    if len({(f.list, f.line, f.id) for f in seen}) > FIXED_CAMERA * len(entries):
+        videos.note("many videos show nearly the same pictures, as of a fixed camera: these do not count as copies")
+        findings = [f for f in findings if f not in seen]
+    else:
+        for f in [f for f in seen if f.kind == "alike"][:MOST_NOTES]:
+            videos.note(f"{f.path}: {f.reason}: check both labels")
     bad = {(f.list, f.line, f.id): f"{f.path or f.id}: {f.reason}" for f in findings if f.kind not in ("pyav", "alike")}
     parts = [verify.SUBSETS[max(verify.SUBSETS.index(lists[e.order[0]][0]), e.order[1])] for e in entries]
-    placed = [
-        (e, part, own, (e.list, e.line, e.record.id)) for e, part, own in zip(entries, parts, labels, strict=True)
-    ]
-    bad |= {
-        place: f"{e.record.path}: has no label" for e, _, _, place in placed if e.label is None and place not in bad
-    }
+    places = [(entry.list, entry.line, entry.record.id) for entry in entries]
+    placed = list(zip(entries, parts, labels, places, strict=True))
+    bad = {place: f"{e.record.path}: has no label" for e, _, _, place in placed if e.label is None} | bad
     counts = Counter(label for _, part, own, place in placed if part == "train" and place not in bad for label in own)
     order = sorted(counts, key=lambda c: (names.index(c) if c in names else 0, int(c) if c.isdecimal() else 0, c))
     for entry, part, own, place in placed:
@@ -125,11 +126,6 @@ def look(
     _find_twins(videos)
     _describe(videos)
     return videos
-
-
-def _labels(entry: verify.Entry, *, several: bool) -> list[str]:
-    """The labels of a row as text."""
-    return [label for label in (entry.label or "").split(verify.SEVERAL if several else "\0") if label]
 
 
 def sources(source: Path, videos: Videos) -> list[tuple[str, Path]]:
@@ -173,14 +169,8 @@ def _examine(path: str) -> Row:
 
 def _each(function: Callable[[str], Row], paths: list[str], title: str, deadline: float) -> dict[str, Row]:
     """The function's row for each path, until the deadline."""
-    rows: dict[str, Row] = {}
-    jobs: Any = run_jobs(function, paths, title=title, **LIMITS)
-    with contextlib.closing(jobs):
-        for path, row, error in jobs:
-            rows[path] = {"kind": "failed", "reason": error} if row is None else row
-            if time.monotonic() > deadline:
-                break
-    return rows
+    jobs = run_jobs(function, paths, title=title, until=deadline, **LIMITS)
+    return {path: {"kind": "failed", "reason": error} if row is None else row for path, row, error in jobs}
 
 
 def _find_twins(videos: Videos) -> None:
@@ -189,10 +179,8 @@ def _find_twins(videos: Videos) -> None:
     hashes = [base64.b64decode(videos.rows[i]["print"]) for i in shown]
     pairs = list(alike(hashes, [videos.rows[i]["seconds"] for i in shown], list(range(len(shown)))))
     often = Counter(i for pair in pairs for i in pair)
-    most = max(5, 0.05 * len(shown))
+    most = max(3, 0.05 * len(shown))
     videos.twins = [(shown[i], shown[j]) for i, j in pairs if max(often[i], often[j]) <= most]
-    if len(videos.twins) < len(pairs):
-        videos.note("many videos show nearly the same pictures, as of a fixed camera: these do not count as copies")
 
 
 def _describe(videos: Videos) -> None:

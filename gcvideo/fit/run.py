@@ -131,9 +131,8 @@ class Fit:
 
     def copy_videos(self, parts: Parts) -> None:
         """Make small copies of the videos in the run's folder, if some of them show that it saves time."""
-        lengths = {
-            r.path: row.get("duration", 0.0) for r, row in zip(self.videos.records, self.videos.rows, strict=True)
-        }
+        both = zip(self.videos.records, self.videos.rows, strict=True)
+        lengths = {record.path: row.get("duration", 0.0) for record, row in both}
         paths = sorted(path for path in lengths if os.path.isfile(path))
         few = sorted(random.Random(0).sample(paths, min(12, len(paths))), key=lambda path: lengths[path])[:3]
         read = statistics.median(clip_seconds(path, clips=2) for path in few) if few else 0.0
@@ -277,7 +276,7 @@ def fit(asked: argparse.Namespace, *, began: float) -> dict[str, Any]:
     checked = np.random.default_rng(seed).permutation(own["train"])[:MOST_CHECKED]
     pooled = (join(tests) if asked.folds else tests[0]) if tests else None
     verdict = judge(pooled, tests, work.test(config, np.sort(checked)))
-    rate = data.target_fps or float(np.median([row.get("fps", 25.0) for row in videos.rows]))
+    rate = plan.config.data.target_fps or float(np.median([row.get("fps", 25.0) for row in videos.rows]))
     counts = Counter(videos.classes[label] for i in parts["train"] for label in videos.sets[i])
     values: dict[str, Any] = {"v": verdict, "counts": counts, "short": short, "grouped": groups.shown_by, "run": folder}
     values |= {"minutes": asked.minutes, "folds": asked.folds, "notes": videos.notes, "stride": plan.config.data.stride}

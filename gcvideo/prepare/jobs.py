@@ -1,6 +1,8 @@
 """One job for each of many items, in worker processes that may die, with progress and a journal to resume from."""
 
+import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -43,6 +45,7 @@ def run_jobs(
     workers: int | None = None,
     seconds: float | None = None,
     memory: int | None = None,
+    until: float = math.inf,
 ) -> Iterator[tuple[Item, Value | None, str | None]]:
     """Apply a function to every item, in worker processes.
 
@@ -56,6 +59,7 @@ def run_jobs(
         seconds: wall-clock time limit of one job; None for no limit. A job beyond it fails, as one that crashes does;
             the others are not affected.
         memory: bytes that the worker process of one job may allocate; None for no limit.
+        until: time, by ``time.monotonic``, after which no more results come, but for the first one.
 
     Yields:
         item, value and None; or item, None and the reason why the job failed. In the order in which jobs finish.
@@ -89,6 +93,8 @@ def run_jobs(
             failed += error is not None
             progress.advance(**({"failed": failed} if failed else {}))
             yield items[number], value, error
+            if time.monotonic() > until:
+                break
 
 
 def scan(

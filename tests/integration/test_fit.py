@@ -12,6 +12,7 @@ import pytest
 from gcvideo.cli import main
 from gcvideo.config import load_config
 from gcvideo.data.annotations import load_records
+from gcvideo.fit.look import look
 from tests.videos import write_video
 
 TINY = [
@@ -81,6 +82,41 @@ def test_a_dry_run_trains_nothing(own: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     assert fit(own, *TINY, "--dry-run") == 0
     assert not list(tmp_path.rglob("*.pt"))
+
+
+@pytest.mark.slow
+def test_folds_of_a_list_with_several_labels(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{path},{('0', '1', '0 1')[i % 3]}\n" for i, path in enumerate(sorted(own.rglob("person[012]*.mp4")))]
+    Path("list.csv").write_text("path,labels\n" + "".join(rows))
+    assert fit("list.csv", *TINY, "train.epochs=1", "--folds", "2", "--name", "both") == 0
+    output = capsys.readouterr().out
+    assert "model.multi_label=True" in output
+    assert "2 folds: " in output
+    assert "mean average precision" in output
+    results = json.loads(Path("runs/both/fit.json").read_text())
+    assert results["verdict"]["videos"] == 12
+    assert len(load_records("runs/both/train.parquet")) == 12
+    assert Path("runs/both_fold1/results.json").is_file()
+
+
+def test_pictures_of_a_fixed_camera_are_no_copies(tmp_path: Path) -> None:
+    """Near-duplicates are left out of training, but not where nearly all videos look alike."""
+    frames = (
+        np.random.default_rng(0).integers(0, 255, (12, 4, 6, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    )
+    for i, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        (tmp_path / place).mkdir(parents=True)
+        for k in range(2):
+            shown = frames.copy()
+            shown[k, :4, :4] = 60 * i  # other files, the same pictures
+            write_video(tmp_path / place / f"{k}.mp4", shown)
+    videos = look(tmp_path, deadline=0.0)
+    assert [videos.parts.count(part) for part in ("train", "test")] == [4, 4]
+    assert "as of a fixed camera" in videos.notes[0]
+    assert videos.twins == []
 
 
 @pytest.mark.parametrize(
