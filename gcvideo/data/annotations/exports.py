@@ -1,7 +1,8 @@
 """Exports of annotation tools as lists: Label Studio, CVAT, and the VGG Image Annotator (VIA 3).
 
-- Label Studio: JSON, JSON-MIN, CSV and TSV, with ``choices`` of a video, and ``timelinelabels`` of a timeline, whose
-  ``ranges`` are frames from 1, both ends included (https://labelstud.io/guide/export, https://labelstud.io/tags).
+- Label Studio: JSON, JSON-MIN, CSV and TSV, with ``choices`` of a video or region, ``timelinelabels`` of a timeline,
+  whose ``ranges`` are frames from 1, both ends included, and ``labels`` of the sound of a video, which have a ``start``
+  and an ``end`` in seconds (https://labelstud.io/guide/export, https://labelstud.io/tags).
 - CVAT: "CVAT for video 1.1" (tracks) and "CVAT for images 1.1" (tags of frames, of a video or of folders of pictures):
   XML, or the ZIP file that holds it (https://docs.cvat.ai/docs/manual/advanced/xml_format). Frames that follow each
   other with one label are a segment; tags on no more than one frame stand for the whole video.
@@ -15,7 +16,7 @@ import json
 import os
 import re
 import zipfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,13 +25,15 @@ from xml.etree import ElementTree
 
 from gcvideo.data.annotations.folders import SUFFIXES
 from gcvideo.data.annotations.official import find_by_stem
+from gcvideo.data.annotations.several import split_labels
 from gcvideo.errors import DataError, VideoError
 from gcvideo.files import replacing
 from gcvideo.video import open_video
+from gcvideo.video.frame_folder import find_pictures
 
-VIDEO = re.compile(rf"[^?=\"'<>]+({'|'.join(map(re.escape, SUFFIXES.split()))})(?=$|[?&#\"'])", re.IGNORECASE)
+VIDEO = re.compile(rf"(?:\?d=)?([^?\"<>]+({'|'.join(map(re.escape, SUFFIXES.split()))}))(?=$|[?&#\"'])", re.IGNORECASE)
 UPLOADED = re.compile(r"(^|(?<=/))[0-9a-f]{8}-(?=[^/]+$)")  # Label Studio puts it before the name of an uploaded file
-OWN = {"id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", "history"}
+OWN = "id annotator annotation_id created_at updated_at lead_time agreement history was_cancelled"
 EXPECTED = "expected JSON, JSON-MIN, CSV or TSV of Label Studio, XML or ZIP of CVAT 1.1, or a project (JSON) of VIA 3"
 
 
@@ -38,7 +41,8 @@ class Mark(NamedTuple):
     """A label that an export gives a video, named as there, or a part of it.
 
     ``field`` is the question or attribute that it belongs to, ``by`` the annotation, of several of one video. ``part``
-    is in seconds, or a range of frames from 0; None stands for the whole video.
+    is in seconds, or a range of frames from 0, of a folder the numbers of its pictures; its step is that of the frames
+    that the tool showed. None stands for the whole video.
     """
 
     video: str
@@ -77,26 +81,29 @@ def read_export(path: Path) -> list[Mark]:
 def _label_studio(task: dict[str, Any]) -> Iterator[Mark]:
     """Marks of a task with its annotations, or of a row that is one annotation of a task."""
     found = next(filter(None, map(VIDEO.search, map(str, task.get("data", task).values()))), None)
-    if found is None:
-        raise ValueError(f"a task names no video: {str(task)[:200]}")
     results: list[tuple[Any, str, Any]] = []  # annotation, question, value
-    for each in task.get("annotations", ()):
+    for number, each in enumerate(task.get("annotations", ())):
         given = [result for result in each["result"] if "value" in result and not each.get("was_cancelled")]
-        results += [(each["id"], result["from_name"], result["value"]) for result in given]
-    for name, cell in {} if "annotations" in task else task.items():
-        if name not in OWN and cell and not VIDEO.search(str(cell)):
+        results += [(each.get("id", number), result.get("from_name", ""), result["value"]) for result in given]
+    for name, cell in {} if "annotations" in task or str(task.get("was_cancelled")) == "True" else task.items():
+        if name not in OWN.split() and cell and not VIDEO.search(str(cell)):
             value = json.loads(cell) if isinstance(cell, str) and cell[:2] in ('{"', "[{") else cell
             value = {"choices": [value]} if isinstance(value, str) else value
             results += [(task["annotation_id"], name, v) for v in (value if isinstance(value, list) else [value])]
-    for by, name, value in results:
-        for label in value.get("choices") or value.get("timelinelabels") or ():
-            for part in value.get("ranges") or [None]:
-                frames = part and range(int(part["start"]) - 1, int(part["end"]))
-                yield Mark(unquote(found[0]), label, name, str(by), frames)
+    if results and found is None:
+        raise ValueError(f"a task names no video: {str(task)[:200]}")
+    for by, name, value in results if found else ():
+        value = value if isinstance(value, dict) else {}  # data of the task that are numbers
+        parts = [range(int(each["start"]) - 1, int(each["end"])) for each in value.get("ranges", ())]
+        timed = {"start", "end"} <= value.keys() and "text" not in value
+        seconds = (float(value["start"]), float(value["end"])) if timed else None
+        for label in value.get("choices") or value.get("timelinelabels") or (timed and value.get("labels")) or ():
+            yield from (Mark(unquote(found[1]), label, name, str(by), part) for part in parts or [seconds])
 
 
 def _cvat(root: ElementTree.Element) -> Iterator[Mark]:
-    sources = {task.findtext("id"): task.findtext("source") for task in root.iterfind("meta//task")}
+    tasks = root.findall("meta//task")
+    sources = {task.findtext("id"): task.findtext("source") or task.findtext("name") for task in tasks}
     sources[None] = root.findtext("meta//source") or root.findtext("meta/*/name")
     step = int((root.findtext("meta//frame_filter") or "=1").rpartition("=")[2])
     seen: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))  # video -> label -> frames
@@ -107,32 +114,32 @@ def _cvat(root: ElementTree.Element) -> Iterator[Mark]:
         for (frame, outside), (end, _) in itertools.pairwise([*shapes, *((n + step, True) for n, _ in shapes[-1:])]):
             video = str(sources[track.get("task_id")])
             seen[video][track.attrib["label"]].update(() if outside else range(frame, end))
-    before: Counter[str] = Counter()  # pictures, by folder
     for image in root.iterfind("image"):
         folder, name = os.path.split(image.attrib["name"])
-        video, frame, length = folder, before[folder], 1
-        if "." not in name:  # of a video, whose frames are called frame_000000
-            video, frame, length = str(sources[image.get("task_id")]), int(image.attrib["id"]), step
-        before[folder] += 1
+        source, frame = str(sources[image.get("task_id")]), int(image.attrib["id"])
+        if "." in name:  # a picture, not a frame of a video, which would be called frame_000000
+            source = folder or source
+            frame = next((int(match["number"]) for match in find_pictures([name])), frame)
         for tag in image.iterfind("tag"):
-            seen[video][tag.attrib["label"]].update(range(frame, frame + length))
+            seen[source][tag.attrib["label"]].update(range(frame, frame + step))
     for video, labels in seen.items():
         whole = root.find("track") is None and len(set().union(*labels.values())) <= step
         for label, frames in labels.items():
             starts, ends = sorted(frames - {n + 1 for n in frames}), sorted({n + 1 for n in frames} - frames)
-            parts = [None] if whole else map(range, starts, ends)
+            parts = [None] if whole else map(range, starts, ends, itertools.repeat(step))
             yield from (Mark(video, label, part=part) for part in parts)
 
 
 def _via(project: dict[str, Any]) -> Iterator[Mark]:
     for item in project["metadata"].values():
         times = item["z"]  # of two a segment, of one a still picture, of none the whole file
-        for key, value in {} if len(times) == 1 or item["xy"] else item["av"].items():
-            attribute = project["attribute"][key]
+        given = {} if len(times) == 1 or item["xy"] else item["av"]
+        for key in given.keys() & project["attribute"].keys():  # others are deleted
+            attribute, value = project["attribute"][key], str(given[key])
             for chosen in filter(None, value.split(",") if attribute["type"] == 2 else [value]):  # 2: check boxes
                 label, part = attribute["options"].get(chosen, chosen), (times[0], times[-1]) if times else None
-                for file in project["view"][item["vid"]]["fid_list"]:
-                    yield Mark(project["file"][file]["fname"], label, attribute["aname"], part=part)
+                for file in project["view"][str(item["vid"])]["fid_list"]:
+                    yield Mark(project["file"][str(file)]["fname"], label, attribute["aname"], part=part)
 
 
 def write_label_list(
@@ -176,10 +183,11 @@ def write_label_list(
     if not labels:
         raise DataError("; ".join([f"no labelled video of the export is in {videos}", *problems[:3]]))
     classes = sorted({*itertools.chain(*labels.values())})
-    plain = all(name[:1].isalpha() and "|" not in name for name in classes)
+    plain = all(name[:1].isalpha() and not {*"|;,"} & {*name} for name in classes)
     column = "labels" if max(map(len, labels.values())) > 1 else "label" if plain else "class"
-    if column == "labels" and "|" in "".join(classes):
-        raise DataError("some videos have several labels, which | separates in lists; call no label by it")
+    cells = {"|".join(each): tuple(each) for each in labels.values()}
+    if column == "labels" and split_labels(dict.fromkeys(cells, 1), classes=(), several=True) != cells:
+        raise DataError("some videos have several labels, which | separates in lists; begin or end none by [ ] ' or \"")
     columns = slice(None) if any(start for _, start, _ in labels) else slice(0, None, 3)
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         rows = [["path", "start", "end", column], *([*place, "|".join(each)] for place, each in labels.items())]
@@ -191,15 +199,20 @@ def _row(path: Path, part: tuple[float, float] | range | None, fps: float | None
     """Path, start and end, in seconds."""
     name = os.path.relpath(path, folder)
     if isinstance(part, range) and path.is_dir():
-        return f"{name}#frames={part.start},{part.stop}", "", ""
+        numbers = sorted(int(match["number"]) for match in find_pictures(os.listdir(path)))
+        if not {*part} <= {*numbers}:
+            raise DataError(f"{path}: lacks some of the pictures {part.start} to {part.stop - 1} of the export")
+        first, stop = numbers[0], min(part.stop, numbers[-1] + 1)
+        return f"{name}#frames={part.start - first},{stop - first}", "", ""
     if isinstance(part, range):
         with open_video(path) as video:
             times = [*(video.times - video.times[0]), video.times[-1] - video.times[0] + 1 / video.fps]
-        if (end := times[-1] * fps if fps else len(times) - 1) < part.stop:
+        if (end := times[-1] * fps if fps else len(times) - 1) <= part.stop - part.step:
             raise DataError(
                 f"{path}: has {end:.0f} frames, not {part.stop}; were they counted at another rate (--fps)?"
             )
-        part = (part.start / fps, part.stop / fps) if fps else (times[part.start], times[part.stop])
+        stop = min(part.stop, end)
+        part = (part.start / fps, stop / fps) if fps else (times[part.start], times[int(stop)])
     if part and not 0 <= part[0] < part[1]:
         raise DataError(f"{path}: has a segment from {part[0]:g} to {part[1]:g} s")
     return (name, f"{part[0]:.10g}", f"{part[1]:.10g}") if part else (name, "", "")

@@ -109,10 +109,22 @@ def test_label_studio_choices(videos):
         },
     ]
     times = {"created_at": "2024-03-09T22:16:08Z", "updated_at": "2024-03-09T22:16:08Z", "lead_time": 4.2}
-    assert convert(videos, "min.json", [{**row, **times} for row in small]) == expected
+    data = {"rate": 25.0, "tags": ["x"], "none": None}  # of the task
+    assert convert(videos, "min.json", [{**row, **times, **data} for row in small]) == expected
+    small = [{**row, "was_cancelled": False} for row in small] + [{**small[0], "action": "x", "was_cancelled": True}]
     for name, separator in (("project.csv", ","), ("project.tsv", "\t")):
         text = io.StringIO()
-        columns = ["action", "annotation_id", "annotator", "created_at", "id", "lead_time", "updated_at", "video"]
+        columns = [
+            "action",
+            "annotation_id",
+            "annotator",
+            "created_at",
+            "id",
+            "lead_time",
+            "updated_at",
+            "video",
+            "was_cancelled",
+        ]
         writer = csv.DictWriter(text, columns, delimiter=separator, quoting=csv.QUOTE_NONNUMERIC)
         writer.writeheader()
         writer.writerows({**row, **times} for row in small)
@@ -137,6 +149,35 @@ def test_label_studio_timelines(videos, capsys):
     assert convert(videos, "p.json", late, "--fps", "24")[0] == ("a.mp4#t=0.5,1", "jump")
     assert convert(videos, "p.json", late, code=1) == [("day 1/b.mp4", "run")]
     assert "a.mp4: has 20 frames, not 24; were they counted at another rate (--fps)?" in capsys.readouterr().err
+
+
+def test_label_studio_parts_in_seconds(videos):
+    """Of the template for videos with their sound; what is said of a part stands for no more than it."""
+    part = {"start": 0.5, "end": 1.25, "channel": 0}
+    region = {"id": "r", "original_length": 2.0, "to_name": "audio"}
+    results = [
+        {**region, "value": {**part, "labels": ["jump"]}, "from_name": "what", "type": "labels"},
+        {**region, "value": {**part, "choices": ["fast"]}, "from_name": "speed", "type": "choices"},
+        {**region, "value": {"rating": 4}, "from_name": "stars", "type": "rating"},
+        {**region, "value": {**part, "text": "x", "labels": ["word"]}, "from_name": "words", "type": "labels"},
+    ]
+    export = [task(1, "a.mp4", *results), {"id": 2, "data": {"text": "unlabelled"}, "annotations": []}]
+    del export[0]["annotations"][0]["id"]
+    assert convert(videos, "p.json", export, "--field", "what") == [("a.mp4#t=0.5,1.25", "jump")]
+    assert convert(videos, "p.json", export, "--field", "speed") == [("a.mp4#t=0.5,1.25", "fast")]
+
+
+def test_names_and_labels_with_signs_that_separate(videos, capsys):
+    names = ("it's c=d.mp4", "run; jump, sit.mp4", "d.mp4")
+    for name in names:
+        (videos / name).hardlink_to(videos / "a.mp4")
+    paths = [f"/data/upload/3/ab12cd34-{names[0]}", f"/data/local-files/?d={names[1]}", "/data/local-files/?d=d.mp4"]
+    labels = ["tie, bow tie", "bow tie", "tie"]
+    export = [task(i, path, choice(label)) for i, (path, label) in enumerate(zip(paths, labels, strict=True))]
+    assert convert(videos, "p.json", export) == list(zip(names, labels, strict=True))
+    export.append(task(9, "a.mp4", choice("[b] c", 'say "hi"')))
+    convert(videos, "p.json", export, code=2)
+    assert "some videos have several labels, which | separates in lists" in capsys.readouterr().err
 
 
 def test_several_labels(videos):
@@ -224,11 +265,20 @@ def test_cvat_for_images(videos):
     assert convert(videos, "annotations.xml", export) == [("a.mp4#t=0,0.5", "jump"), ("a.mp4#t=0.3,2", "run")]
     export = META.format(filter="step=5") + image(5, "frame_000005", "jump") + image(10, "frame_000010", "jump")
     assert convert(videos, "annotations.xml", export + "</annotations>\n") == [("a.mp4#t=0.5,1.5", "jump")]
+    export = META.format(filter="step=3") + image(18, "frame_000018", "run") + track("jump", (15, 0), (18, 0))
+    expected = [("a.mp4#t=1.8,2", "run"), ("a.mp4#t=1.5,2", "jump")]  # the last frame shown stands for the last two
+    assert sorted(convert(videos, "annotations.xml", export + "</annotations>\n")) == sorted(expected)
     one = META.format(filter="") + image(0, "frame_000000", "jump") + image(1, "frame_000001") + "</annotations>\n"
     assert convert(videos, "annotations.xml", one) == [("a.mp4", "jump")]
     pictures = [image(i, f"set/c/frame_{i:06d}.png", *(["jump"] * (2 <= i < 6))) for i in range(20)]
     export = META.format(filter="").replace("<source>a.mp4</source>", "") + "".join(pictures) + "</annotations>\n"
     assert convert(videos, "annotations.xml", export) == [("c#frames=2,6", "jump")]
+    # A task of some pictures, sorted as text, and called as their folder: their numbers count.
+    write_frames(videos / "my task", moving_frames(12, 32, 32), name="{}.png")
+    pictures = [image(i, f"{n}.png", *["jump"] * (n > 8)) for i, n in enumerate((10, 11, 12, 8, 9))]
+    export = META.format(filter="").replace("<source>a.mp4</source>", "") + "".join(pictures) + "</annotations>\n"
+    assert convert(videos, "annotations.xml", export) == [("my task#frames=8,12", "jump")]
+    assert convert(videos, "annotations.xml", export.replace("12.png", "13.png"), code=2) == []
 
 
 def test_cvat_project(videos):
@@ -275,6 +325,9 @@ def test_via(videos):
     assert convert(videos, "via.json", via(metadata)) == [("a.mp4#t=0.25,1.5", "jump rope"), ("day 1/b.mp4", "run")]
     metadata["1_j5sJvB9h"]["z"] = [1.5, 0.25]
     assert convert(videos, "via.json", via(metadata), code=1) == [("day 1/b.mp4", "run")]
+    metadata = {"1_x": {"vid": 1, "flg": 0, "z": [0, 1], "xy": [], "av": {"1": 2, "9": "deleted"}}}
+    project = via(metadata) | {"view": {"1": {"fid_list": [1]}}}  # as scripts write it
+    assert convert(videos, "via.json", project) == [("a.mp4#t=0,1", "run")]
     boxes = {"1_j5sJvB9h": {"vid": "1", "flg": 0, "z": [0.25, 1.5], "xy": [], "av": {"3": "7,8"}}}
     (videos.parent / "via.json").write_text(json.dumps(via(boxes)))
     assert [mark.label for mark in read_export(videos.parent / "via.json")] == ["outdoors", "night"]
@@ -302,7 +355,10 @@ def test_what_cannot_be_used_is_named(videos, capsys):
         ("path,label\na.mp4,0\n", "a task names no video|no labels|annotation_id"),
         ("{}", "KeyError: 'metadata'"),
         ("[1, 2]", "AttributeError"),
-        ('[{"id": 1, "data": {"image": "a.jpg"}, "annotations": []}]', "ValueError: a task names no video"),
+        (
+            '[{"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": [{"value": {}}]}]}]',
+            "ValueError: a task names no video",
+        ),
         ("<html></html>", "ValueError: there are no labels in it"),
         ("<annotations>", "ParseError"),
         ('[{"id": 1', "JSONDecodeError"),
