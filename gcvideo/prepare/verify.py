@@ -157,6 +157,11 @@ def verify_video(path: str) -> Row:
             row |= {"frames": count, "seconds": float(times[-1] - times[0]), "hash": hash_file(*list_files(file))}
             row["timed"] = video.timed
             row["pictures"], reason = strict_decode(file, count) if video.timed else check_frames(file)
+            pictures = [] if video.timed or reason else enumerate(list_files(file))
+            jpegs = [(n, name) for n, name in pictures if name.lower().endswith((".jpg", ".jpeg"))]
+            if hidden := [(n, Path(name).name) for n, name in jpegs if strict_decode(name, 1)[1]]:
+                row["pictures"] = [n for n, _ in hidden]
+                reason = f"{hidden[0][1]} holds damage that the JPEG library conceals"
             if reason:
                 return row | {"kind": "damaged", "reason": reason}
             why = video.reason if video.backend == "pyav" else "decord cannot read its pictures as the tables say"

@@ -92,13 +92,14 @@ def _label_studio(task: dict[str, Any]) -> Iterator[Mark]:
             results += [(task["annotation_id"], name, v) for v in (value if isinstance(value, list) else [value])]
     if results and found is None:
         raise ValueError(f"a task names no video: {str(task)[:200]}")
-    for by, name, value in results if found else ():
+    video = unquote(found[1]) if found else ""
+    for by, name, value in results:
         value = value if isinstance(value, dict) else {}  # data of the task that are numbers
-        parts = [range(int(each["start"]) - 1, int(each["end"])) for each in value.get("ranges", ())]
         timed = {"start", "end"} <= value.keys() and "text" not in value
         seconds = (float(value["start"]), float(value["end"])) if timed else None
+        parts: list[Any] = [range(int(each["start"]) - 1, int(each["end"])) for each in value.get("ranges", ())]
         for label in value.get("choices") or value.get("timelinelabels") or (timed and value.get("labels")) or ():
-            yield from (Mark(unquote(found[1]), label, name, str(by), part) for part in parts or [seconds])
+            yield from (Mark(video, label, name, str(by), part) for part in parts or [seconds])
 
 
 def _cvat(root: ElementTree.Element) -> Iterator[Mark]:
