@@ -24,6 +24,7 @@ from gcvideo.errors import DataError
 from gcvideo.files import replacing, write_json
 from gcvideo.prepare.index import write_index
 from gcvideo.prepare.jobs import run_jobs
+from gcvideo.video.frame_folder import is_frame_folder
 from gcvideo.video.tar_members import INDEX, MANIFEST, Member
 
 
@@ -106,7 +107,8 @@ def _plan(records: Iterable[VideoRecord], folder: Path, shard_bytes: int) -> lis
             with open(record.path, "rb") as file:  # which a folder of frames is not
                 size = os.fstat(file.fileno()).st_size
         except OSError as error:
-            raise DataError(f"{record.path}: {error.strerror}") from None
+            frames = "is a folder of frames; shards hold video files" if is_frame_folder(record.path) else ""
+            raise DataError(f"{record.path}: {frames or error.strerror}") from None
         if not shards or size > room:
             shards.append(_Shard(folder / f"shard-{len(shards):06d}.tar", {}))
             room = shard_bytes

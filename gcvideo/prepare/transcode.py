@@ -141,7 +141,7 @@ def _copy_video(path: str, *, copies: Mapping[str, str], encoding: Encoding) -> 
 def _videos(source: Path) -> list[str]:
     paths = videos_under(source, files_only=True)
     if not paths:
-        raise DataError(f"{source}: no folder of videos")
+        raise DataError(f"{source}: no folder of videos in files; folders of frames are read as they are")
     return paths
 
 

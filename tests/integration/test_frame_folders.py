@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -97,3 +98,11 @@ def test_train_and_test(folder, tmp_path, capsys):
     assert cli.main(["test", str(tmp_path / "run")]) == 0
     said = capsys.readouterr()
     assert "img_00001.jpg cannot be read" in (tmp_path / "run/quarantine.jsonl").read_text() + said.err + said.out
+
+
+def test_what_takes_files_alone_says_so(folder, tmp_path, capsys):
+    for words in (["shard", f"{folder}/val.txt", f"{tmp_path}/s"], ["transcode", f"{folder}/set", f"{tmp_path}/t"]):
+        assert cli.main(["prepare", *words]) == 2
+        assert re.search(
+            r"is a folder of frames; shards hold|folders of frames are read as they are", capsys.readouterr().err
+        )

@@ -232,8 +232,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     data = path.read_bytes()
     if path.suffix == ".jsonl":
-        rows = [json.loads(line) for line in data.decode("utf-8-sig").splitlines()]
-        names = [name for name in (rows[0] if rows else ()) if ALIASES.get(name, name) in KNOWN]
+        try:
+            rows = [dict(json.loads(line)) for line in data.decode("utf-8-sig").split("\n") if line.strip()]
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}: expected a JSON object a line; {error}") from None
+        names = [name for name in dict.fromkeys(itertools.chain(*rows)) if ALIASES.get(name, name) in KNOWN]
         table = [names, *([row.get(name) for name in names] for row in rows)]
         cells = [[cell if isinstance(cell, list) else [cell] * (cell is not None) for cell in row] for row in table]
         texts = [['"{}"'.format("|".join(map(str, cell)).replace('"', '""')) for cell in row] for row in cells]

@@ -35,6 +35,8 @@ def test_metadata(tmp_path, name):
     assert load_records(tmp_path).classes == ("jump", "run")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "b.mp4", "label": 0}\n{"file_name": "c.mp4", "label": 1}\n')
     assert rows(tmp_path / "metadata.jsonl") == [("b.mp4", 0), ("c.mp4", 1)]
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "b.mp4"}\n\n{"file_name": "c.mp4", "label": 1}\n')
+    assert rows(tmp_path / "metadata.jsonl") == [("b.mp4", -1), ("c.mp4", 1)]  # the first row lacks a label
     (tmp_path / "metadata.jsonl").write_text(
         '{"file_name": "gone.mp4", "label": 0}\n{"file_name": "b.mp4", "label": 1}'
     )
@@ -46,7 +48,7 @@ def test_metadata(tmp_path, name):
     assert table.sets is not None
     assert (table.classes, table.sets.to_pylist()) == (("jump", "run", "sit"), [[0, 1], [2]])
     (tmp_path / "metadata.jsonl").write_text("{")
-    with pytest.raises(DataError, match=r"metadata.jsonl: not a readable text file"):
+    with pytest.raises(DataError, match=r"metadata.jsonl: expected a JSON object a line"):
         load_records(tmp_path / "metadata.jsonl")
 
 
