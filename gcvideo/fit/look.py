@@ -97,8 +97,9 @@ def look(
         findings = [f for f in findings if f not in seen]
     else:
         for f in [f for f in seen if f.kind == "alike"][:MOST_NOTES]:
-            videos.note(f"{f.path}: {f.reason}: check both labels")
-    bad = {(f.list, f.line, f.id): f"{f.path or f.id}: {f.reason}" for f in findings if f.kind not in ("pyav", "alike")}
+            videos.note(f"{f.path}: {f.reason} (without colours): check both labels")
+    told = [f for f in findings[::-1] if f.kind not in ("pyav", "alike")]  # damage, which comes first, tells most
+    bad = {(f.list, f.line, f.id): f"{f.path or f.id}: {f.reason}" for f in told}
     parts = [verify.SUBSETS[max(verify.SUBSETS.index(lists[e.order[0]][0]), e.order[1])] for e in entries]
     places = [(entry.list, entry.line, entry.record.id) for entry in entries]
     placed = list(zip(entries, parts, labels, places, strict=True))

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import shlex
 import shutil
 import statistics
 import time
@@ -182,7 +183,8 @@ class Fit:
             for one, two in pairs:
                 place = self.trial(f"{'difference' if difference else 'frames'}{len(scored)}")
                 config = self.config({"train": one, "val": two}, {**place, **values, INPUT: difference})
-                self.train(config, seconds)
+                with contextlib.redirect_stdout(io.StringIO()):  # advice on a trial would be taken for the verdict
+                    self.train(config, seconds)
                 scored.append(Predictions.load(config.run_dir / "predictions_val.npz"))
             results[difference] = accuracy(join(scored))
         found = f"{percent(results[True], 1)} with differences of frames, {percent(results[False], 1)} with frames"
@@ -249,7 +251,7 @@ def fit(asked: argparse.Namespace, *, began: float) -> dict[str, Any]:
         work.find_rate(parts)
     count, trained = (asked.folds + 1, len(labels)) if asked.folds else (asked.seeds, asked.seeds * len(parts["test"]))
     views = trained * plan.config.test.clips * plan.config.test.crops + min(len(parts["train"]), MOST_CHECKED)
-    testing = TEST_COST * work.clip_seconds * views + 3
+    testing = TEST_COST * work.clip_seconds * views + 3 * (count + 1)
     epoch = work.clip_seconds * (len(parts["train"]) + TEST_COST * len(parts["val"]))
     given = {"seconds": max(1.0, SLACK * (work.left - testing) / count), "epoch_seconds": epoch}
     short = plan_epochs(plan, videos=len(parts["train"]), validates=len(parts["val"]) > 0, **given)
@@ -278,7 +280,8 @@ def fit(asked: argparse.Namespace, *, began: float) -> dict[str, Any]:
     verdict = judge(pooled, tests, work.test(config, np.sort(checked)))
     rate = plan.config.data.target_fps or float(np.median([row.get("fps", 25.0) for row in videos.rows]))
     counts = Counter(videos.classes[label] for i in parts["train"] for label in videos.sets[i])
-    values: dict[str, Any] = {"v": verdict, "counts": counts, "short": short, "grouped": groups.shown_by, "run": folder}
+    values: dict[str, Any] = {"v": verdict, "counts": counts, "short": short, "grouped": groups.shown_by}
+    values |= {"run": shlex.quote(str(folder)), "test": asked.test}
     values |= {"minutes": asked.minutes, "folds": asked.folds, "notes": videos.notes, "stride": plan.config.data.stride}
     values["seconds"] = plan.config.data.frames * plan.config.data.stride / rate
     lines = [printable(line) for line in render("fit.txt.j2", **values).splitlines() if line.strip()]

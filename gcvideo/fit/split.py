@@ -128,7 +128,8 @@ def _ways(paths: Sequence[str], labels: np.ndarray, classes: Sequence[str]) -> I
     known = [{*re.split(r"[\W_]+", name.lower()), _bare(name), "", *SUBSETS} for name in classes]
     own = [known[label] for label in labels]  # words that are the class's
     keys: list[Any] = [tuple(n for n in b if _bare(n) not in words) for b, words in zip(below, own, strict=True)]
-    yield "sub-folders", True, [key or None for key in keys]
+    for depth in range(1, max(map(len, keys), default=0) + 1):
+        yield "sub-folders", True, [key[:depth] or None for key in keys]
     stems = list(map(_stem, paths))
     for what, pattern in SOURCES.items():
         found = [pattern.search(stem) for stem in stems]

@@ -36,6 +36,7 @@ def words(verdict: dict[str, Any], **values: Any) -> str:
         "minutes": 30,
         "short": False,
         "folds": 0,
+        "test": None,
         "grouped": "x",
         "stride": 4,
     }
@@ -101,3 +102,7 @@ def test_advice_follows_the_numbers() -> None:
     bad = judged(predictions(labels, [0] * 60), predictions(labels, [0] * 60))
     assert "--minutes 60" in words(bad, short=True)
     assert "does not even know" in words(bad)
+    few = judged(predictions([0, 1], [0, 1]), predictions([0, 1], [0, 1]))
+    assert "--folds 5" in words(few)
+    assert "--folds" not in words(few, test="my/test.txt")  # which goes without --test
+    assert "taken for" not in words(bad)  # nothing was learned, so single classes say nothing

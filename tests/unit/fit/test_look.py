@@ -1,0 +1,26 @@
+"""What a look at a user's videos says of them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from gcvideo.fit.look import look
+from tests.videos import write_video
+
+
+def test_damaged_files_that_are_equal_are_called_damaged(tmp_path: Path) -> None:
+    for place, name in enumerate(("dry", "wet")):
+        (tmp_path / name).mkdir()
+        for clip in range(2):
+            frames = (
+                np.random.default_rng([clip, place]).integers(60, 160, (1, 4, 6, 3), dtype=np.uint8).repeat(6, axis=0)
+            )
+            write_video(tmp_path / name / f"{clip}.mp4", frames.repeat(8, axis=1).repeat(8, axis=2))
+        (tmp_path / name / "broken.mp4").write_bytes(b"")
+    videos = look(tmp_path, deadline=time.monotonic())
+    left_out = videos.notes[-1]
+    assert left_out.startswith("2 videos are left out")
+    assert left_out.count("broken.mp4: is empty") == 2
