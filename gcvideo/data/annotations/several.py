@@ -37,7 +37,7 @@ def split_labels(
 
 
 def _split(cell: str, separator: str, classes: Container[str]) -> tuple[str, ...]:
-    """The labels of a cell; left whole where one comes twice, as in ``[0 1 0]``, or stands beside unknown, -1."""
+    """The labels of a cell; left whole where a number comes twice, as in ``[0 1 0]``, or stands beside unknown, -1."""
     labels = tuple(part.strip(" '\"") for part in cell.strip("[] ").split(separator) if part.strip(" '\""))
-    odd = len({*labels}) < len(labels) or (len(labels) > 1 and "-1" in labels)
+    odd = (len({*labels}) < len(labels) and labels[0].isdecimal()) or (len(labels) > 1 and "-1" in labels)
     return (cell,) if odd or cell in classes else labels

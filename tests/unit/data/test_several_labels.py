@@ -53,7 +53,7 @@ NAMES = [(0, 1), (1,), (0, 2)]  # jump, run, walk
         (["jump/1.mp4 1 4 7 8", "run/2.mp4 2 3 4 5"], [(1, 4, 7, 8), (2, 3, 4, 5)]),
         (["jump/1.mp4\tjump,run", "run/2.mp4\trun", "my take.mp4\tjump,walk", "walk/3.mp4\twalk"], [*NAMES, (2,)]),
         (["path,labels", 'jump/1.mp4,"jump;run"', "run/2.mp4,run", "my take.mp4,jump;walk"], NAMES),
-        (["path,labels", 'jump/1.mp4,"jump|run"', "run/2.mp4,run", "my take.mp4,jump|walk"], NAMES),
+        (["path,labels", 'jump/1.mp4,"jump|run"', "run/2.mp4,run", "my take.mp4,jump|walk|jump"], NAMES),
         (["path;tags", 'jump/1.mp4;"jump, run"', "run/2.mp4;run", 'my take.mp4;["jump", "walk"]'], NAMES),
         (["path,label", 'jump/1.mp4,"jump;run"', "run/2.mp4,run", "my take.mp4,jump;walk"], NAMES),
         # none of the classes; unknown
