@@ -160,8 +160,7 @@ def verify_video(path: str) -> Row:
             pictures = [] if video.timed or reason else enumerate(list_files(file))
             jpegs = [(n, name) for n, name in pictures if name.lower().endswith((".jpg", ".jpeg"))]
             if hidden := [(n, Path(name).name) for n, name in jpegs if strict_decode(name, 1)[1]]:
-                row["pictures"] = [n for n, _ in hidden]
-                reason = f"{hidden[0][1]} holds damage that the JPEG library conceals"
+                row["pictures"], reason = [n for n, _ in hidden], f"{hidden[0][1]} holds damage that libjpeg conceals"
             if reason:
                 return row | {"kind": "damaged", "reason": reason}
             why = video.reason if video.backend == "pyav" else "decord cannot read its pictures as the tables say"

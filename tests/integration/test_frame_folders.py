@@ -67,7 +67,7 @@ def test_verify_and_index(folder, tmp_path):
     (tmp_path / "set/x/2.jpg").write_bytes(data[: len(data) * 2 // 3] + b"\xff\xd9")
     assert cli.main(["prepare", "verify", str(tmp_path / "set"), "--out", str(tmp_path / "bad.jsonl")]) == 1
     row = json.loads((tmp_path / "bad.report.jsonl").read_text())
-    assert (row["kind"], row["reason"]) == ("damaged", "2.jpg holds damage that the JPEG library conceals")
+    assert (row["kind"], row["reason"]) == ("damaged", "2.jpg holds damage that libjpeg conceals")
     assert cli.main(["prepare", "index", str(folder / "val.txt"), "--out", str(tmp_path / "index.parquet")]) == 0
     rows = pq.read_table(tmp_path / "index.parquet").to_pylist()
     assert [(row["path"], row["label"], row["frames"], row["fps"]) for row in rows[:2]] == [

@@ -103,8 +103,7 @@ def _label_studio(task: dict[str, Any]) -> Iterator[Mark]:
 
 
 def _cvat(root: ElementTree.Element) -> Iterator[Mark]:
-    tasks = root.findall("meta//task")
-    sources = {task.findtext("id"): task.findtext("source") or task.findtext("name") for task in tasks}
+    sources = {t.findtext("id"): t.findtext("source") or t.findtext("name") for t in root.iterfind("meta//task")}
     sources[None] = root.findtext("meta//source") or root.findtext("meta/*/name")
     step = int((root.findtext("meta//frame_filter") or "=1").rpartition("=")[2])
     seen: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))  # video -> label -> frames
