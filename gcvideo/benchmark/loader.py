@@ -23,7 +23,7 @@ from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers import loaders as peers
 from gcvideo.benchmark.peers.loaders import Clip, Views
-from gcvideo.benchmark.timing import time_contenders
+from gcvideo.benchmark.timing import RATIOS, time_contenders
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.annotations import videos_under
 from gcvideo.data.crops import crop_and_resize, random_short_side_box
@@ -34,14 +34,16 @@ from gcvideo.video import open_video
 
 FRAMES, STRIDE, CROP = 8, 8, 224
 TEST = TestConfig(clips=10, crops=3, short_side=256, crop=256)
-# gcvideo's contenders for the videos: name -> decoder.
-OURS = {"ours": "auto", "ours, pyav": "pyav"}
-PREPARED = "ours, prepared"
+# gcvideo's contenders: name -> decoder, for the videos and for their transcoded copies.
+OURS = {"ours": "auto", "ours, decord": "decord", "ours, pyav": "pyav"}
+PREPARED = {"ours, prepared": "auto", "ours, prepared, pyav": "pyav"}
 CLIP_PEERS = {
     "mmaction2": peers.mmaction2_clip,
+    "pytorchvideo": peers.pytorchvideo_clip,
     "libav": peers.libav_clip,
+    "decord": peers.decord_clip,
 }
-VIEW_PEERS = {"per_view": peers.per_view_video}
+VIEW_PEERS = {"mmaction2": peers.mmaction2_views, "per_view": peers.per_view_video}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", type=int, default=12, metavar="N", help="measure at most N (default 12)")
     parser.add_argument("--clips", type=int, default=3, metavar="N", help="training clips a video (default 3)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="measurements of each clip (default 3)")
+    parser.add_argument("--seed", type=int, default=0, help="of the clips (default 0)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
-    require_numbers(args, videos=1, clips=1, repeats=1)
+    require_numbers(args, videos=1, clips=1, repeats=1, seed=0)
     folder = Path(args.directory)
     names = videos_under(folder, files_only=True)
     if not names:
@@ -64,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     sides = [[folder / name for name in names]]
     if args.prepared:
         sides.append([Path(args.prepared, name).with_suffix(".mp4") for name in names])
-    pairs, rng = list(zip(*sides, strict=True)), np.random.default_rng(0)
+    pairs, rng = list(zip(*sides, strict=True)), np.random.default_rng(args.seed)
     seeds = [(pair, seed) for pair in pairs for seed in rng.integers(2**32, size=args.clips).tolist()]
     clips = [[draw_clip(path, seed) for path in pair] for pair, seed in seeds]
     videos = [[all_views(path) for path in pair] for pair in pairs]
@@ -102,7 +105,7 @@ def measure(cases: Sequence[Any], ours: Callable[..., Any], peers: Mapping[str, 
             contenders = {name: partial(ours, case, backend=backend) for name, backend in OURS.items()}
             contenders |= {name: partial(peer, case) for name, peer in peers.items()}
             for copy in copies:
-                contenders[PREPARED] = partial(ours, copy)
+                contenders |= {name: partial(ours, copy, backend=backend) for name, backend in PREPARED.items()}
             for name, ms in time_contenders(contenders, rounds=repeats).milliseconds().items():
                 costs[name].append(ms)
             progress.advance()
@@ -110,10 +113,14 @@ def measure(cases: Sequence[Any], ours: Callable[..., Any], peers: Mapping[str, 
 
 
 def ratios_of(kind: str, costs: Mapping[str, float]) -> dict[str, float]:
-    """Cost of each other way divided by that of gcvideo ("train_clip.libav"), also of gcvideo on transcoded copies."""
-    others = {f"{kind}.{name}": cost for name, cost in costs.items() if name not in (*OURS, PREPARED)}
-    ratios = {name: cost / costs["ours"] for name, cost in others.items()}
-    return ratios | {f"prepared.{name}": cost / costs[PREPARED] for name, cost in others.items() if PREPARED in costs}
+    """Cost of each other way divided by that of gcvideo's, under the names of ``ratios.yaml``."""
+    return {
+        pattern.format(f"{kind}.{name}"): cost / costs[ours]
+        for ours, pattern in RATIOS["loader"].items()
+        if ours in costs
+        for name, cost in costs.items()
+        if not name.startswith("ours")
+    }
 
 
 def draw_clip(path: Path, seed: int) -> Clip:

@@ -62,15 +62,18 @@ def forward_pass(
     return forward
 
 
-def training_step(config: RunConfig, clips: Tensor, *, device: torch.device, precision: str) -> Contender:
+def training_step(
+    config: RunConfig, clips: Tensor, *, device: torch.device, precision: str, compile: bool = False
+) -> Contender:
     """One step of the trainer itself, from uint8 clips to updated weights, with fresh weights.
 
     Args:
         config: what to train, and how; batch size, frames and crop follow the clips.
         clips: uint8 (N, 3, T, H, W).
         precision: "fp32", "bf16" (under autocast), or "auto".
+        compile: with ``torch.compile``.
     """
-    changes: dict[str, Any] = {"batch_size": len(clips), "accumulate": 1, "precision": precision, "compile": False}
+    changes: dict[str, Any] = {"batch_size": len(clips), "accumulate": 1, "precision": precision, "compile": compile}
     data = replace(config.data, frames=clips.shape[2], crop=clips.shape[-1])
     model = replace(config.model, weights=None)
     learner = TrainStep(replace(config, data=data, train=replace(config.train, **changes), model=model), device)
@@ -126,6 +129,14 @@ def peak_memory(config: RunConfig, shape: Sequence[int], *, device: torch.device
             except BrokenProcessPool:
                 raise GcvideoError(f"{config.name}: the process that measures its memory ({kind}) died") from None
     return found
+
+
+def cuda_peak(contender: Contender) -> int:
+    """Largest number of bytes that torch has allocated on the GPU during a call."""
+    torch.cuda.reset_peak_memory_stats()
+    contender()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
 
 
 def memory_growth(

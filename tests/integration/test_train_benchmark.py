@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from gcvideo.benchmark import train as train_benchmark
+from gcvideo.benchmark.complexity import count_config
 from gcvideo.benchmark.timing import CPU, Times
-from gcvideo.benchmark.train import at_the_limit
+from gcvideo.benchmark.train import at_the_limit, matmul_peak, matmul_share
 from gcvideo.benchmark.workloads import random_clips
 from gcvideo.cli import main
 from tests.training import train_config
@@ -45,6 +46,12 @@ def test_a_batch_that_does_not_fit_is_noticed(tmp_path: Path, monkeypatch: pytes
     assert found["memory_gib"] > 2**-10
 
 
+def test_shares_count_three_forward_passes_of_two_operations(tmp_path: Path) -> None:
+    config = train_config(tmp_path)
+    macs = count_config(config.model, (1, 3, 4, 32, 32)).macs
+    assert matmul_share(config, (3, 4, 32, 32), 10.0, 60.0 * macs) == pytest.approx(1.0)
+
+
 def test_a_batch_of_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "train", "--up-to", "0"]) == 2
     assert "--up-to: must be at least 1" in capsys.readouterr().err
@@ -52,6 +59,7 @@ def test_a_batch_of_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_a_tiny_run_writes_all_that_a_gpu_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert matmul_peak(CPU, "fp32") > 0
     out = tmp_path / "train.json"
     command = ["benchmark", "train", "--contenders", "pytorchvideo", "plain", "gc", "--rounds", "1"]
     assert main([*command, "--frames", "2", "--crop", "64", "--up-to", "2", "--device", "cpu", "--json", str(out)]) == 0
@@ -60,6 +68,7 @@ def test_a_tiny_run_writes_all_that_a_gpu_would(tmp_path: Path, capsys: pytest.C
     assert all(value > 0 for value in results["figures"].values())
     assert results["settings"]["crop"] == 64
     assert set(results["limit"]) == {"plain", "gc"}
+    assert results["networks"]["gc"]["share_of_matmul"] > 0
     assert results["networks"]["gc"]["clips_per_second"] == pytest.approx(1000 / results["milliseconds"]["gc"])
     assert {row["batch"] for row in results["limit"].values()} == {2}
     assert "largest batches that fit, up to 2" in capsys.readouterr().out

@@ -6,13 +6,12 @@ about the same.
 """
 
 import io
+from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import av
 import numpy as np
 import torch
-from av.video.reformatter import VideoReformatter
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -66,19 +65,67 @@ def mmaction2_clip(clip: Clip) -> np.ndarray:
     Returns:
         uint8 (1, 3, T, H, W).
     """
-    import decord
-
-    reader = decord.VideoReader(io.BytesIO(Path(clip.path).read_bytes()), num_threads=1)
-    batch = reader.get_batch(clip.indices)  # a torch tensor where another package has set decord's bridge
-    whole = batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
-    scale = 256 / min(whole.shape[1:3])
-    height, width = (int(side * scale + 0.5) for side in whole.shape[1:3])
-    frames = [_resize(frame, (height, width)) for frame in whole]
-    ratio = height / clip.height
+    source = io.BytesIO(Path(clip.path).read_bytes())
+    frames = [_resize(frame, _short_side(frame, 256)) for frame in _decord_frames(source, clip.indices)]
+    ratio = frames[0].shape[0] / clip.height
     top, left, box_height, box_width = (round(value * ratio) for value in clip.box)
     frames = [frame[top : top + box_height, left : left + box_width] for frame in frames]
     frames = [np.ascontiguousarray(_resize(frame, (clip.size, clip.size))[:, ::-1]) for frame in frames]
     return np.ascontiguousarray(np.stack(frames)[None].transpose(0, 4, 1, 2, 3))
+
+
+def mmaction2_views(video: Views) -> np.ndarray:
+    """mmaction2's test recipe: SampleFrames (10 clips), DecordDecode, Resize, ThreeCrop, FormatShape.
+
+    Returns:
+        uint8 (clips * crops, 3, T, size, size).
+    """
+    clips, crops, size = video.test.clips, video.test.crops, video.test.crop
+    indices = uniform_clips(video.num_frames, 8, 8, clips, convention="mmaction2").ravel()
+    source = io.BytesIO(Path(video.path).read_bytes())
+    frames = [_resize(frame, _short_side(frame, size)) for frame in _decord_frames(source, indices)]
+    boxes = crop_boxes(frames[0].shape[0], frames[0].shape[1], size, crops, "mmaction2").tolist()
+    cut = [frame[top : top + size, left : left + size] for top, left, _, _ in boxes for frame in frames]
+    views = np.stack(cut).reshape(crops, clips, 8, size, size, 3)
+    return np.ascontiguousarray(views.transpose(1, 0, 5, 2, 3, 4).reshape(clips * crops, 3, 8, size, size))
+
+
+def pytorchvideo_clip(clip: Clip) -> Tensor:
+    """pytorchvideo's own LabeledVideoDataset on one video, with the transforms of its classification tutorial.
+
+    They are UniformTemporalSubsample(8), x / 255, Normalize, RandomShortSideScale, RandomCrop, RandomHorizontalFlip;
+    written out here because ``pytorchvideo.transforms`` does not import with current torchvision. Sound is left alone.
+
+    Returns:
+        float32 (3, T, H, W).
+    """
+    from pytorchvideo.data import LabeledVideoDataset
+    from pytorchvideo.data.clip_sampling import ClipInfo, ClipSampler
+    from torch.utils.data import SequentialSampler
+
+    rate = Fraction(clip.fps).limit_denominator(1001)
+    start = int(clip.indices[0]) / rate
+    end = start + int(clip.indices[-1] - clip.indices[0] + 8) / rate
+
+    class SameClip(ClipSampler):
+        def __call__(self, *_: Any, **__: Any) -> ClipInfo:
+            return ClipInfo(start, end, 0, 0, True)
+
+    def transform(sample: dict[str, Any]) -> Tensor:
+        frames = sample["video"]  # (3, about 64, H, W) float32
+        picked = torch.linspace(0, frames.shape[1] - 1, len(clip.indices)).long()
+        frames = (frames.index_select(1, picked) / 255.0 - MEAN) / STD
+        scale = clip.size / clip.box[2]
+        height, width = (round(side * scale) for side in frames.shape[2:])
+        frames = F.interpolate(frames, size=(height, width), mode="bilinear", align_corners=False)
+        top = min(round(clip.box[0] * scale), height - clip.size)
+        left = min(round(clip.box[1] * scale), width - clip.size)
+        return frames[:, :, top : top + clip.size, left : left + clip.size].flip(-1)
+
+    videos, sampler = [(clip.path, {"label": 0})], SameClip(float(end - start))
+    dataset = LabeledVideoDataset(videos, sampler, SequentialSampler, transform, decode_audio=False)
+    sample: Tensor = next(iter(dataset))
+    return sample
 
 
 def libav_clip(clip: Clip) -> Tensor:
@@ -94,6 +141,9 @@ def libav_clip(clip: Clip) -> Tensor:
 
 def libav_frames(path: str, indices: np.ndarray, fps: float) -> list[np.ndarray]:
     """Frames by index (constant frame rate), through PyAV."""
+    import av
+    from av.video.reformatter import VideoReformatter
+
     reformatter = VideoReformatter()
     found: dict[int, np.ndarray] = {}
     wanted, last = set(indices.tolist()), int(indices.max())
@@ -110,6 +160,16 @@ def libav_frames(path: str, indices: np.ndarray, fps: float) -> list[np.ndarray]
             if index >= last:
                 break
     return [found[index] for index in indices.tolist()]
+
+
+def decord_clip(clip: Clip) -> Tensor:
+    """decord as its README shows it, from a path and with one thread; then our own crop and resize.
+
+    Returns:
+        uint8 (3, T, H, W).
+    """
+    frames = _decord_frames(clip.path, clip.indices)
+    return crop_and_resize(frames, clip.box, (clip.size, clip.size), flip=True)
 
 
 def per_view_video(video: Views) -> list[Tensor]:
@@ -133,6 +193,20 @@ def per_view_video(video: Views) -> list[Tensor]:
             top, left, _, _ = crop_boxes(*scaled, size, crops)[crop].tolist()
             views.append(frames[:, :, top : top + size, left : left + size])
     return views
+
+
+def _decord_frames(source: str | io.BytesIO, indices: np.ndarray) -> np.ndarray:
+    """All frames in one call, in sampling order, with one thread."""
+    import decord
+
+    batch = decord.VideoReader(source, num_threads=1).get_batch(indices)
+    # A torch tensor where another package has set decord's bridge.
+    return batch.asnumpy() if hasattr(batch, "asnumpy") else np.asarray(batch)
+
+
+def _short_side(frame: np.ndarray, side: int) -> tuple[int, int]:
+    scale = side / min(frame.shape[:2])
+    return int(frame.shape[0] * scale + 0.5), int(frame.shape[1] * scale + 0.5)
 
 
 def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
