@@ -135,7 +135,7 @@ def test_adamw_by_hand() -> None:
 
 def test_frozen_parameters_are_left_out(net: nn.Module) -> None:
     net[0].requires_grad_(False)
-    (group,) = parameter_groups(net.parameters(), OptimConfig())
+    (group,) = build_optimizer(net, OptimConfig()).param_groups
     assert len(group["params"]) == 4
 
 
