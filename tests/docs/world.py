@@ -39,13 +39,10 @@ TINY: dict[str, list[str]] = {
         "--minutes 0.05 model.width=4 model.weights=null data.frames=4 data.crop=32 data.workers=0 test.clips=1 "
         "train.epochs=1"
     ),
-    "benchmark compare": shlex.split(
-        "model.width=4 --frames 4 --size 32 --rounds 1 --batches 1 --block-channels 8 --block-frames 2 4 "
-        "--block-sizes 4 8 --block-at 2 4"
-    ),
+    "benchmark compare": shlex.split("model.width=4 --frames 4 --size 32 --batches 1 --rounds 1"),
     "prepare synthetic": shlex.split("--train 8 --val 8"),
     "prepare motion": shlex.split("--per-class 1"),
-    "benchmark blocks": shlex.split("--stages res5 --batch 1 --rounds 1 --nl-rounds 1 --model-rounds 0"),
+    "benchmark blocks": shlex.split("--batch 1 --rounds 1 --nl-rounds 1 --model-rounds 0"),
     "benchmark complexity": shlex.split("--frames 4 --size 32"),
     "benchmark train": shlex.split("--frames 4 --crop 32 --rounds 1 --batch 1 --up-to 1"),
     "benchmark infer": shlex.split("--crop 32 --rounds 1 --clips 1 --crops 1"),
@@ -236,6 +233,15 @@ def command(argv: list[str]) -> int:
         from gcvideo.benchmark import train
 
         train.WARM_UP, train.model_config = 0, partial(train.model_config, width=8)
+    if argv[1:3] == ["benchmark", "compare"]:
+        from gcvideo.benchmark import compare
+
+        compare.CHANNELS = 8
+        compare.GROWING = {"frames": [(2, 4, 4), (4, 4, 4)], "size": [(2, 4, 4), (2, 8, 8)]}
+    if argv[1:3] == ["benchmark", "blocks"]:
+        from gcvideo.benchmark import blocks
+
+        blocks.STAGES = {"res5": blocks.STAGES["res5"]}
     if {"--find-lr", "--overfit"} & set(argv):
         from gcvideo.train import dry_run
 
