@@ -241,7 +241,7 @@ def command(argv: list[str]) -> int:
     if argv[1:3] == ["benchmark", "blocks"]:
         from gcvideo.benchmark import blocks
 
-        blocks.STAGES = {"res5": blocks.STAGES["res5"]}
+        blocks.STAGES = {"res4": (64, 2, 4, 4)}
     if {"--find-lr", "--overfit"} & set(argv):
         from gcvideo.train import dry_run
 
