@@ -37,7 +37,7 @@ class Videos:
         records: of the files; their own labels do not count.
         sets: labels of each, from 0, all of which have videos to train on; one each but with ``multi_label``.
         parts: "train", "val" or "test", as the user has split them; all "train" where they are not split.
-        rows: what ``describe_video`` says of each, and its ``brightness``, 0 to 255; empty where time was short.
+        rows: what ``describe_video`` says of each; empty where time was short.
         classes: names in label order.
         labels: (V,) the label of each video, of several the rarest.
         multi_label: whether videos have several labels or none.
@@ -164,7 +164,6 @@ def _examine(path: str) -> Row:
     with open_video(path) as video:
         pictures = video.frames(np.linspace(0, len(video) - 1, FRAMES).round().astype(int))
         row |= {"kind": "sound", "seconds": float(video.times[-1] - video.times[0])}
-    row["brightness"] = float(pictures.mean())
     return row | {"print": base64.b64encode(picture_hash(pictures)).decode()}
 
 

@@ -21,7 +21,6 @@ from gcvideo.fit.look import Videos
 BASE = "custom/fit.yaml"
 CLIP_SECONDS = 1.5  # of most single actions; whole shorter videos
 SIDES = re.compile(r"(^|[\W_])(left|right|(anti|counter)?clockwise)($|[\W_])")
-DARK, UNEQUAL_LIGHT = 40, 4.0  # mean grey level of the darkest tenth; and how much brighter the brightest is
 UNEQUAL = 1.5  # largest class over the smallest one, from which all classes come up equally often
 FACTOR = 3.0  # that a range test may change the usual learning rate by
 EPOCHS, STEPS = 40, 1500  # as many as pay: of a set of hundreds of videos, of a smaller one
@@ -108,10 +107,6 @@ def plan_training(plan: Plan, videos: Videos) -> None:
         plan.choose(reason, {"data.augment.class_balanced": True})
     if sided := [name for name in videos.classes if SIDES.search(name.lower())]:
         plan.choose(f"mirrored, a video of {sided[0]!r} would show another class", {"data.flip": 0.0})
-    light = [row["brightness"] for row in videos.rows if "brightness" in row] or [128.0]
-    low, high = np.quantile(light, [0.1, 0.9])
-    if low < DARK or high > UNEQUAL_LIGHT * low:
-        plan.choose(f"dark or unlike: mean brightness from {low:.0f} to {high:.0f} of 255", {"data.augment": "dark"})
     cores, device = len(os.sched_getaffinity(0)), runtime.pick_device(plan.config.device)
     cuda = device.type == "cuda"
     batch = 8 if total < 64 else 32 if cuda and total > 1000 else 16

@@ -209,7 +209,7 @@ class Trainer:
                         self._log(parts, batches, logger, progress, lr)
                     self._save_or_stop(parts, stop, due=self._checkpoint_is_due(position.step))
             left = (self.until - time.monotonic()) / (state.clock.seconds / (epoch + 1))  # epochs that still fit
-            if distributed.agree(int(left < schedule.epochs - epoch - 1)):
+            if distributed.agree(int(max(left, 0) < schedule.epochs - epoch - 1)):
                 schedule.shorten(epoch + 1 + max(0, distributed.agree(int(left))))
                 say(f"time is short: {schedule.epochs} epochs instead of {config.train.epochs:g}")
             improved = False

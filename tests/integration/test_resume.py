@@ -134,7 +134,8 @@ def test_a_signal_saves_first_and_leaves_with_its_own_exit_code(
     assert step >= 4
     assert step == steps_done(config)  # not one step is lost
     assert train_in_processes(config, processes=processes, resume=True) == [0] * processes
-    assert_same({**last_state(config), "best": None}, {**unstopped[processes], "best": None})
+    unlike = {"best": None, "stale": 0}  # it validates at the end alone
+    assert_same(last_state(config) | unlike, unstopped[processes] | unlike)
 
 
 def test_checkpoints_are_written_by_the_clock_and_as_many_kept_as_asked(place: Path) -> None:

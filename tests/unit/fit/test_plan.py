@@ -15,7 +15,7 @@ from gcvideo.fit.plan import Plan, plan_clips, plan_epochs, plan_rate, plan_trai
 
 def videos(*, classes: tuple[str, ...] = ("jump", "run"), counts: tuple[int, ...] = (50, 50), **row: Any) -> Videos:
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
-    row = {"duration": 8.0, "fps": 25.0, "height": 240, "width": 320, "brightness": 100.0, **row}
+    row = {"duration": 8.0, "fps": 25.0, "height": 240, "width": 320, **row}
     rows = [
         {key: value[i % len(value)] if isinstance(value, list) else value for key, value in row.items()}
         for i in range(len(labels))
@@ -66,12 +66,6 @@ def test_unbalanced_classes_come_up_equally_often() -> None:
 )
 def test_classes_with_a_side_are_not_mirrored(name: str, flip: float) -> None:
     assert planned(classes=("run", name)).config.data.flip == flip
-
-
-def test_dark_videos_get_the_augmentation_for_them() -> None:
-    assert planned(brightness=15.0).chosen["data.augment"] == "dark"
-    assert planned(brightness=[20.0, 200.0]).chosen["data.augment"] == "dark"
-    assert "data.augment" not in planned().chosen
 
 
 def test_videos_that_there_was_no_time_to_open_do_no_harm() -> None:
