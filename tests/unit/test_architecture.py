@@ -1,6 +1,7 @@
 """The floors of docs/architecture.md: a module imports from its own floor or from below, and there are no circles."""
 
 import ast
+import configparser
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,18 @@ def test_rooms_hold_at_most_twelve_files():
         if path.name not in ("__init__.py", "__main__.py"):
             rooms[path.parent] = rooms.get(path.parent, 0) + 1
     assert not {str(room): files for room, files in rooms.items() if files > 12}
+
+
+def test_an_installation_has_every_file() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(PACKAGE.parent / "setup.cfg")
+    packages = {PACKAGE.parent / name.replace(".", "/"): name for name in setup["options"]["packages"].split()}
+    data = {name: patterns.replace(",", " ").split() for name, patterns in setup["options.package_data"].items()}
+    for file in PACKAGE.rglob("*"):
+        if file.is_dir() or "__pycache__" in file.parts:
+            continue
+        if file.suffix == ".py":
+            assert file.parent in packages, f"setup.cfg: options.packages lacks the folder of {file}"
+        else:
+            room = next(parent for parent in file.parents if parent in packages)
+            assert any(file in room.glob(pattern) for pattern in data.get(packages[room], ())), f"package_data: {file}"
