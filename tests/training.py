@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from gcvideo import distributed
-from gcvideo.config import RunConfig, config_from_dict, config_to_dict
+from gcvideo.cli import main
+from gcvideo.config import RunConfig, config_from_dict, config_to_dict, save_config
 from gcvideo.errors import GcvideoError
 from gcvideo.train.checkpoint import load_checkpoint
 from gcvideo.train.signals import EXIT_CODE, Stopped, StopSignals
@@ -136,6 +137,14 @@ def release_file(config: RunConfig) -> Path:
 def release(config: RunConfig) -> None:
     """Let the processes that ``start(hold_after=...)`` holds go."""
     release_file(config).touch()
+
+
+def run_train(config: RunConfig, *arguments: str) -> int:
+    """Exit code of ``gcvideo train`` with a config."""
+    path = Path(config.output) / f"{config.name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    save_config(config, path)
+    return main(["train", str(path), *arguments])
 
 
 def train_in_processes(config: RunConfig, *, processes: int = 1, **options: Any) -> list[int | None]:

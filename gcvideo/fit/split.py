@@ -16,8 +16,8 @@ from gcvideo.data.annotations.table import SUBSETS
 
 ENOUGH = 5  # groups, of which a fifth can be held out: coarser parts of names with fewer groups are taken last
 _RULES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text(encoding="utf-8"))
-GENERIC = re.compile(_RULES["generic"].replace(" ", ""))
-SOURCES = {what: re.compile(pattern.replace(") [", ")[")) for what, pattern in _RULES["sources"].items()}
+GENERIC = re.compile(_RULES["generic"], re.VERBOSE)
+SOURCES = {what: re.compile(pattern, re.VERBOSE) for what, pattern in _RULES["sources"].items()}
 
 
 class Groups(NamedTuple):

@@ -1,6 +1,7 @@
 """State of a training: everything that a checkpoint holds, and what changed since it was written."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -107,6 +108,15 @@ class TrainState:
     def add_failures(self, failures: Iterable[Failure]) -> None:
         """Count videos that could not be read."""
         self.failures.update({failure.id: (failure.path, failure.reason) for failure in failures})
+
+    def is_best(self, key: str, value: float) -> bool:
+        """Note the deciding metric of a validation just done; whether it is the best so far. NaN is none."""
+        if math.isnan(value) or (self.best is not None and not value > self.best[key]):
+            self.stale += 1
+            return False
+        self.stale = 0
+        self.best = {key: value, "epoch": self.position.epoch + 1, "step": self.position.step}
+        return True
 
     @property
     def stops_early(self) -> bool:

@@ -75,8 +75,8 @@ class Trainer:
         overfit: int | None = None,
         until: float = math.inf,
     ) -> None:
-        self.config, self.model, self.loss, self.dataset, self.overfit = config, model, loss, dataset, overfit
-        self.until = until
+        self.config, self.model, self.loss, self.dataset = config, model, loss, dataset
+        self.overfit, self.until = overfit, until
         if loss is not None:  # for the checks of what belongs to cross entropy
             dataclasses.replace(config.train, loss="Trainer:loss")
         self.device = runtime.pick_device(config.device)
@@ -135,10 +135,8 @@ class Trainer:
         Args:
             quarantine: the run's own list of bad videos, which is read and extended during the training.
         """
-        config = self.config
-        records = (
-            load_split(config, config.data.train, name="training") if self.dataset is None else self.dataset.records
-        )
+        config, own = self.config, self.dataset
+        records = load_split(config, config.data.train, name="training") if own is None else own.records
         if records is None:
             raise ConfigError("data.train.annotation: not set; give a list of training videos")
         val = load_split(config, config.data.val, name="validation", classes=records.classes)
@@ -147,12 +145,11 @@ class Trainer:
         if self.overfit is not None:
             records = val = spread(records, self.overfit)
         if val is not None and not (val.labels >= 0).any():
-            raise DataError(
-                f"{val.source}: has no labels to validate on; leave data.val.annotation unset to do without"
-            )
+            fix = "leave data.val.annotation unset to do without"
+            raise DataError(f"{val.source}: has no labels to validate on; {fix}")
         if config.train.wandb is not None:
             log.import_wandb()
-        train_set = self.dataset or ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
+        train_set = own or ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
         val_set = ViewDataset(val, data=config.data, test=self.val_test) if val is not None else None
         schedule = Schedule(config, len(records))
         step = TrainStep(
@@ -201,8 +198,7 @@ class Trainer:
                     lr = schedule.learning_rate(position)
                     used = step.step(batches, number=position.step, lr=lr)
                     parts.guard.note(used, position, lr=lr)
-                    for batch in used:
-                        state.add_failures(batch.failures)
+                    state.add_failures(failure for batch in used for failure in batch.failures)
                     progress.advance(clips)
                     position.advance()
                     if position.step % config.train.log_every == 0 or position.epoch_step == steps:
@@ -269,19 +265,12 @@ class Trainer:
             self.folder.save_validation(predictions, val_set.records, epoch=epoch)
         logger.write("val", step=state.position.step, epoch=epoch, **state.validation, seconds=seconds)
         say(f"epoch {state.position.epoch + 1}: {log.accuracy_line({**state.validation, **state.details})}")
-        _, key, value = log.deciding(state.validation)
-        if math.isnan(value) or (state.best is not None and not value > state.best[key]):
-            state.stale += 1
-            return False  # NaN: no video could be read
-        state.stale = 0
-        state.best = {key: value, "epoch": state.position.epoch + 1, "step": state.position.step}
-        return True
+        return state.is_best(*log.deciding(state.validation)[1:])
 
     def _measure_batch_norms(self, parts: Parts) -> None:
         """Precise batch norm over the first batches of the epoch just trained."""
         step, epoch = parts.step, parts.state.position.epoch
-        count = min(self.config.train.precise_bn, parts.schedule.steps(epoch) * self.config.train.accumulate)
-        if count:
+        if count := min(self.config.train.precise_bn, parts.schedule.steps(epoch) * self.config.train.accumulate):
             clips = (step.prepare(batch.clips) for batch in self.batches(parts, epoch))
             with step.autocast():
                 measure_batch_norms(step.tested_network, clips, count)

@@ -13,12 +13,12 @@ import pytest
 
 import gcvideo
 from gcvideo.cli import main
-from gcvideo.config import RunConfig, save_config
+from gcvideo.config import RunConfig
 from gcvideo.eval.predictions import Predictions
 from gcvideo.predict.ensemble import Ensemble
 from gcvideo.train.checkpoint import load_checkpoint
 from tests.tiny import tiny_checkpoint
-from tests.training import metrics, train_config
+from tests.training import metrics, run_train, train_config
 from tests.videos import write_video
 
 COLOURS = ("blue", "green", "red")
@@ -52,13 +52,6 @@ def config_for(folder: Path, name: str = "several", **sections: Any) -> RunConfi
     return train_config(folder, name, **{key: values[key] | sections.get(key, {}) for key in values})
 
 
-def train(config: RunConfig, *arguments: str) -> int:
-    path = Path(config.output) / f"{config.name}.yaml"
-    path.parent.mkdir(exist_ok=True)
-    save_config(config, path)
-    return main(["train", str(path), *arguments])
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return paint(tmp_path_factory.mktemp("several"), 8)
@@ -68,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(place: Path) -> Path:
     """A finished and tested run."""
     config = config_for(place)
-    assert train(config) == 0
+    assert run_train(config) == 0
     assert main(["test", str(config.run_dir), "--html", str(place / "test.html")]) == 0
     return config.run_dir
 
@@ -150,9 +143,9 @@ def test_what_takes_one_label_a_video_says_so(run: Path, place: Path, tmp_path: 
         0,
         2,
     )
-    assert train(config_for(place, "false", model={"multi_label": False})) == 2
+    assert run_train(config_for(place, "false", model={"multi_label": False})) == 2
     assert "model.multi_label: false, but" in capsys.readouterr().err
-    assert train(config_for(place, "balanced"), "data.augment.class_balanced=true") == 2
+    assert run_train(config_for(place, "balanced"), "data.augment.class_balanced=true") == 2
     assert "class_balanced: is for one label a video" in capsys.readouterr().err
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gcvideo.cli import main
-from gcvideo.config import RunConfig, load_config, save_config
+from gcvideo.config import RunConfig, load_config
 from gcvideo.data.dataset import ClipBatch, ClipDataset
 from gcvideo.data.loader import epoch_order, eval_loader, train_loader
 from gcvideo.data.splits import load_split
@@ -34,7 +34,7 @@ from gcvideo.train.optimizer import learning_rate
 from gcvideo.train.schedule import Position, Schedule
 from gcvideo.train.step import TrainStep
 from gcvideo.train.trainer import Trainer
-from tests.training import EVERYTHING, last_state, make_videos, metrics, same_tensors, train_config
+from tests.training import EVERYTHING, last_state, make_videos, metrics, run_train, same_tensors, train_config
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +42,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_videos(tmp_path_factory.mktemp("train"))
 
 
-def train(config: RunConfig, *arguments: str) -> int:
-    path = Path(config.output) / f"{config.name}.yaml"
-    path.parent.mkdir(exist_ok=True)
-    save_config(config, path)
-    return main(["train", str(path), *arguments])
-
-
 @pytest.fixture(scope="module")
 def finished(place: Path) -> RunConfig:
     """A run to look at."""
     config = train_config(place, "finished", train={"val_every": 2, "val_clips": 2})
-    assert train(config, "--json", str(place / "finished.json")) == 0
+    assert run_train(config, "--json", str(place / "finished.json")) == 0
     return config
 
 
@@ -313,7 +306,7 @@ def test_the_report_is_of_the_last_validation(finished: RunConfig) -> None:
 
 def test_a_folder_that_holds_a_run_is_left_alone(finished: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished.run_dir / "metrics.jsonl").read_text()
-    assert train(finished) == 2
+    assert run_train(finished) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "already holds a run" in message
@@ -324,22 +317,22 @@ def test_a_folder_that_holds_a_run_is_left_alone(finished: RunConfig, capsys: py
 
 def test_a_start_that_failed_over_a_mistake_does_not_count_as_a_run(place: Path) -> None:
     config = train_config(place, "mistaken", train={"epochs": 1})
-    assert train(config, "data.train.annotation=nowhere.txt") == 2
-    assert train(config) == 0
+    assert run_train(config, "data.train.annotation=nowhere.txt") == 2
+    assert run_train(config) == 0
 
 
 @pytest.mark.slow
 def test_overwrite_removes_the_old_run_and_nothing_else(place: Path) -> None:
     config = train_config(place, "overwrite", train={"epochs": 1})
-    assert train(config) == 0
+    assert run_train(config) == 0
     (config.run_dir / "notes.txt").write_text("mine")
-    assert train(config) == 2
-    assert train(config, "--overwrite") == 0
+    assert run_train(config) == 2
+    assert run_train(config, "--overwrite") == 0
     assert [line["step"] for line in metrics(config)] == [1, 2]
     assert len(list(config.run_dir.glob("events.out.tfevents*"))) == 1
     assert (config.run_dir / "notes.txt").read_text() == "mine"
     with pytest.raises(SystemExit, match="2"):
-        train(config, "--overwrite", "--resume")
+        run_train(config, "--overwrite", "--resume")
 
 
 @pytest.mark.parametrize(
@@ -363,7 +356,7 @@ def test_overwrite_removes_the_old_run_and_nothing_else(place: Path) -> None:
 def test_mistakes_end_with_one_line_and_exit_code_2(
     place: Path, override: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(train_config(place, "mistakes"), "--overwrite", override) == 2
+    assert run_train(train_config(place, "mistakes"), "--overwrite", override) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
@@ -394,7 +387,7 @@ def test_a_bad_video_is_counted_and_named(tmp_path: Path, capsys: pytest.Capture
     with (tmp_path / "val.txt").open("a") as file:
         file.write("empty.mp4 1\n")
     config = train_config(tmp_path, train={"epochs": 2, "batch_size": 3})
-    assert train(config) == 0
+    assert run_train(config) == 0
     results = json.loads((config.run_dir / "results.json").read_text())["training"]
     assert results["failures"]["count"] == 1
     assert results["failures"]["videos"][0]["id"] == "empty.mp4"
@@ -413,7 +406,7 @@ def test_every_recipe_at_once(place: Path) -> None:
     many.write_text(8 * (place / "val.txt").read_text())
     data = {**EVERYTHING["data"], "train": {"annotation": str(many)}}
     config = train_config(place, "everything", **{**EVERYTHING, "data": data})
-    assert train(config) == 0
+    assert run_train(config) == 0
     lines = metrics(config)
     plan = Schedule(config, 64)
     assert len(set(plan.shapes)) == 4  # of multigrid
@@ -432,7 +425,7 @@ def test_a_dry_run_says_what_a_training_would_cost_and_leaves_nothing(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = train_config(place, "dry")
-    assert train(config, "--dry-run", "--json", str(place / "dry.json")) == 0
+    assert run_train(config, "--dry-run", "--json", str(place / "dry.json")) == 0
     assert not config.run_dir.exists()
     results = json.loads((place / "dry.json").read_text())
     assert results["steps"] == 6
@@ -505,10 +498,10 @@ def test_the_range_test_repeats_a_small_set_draws_by_the_seed_and_leaves_nothing
 @pytest.mark.slow
 def test_a_profile_names_operators_and_leaves_a_trace(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = train_config(place, "profile")
-    assert train(config, "--profile") == 0
+    assert run_train(config, "--profile") == 0
     assert json.loads((config.run_dir / "profile.json").read_text())["traceEvents"]
     assert "convolution" in capsys.readouterr().out
-    assert train(config) == 0  # a profile is no run that would be in the way
+    assert run_train(config) == 0  # a profile is no run that would be in the way
 
 
 @pytest.mark.parametrize(
@@ -526,11 +519,11 @@ def test_a_place_that_cannot_be_written_is_one_line_before_the_first_step(
     file = place / "a_file"
     file.touch()
     config = train_config(place, "unwritable")
-    assert train(config, *(option.format(file) for option in options)) == 2
+    assert run_train(config, *(option.format(file) for option in options)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message.format(file) in error
-    assert train(config, "--json", str(place)) == 2
+    assert run_train(config, "--json", str(place)) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
@@ -538,14 +531,14 @@ def test_a_place_that_cannot_be_written_is_one_line_before_the_first_step(
 def test_a_few_videos_are_overfitted_until_all_are_learned(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     in_the_way = {"ema": 0.9999, "multigrid": "long", "precise_bn": 2, "val_every": 0}  # all of it is changed
     config = train_config(place, "overfit", train={"epochs": 200, "batch_size": 2, **in_the_way}, optim={"lr": 0.05})
-    assert train(config, "--overfit", "2") == 0
+    assert run_train(config, "--overfit", "2") == 0
     folder = config.run_dir.with_name("overfit-overfit2")
     results = json.loads((folder / "results.json").read_text())["training"]
     assert results["validation"]["videos"] == 2
     assert results["validation"]["video_top1"] == 1.0
     assert results["steps"] < 200
     assert f"overfit: learned all 2 videos after {results['steps']} epochs" in capsys.readouterr().out
-    assert train(config, "--overfit", "9") == 2
+    assert run_train(config, "--overfit", "9") == 2
 
 
 @pytest.mark.slow
@@ -554,7 +547,7 @@ def test_what_was_not_learned_is_said_with_what_to_try(
 ) -> None:
     config = train_config(place, "unlearned", train={"epochs": 1, "freeze": ["backbone"]}, optim={"lr": 1e-6})
     config.optim.warmup_epochs = 0.0
-    assert train(config) == 0
+    assert run_train(config) == 0
     output = capsys.readouterr().out.splitlines()
     context = "95 % interval of the video top-1 7.15 % to 59.07 %; guessing reaches 25.00 % by chance, 25.00 % with the"
     assert sum(f"({context} largest class alone)" in line for line in output) == 2  # after the epoch, and at the end
@@ -565,7 +558,7 @@ def test_what_was_not_learned_is_said_with_what_to_try(
     assert "largest class alone" in capsys.readouterr().out
     assert trials.overfitting(config, 8).train.epochs == 100  # of two steps each
     monkeypatch.setattr(trials, "OVERFIT_STEPS", 2)
-    assert train(config, "--overfit", "8") == 0
+    assert run_train(config, "--overfit", "8") == 0
     output = capsys.readouterr().out.splitlines()
     said = "overfit: NOT learned: video top-1 25.00 % of 8 videos at the limit of 1 epochs (train.epochs)"
     assert any(line.startswith(said) for line in output)
@@ -575,7 +568,7 @@ def test_a_full_disk_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]
     config = train_config(place, "full", train={"epochs": 1})
     config.run_dir.mkdir(parents=True)
     (config.run_dir / "train.log").symlink_to("/dev/full")
-    assert train(config) == 2
+    assert run_train(config) == 2
     error = capsys.readouterr().err.splitlines()
     assert error[-1].startswith("gcvideo train: ")
     assert "No space left on device" in error[-1]
@@ -598,7 +591,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_videos(
         return (loss * math.nan if len(calls) == 4 else loss), logits
 
     monkeypatch.setattr(TrainStep, "forward", fails_at_step_3)
-    assert train(config) == 2
+    assert run_train(config) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "not finite at step 3" in error
     assert "(lr " in error
