@@ -110,7 +110,8 @@ def test_the_page_of_the_documentation_is_the_commands() -> None:
     empty = render("complexity.md.j2", rows=[], paper=PAPER)
     for text in re.split(r"\n(?:\|.*\n)+", empty):
         assert text in page
-    files = [file for folder in ("kinetics400", "ablations") for file in (shipped_configs() / folder).glob("*.yaml")]
+    patterns = ("kinetics400/*_8x8.yaml", "ablations/*.yaml")
+    files = [file for pattern in patterns for file in shipped_configs().glob(pattern)]
     rows = {line.split("`")[1]: line for line in table}
     assert {file.stem for file in files} <= rows.keys()
     for name, (params, macs) in PAPER.items():

@@ -11,6 +11,7 @@ import yaml
 from gcvideo.config import (
     config_from_dict,
     config_to_dict,
+    flatten,
     load_config,
     save_config,
     shipped_configs,
@@ -18,6 +19,7 @@ from gcvideo.config import (
 from gcvideo.config.load import find_config
 from gcvideo.config.reference import config_keys
 from gcvideo.errors import ConfigError
+from gcvideo.train.optimizer import learning_rate
 
 SHIPPED = sorted(shipped_configs().rglob("*.yaml"))
 load_shipped = functools.cache(load_config)
@@ -207,6 +209,23 @@ def test_every_shipped_config_loads_and_is_named_after_its_file(path):
 @pytest.mark.parametrize("name", ["kinetics400/slow_r50_8x8.yaml", "kinetics400/slow_r50_gc_c345_8x8.yaml"])
 def test_the_kinetics_recipe_measures_batch_norms_as_pyslowfast_does(name):
     assert load_config(name).train.precise_bn == 200  # BN.USE_PRECISE_STATS and BN.NUM_BATCHES_PRECISE
+
+
+@pytest.mark.parametrize("name", ["slow_r50_8x8", "slow_r50_nl5_8x8", "slow_r50_gc_c345_8x8"])
+def test_recipes_of_larger_batches_scale_the_rate_and_change_nothing_else(name):
+    small, large = load_config(f"kinetics400/{name}.yaml"), load_config(f"kinetics400/{name}_b512.yaml")
+
+    def rate(config, epoch):
+        train = config.train
+        return learning_rate(config.optim, epoch=epoch, epochs=train.epochs, batch_size=train.batch_size)
+
+    assert large.train.batch_size == 8 * small.train.batch_size
+    assert all(rate(large, epoch) == pytest.approx(8 * rate(small, epoch)) for epoch in (34, 100, 195))
+    assert rate(large, 0) == small.optim.lr  # Goyal et al. 2017, section 2.2
+    assert large.train.precise_bn * large.train.batch_size == small.train.precise_bn * small.train.batch_size
+    own = ["name", "optim.lr_for_batch", "optim.warmup_start_lr", "train.batch_size", "train.precise_bn"]
+    before, after = (flatten(config_to_dict(config)) for config in (small, large))
+    assert sorted(key for key in before if before[key] != after[key]) == own
 
 
 def test_no_two_shipped_configs_write_into_one_run_folder():
