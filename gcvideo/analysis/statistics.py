@@ -88,8 +88,8 @@ def compare_accuracy(
 
     Intervals are percentiles of a bootstrap over videos (Efron 1979), so the views of a video count as one trial. The
     same resamples serve all networks, which makes the interval of a difference a paired one. For a network that was
-    trained several times, accuracies are means over its runs and intervals those of the mean for these runs: they say
-    how far other videos could move it, and the standard deviation says how far other seeds do.
+    trained several times, accuracies are means over its runs, and the bootstrap is over videos and runs: other videos
+    and other seeds could both move the mean. Of n runs n - 1 are drawn: n of few vary too little (Rao and Wu 1988).
 
     Args:
         names: of the networks.
@@ -145,14 +145,15 @@ def _correct(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _resample(correct: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], *, seed: int) -> list[np.ndarray]:
-    """Accuracies (RESAMPLES, 4) of each network, means over its runs; all see the same draws of videos."""
-    rng = np.random.default_rng(seed)
+    """Accuracies (RESAMPLES, 4) of each network, means over drawn runs; all see the same draws of videos."""
+    rng, seeds = np.random.default_rng(seed), np.random.default_rng(seed + 1)
     videos = len(correct[0][0][0])
     drawn: list[list[np.ndarray]] = [[] for _ in correct]
     for _ in range(RESAMPLES):
         times = rng.multinomial(videos, np.full(videos, 1 / videos))  # (V,): how often each is drawn
         for accuracies, runs in zip(drawn, correct, strict=True):
-            accuracies.append(np.mean([(times @ right) / (times @ total) for right, total in runs], axis=0))
+            chosen = [runs[i] for i in seeds.integers(len(runs), size=max(1, len(runs) - 1))]
+            accuracies.append(np.mean([(times @ right) / (times @ total) for right, total in chosen], axis=0))
     return [np.stack(accuracies) for accuracies in drawn]
 
 

@@ -203,10 +203,16 @@ def test_runs_with_other_seeds_are_one_row() -> None:
     assert other["video_top1"]["sd"] == pytest.approx(0.1)
     assert other["minus_first"]["value"] == pytest.approx(-0.1)
     assert [test["only_first_right"] for test in other["mcnemar"]] == [1, 2], "run by run, as far as both have them"
-    # Video i is right in as many of its runs; the mean over videos of that share is what is resampled.
-    shares = np.array([1.0] * 6 + [0.5] * 2 + [0.0] * 2)
-    width = one["video_top1"]["high"] - one["video_top1"]["low"]
-    assert width == pytest.approx(2 * 1.96 * shares.std() / 10**0.5, rel=0.12)
+
+
+def test_intervals_of_several_runs_hold_other_videos_and_other_seeds() -> None:
+    # Each run is right on 400 videos drawn for itself, so both parts of the variance are known.
+    rng, accuracies = np.random.default_rng(0), np.array([0.5, 0.6, 0.62, 0.7])
+    (row,) = compare_accuracy(["a"], [[right_or_wrong((rng.random(400) < share).tolist()) for share in accuracies]])
+    top1 = row["video_top1"]
+    seeds, videos = top1["sd"] ** 2 / 4, (accuracies * (1 - accuracies)).mean() / (400 * 4)
+    assert seeds > 5 * videos
+    assert top1["high"] - top1["low"] == pytest.approx(2 * 1.96 * (seeds + videos) ** 0.5, rel=0.12)
 
 
 def test_predictions_of_different_tests_are_not_compared() -> None:
