@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gcvideo.analysis.attention_stats import PAPER_TABLES
 from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
-from gcvideo.config import ContextConfig, ModelConfig, RunConfig, load_config
+from gcvideo.config import ContextConfig, ModelConfig, RunConfig, is_path, load_config
 from gcvideo.errors import ConfigError
 from gcvideo.files import write_atomically
 from gcvideo.models import MODELS, build_model, model_config
@@ -71,6 +72,24 @@ def count_config(config: ModelConfig, input_shape: Sequence[int]) -> Complexity:
     return count(model, input_shape)
 
 
+def receptive_field(config: ModelConfig) -> tuple[int, int, int]:
+    """Frames, rows and columns of the input that reach one position before the head, past the context blocks.
+
+    Of a ResNet of this package: each kernel k adds (k - 1) times the product of the strides before it.
+    """
+    with torch.device("meta"):
+        model = build_model(replace(config, context=ContextConfig()))
+    field, stride = np.ones(3, int), np.ones(3, int)
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.Conv3d | nn.MaxPool3d) and "branch1" not in name
+        ):  # shortcuts see no more than branches
+            field += (np.broadcast_to(module.kernel_size, 3) - 1) * stride
+            stride *= np.broadcast_to(module.stride, 3)
+    frames, height, width = field.tolist()
+    return frames + config.frame_difference, height, width
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark complexity``."""
     add = parser.add_argument
@@ -90,7 +109,8 @@ def run(args: argparse.Namespace) -> None:
             shape = (1, 3, frames, size, size)
             cost, plain = count_config(config.model, shape), count_config(without_blocks, shape)
             added = {"added_params": cost.params - plain.params, "added_macs": cost.macs - plain.macs}
-            rows.append({"config": name, "input": shape, **cost._asdict(), **added})
+            field = None if is_path(config.model.arch) else receptive_field(config.model)
+            rows.append({"config": name, "input": shape, **cost._asdict(), **added, "field": field})
     table = [
         {
             "config": row["config"],
@@ -99,6 +119,7 @@ def run(args: argparse.Namespace) -> None:
             "GMAC": f"{row['macs'] / 1e9:.2f}",
             "blocks add (M)": f"{row['added_params'] / 1e6:+.2f}",
             "(GMAC)": f"{row['added_macs'] / 1e9:+.2f}",
+            "field without blocks": " x ".join(map(str, row["field"] or "–")),
         }
         for row in rows
     ]

@@ -51,8 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         task.add_argument("--json", default=argparse.SUPPRESS, metavar="FILE", help="write the results as JSON")
         return task
 
-    task = add_task("synthetic", "make a small synthetic action set")
+    task = add_task("synthetic", "make a small synthetic set")
     task.add_argument("out", type=Path, help="folder for the videos and their annotations")
+    task.add_argument("--task", dest="kind", default="action", choices=["action", "context"], help="(%(default)s)")
+    text = "context: the two cues lie near, or far in space, time, both (%(default)s)"
+    task.add_argument("--distance", default="both", choices=["near", "space", "time", "both"], help=text)
     task.add_argument("--train", type=int, default=240, metavar="N", help="training videos (%(default)s)")
     task.add_argument("--val", type=int, default=80, metavar="N", help="validation videos (%(default)s)")
     task.add_argument("--seed", type=int, default=0, help="the same seed gives the same videos (%(default)s)")
@@ -133,11 +136,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def synthetic(args: argparse.Namespace) -> dict[str, Any]:
-    """Make the synthetic action set."""
-    from gcvideo.prepare.synthetic import CLASSES, make_synthetic
+    """Make the synthetic action set, or the task for global context."""
+    from gcvideo.prepare.synthetic import CLASSES, CUE_COLOURS, frames_apart, make_synthetic
 
-    train, val = make_synthetic(args.out, train=args.train, val=args.val, seed=args.seed, workers=args.workers)
-    return {"train": str(train), "val": str(val), "classes": list(CLASSES)}
+    options = {"train": args.train, "val": args.val, "seed": args.seed, "workers": args.workers}
+    train, val = make_synthetic(args.out, task=args.kind, distance=args.distance, **options)
+    made = {"train": str(train), "val": str(val)}
+    if args.kind == "action":
+        return {**made, "classes": list(CLASSES)}
+    return {**made, "classes": list(CUE_COLOURS), "frames from cue to cue": frames_apart(args.distance)}
 
 
 def download(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Synthetic action set: short videos whose classes differ only by motion and its order over the whole clip.
+"""Synthetic sets: an action set whose classes differ only by motion, and a controlled task for global context.
 
-Each video, a real H.264 MP4 file, shows a handful of discs on a textured background. All discs do the same: they go
-left then right, or right then left; grow or shrink (and burst or vanish, to begin again); circle clockwise or
-counterclockwise; or bounce twice or thrice. Sizes, colours, shades, background, speeds and the moments of turning are
-random.
+In the action set each video, a real H.264 MP4 file, shows a handful of discs on a textured background. All discs do
+the same: they go left then right, or right then left; grow or shrink (and burst or vanish, to begin again); circle
+clockwise or counterclockwise; or bounce twice or thrice. Sizes, colours, shades, background, speeds and the moments of
+turning are random.
 
 No single frame gives the class away, by construction and not only by chance: every motion is a shift along a closed
 loop with a uniformly random start. Positions wrap around the frame, and sizes around their range. So one frame of any
@@ -11,12 +11,22 @@ class, at any time, has the same distribution.
 
 A clip of 8 frames with a stride of 5 spans 36 of a video's 48 frames, which is enough to tell all classes apart.
 Horizontal flips would swap classes: train with ``data.flip: 0``.
+
+The task ``context`` is *match the cue*, in 8 frames of 32 x 32 pixels. The first frames show a disc, the cue, black or
+white; the last frames two rings of different colours, one with a black centre and one with a white centre. The label is
+the colour of the ring whose centre matches the cue. All combinations are equally likely: the cue alone says nothing
+about the label, and the rings alone leave two colours at 50 % each. Nor do both help a network that adds up what it
+sees at places each of which sees one cue, ``logits = f(cue) + g(rings)``. Cross entropy is convex in f and g, and its
+gradient is the mean of (prediction - label) given the cue, or given the rings. Where the prediction is 50 % for each of
+the two colours, both are zero: no f and g have a lower loss.
 """
 
 import json
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -36,12 +46,19 @@ ENCODER = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mb
 COLUMNS, ROWS = 3, 2  # of discs
 SMALLEST, LARGEST = 4.5, 13.5  # radius of a disc, pixels
 RECIPE = 1  # raised whenever the same arguments would give other pixels
+CUE_COLOURS = {"blue": (60, 80, 230), "green": (50, 190, 60), "red": (220, 50, 50), "yellow": (220, 200, 50)}
+CUE_SIDE, CUE_FRAMES = 32, 8  # pixels, frames
+CUE_STAYS = 3  # frames
+# Distance of the cues -> the first frame of the disc, that of the rings, and whether these lie on the other side.
+DISTANCES = {"near": (1, 4, False), "space": (1, 4, True), "time": (0, 5, False), "both": (0, 5, True)}
 ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 def make_synthetic(
     folder: str | Path,
     *,
+    task: str = "action",
+    distance: str = "both",
     train: int = 240,
     val: int = 80,
     seed: int = 0,
@@ -51,6 +68,8 @@ def make_synthetic(
 
     Args:
         folder: created if it does not exist.
+        task: "action", or "context": match the cue.
+        distance: of the cues of "context": "near", or far in "space", in "time" or in "both".
         train, val: videos of each split; the classes are balanced as far as the number divides.
         seed: the same seed gives the same videos.
         workers: processes that draw and encode; by default one a core.
@@ -63,8 +82,14 @@ def make_synthetic(
         DataError: the folder holds something else, such as a set made with other arguments.
     """
     folder = Path(folder).expanduser()
-    _claim(folder, {"recipe": RECIPE, "train": train, "val": val, "seed": seed})
-    splits = {"train": _plan(folder / "train", train, (seed, 0)), "val": _plan(folder / "val", val, (seed, 1))}
+    wanted: dict[str, Any] = {"recipe": RECIPE, "train": train, "val": val, "seed": seed}
+    classes, draw = CLASSES, draw_clip
+    if task == "context":
+        wanted |= {"task": task, "distance": distance}
+        classes, draw = tuple(CUE_COLOURS), partial(draw_cues, distance=distance)
+    _claim(folder, wanted)
+    plan = partial(_plan, draw=draw, classes=len(classes))
+    splits = {"train": plan(folder / "train", train, (seed, 0)), "val": plan(folder / "val", val, (seed, 1))}
     videos = [video for split in splits.values() for video in split]
     missing = [video for video in videos if not video.path.is_file()]
     done = len(videos) - len(missing)
@@ -73,7 +98,7 @@ def make_synthetic(
             raise DataError(f"{video.path}: {error}")
     for split, listed in splits.items():
         lines = ["label,youtube_id,time_start,time_end,split\n"]
-        lines += [f"{CLASSES[v.label]},{v.id},{v.start},{v.start + SECONDS},{split}\n" for v in listed]
+        lines += [f"{classes[v.label]},{v.id},{v.start},{v.start + SECONDS},{split}\n" for v in listed]
         write_atomically(folder / f"{split}.csv", "".join(lines).encode())
     return folder / "train.csv", folder / "val.csv"
 
@@ -129,6 +154,45 @@ def draw_clip(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> 
     return np.clip(images, 0, 255).astype(np.uint8)
 
 
+def frames_apart(distance: str) -> int:
+    """Frames from the last of the disc to the first of the rings, both included: what must be seen to match them."""
+    disc, rings, _ = DISTANCES[distance]
+    return rings - (disc + CUE_STAYS - 1) + 1
+
+
+class Cues(NamedTuple):
+    """What a video of the task ``context`` shows."""
+
+    shade: int  # of the disc: 0 black, 1 white
+    rings: tuple[int, int]  # colours of the rings around the black centre and around the white one
+
+
+def choose_cues(label: int, rng: np.random.Generator) -> Cues:
+    """Random cues of a label, an index into ``CUE_COLOURS``."""
+    shade, other = int(rng.integers(2)), int(label + rng.integers(1, len(CUE_COLOURS))) % len(CUE_COLOURS)
+    return Cues(shade, (other, label) if shade else (label, other))
+
+
+def draw_cues(label: int, rng: np.random.Generator, *, distance: str = "both") -> np.ndarray:
+    """The frames of one clip of the task ``context``, uint8 (T, H, W, 3) RGB; ``distance`` is one of ``DISTANCES``."""
+    cues, side, place = choose_cues(label, rng), rng.integers(2), rng.integers(2)
+    disc, rings, opposite = DISTANCES[distance]
+    images = np.repeat(_draw_background(rng, CUE_SIDE, CUE_SIDE)[None] + 50, CUE_FRAMES, axis=0)
+    _paint(images[disc : disc + CUE_STAYS], 8 + 16 * side, rng.uniform(8, 24), 7, (255 * cues.shade,) * 3)
+    for shade, colour in enumerate(cues.rings):
+        x, y = 8 + 16 * (side ^ opposite), 8 + 16 * (shade ^ place) + rng.uniform(-1, 1)
+        _paint(images[rings : rings + CUE_STAYS], x, y, 7, list(CUE_COLOURS.values())[colour])
+        _paint(images[rings : rings + CUE_STAYS], x, y, 4, (255 * shade,) * 3)
+    return np.clip(images, 0, 255).astype(np.uint8)
+
+
+def _paint(images: np.ndarray, x: float, y: float, radius: float, colour: Sequence[float]) -> None:
+    """Paint a disc with a soft edge into frames (T, H, W, 3)."""
+    rows, columns = np.mgrid[0 : images.shape[1], 0 : images.shape[2]]
+    inside = np.clip(radius - np.hypot(columns - x, rows - y) + 0.5, 0, 1)[..., None]
+    images += (np.array(colour) - images) * inside
+
+
 def _draw_places(rng: np.random.Generator) -> list[tuple[np.float32, np.float32]]:
     """Centres (x, y) of the discs: a grid at a random place, each disc a little off its point."""
     left, top = rng.uniform(0, WIDTH), rng.uniform(0, HEIGHT)
@@ -141,13 +205,13 @@ def _draw_places(rng: np.random.Generator) -> list[tuple[np.float32, np.float32]
     return places
 
 
-def _draw_background(rng: np.random.Generator) -> np.ndarray:
+def _draw_background(rng: np.random.Generator, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """A still, smooth random texture of dark colours, float32 (H, W, 3)."""
-    rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
-    texture = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    texture = np.zeros((height, width, 3), np.float32)
     for _ in range(6):
         kx, ky = rng.integers(-3, 4, 2)  # whole waves across the frame: the texture wraps around as the discs do
-        wave = 2 * math.pi * (kx * columns / WIDTH + ky * rows / HEIGHT) + np.float32(rng.uniform(0, 2 * math.pi))
+        wave = 2 * math.pi * (kx * columns / width + ky * rows / height) + np.float32(rng.uniform(0, 2 * math.pi))
         texture += np.sin(wave)[..., None] * rng.uniform(-10, 10, 3).astype(np.float32)
     return np.clip(rng.uniform(20, 90, 3).astype(np.float32) + texture, 0, 255)
 
@@ -164,26 +228,27 @@ class _Video(NamedTuple):
     id: str
     start: int  # seconds, as if cut out of a longer video
     seed: tuple[int, int, int]
+    draw: Callable[[int, np.random.Generator], np.ndarray]
 
 
-def _plan(folder: Path, count: int, seed: tuple[int, int]) -> list[_Video]:
+def _plan(folder: Path, count: int, seed: tuple[int, int], draw: Callable, classes: int) -> list[_Video]:
     rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(count) % len(CLASSES))
+    labels = rng.permutation(np.arange(count) % classes)
     videos = []
     for index, label in enumerate(labels.tolist()):
         name = "".join(rng.choice(list(ID_LETTERS), 11))
         start = int(rng.integers(0, 290))
         path = folder / f"{name}_{start:06d}_{start + SECONDS:06d}.mp4"
-        videos.append(_Video(path, label, name, start, (*seed, index)))
+        videos.append(_Video(path, label, name, start, (*seed, index), draw))
     return videos
 
 
 def _make_video(video: _Video) -> None:
-    frames = draw_clip(video.label, np.random.default_rng(video.seed))
+    frames = video.draw(video.label, np.random.default_rng(video.seed))
     write_atomically(video.path, encode_frames(frames, fps=FPS, options=ENCODER))
 
 
-def _claim(folder: Path, wanted: dict[str, int]) -> None:
+def _claim(folder: Path, wanted: dict[str, Any]) -> None:
     """Write down what the folder is to hold, or check that it is the same as before."""
     if wanted["train"] < 1 or wanted["val"] < 1:
         raise DataError(f"{folder}: a synthetic set needs at least one video in each split")

@@ -1,5 +1,6 @@
 """Counting parameters and multiply-adds."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from gcvideo.benchmark.complexity import PAPER, count, count_config
+from gcvideo.benchmark.complexity import PAPER, count, count_config, receptive_field
 from gcvideo.cli import main
-from gcvideo.config import shipped_configs
-from gcvideo.models import model_config
+from gcvideo.config import ModelConfig, load_config, shipped_configs
+from gcvideo.models import build_model, model_config
+from gcvideo.prepare.synthetic import DISTANCES, frames_apart
 from gcvideo.report.page import render
 
 C2345 = {"res2": "all", "res3": "all", "res4": "all", "res5": "all"}
@@ -129,6 +131,42 @@ def test_published_sizes_of_the_other_architectures() -> None:
     i3d = count_config(model_config("i3d_r50"), (1, 3, 8, 224, 224))
     assert i3d.params == 28043472
     assert round(i3d.macs / 1e9, 3) == 28.408
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"arch": "slow", "depth": 18, "temporal_kernels": {"res4": [3, 1], "res5": [1]}},
+        {"arch": "i3d", "depth": 50, "width_per_group": 16},
+        {"arch": "slow", "depth": 18, "frame_difference": True},
+    ],
+    ids=["of configs/context", "i3d", "frame difference"],
+)
+def test_receptive_field_is_what_a_gradient_reaches(config: dict[str, Any]) -> None:
+    """Of the middle position of the feature map, along time and along the width, with weights that cancel nothing."""
+    config = ModelConfig(num_classes=2, width=4, zero_init_last_norm=False, **config)
+    frames, height, width = receptive_field(config)
+    assert height == width
+    model = build_model(config).eval()
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 1 / parameter[0].numel() if parameter.dim() > 1 else 1)
+    for module in model.modules():
+        if isinstance(module, nn.MaxPool3d):  # all of its input must count, not only the largest
+            module.forward = functools.partial(
+                nn.functional.avg_pool3d, kernel_size=module.kernel_size, stride=module.stride, padding=module.padding
+            )  # type: ignore[method-assign]
+    for shape, axis, expected in (((2 * frames + 2, 32, 32), 2, frames), ((2, 32, 992), 4, width)):
+        x = torch.rand(1, 3, *shape).requires_grad_()
+        features = model.features(x)
+        middle = [side // 2 for side in features.shape[2:]]
+        features[0, :, middle[0], middle[1], middle[2]].sum().backward()
+        reached = x.grad.abs().sum([dim for dim in range(5) if dim != axis])
+        assert int((reached > 0).sum()) == expected
+
+
+def test_field_of_the_context_network_is_shorter_than_the_distance_of_far_cues() -> None:
+    frames = receptive_field(load_config("context/gc.yaml").model)[0]
+    assert {distance for distance in DISTANCES if frames_apart(distance) > frames} == {"time", "both"}
 
 
 def test_count_leaves_the_model_alone() -> None:

@@ -11,7 +11,20 @@ import pytest
 
 from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
-from gcvideo.prepare.synthetic import CLASSES, FRAMES, HEIGHT, WIDTH, draw_clip, draw_motion, make_synthetic
+from gcvideo.prepare.synthetic import (
+    CLASSES,
+    CUE_COLOURS,
+    DISTANCES,
+    FRAMES,
+    HEIGHT,
+    WIDTH,
+    choose_cues,
+    draw_clip,
+    draw_cues,
+    draw_motion,
+    frames_apart,
+    make_synthetic,
+)
 from gcvideo.video import open_video
 
 CHANCE = 1 / len(CLASSES)
@@ -177,3 +190,54 @@ def test_a_folder_with_something_else_is_refused(small_set, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"mine")
     with pytest.raises(DataError, match="holds other files"):
         make_synthetic(tmp_path)
+
+
+def test_neither_cue_alone_says_which_label():
+    """Every (disc, pair of rings) comes up as often for each label that it allows: counted over all choices."""
+    drawn = Counter(
+        (label, *choose_cues(label, np.random.default_rng(seed)))
+        for label in range(len(CUE_COLOURS))
+        for seed in range(600)
+    )
+    assert len(drawn) == 4 * 2 * 3  # label, shade, the other colour
+    assert all(abs(count - 100) < 50 for count in drawn.values())  # five standard deviations
+    rings = {cues for _, _, cues in drawn}
+    for pair in rings:  # both of its colours, and each of them with one shade of the disc only
+        assert {(label, shade) for label, shade, cues in drawn if cues == pair} == {(pair[0], 0), (pair[1], 1)}
+    assert rings == {(a, b) for a in range(4) for b in range(4) if a != b}
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_cues_are_where_the_distance_says(distance):
+    first, rings, opposite = DISTANCES[distance]
+    for label, colour in enumerate(CUE_COLOURS.values()):
+        clip = draw_cues(label, np.random.default_rng(label), distance=distance).astype(int)
+        changed = np.abs(clip - clip[0 if first else 3]).sum(-1) > 150  # from a frame that shows the background alone
+        seen = np.flatnonzero(changed.any((1, 2)))
+        assert seen.tolist() == [*range(first, first + 3), *range(rings, rings + 3)]
+        assert frames_apart(distance) == seen[3] - seen[2] + 1
+        sides = [np.flatnonzero(changed[frame].any(0)) // 16 for frame in (first, rings)]
+        assert len({*sides[0]}) == len({*sides[1]}) == 1
+        assert (sides[0][0] != sides[1][0]) == opposite
+        # The ring around the shade of the disc has the colour of the label: its pixels lie 5 to 6 from the centre.
+        rows, columns = np.mgrid[0:32, 0:32]
+        shade = clip[first][changed[first]].mean() > 128
+        for row in (8, 24):
+            distances = np.hypot(rows - row, columns - (8 + 16 * sides[1][0]))
+            centre, ring = clip[rings][distances < 2].mean(), clip[rings][abs(distances - 5.5) < 0.6].mean(0)
+            assert (np.abs(ring - colour).max() < 60) == ((centre > 128) == shade)
+
+
+def test_the_context_set_is_read_and_the_same_seed_gives_the_same_files(tmp_path):
+    options = {"task": "context", "distance": "time", "train": 4, "val": 2}
+    for name, workers in (("one", 1), ("two", 2)):
+        make_synthetic(tmp_path / name, workers=workers, **options)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    records = load_records(tmp_path / "one/train.csv", root=tmp_path / "one/train")
+    assert records.classes == tuple(CUE_COLOURS)
+    for record in records:
+        with open_video(record.path) as video:
+            frames = video.frames(range(len(video)))
+            assert frames.shape == (8, 32, 32, 3)
+    with pytest.raises(DataError, match="choose another folder"):
+        make_synthetic(tmp_path / "one", **{**options, "distance": "near"})
