@@ -26,10 +26,11 @@ COMMANDS = {
     "embed": ("gcvideo.commands.embed", "write feature vectors of videos, their clips or windows"),
     "search": ("gcvideo.commands.search", "find the videos whose feature vectors are nearest"),
     "prepare": ("gcvideo.commands.prepare", "make, download, index, check and transcode data sets"),
-    "benchmark": ("gcvideo.commands.benchmark", "measure cost: parameters, multiply-adds, time, memory"),
+    "benchmark": ("gcvideo.benchmark", "measure cost: parameters, multiply-adds, time, memory"),
     "convert": ("gcvideo.commands.convert", "convert weights from and to other toolkits"),
     "export": ("gcvideo.commands.export", "write a network as ONNX or as an exported program"),
-    "analyze": ("gcvideo.commands.analyze", "look inside the attention of a trained network"),
+    "analyze": ("gcvideo.analysis", "look inside the attention of a trained network"),
+    "env": ("gcvideo.commands.env", "print versions, decoders, devices and limits, for a bug report"),
 }
 
 
@@ -49,6 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name}: {error}", file=sys.stderr)
         if distributed.is_main():
             distributed.repeat_after_torchrun(f"{name}: {error}")
+        return 2
+    except RuntimeError as error:
+        device = sys.modules.get("gcvideo.device")
+        if device is None or not device.out_of_memory(error):
+            raise
+        fix = "gcvideo train CONFIG --dry-run finds the largest batch that fits; a test takes test.views_per_batch=1"
+        print(f"{name}: no memory is left: {str(error).splitlines()[0]}; {fix}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)

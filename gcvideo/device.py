@@ -4,7 +4,9 @@ import copy
 import ctypes
 import os
 import platform
+import re
 from contextlib import suppress
+from glob import glob
 from importlib import metadata
 from pathlib import Path
 
@@ -18,17 +20,30 @@ from gcvideo.errors import ConfigError
 # bf16 and fp16 conv3d was wrong in cuDNN 9.8 to 9.14 (pytorch issue 163539); torch then stopped using cuDNN for it,
 # which made it several times slower (issues 166122, 166643). Releases from 9.15 on are right and fast.
 FIRST_GOOD_CUDNN = 91500
+GPU_FILES = "/dev/nvidia[0-9]*"  # one for each NVIDIA GPU, whether or not its driver works
+OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED"),
+    *("CUDNN_STATUS_ALLOC_FAILED", "CUDNN_STATUS_INTERNAL_ERROR", "unable to find an engine", "valid cuDNN algorithm"),
+)
 
 
 def pick_device(setting: str = "auto") -> torch.device:
-    """The device of this process: "cpu", its own GPU for "cuda", the GPU if there is one for "auto".
+    """The device of this process: "cpu", its own GPU for "cuda", the GPU if there is one for "auto"; "mps" is Apple's.
 
     Raises:
-        ConfigError: "cuda" where there is no GPU, or more processes than GPUs.
+        ConfigError: there is no such device, a GPU that torch cannot use, or there are more processes than devices.
     """
-    if setting == "cpu" or (setting == "auto" and not torch.cuda.is_available()):
+    if setting == "mps":
+        if not torch.backends.mps.is_available() or distributed.world_size() > 1:
+            raise ConfigError("device: 'mps' is for one process on Apple silicon; set device=cpu or device=auto")
+        return torch.device("mps")
+    if setting == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
+        if problem := gpu_problem():
+            raise ConfigError(f"device: {setting!r}: {problem}, or set device=cpu")
+        if setting == "auto":
+            return torch.device("cpu")
         raise ConfigError("device: 'cuda' was asked for, but torch finds no GPU; set device=cpu or device=auto")
     index, count = distributed.local_rank(), torch.cuda.device_count()
     if "LOCAL_RANK" not in os.environ:  # tasks of srun, which sees to it that each finds a GPU, or lets them share
@@ -40,6 +55,36 @@ def pick_device(setting: str = "auto") -> torch.device:
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
+
+
+def gpu_problem() -> str | None:
+    """Why torch cannot use the NVIDIA GPU of this machine, and the fix; None where there is none, or it is hidden."""
+    if not glob(GPU_FILES) or os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
+        return None
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a build without CUDA, on a machine with a GPU; install one with CUDA"
+    try:
+        torch.cuda.init()
+        reason = "it finds no GPU"
+    except RuntimeError as error:
+        reason = str(error).partition(". ")[0]
+    return (
+        f"torch cannot use the GPU of this machine ({reason}): its driver is {driver() or 'not loaded'}, and torch "
+        f"{torch.__version__} was built for CUDA {torch.version.cuda}; update the driver or install a torch for it"
+    )
+
+
+def driver() -> str | None:
+    """Version of the NVIDIA driver, None where none is loaded."""
+    with suppress(OSError):
+        found = re.search(r"\d+\.[\d.]+", Path("/proc/driver/nvidia/version").read_text())
+        return found and found[0]
+    return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that a device's memory is full: near the limit, cuDNN and cuBLAS find no workspace."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def pick_precision(setting: str, device: torch.device) -> str:
@@ -112,12 +157,12 @@ def bf16_is_faster(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    info = _cpu_info()
+    info = cpu_info()
     flags = info["flags"].split()
     return "amx_bf16" in flags or ("avx512_bf16" in flags and info.get("vendor_id") == "AuthenticAMD")
 
 
-def _cpu_info() -> dict[str, str]:
+def cpu_info() -> dict[str, str]:
     """What Linux says about the first processor; always with "flags", which may be empty."""
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
@@ -187,10 +232,10 @@ def keep_freed_memory() -> None:
 
 def warn_about_cudnn(version: int) -> None:
     """Warn where bf16 conv3d is slow or wrong. ``version`` as torch reports it: 91002 is 9.10.2."""
-    if version < FIRST_GOOD_CUDNN:
+    if version < FIRST_GOOD_CUDNN and torch.version.cuda:
         warn(
             f"cuDNN {version} has no fast and correct bf16 conv3d: install 9.15 or newer "
-            "(pip install -U nvidia-cudnn-cu12), or set train.precision=fp32"
+            f"(pip install -U nvidia-cudnn-cu{str(torch.version.cuda).partition('.')[0]}), or set train.precision=fp32"
         )
 
 

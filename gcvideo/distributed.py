@@ -7,15 +7,18 @@ Processes are started by ``torchrun`` (or anything else that sets ``RANK``, ``WO
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gcvideo.errors import GcvideoError
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+# Seconds between two looks at whether another process has failed, and then until a process ends that waits for it.
+LOOK_EVERY, GRACE = 1.0, 20.0
 
 
 def rank() -> int:
@@ -41,6 +47,16 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def cores() -> int:
+    """CPU cores for this process, at least 1: as many as it may use, over torchrun's processes on this machine."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # "max" where a container has no quota
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        found = min(found, math.ceil(int(quota) / int(period)))
+    found = min(found, int(os.environ.get("SLURM_CPUS_PER_TASK", found)))
+    return max(1, found // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def is_main() -> bool:
     """Whether this process writes files and talks."""
     return rank() == 0
@@ -49,6 +65,9 @@ def is_main() -> bool:
 @contextmanager
 def init_from_env(device_type: str = "cpu", *, timeout_minutes: float = 30) -> Iterator[bool]:
     """Join the process group for the length of a ``with`` block; does nothing for a single process.
+
+    After an exception in one process the others end too, whoever started them: within half a minute where they wait
+    for it in NCCL, which does not notice.
 
     Args:
         device_type: "cpu" (gloo) or "cuda" (NCCL for GPU tensors, gloo for CPU tensors and Python objects).
@@ -72,10 +91,30 @@ def init_from_env(device_type: str = "cpu", *, timeout_minutes: float = 30) -> I
         restarted = store.add("starts", 1) > 1 or restarted
     store = dist.PrefixStore(_name_of_start(store, number, count), store)
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timeout)
+    left = threading.Event()
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun ends the others itself
+        threading.Thread(target=_end_with_others, args=(store, left), daemon=True).start()
     try:
         yield bool(agree(int(restarted)))
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        left.set()
+        with suppress(RuntimeError):  # the store is gone where rank 0 is
+            store.set("failed", str(number))
+        dist.distributed_c10d._abort_process_group()  # to destroy it would wait for the others, who wait for this one
+        if number == 0:
+            time.sleep(2 * LOOK_EVERY)  # the store is in this process
+        raise
+    left.set()
+    dist.destroy_process_group()
+
+
+def _end_with_others(store: Any, left: threading.Event) -> None:
+    """End this process some time after another has failed, unless it has left the group by then. Runs in a thread."""
+    with suppress(RuntimeError):  # rank 0 has ended, and the store with it
+        while not left.wait(LOOK_EVERY):
+            if store.check(["failed"]) and not left.wait(GRACE):
+                print(f"process {rank()}: ends because process {store.get('failed').decode()} failed", file=sys.stderr)
+                os._exit(1)
 
 
 def _name_of_start(store: Any, number: int, count: int) -> str:

@@ -112,7 +112,9 @@ def at_the_limit(
         try:
             step = training_step(config, random_clips((size, *shape)), device=device, **how)
             ms = time_contenders({"step": step}, rounds=rounds, device=device).milliseconds()["step"]
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not runtime.out_of_memory(error):
+                raise
             break
         found = {"batch": size, "ms": ms, "memory_gib": runtime.memory_peak(device) / 2**30}
         size *= 2

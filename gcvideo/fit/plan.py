@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gcvideo import device as runtime
+from gcvideo import distributed
 from gcvideo.config import RunConfig, load_config
 from gcvideo.console import printable, say
 from gcvideo.fit.look import Videos
@@ -107,7 +107,7 @@ def plan_training(plan: Plan, videos: Videos) -> None:
         plan.choose(reason, {"data.augment.class_balanced": True})
     if sided := [name for name in videos.classes if SIDES.search(name.lower())]:
         plan.choose(f"mirrored, a video of {sided[0]!r} would show another class", {"data.flip": 0.0})
-    cores, device = len(os.sched_getaffinity(0)), runtime.pick_device(plan.config.device)
+    cores, device = distributed.cores(), runtime.pick_device(plan.config.device)
     cuda = device.type == "cuda"
     batch = 8 if total < 64 else 32 if cuda and total > 1000 else 16
     plan.choose(f"{total} training videos", {"train.batch_size": batch})

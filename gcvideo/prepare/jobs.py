@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from gcvideo import distributed
 from gcvideo.console import Progress
 from gcvideo.data.worker_pool import Hold, WorkerPool
 from gcvideo.errors import GcvideoError, VideoError
@@ -77,10 +78,9 @@ def run_jobs(
 
     if not items:
         return
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes share
     pool: WorkerPool[int, tuple[int, Value | None, str | None]] = WorkerPool(
         work,
-        workers=min(workers or max(1, cores), len(items)),
+        workers=min(workers or distributed.cores(), len(items)),
         on_death=deaths.__setitem__,
         time_limit=seconds,
         memory_limit=memory,

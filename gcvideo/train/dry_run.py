@@ -1,6 +1,7 @@
 """Checks before a long training: dry run, profile, learning-rate range test, and overfitting a few videos."""
 
 import copy
+import gc
 import math
 import statistics
 import time
@@ -26,6 +27,37 @@ SMOOTHING = 0.8  # share of the mean so far in the smoothed loss
 
 def dry_run(config: RunConfig) -> dict[str, Any]:
     """Build everything, take a few steps on real clips, and estimate the cost of the training; leaves nothing.
+
+    Where a process's clips of a step do not fit into memory together, more and smaller micro-batches are tried, and
+    the cost is that with the largest that fits. This needs a single process: others would wait.
+
+    Returns:
+        "parameters", "device", "memory_bytes", "data_seconds" and "compute_seconds" of a step, "clips_per_second",
+        "steps", "hours", "bound_by", and "largest_batch", clips of all processes at a time.
+
+    Raises:
+        RuntimeError: memory is full.
+    """
+    clips, own, cut = config.train.batch_size, config.train.accumulate, config.data.augment.clips_per_video
+    for accumulate in (n for n in range(own, clips + 1) if n == own or clips % n == clips // n % cut == 0):
+        config = copy.deepcopy(config)
+        config.train.accumulate = accumulate
+        try:
+            results = {**estimate_cost(config), "largest_batch": clips // accumulate}
+        except RuntimeError as error:
+            if not runtime.out_of_memory(error) or distributed.world_size() > 1 or clips // accumulate <= cut:
+                raise
+            say(f"{clips // accumulate} clips at a time do not fit into memory")
+            gc.collect()
+            continue
+        if accumulate > own:
+            say(f"the largest batch that fits is {clips // accumulate} clips: set train.accumulate={accumulate}")
+        break
+    return results
+
+
+def estimate_cost(config: RunConfig) -> dict[str, Any]:
+    """Cost of a training by a few steps.
 
     Every shape of clips gets a few steps, and times are means over the training. The first step is left out: it
     includes the start of workers, allocations and the choice of algorithms. Workers decode ahead, so the time to

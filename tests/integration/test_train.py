@@ -434,6 +434,30 @@ def test_a_dry_run_says_what_a_training_would_cost_and_leaves_nothing(
     assert "steps take" in capsys.readouterr().out
 
 
+def test_a_dry_run_finds_the_largest_batch_that_fits(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """cuDNN finds no workspace near the limit, and says so without the words of torch's own error."""
+    forward, room = TrainStep.forward, 2
+
+    def full(self: TrainStep, batch: ClipBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(batch.clips) > room:
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED")
+        return forward(self, batch)
+
+    monkeypatch.setattr(TrainStep, "forward", full)
+    config = train_config(place, "full")
+    assert run_train(config, "--dry-run", "--json", str(place / "full.json")) == 0
+    out = capsys.readouterr().out
+    assert "4 clips at a time do not fit into memory" in out
+    assert "the largest batch that fits is 2 clips: set train.accumulate=2" in out
+    assert json.loads((place / "full.json").read_text())["largest_batch"] == 2
+    room = 0
+    assert run_train(config) == 2
+    assert "no memory is left" in (error := capsys.readouterr().err)
+    assert "--dry-run finds the largest batch that fits" in error
+
+
 def test_a_dry_run_of_multigrid_takes_the_steps_of_a_training(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,9 +23,35 @@ CPU = torch.device("cpu")
 
 def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(runtime, "GPU_FILES", "/dev/none[0-9]")
     assert runtime.pick_device("auto") == CPU
     with pytest.raises(ConfigError, match="finds no GPU; set device=cpu"):
         runtime.pick_device("cuda")
+
+
+@pytest.mark.parametrize("setting", ["auto", "cuda"])
+def test_a_gpu_that_torch_cannot_use_is_not_passed_over(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver is too old, or torch was built without CUDA; who wants the CPU says so, or hides the GPU."""
+
+    def too_old() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update it")
+
+    (tmp_path / "nvidia3").touch()  # a container may show only some of a machine's GPUs
+    monkeypatch.setattr(runtime, "GPU_FILES", f"{tmp_path}/nvidia[0-9]*")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(ConfigError, match=r"too old \(found .* was built for CUDA 13\.2; update .* set device=cpu"):
+        runtime.pick_device(setting)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(ConfigError, match=r"a build without CUDA, .* install one with CUDA, or set device=cpu"):
+        runtime.pick_device(setting)
+    assert runtime.pick_device("cpu") == CPU
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert runtime.gpu_problem() is None
 
 
 @pytest.mark.parametrize(("threads", "line"), [(1, "CPU, 1 thread, fp32"), (2, "CPU, 2 threads, fp32")])
@@ -89,9 +116,13 @@ def test_one_thread_computes_in_onednn_and_gets_the_same(one_thread: None) -> No
 
 
 @pytest.mark.parametrize(("version", "warns"), [(90800, True), (91400, True), (91002, True), (91500, False)])
-def test_an_old_cudnn_is_warned_about(version: int, warns: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_old_cudnn_is_warned_about(
+    version: int, warns: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the name of the package that this torch uses."""
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
     runtime.warn_about_cudnn(version)
-    assert ("install 9.15 or newer" in capsys.readouterr().err) == warns
+    assert ("install 9.15 or newer (pip install -U nvidia-cudnn-cu13)" in capsys.readouterr().err) == warns
 
 
 def test_numbers_too_small_for_a_fast_cpu_are_zero() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +22,33 @@ def _join(environment: dict[str, str], path: str) -> None:
     with distributed.init_from_env(timeout_minutes=1) as restarted:
         ranks = distributed.gather_objects(distributed.rank())
         Path(path).write_text(f"{ranks} {restarted}")
+
+
+def _fail(environment: dict[str, str]) -> None:
+    """Process 1 fails; 0 waits for it in what no closed connection ends, as a kernel of NCCL is, 2 in a collective."""
+    os.environ.update(environment)
+    distributed.LOOK_EVERY = distributed.GRACE = 0.1
+    with distributed.init_from_env(timeout_minutes=30):
+        if distributed.rank() == 1:
+            raise ValueError("a mistake")
+        if distributed.rank() == 2:
+            distributed.barrier()
+        threading.Event().wait()
+
+
+def test_a_process_that_fails_ends_the_others_without_a_launcher() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "3"}
+    context = warm_context()
+    started = [context.Process(target=_fail, args=({**common, "RANK": str(r)},)) for r in range(3)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(60)
+        process.kill()
+    assert [process.exitcode for process in started] == [1, 1, 1]
 
 
 def start_all(store: dist.TCPStore, folder: Path, *, restarts: list[int]) -> list[str]:

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, flags: str, vendor: str = "GenuineIntel") -> None:
-    monkeypatch.setattr(runtime, "_cpu_info", lambda: {"flags": flags, "vendor_id": vendor})
+    monkeypatch.setattr(runtime, "cpu_info", lambda: {"flags": flags, "vendor_id": vendor})
 
 
 def config_of(folder: Path, *, frames: int = 4, crop: int = 96, **train: Any) -> RunConfig:
@@ -51,7 +51,7 @@ def test_bf16_only_where_the_cpu_gains_by_it(
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the flags of an x86 CPU")
 def test_the_flags_of_this_cpu_are_found() -> None:
-    assert "sse2" in runtime._cpu_info()["flags"].split()
+    assert "sse2" in runtime.cpu_info()["flags"].split()
 
 
 def test_a_kernel_longer_than_its_input_is_found() -> None:

@@ -1,6 +1,7 @@
 """The command line: cheap to start, one-line errors, exit code 2."""
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -111,3 +112,24 @@ def test_under_torchrun_one_process_speaks_for_all(tmp_path, capsys, monkeypatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["train", str(tmp_path / "nowhere.yaml")]) == 2
     assert capsys.readouterr().err == ""
+
+
+def test_a_bug_report_has_decoders_devices_cores_and_limits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.utils.collect_env.get_pretty_env_info", lambda: "PyTorch version: 2\nVulnerability: x")
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(12)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
+    assert main(["env", "--json", str(tmp_path / "env.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in (
+        "torch",
+        "decoder pyav",
+        "decoder decord",
+        "driver",
+        "/dev/shm",
+        "open files, now and at most",
+        "memory",
+    ):
+        assert any(line.startswith(f"{name}: ") for line in lines), name
+    assert lines[-1] == "PyTorch version: 2"
+    assert json.loads((tmp_path / "env.json").read_text())["cores for this process"] == 2

@@ -1,0 +1,58 @@
+"""``gcvideo env``: what a bug report needs: versions, decoders, devices, cores and limits of this machine."""
+
+import argparse
+import os
+import resource
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+from gcvideo import distributed
+from gcvideo.files import write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command has no options of its own."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print it as text for a bug report: first our own lines, then those of torch's ``collect_env``."""
+    from torch.utils.collect_env import get_pretty_env_info
+
+    found = describe_machine()
+    torch = [line for line in get_pretty_env_info().splitlines() if not line.startswith("Vulnerability")]
+    print(*(f"{name}: {value}" for name, value in found.items()), "", *torch, sep="\n")
+    if args.json:
+        write_json(args.json, {**found, "torch": torch})
+    return 0
+
+
+def describe_machine() -> dict[str, str | int]:
+    """Names and values of what torch's ``collect_env`` does not know."""
+    import av
+    import torch
+
+    from gcvideo import device as runtime
+    from gcvideo.video.reader import why_missing
+
+    cuda, gpus = torch.cuda, range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    decord = [] if why_missing("decord") else [file.name for file in metadata.files("decord") or ()]
+    shm, gib = shutil.disk_usage("/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"), 2**30
+    memory, quota = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    return {
+        **runtime.versions(),
+        "gcvideo in": str(Path(__file__).parents[1]),
+        "decoder pyav": f"FFmpeg {av.ffmpeg_version_info}",  # type: ignore[attr-defined]
+        "decoder decord": why_missing("decord") or " ".join(name for name in decord if name.startswith("libavcodec")),
+        "decoder torchcodec": why_missing("torchcodec") or "FFmpeg of this machine",
+        "device auto": runtime.gpu_problem() or ("cuda" if gpus else "cpu"),
+        "driver": str(runtime.driver()),
+        **{f"GPU {n}": f"{cuda.get_device_name(n)}, {cuda.mem_get_info(n)[1] / gib:.1f} GiB" for n in gpus},
+        "cores of the machine": os.cpu_count() or 0,
+        "cores for this process": distributed.cores(),
+        "threads of torch": torch.get_num_threads(),
+        "/dev/shm": f"{shm.total / gib:.1f} GiB, {shm.free / gib:.1f} GiB free",
+        "open files, now and at most": str(resource.getrlimit(resource.RLIMIT_NOFILE)),
+        "memory": ", ".join(memory.read_text().splitlines()[:3]) if memory.exists() else "unknown",
+        "memory of the container": quota.read_text().strip() if quota.exists() else "not limited",
+    }
