@@ -42,7 +42,7 @@ def describe_machine() -> dict[str, str | int]:
     return {
         **runtime.versions(),
         "gcvideo in": str(Path(__file__).parents[1]),
-        "decoder pyav": f"FFmpeg {av.ffmpeg_version_info}",  # type: ignore[attr-defined]
+        "decoder pyav": f"FFmpeg {av.ffmpeg_version_info}",
         "decoder decord": why_missing("decord") or " ".join(name for name in decord if name.startswith("libavcodec")),
         "decoder torchcodec": why_missing("torchcodec") or "FFmpeg of this machine",
         "device auto": runtime.gpu_problem() or ("cuda" if gpus else "cpu"),
