@@ -7,7 +7,9 @@ error is a one-line ``ConfigError`` that names the file, the key and the nearest
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import json
 import typing
 from collections.abc import Iterator, Sequence
@@ -98,7 +100,7 @@ def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[str, 
 
 def _resolve(sources: Sequence[tuple[str, dict[str, Any]]], overrides: Sequence[str]) -> RunConfig:
     """Config of (name, values) sources, each over those before it, and of overrides."""
-    config: Any = OmegaConf.structured(RunConfig)
+    config: Any = copy.deepcopy(_defaults())
     for where, values in (*sources, *_parse_overrides(overrides)):
         with _named_errors(where):
             _assign(config, values)
@@ -109,6 +111,12 @@ def _resolve(sources: Sequence[tuple[str, dict[str, Any]]], overrides: Sequence[
         if overrides:  # is it the last one that contradicts the rest, or does the rest contradict itself?
             _resolve(sources, overrides[:-1])
         raise
+
+
+@functools.cache
+def _defaults() -> Any:
+    """The config of nothing but defaults, which takes OmegaConf five times as long to make as to copy."""
+    return OmegaConf.structured(RunConfig)
 
 
 def _assign(section: Any, values: dict[Any, Any], prefix: str = "") -> None:
