@@ -116,7 +116,7 @@ def save_animation(path: str | Path, frames: np.ndarray, *, fps: float = 8) -> N
 
 def _dithered(image: Image.Image) -> Image.Image:
     """256 colours, dithered: else a map's smooth shades become bands, and the greys of a frame take its colours."""
-    palette = image.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=1)
+    palette = image.quantize(256, method=Image.Quantize.FASTOCTREE)
     return image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
 
 
