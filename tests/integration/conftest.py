@@ -3,9 +3,16 @@
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 import gcvideo
 from gcvideo.predict.predictor import Predictor
+from tests.processes import savefig_without_svg
+
+
+@pytest.fixture(autouse=True)
+def _empty_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Figure, "savefig", savefig_without_svg)
 
 
 @pytest.fixture(scope="module")

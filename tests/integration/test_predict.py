@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from fractions import Fraction
@@ -34,6 +33,8 @@ from gcvideo.predict.timeline import Window
 from gcvideo.train.checkpoint import load_checkpoint, save_checkpoint
 from gcvideo.video import open_video
 from gcvideo.video.stream import FrameStream
+from tests.processes import gcvideo as gcvideo_command
+from tests.processes import run_apart, wait
 from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
 from tests.videos import moving_frames, write_video
 
@@ -448,14 +449,20 @@ def test_a_device_that_is_no_camera_is_refused_in_one_line(
     assert error.count("\n") == 1
 
 
+def from_standard_input(words: list[str], pipe: Path) -> None:
+    os.dup2(os.open(pipe, os.O_RDONLY), 0)
+    sys.stdin = os.fdopen(0)
+    gcvideo_command(*words)
+
+
 @pytest.mark.slow
 def test_standard_input_is_answered_as_it_comes(checkpoint: str, tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mkv", moving_frames(60), fps=20)
-    command = [sys.executable, "-m", "gcvideo", "predict", "-", "--checkpoint", checkpoint]
-    done = subprocess.run(
-        [*command, "--json", str(tmp_path / "a.json")], input=video.read_bytes(), capture_output=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr.decode()
+    os.mkfifo(tmp_path / "pipe")
+    words = ["predict", "-", "--checkpoint", checkpoint, "--json", str(tmp_path / "a.json")]
+    process = run_apart(from_standard_input, words, tmp_path / "pipe", output=tmp_path / "output.txt")
+    (tmp_path / "pipe").write_bytes(video.read_bytes())
+    assert wait([process]) == [0], (tmp_path / "output.txt").read_text()
     (entry,) = json.loads((tmp_path / "a.json").read_text())["videos"]
     assert entry["video"] == "-"
     assert entry["duration"] == pytest.approx(3, abs=0.1)

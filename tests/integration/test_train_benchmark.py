@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,11 @@ def test_a_batch_of_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_a_tiny_run_writes_all_that_a_gpu_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tiny_run_writes_all_that_a_gpu_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_benchmark, "model_config", partial(train_benchmark.model_config, width=8))
+    monkeypatch.setattr(train_benchmark, "WARM_UP", 0)
     assert matmul_peak(CPU, "fp32") > 0
     out = tmp_path / "train.json"
     command = ["benchmark", "train", "--contenders", "pytorchvideo", "plain", "gc", "--rounds", "1"]

@@ -7,8 +7,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -26,6 +24,7 @@ from gcvideo.data.loader import epoch_order, eval_loader, train_loader
 from gcvideo.data.records import RecordTable
 from gcvideo.data.worker_pool import WorkerPool
 from gcvideo.errors import DataError, VideoError
+from tests.processes import run_apart, wait
 
 DATA = DataConfig(frames=2, stride=1, crop=8, short_side=(8, 8), flip=0.0, video_timeout=0.6, worker_memory=1.0)
 
@@ -366,33 +365,36 @@ def test_workers_share_the_records_and_copy_none():
     assert max(pool.map(range(2))) < size / 4
 
 
+def map_and_die():
+    """SIGTERM for the whole process group, and later SIGKILL for this process."""
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def work(task, hold):
+        hold(task)
+        time.sleep(0.01)
+        return task, os.getpid()
+
+    pool = WorkerPool(
+        work, workers=2, on_death=lambda *death: print("blamed", death), time_limit=9, memory_limit=1 << 30
+    )
+    pids = set()
+    for number, (task, pid) in enumerate(pool.map(range(40))):
+        assert number == task
+        pids.add(pid)
+        if number == 3:
+            os.killpg(0, signal.SIGTERM)
+        if number == 20:
+            print(len(pids), *pids, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 @pytest.mark.slow
 def test_workers_leave_signals_to_the_main_process_and_end_with_it(tmp_path):
     """SIGTERM to a whole process group, as job schedulers send it, must not look like a crashing decoder."""
-    script = """
-import os, signal, time
-from gcvideo.data.worker_pool import WorkerPool
-signal.signal(signal.SIGTERM, lambda *_: None)
-def work(task, hold):
-    hold(task)
-    time.sleep(0.05)
-    return task, os.getpid()
-pool = WorkerPool(work, workers=2, on_death=lambda *death: print("blamed", death), time_limit=9, memory_limit=1 << 30)
-pids = set()
-for number, (task, pid) in enumerate(pool.map(range(40))):
-    assert number == task
-    pids.add(pid)
-    if number == 3:
-        os.killpg(0, signal.SIGTERM)
-    if number == 20:
-        print(len(pids), *pids, flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, start_new_session=True, timeout=60
-    )
-    count, *pids = result.stdout.split()
-    assert (count, len(pids)) == ("2", 2), result.stderr
+    output = tmp_path / "output.txt"
+    assert wait([run_apart(map_and_die, output=output)]) == [-signal.SIGKILL], output.read_text()
+    count, *pids = output.read_text().split()
+    assert (count, len(pids)) == ("2", 2)
     deadline = time.time() + 15
     while any(os.path.exists(f"/proc/{pid}/exe") for pid in pids) and time.time() < deadline:
         time.sleep(0.1)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 
 from gcvideo.errors import CheckpointError
 from gcvideo.train.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
+from tests.processes import run_apart, wait
 
 
 def state(step: int = 1, value: float = 1.0) -> dict[str, Any]:
@@ -193,26 +193,22 @@ def test_a_crash_before_the_last_rename_loses_nothing(tmp_path: Path, monkeypatc
     assert (folder.load_latest() or {})["step"] == 1
 
 
-FULL_DISK = """
-import resource, sys, torch
-from gcvideo.train.checkpoint import CheckpointFolder
-folder = CheckpointFolder(sys.argv[1])
-folder.save({"model": {"weight": torch.ones(10)}, "step": 1})
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    folder.save({"model": {"weight": torch.ones(1_000_000)}, "step": 2})
-except OSError as error:
-    print(error)
-"""
+def fill_the_disk(place: Path) -> None:
+    folder = CheckpointFolder(place)
+    folder.save({"model": {"weight": torch.ones(10)}, "step": 1})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+        folder.save({"model": {"weight": torch.ones(1_000_000)}, "step": 2})
+    except OSError as error:
+        print(error)
 
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_the_old_checkpoint_and_one_line(tmp_path: Path) -> None:
     """A limit on the size of files makes writing fail half way, as a full disk does."""
-    answer = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert answer.stdout.count("\n") == 1
-    assert "File too large" in answer.stdout
-    assert load_checkpoint(tmp_path / "last.pt")["step"] == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "step_00000001.pt"]
+    folder, output = tmp_path / "checkpoints", tmp_path / "output.txt"
+    assert wait([run_apart(fill_the_disk, folder, output=output)]) == [0]
+    assert output.read_text().count("\n") == 1
+    assert "File too large" in output.read_text()
+    assert load_checkpoint(folder / "last.pt")["step"] == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["last.pt", "step_00000001.pt"]
