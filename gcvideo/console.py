@@ -6,6 +6,7 @@ seconds. Between ``log_to(path)`` and its end everything is also written to that
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -18,12 +19,14 @@ from gcvideo import distributed
 from gcvideo.errors import GcvideoError
 
 _log_file: IO[str] | None = None
+_pause, _last_shown = 0.0, -math.inf  # of ``sparing``: seconds between lines of progress, and when the last one came
 
 
 def say(text: str = "") -> None:
     """Print a line to stdout and to the log file."""
     if distributed.is_main():
-        print(text, flush=True)
+        if not _pause:
+            print(text, flush=True)
         _log(text)
 
 
@@ -68,6 +71,17 @@ def log_to(path: str | Path) -> Iterator[None]:
             raise
         finally:
             _log_file = None
+
+
+@contextmanager
+def sparing(seconds: float) -> Iterator[None]:
+    """Print warnings alone inside the ``with`` block, and progress once in so many seconds; log files get all lines."""
+    global _pause
+    _pause = seconds
+    try:
+        yield
+    finally:
+        _pause = 0.0
 
 
 class Progress:
@@ -128,10 +142,12 @@ class Progress:
         return "  ".join(part for part in parts if part)
 
     def _plain_line(self, line: str) -> None:
+        global _last_shown
         self._last_line = time.monotonic()
         if distributed.is_main():
-            if not sys.stderr.isatty():
+            if not sys.stderr.isatty() and self._last_line - _last_shown >= _pause:
                 print(line, file=sys.stderr, flush=True)
+                _last_shown = self._last_line
             _log(line)
 
 
@@ -161,7 +177,7 @@ def _live_bar(total: int | None) -> Any:
     from rich.progress import Progress as RichProgress
 
     columns = (BarColumn(bar_width=24), TextColumn("{task.fields[line]}", markup=False))
-    bar = RichProgress(*columns, console=Console(stderr=True), refresh_per_second=4)
+    bar = RichProgress(*columns, console=Console(stderr=True), refresh_per_second=4, transient=_pause > 0)
     bar.add_task("", total=total, line="")
     bar.start()
     return bar

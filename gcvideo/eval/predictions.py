@@ -225,7 +225,7 @@ class Predictions:
         """Accuracy, counts and failures, as plain values for ``results.json``."""
         return {
             **self.accuracy(),
-            "ensemble": self.ensemble,
+            "ensemble": "sigmoid" if self.multi_label and self.ensemble == "softmax" else self.ensemble,
             "videos": len(self) + len(self.failures),
             "answered": len(self),
             "failed": len(self.failures),

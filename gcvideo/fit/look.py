@@ -135,12 +135,9 @@ def sources(source: Path, videos: Videos) -> list[tuple[str, Path]]:
     found = {folder: paths for folder in folders if folder.name[0] != "." and (paths := videos_under(folder))}
     parts = [(SUBSETS.get(folder.name.lower(), ""), folder) for folder in found]
     if any(part == "train" for part, _ in parts) and all(part for part, _ in parts) and looks_like(source) == "folders":
-        for part, folder in parts:
-            if part != "train" and not any(os.sep in path for path in found[folder]):
-                videos.note(
-                    f"{folder}: its videos have no labels, so they are not used; gcvideo predict can label them"
-                )
-        labelled = [(part, folder) for part, folder in parts if any(os.sep in path for path in found[folder])]
+        labelled = [entry for entry in parts if any(os.sep in path for path in found[entry[1]])]
+        for _, folder in [entry for entry in parts if entry not in labelled]:
+            videos.note(f"{folder}: its videos have no labels, so they are not used; gcvideo predict can label them")
         return sorted(labelled, key=lambda entry: verify.SUBSETS.index(entry[0]))
     return [("train", source)]
 
@@ -191,9 +188,9 @@ def _describe(videos: Videos) -> None:
         counts = [sum(videos.parts[i] == part for i in own) for part in verify.SUBSETS]
         if counts[0] == 1:
             videos.note(f"{name}: a single video to train on, so none can be held out to test the class; add more")
-        columns = [
-            [r[key] for i in own if (r := videos.rows[i]).get("fps")] for key in ("duration", "fps", "height", "width")
+        seen = [
+            [r[key] for i in own if (r := videos.rows[i]).get(key)] for key in ("duration", "fps", "height", "width")
         ]
-        rows.append([printable(name), *counts, *(f"{np.median(column or [np.nan]):.4g}" for column in columns)])
+        rows.append([printable(name), *counts, *(f"{np.median(column or [np.nan]):.4g}" for column in seen)])
     heads = ("class", *verify.SUBSETS, "seconds", "frames/s", "height", "width")
     table(rows, columns=heads, title=f"{len(videos.records):,} videos of {len(videos.classes)} classes; medians")

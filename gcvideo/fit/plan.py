@@ -23,6 +23,7 @@ CLIP_SECONDS = 1.5  # of most single actions; whole shorter videos
 SIDES = re.compile(r"(^|[\W_])(left|right|(anti|counter)?clockwise)($|[\W_])")
 UNEQUAL = 1.5  # largest class over the smallest one, from which all classes come up equally often
 FACTOR = 3.0  # that a range test may change the usual learning rate by
+HEAD_SHARE, FEWEST_EPOCHS = 0.1, 4  # of the epochs train the head alone, of so many or more
 EPOCHS, STEPS = 40, 1500  # as many as pay: of a set of hundreds of videos, of a smaller one
 
 
@@ -71,27 +72,33 @@ class Plan:
         path.write_text(head + "".join(lines) + path.read_text(encoding="utf-8"), encoding="utf-8")
 
 
-def plan_clips(plan: Plan, videos: Videos) -> None:
-    """Choose length, stride, rate and size of the clips, and how many test a video."""
-    seen = [(r, row) for r, row in zip(videos.records, videos.rows, strict=True) if row.get("fps")]
-    times = [row["duration"] if r.start is None or r.end is None else r.end - r.start for r, row in seen] or [2.0]
-    rates = [row["fps"] for _, row in seen] or [25.0]
+def plan_clips(plan: Plan, videos: Videos) -> float:
+    """Choose length, stride, rate and size of the clips, and how many test a video; returns the seconds of a clip."""
+    data, seen = (
+        plan.config.data,
+        [pair for pair in zip(videos.records, videos.rows, strict=True) if pair[1].get("frames")],
+    )
+    assumed = data.frame_rate or 25.0  # of folders of frames
+    rates = [row["fps"] or assumed for _, row in seen] or [assumed]
+    lengths = [row["frames"] / rate for (_, row), rate in zip(seen, rates, strict=False)]
+    times = [t if r.end is None else r.end - (r.start or 0) for (r, _), t in zip(seen, lengths, strict=True)] or [2.0]
     side = float(np.median([min(row["height"], row["width"]) for _, row in seen] or [240]))
     short, middle, rate = float(np.quantile(times, 0.1)), float(np.median(times)), float(np.median(rates))
-    if max(rates) > 1.1 * min(rates):
+    if max(rates) > 1.1 * min(rates) and (data.frame_rate or all(row["fps"] for _, row in seen)):
         rate = round(min(rate, 30.0), 2)
         plan.choose(f"rates differ, from {min(rates):.4g} to {max(rates):.4g} frames/s", {"data.target_fps": rate})
-    frames, span = plan.config.data.frames, min(CLIP_SECONDS, short)
+    frames, span = data.frames, min(CLIP_SECONDS, short)
     why = "as long as one of ten videos or less" if span < CLIP_SECONDS else "which most actions need"
     why = f"{frames} frames of {rate:.4g} a second in {span:.2g} s, {why}"
     plan.choose(why, {"data.stride": max(1, int(span * rate / frames))})
-    (low, high), crop = plan.config.data.short_side, min(plan.config.data.crop, max(48, int(side) // 16 * 16))
+    (low, high), crop = data.short_side, min(data.crop, max(48, int(side) // 16 * 16))
     if crop < low:
         sizes = {"data.short_side": [crop, round(crop * high / low)], "test.short_side": crop, "test.crop": crop}
         plan.choose(f"the videos have {side:.4g} pixels", {"data.crop": crop, **sizes})
     covered = frames * plan.config.data.stride / rate
     clips = int(np.clip(np.ceil(2 * middle / covered), 5, 10))
     plan.choose(f"half of the videos last {middle:.2g} s or more, a clip {covered:.2g} s", {"test.clips": clips})
+    return covered
 
 
 def plan_training(plan: Plan, videos: Videos) -> None:
@@ -143,6 +150,9 @@ def plan_epochs(plan: Plan, *, videos: int, validates: bool, seconds: float, epo
     )
     reason = f"an epoch takes {epoch_seconds:.3g} s, and {seconds:.0f} s are left" if fits < most else "more do not pay"
     plan.choose(reason, {"train.epochs": epochs, "optim.warmup_epochs": round(min(1.0, epochs / 10), 4)})
+    if plan.config.model.weights and "train.freeze" not in plan.given and epochs >= FEWEST_EPOCHS:
+        head = {"train.freeze": ["backbone"], "train.freeze_epochs": max(1, round(epochs * HEAD_SHARE))}
+        plan.choose("the new head learns first, on the features that the weights give", head)
     if validates:
         plan.choose("about 15 validations", {"train.val_every": max(1, round(epochs / 15))})
         plan.choose("a third of them without a better accuracy: it has learned what it can", {"train.early_stop": 5})

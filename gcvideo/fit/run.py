@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
+import fcntl
 import json
 import os
 import random
@@ -13,6 +13,7 @@ import shutil
 import statistics
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from gcvideo.config import RunConfig
-from gcvideo.console import duration, percent, printable, say
+from gcvideo.console import duration, percent, printable, say, sparing
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError
 from gcvideo.eval.predictions import Predictions
@@ -52,6 +53,7 @@ TEST_COST = 0.5  # time of a view of a test over that of a training clip
 SLACK = 0.95  # of the time that is left
 READING = 0.25  # share of reading in the time of a clip, from which small copies may pay
 MOST_CHECKED = 1000  # training videos whose labels are looked at
+PAUSE = 60.0  # seconds between lines of progress; the logs of trainings have all of it
 INPUT = "model.frame_difference"
 Parts = dict[str, Any]  # "train", "val", "test" -> places of videos
 
@@ -123,8 +125,7 @@ class Fit:
     def measure(self, parts: Parts) -> None:
         """Measure the seconds of a training clip, its reading included."""
         config = self.config({"train": parts["train"]}, self.trial("speed"))
-        with contextlib.redirect_stdout(io.StringIO()):
-            self.clip_seconds = 1 / float(dry_run(config)["clips_per_second"])
+        self.clip_seconds = 1 / float(sparing(PAUSE)(dry_run)(config)["clips_per_second"])
 
     def trial(self, name: str) -> dict[str, Any]:
         """Where a trial writes; without what only whole trainings do."""
@@ -133,7 +134,7 @@ class Fit:
     def copy_videos(self, parts: Parts) -> None:
         """Make small copies of the videos in the run's folder, if some of them show that it saves time."""
         both = zip(self.videos.records, self.videos.rows, strict=True)
-        lengths = {record.path: row.get("duration", 0.0) for record, row in both}
+        lengths = {record.path: row.get("duration") or 0.0 for record, row in both}
         paths = sorted(path for path in lengths if os.path.isfile(path))
         few = sorted(random.Random(0).sample(paths, min(12, len(paths))), key=lambda path: lengths[path])[:3]
         read = statistics.median(clip_seconds(path, clips=2) for path in few) if few else 0.0
@@ -183,18 +184,18 @@ class Fit:
             for one, two in pairs:
                 place = self.trial(f"{'difference' if difference else 'frames'}{len(scored)}")
                 config = self.config({"train": one, "val": two}, {**place, **values, INPUT: difference})
-                with contextlib.redirect_stdout(io.StringIO()):  # advice on a trial would be taken for the verdict
-                    self.train(config, seconds)
+                self.train(config, seconds)
                 scored.append(Predictions.load(config.run_dir / "predictions_val.npz"))
             results[difference] = accuracy(join(scored))
         found = f"{percent(results[True], 1)} with differences of frames, {percent(results[False], 1)} with frames"
         self.plan.choose(f"{tried} videos held out in trials: {found}", {INPUT: results[True] >= results[False]})
 
+    @sparing(PAUSE)
     def train(self, config: RunConfig, seconds: float) -> None:
         """Train a run from its start, in about so many seconds."""
         Trainer(config, until=time.monotonic() + seconds).fit(overwrite=True)
-        write_run_report(config.run_dir)
 
+    @sparing(PAUSE)
     def test(self, config: RunConfig, places: np.ndarray | None = None) -> Predictions:
         """Test a run on its own test videos; or on one view each of others, apart from its results."""
         folder, overrides = config.run_dir, []
@@ -209,7 +210,8 @@ class Fit:
         """Choose the learning rate by a range test, where there is time for one."""
         steps = int(min(60, RATE_TIME * self.seconds / self.clip_seconds / self.plan.config.train.batch_size))
         if steps >= 20 and "optim.lr" not in self.plan.given:
-            plan_rate(self.plan, find_lr(self.config({"train": parts["train"]}, self.trial("rate")), steps=steps))
+            config = self.config({"train": parts["train"]}, self.trial("rate"))
+            plan_rate(self.plan, sparing(PAUSE)(find_lr)(config, steps=steps))
 
 
 def fit(asked: argparse.Namespace, *, began: float) -> dict[str, Any]:
@@ -222,16 +224,45 @@ def fit(asked: argparse.Namespace, *, began: float) -> dict[str, Any]:
     Returns:
         the run, its choices, what to know of the videos, and the verdict; also in ``fit.json``.
     """
-    plan, total = (
-        Plan(asked.name or Path(asked.source).expanduser().resolve().stem, asked.overrides),
-        60 * asked.minutes,
-    )
-    folder, data, seed, name = plan.config.run_dir, plan.config.data, plan.config.seed, plan.config.name
-    if RunFolder(plan.config).holds_run() and not (asked.overwrite or asked.dry_run):
-        raise ConfigError(f"{folder} already holds a run: give another --name, or replace it with --overwrite")
-    root, until = asked.root or data.train.root, began + total * LOOK_TIME
+    plan = Plan(asked.name or Path(asked.source).expanduser().resolve().stem, asked.overrides)
+    folder, data, name = plan.config.run_dir, plan.config.data, plan.config.name
+    names = [
+        *(f"{name}_fold{k + 1}" for k in range(asked.folds)),
+        name,
+        *(f"{name}_s{n}" for n in range(1, asked.seeds)),
+    ]
+    taken = [run.path for run in (RunFolder(plan.variant({"name": own})) for own in names) if run.holds_run()]
+    if taken and not (asked.overwrite or asked.dry_run):
+        begun = f"; gcvideo train {shlex.quote(f'{folder}/config.yaml')} --resume, and then gcvideo test, finish it"
+        fix = "give another --name, or replace it with --overwrite" + begun * (
+            taken == [folder] and not (folder / "fit.json").exists()
+        )
+        raise ConfigError(f"{taken[0]} already holds a run: {fix}")
+    root, until = asked.root or data.train.root, began + 60 * asked.minutes * LOOK_TIME
     videos = look(asked.source, test=asked.test, root=root, classes=data.classes, deadline=until)
-    labels = videos.labels
+    with only_one_in(folder):
+        return train_and_judge(asked, plan, videos, names, began=began)
+
+
+@contextlib.contextmanager
+def only_one_in(folder: Path) -> Iterator[None]:
+    """Make a folder and keep other processes that ask the same out of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ConfigError(f"{folder}: another gcvideo fit is at work here; give another --name") from None
+    finally:
+        os.close(place)
+
+
+def train_and_judge(
+    asked: argparse.Namespace, plan: Plan, videos: Videos, names: Sequence[str], *, began: float
+) -> dict[str, Any]:
+    """The rest of ``fit``: choose, try, train the runs of these names, test."""
+    labels, folder, seed, total = videos.labels, plan.config.run_dir, plan.config.seed, 60 * asked.minutes
     groups = find_groups([r.path for r in videos.records], labels, videos.classes, twins=videos.twins)
     if groups.shown_by:
         say(f"{groups.numbers.max() + 1} groups of videos from one source, by {groups.shown_by}")
@@ -240,7 +271,7 @@ def fit(asked: argparse.Namespace, *, began: float) -> dict[str, Any]:
     for k in groups.torn:
         videos.note(f"{videos.classes[k]}: all videos seem to be of one source, so its accuracy may measure memory")
     say("choices:")
-    plan_clips(plan, videos)
+    seconds = plan_clips(plan, videos)
     plan_training(plan, videos)
     work = Fit(plan=plan, videos=videos, groups=groups.numbers, began=began, seconds=total)
     parts = work.parts(held_out=not asked.folds)
@@ -261,34 +292,31 @@ def fit(asked: argparse.Namespace, *, began: float) -> dict[str, Any]:
     if asked.dry_run:
         say("dry run: nothing was trained")
         return results
-    runs = [(f"{name}_s{n}" if n else name, seed + n, parts) for n in range(asked.seeds)]
     fold = folds(labels, groups.numbers, max(asked.folds, 1), seed=seed)
-    for k in range(asked.folds):
-        own = {"train": np.flatnonzero(fold != k), "test": np.flatnonzero(fold == k)}
-        if len(own["test"]) and len({*labels[own["train"]]}) == len({*labels}):
-            runs.insert(-1, (f"{name}_fold{k + 1}", seed, own))
-    tests = []
-    for number, (run, own_seed, own) in enumerate(runs):
+    each = [{"train": np.flatnonzero(fold != k), "test": np.flatnonzero(fold == k)} for k in range(asked.folds)]
+    runs = list(zip(names, [*each, *[parts] * asked.seeds], strict=True))
+    tests, complete = [], {*labels}
+    for number, (run, own) in enumerate(runs):
+        if own is not parts and (not len(own["test"]) or {*labels[own["train"]]} != complete):
+            continue
         say(f"\ntraining {number + 1} of {len(runs)}: {run}")
         stop = {} if len(own.get("val", ())) else {"train.early_stop": 0}
-        config = work.config(own, {"name": run, "seed": own_seed, **stop})
+        config = work.config(own, {"name": run, "seed": seed + max(0, number - asked.folds), **stop})
         work.train(config, max(1.0, (work.left - testing) / (len(runs) - number)))
         plan.explain(config.run_dir / "config.yaml")
         tests += [work.test(config)] if len(own["test"]) else []
     checked = np.random.default_rng(seed).permutation(own["train"])[:MOST_CHECKED]
     pooled = (join(tests) if asked.folds else tests[0]) if tests else None
     verdict = judge(pooled, tests, work.test(config, np.sort(checked)))
-    rate = plan.config.data.target_fps or float(np.median([row.get("fps", 25.0) for row in videos.rows]))
     counts = Counter(videos.classes[label] for i in parts["train"] for label in videos.sets[i])
     values: dict[str, Any] = {"v": verdict, "counts": counts, "short": short, "grouped": groups.shown_by}
-    values |= {"run": shlex.quote(str(folder)), "test": asked.test}
+    values |= {"run": shlex.quote(str(folder)), "test": asked.test, "seconds": seconds}
     values |= {"minutes": asked.minutes, "folds": asked.folds, "notes": videos.notes, "stride": plan.config.data.stride}
-    values["seconds"] = plan.config.data.frames * plan.config.data.stride / rate
     lines = [printable(line) for line in render("fit.txt.j2", **values).splitlines() if line.strip()]
     values["suspects"] = [{**row, "pictures": thumbnails(row["path"], 8)} for row in verdict["suspects"]]
     values["choices"] = [{"key": key, "value": plan.chosen[key], "because": why} for key, why in plan.reasons.items()]
     values["scored"] = score_for_page(pooled) if pooled is not None else None
-    write_page(folder / "fit.html", "fit.html.j2", title=f"The classifier {name}", lines=lines, **values)
+    write_page(folder / "fit.html", "fit.html.j2", title=f"The classifier {plan.config.name}", lines=lines, **values)
     write_json(folder / "fit.json", results := {**results, "verdict": verdict, "says": lines})
     for line in ["", f"took {duration(total - work.left)}; the page: {folder / 'fit.html'}", *lines]:
         say(line)

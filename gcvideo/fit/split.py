@@ -15,6 +15,7 @@ import yaml
 from gcvideo.data.annotations.table import SUBSETS
 
 ENOUGH = 5  # groups, of which a fifth can be held out: coarser parts of names with fewer groups are taken last
+MOST_ALIKE = 0.8  # of the videos of a class are called alike where their names shall show sources
 _RULES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text(encoding="utf-8"))
 GENERIC = re.compile(_RULES["generic"], re.VERBOSE)
 SOURCES = {what: re.compile(pattern, re.VERBOSE) for what, pattern in _RULES["sources"].items()}
@@ -54,7 +55,8 @@ def find_groups(
         numbers: np.ndarray = np.array(
             [i if key is None else first.setdefault(key, i) for i, key in enumerate(keys)], np.int64
         )
-        several = [len(np.unique(numbers[labels == k])) > 1 for k in np.unique(labels)]
+        most = [np.bincount(numbers[own]).max() / own.sum() for own in (labels == k for k in np.unique(labels))]
+        several = [share < 1 if sure else share <= MOST_ALIKE for share in most]
         count, known = len(first) + keys.count(None), len(keys) - keys.count(None)
         if count < len(paths) <= 2 * known and 2 * sum(several) >= len(several):
             usable.append((1.0 if sure or count >= ENOUGH else count / ENOUGH / 2, what, numbers))

@@ -159,7 +159,7 @@ def announce(state: TrainState, train_set: ClipDataset, val_set: ViewDataset | N
         listed = [len(videos.quarantine.listed) for videos in (train_set, val_set) if videos is not None]
         say(f"{config.data.quarantine} excludes {' and '.join(map(str, listed))} of them")
     if val_set is None:
-        warn("data.val.annotation is not set: this run trains without validation")
+        say("data.val.annotation is not set: this run trains without validation")
 
 
 def training_results(state: TrainState) -> dict[str, Any]:

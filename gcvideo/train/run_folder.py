@@ -13,7 +13,7 @@ from gcvideo.eval.predictions import Predictions
 # Files of a run, its test and its report. --overwrite removes these; the log of the new run is appended to the old one.
 LEFTOVERS = (
     *("config.yaml", "metrics.jsonl", "events.out.tfevents.*", "checkpoints", "quarantine.jsonl", "nonfinite.json"),
-    *("results*.json", "predictions*.npz*", "report.html"),  # results_fast.json and interrupted tests as well
+    *("results*.json", "predictions*.npz*", "report.html", "fit.*"),  # results_fast.json and interrupted tests as well
 )
 
 

@@ -13,7 +13,8 @@ from gcvideo.cli import main
 from gcvideo.config import load_config
 from gcvideo.data.annotations import load_records
 from gcvideo.fit.look import look
-from tests.videos import write_video
+from gcvideo.fit.run import only_one_in
+from tests.videos import write_frames, write_video
 
 TINY = [
     *("model.width=4", "model.weights=null", "data.frames=4", "data.crop=32", "data.workers=0", "device=cpu"),
@@ -23,7 +24,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes, dark and bright, of three persons with two clips each; one damaged, one copied."""
+    """Two classes, dark and bright, of three persons with two clips each, one as frames; one damaged, one copied."""
     folder = tmp_path_factory.mktemp("own") / "set"
     for place, name in enumerate(("dark", "bright")):
         (folder / name).mkdir(parents=True)
@@ -32,7 +33,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 rng = np.random.default_rng(100 * place + 10 * person + clip)
                 frames = rng.integers(30 + 90 * place, 90 + 90 * place, (12, 4, 6, 3), dtype=np.uint8)
                 frames = frames.repeat(8, axis=1).repeat(8, axis=2)
-                write_video(folder / name / f"person{person}_clip{clip}.mp4", frames)
+                write = write_frames if (place, person, clip) == (1, 2, 1) else write_video
+                write(folder / name / f"person{person}_clip{clip}{'.mp4' * (write is write_video)}", frames)
     video = folder / "dark" / "person0_clip0.mp4"
     (folder / "dark" / "person9_clip9.mp4").write_bytes(video.read_bytes()[:200])
     shutil.copy(video, folder / "dark" / "person8_clip8.mp4")
@@ -72,16 +74,32 @@ def test_a_folder_becomes_a_tested_run(
     assert config.data.train.annotation == "runs/set/train.parquet"
     assert "# data.stride: " in (run / "config.yaml").read_text()
     assert main(["train", "runs/set/config.yaml", "name=again", "train.epochs=0.5", "optim.warmup_epochs=0"]) == 0
-    # A second time needs another name.
+    # A second time needs another name. What was stopped before its verdict can be finished.
     assert fit(own, *TINY) == 2
-    assert "already holds a run: give another --name" in capsys.readouterr().err
+    assert "already holds a run: give another --name, or replace it with --overwrite\n" in capsys.readouterr().err
+    (run / "fit.json").unlink()
+    assert fit(own, *TINY) == 2
+    assert "--overwrite; gcvideo train runs/set/config.yaml --resume, and then" in capsys.readouterr().err
+
+
+def test_runs_of_others_are_left_alone(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/set_fold2/checkpoints").mkdir(parents=True)
+    Path("runs/set_fold2/checkpoints/last.pt").touch()
+    assert fit(own, "--folds", "3") == 2
+    assert "runs/set_fold2 already holds a run: give another --name" in capsys.readouterr().err
+    with only_one_in(Path("runs/set")):
+        assert fit(own, "--dry-run") == 2
+    assert "runs/set: another gcvideo fit is at work here" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_dry_run_trains_nothing(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert fit(own, *TINY, "--dry-run") == 0
-    assert not list(tmp_path.rglob("*.pt"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.slow

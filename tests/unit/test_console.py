@@ -45,6 +45,23 @@ def test_progress_is_plain_lines_without_a_terminal(capsys: pytest.CaptureFixtur
     assert "took" in lines[2]
 
 
+def test_sparing_prints_few_lines_of_progress_and_logs_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "_last_shown", -1e18)
+    with console.log_to(tmp_path / "train.log"), console.sparing(1e9):
+        console.say("initial weights")
+        console.warn("odd")
+        for number in range(3):
+            with console.Progress(f"epoch {number}", total=1) as progress:
+                progress.advance()
+    console.say("after")
+    captured = capsys.readouterr()
+    assert (captured.out, [line[:7] for line in captured.err.splitlines()]) == ("after\n", ["warning", "epoch 0"])
+    log = [line[21:28] for line in (tmp_path / "train.log").read_text().splitlines()]
+    assert log == ["initial", "warning", "epoch 0", "epoch 1", "epoch 2"]
+
+
 def test_progress_rate_leaves_out_what_an_earlier_run_did() -> None:
     progress = console.Progress("train", total=100, start=90, every=1e9)
     progress.advance(1)

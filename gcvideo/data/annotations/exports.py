@@ -5,7 +5,8 @@
   and an ``end`` in seconds (https://labelstud.io/guide/export, https://labelstud.io/tags).
 - CVAT: "CVAT for video 1.1" (tracks) and "CVAT for images 1.1" (tags of frames, of a video or of folders of pictures):
   XML, or the ZIP file that holds it (https://docs.cvat.ai/docs/manual/advanced/xml_format). Frames that follow each
-  other with one label are a segment; tags on no more than one frame stand for the whole video.
+  other with one label are a segment; tags on no more than one frame stand for the whole video. Attributes of shapes,
+  tracks and tags are fields of their own.
 - VIA 3: project files, whose ``metadata`` have times ``z`` in seconds and values ``av`` of attributes, resolved by the
   attributes' ``options`` (https://gitlab.com/vgg/via, via-3.x.y/CodeDoc.md).
 """
@@ -13,6 +14,7 @@
 import csv
 import itertools
 import json
+import math
 import os
 import re
 import zipfile
@@ -33,6 +35,7 @@ from gcvideo.video.frame_folder import find_pictures
 
 VIDEO = re.compile(rf"(?:\?d=)?([^?\"<>]+({'|'.join(map(re.escape, SUFFIXES.split()))}))(?=$|[?&#\"'])", re.IGNORECASE)
 UPLOADED = re.compile(r"(^|(?<=/))[0-9a-f]{8}-(?=[^/]+$)")  # Label Studio puts it before the name of an uploaded file
+LATE = 1.0  # seconds that the end of a segment may lie behind that of the pictures: sound lasts longer
 OWN = "id annotator annotation_id created_at updated_at lead_time agreement history was_cancelled"
 EXPECTED = "expected JSON, JSON-MIN, CSV or TSV of Label Studio, XML or ZIP of CVAT 1.1, or a project (JSON) of VIA 3"
 
@@ -106,14 +109,18 @@ def _cvat(root: ElementTree.Element) -> Iterator[Mark]:
     sources = {t.findtext("id"): t.findtext("source") or t.findtext("name") for t in root.iterfind("meta//task")}
     sources[None] = root.findtext("meta//source") or root.findtext("meta/*/name")
     step = int((root.findtext("meta//frame_filter") or "=1").rpartition("=")[2])
-    seen: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))  # video -> label -> frames
+    seen: dict[tuple[str, str], dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))  # frames of labels
+
+    def see(video: str, frames: range, shown: ElementTree.Element, *shapes: ElementTree.Element) -> None:
+        seen[video, ""][shown.attrib["label"]].update(frames)
+        for attribute in itertools.chain(*(each.iterfind("attribute") for each in (shown, *shapes))):
+            seen[video, attribute.attrib["name"]][attribute.text or "none"].update(frames)
+
     for track in root.iterfind("track"):
-        shapes = sorted(
-            (int(shape.attrib["frame"]), shape.get("outside") == "1") for shape in track if shape.get("frame")
-        )
-        for (frame, outside), (end, _) in itertools.pairwise([*shapes, *((n + step, True) for n, _ in shapes[-1:])]):
-            video = str(sources[track.get("task_id")])
-            seen[video][track.attrib["label"]].update(() if outside else range(frame, end))
+        shapes = sorted((int(shape.attrib["frame"]), n) for n, shape in enumerate(track) if shape.get("frame"))
+        for (frame, n), (end, _) in itertools.pairwise([*shapes, *((last + step, 0) for last, _ in shapes[-1:])]):
+            if track[n].get("outside") != "1":
+                see(str(sources[track.get("task_id")]), range(frame, end), track, track[n])
     for image in root.iterfind("image"):
         folder, name = os.path.split(image.attrib["name"])
         source, frame = str(sources[image.get("task_id")]), int(image.attrib["id"])
@@ -121,13 +128,13 @@ def _cvat(root: ElementTree.Element) -> Iterator[Mark]:
             source = folder or source
             frame = next((int(match["number"]) for match in find_pictures([name])), frame)
         for tag in image.iterfind("tag"):
-            seen[source][tag.attrib["label"]].update(range(frame, frame + step))
-    for video, labels in seen.items():
+            see(source, range(frame, frame + step), tag)
+    for (video, field), labels in seen.items():
         whole = root.find("track") is None and len(set().union(*labels.values())) <= step
         for label, frames in labels.items():
             starts, ends = sorted(frames - {n + 1 for n in frames}), sorted({n + 1 for n in frames} - frames)
             parts = [None] if whole else map(range, starts, ends, itertools.repeat(step))
-            yield from (Mark(video, label, part=part) for part in parts)
+            yield from (Mark(video, label, field, part=part) for part in parts)
 
 
 def _via(project: dict[str, Any]) -> Iterator[Mark]:
@@ -162,6 +169,7 @@ def write_label_list(
     """
     says: dict[str, dict[str, set[Mark]]] = defaultdict(lambda: defaultdict(set))  # video -> annotation -> its marks
     fields = {mark.field for mark in marks}
+    field = "" if field is None and "" in fields else field
     for mark in marks if field is None else [mark for mark in marks if mark.field == field]:
         says[mark.video][mark.by].add(mark._replace(by=""))
     if field not in fields and (field is not None or len(fields) > 1):
@@ -184,9 +192,10 @@ def write_label_list(
         raise DataError("; ".join([f"no labelled video of the export is in {videos}", *problems[:3]]))
     classes = sorted({*itertools.chain(*labels.values())})
     plain = all(name[:1].isalpha() and not {*"|;,"} & {*name} for name in classes)
-    column = "labels" if max(map(len, labels.values())) > 1 else "label" if plain else "class"
+    sets = max(map(len, labels.values())) > 1
+    column = ("labels" if plain else "class_names") if sets else "label" if plain else "class"
     cells = {"|".join(each): tuple(each) for each in labels.values()}
-    if column == "labels" and split_labels(dict.fromkeys(cells, 1), classes=(), several=True) != cells:
+    if sets and split_labels(dict.fromkeys(cells, 1), classes=(), several=True) != cells:
         raise DataError("some videos have several labels, which | separates in lists; begin or end none by [ ] ' or \"")
     columns = slice(None) if any(start for _, start, _ in labels) else slice(0, None, 3)
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -213,6 +222,9 @@ def _row(path: Path, part: tuple[float, float] | range | None, fps: float | None
             )
         stop = min(part.stop, end)
         part = (part.start / fps, stop / fps) if fps else (times[part.start], times[int(stop)])
-    if part and not 0 <= part[0] < part[1]:
-        raise DataError(f"{path}: has a segment from {part[0]:g} to {part[1]:g} s")
+    elif part:
+        with open_video(path) as video:
+            lasts = video.times[-1] - video.times[0] + 1 / video.fps if video.timed else math.inf
+        if not 0 <= part[0] < part[1] <= lasts + LATE:
+            raise DataError(f"{path}: has a segment from {part[0]:g} to {part[1]:g} s, and lasts {lasts:.4g} s")
     return (name, f"{part[0]:.10g}", f"{part[1]:.10g}") if part else (name, "", "")

@@ -35,6 +35,7 @@ time_start:start start_time:start starttime:start time_end:end end_time:end endt
 set:split partition:split frame_dir:path video_file_name:path total_frames:frames num_frames:frames"""
 ALIASES = dict(pair.split(":") for pair in SPELLINGS.split())
 LABELS: dict[str, Labels] = {"class": "names", "label": "some", "class_id": "numbers", "labels": "sets"}
+LABELS["class_names"] = "sets of names"
 KNOWN = {"youtube_id", "path", "offset", "frames", *LABELS, *ALIASES.values()}
 OTHER_TIMES = re.compile(r"(^|.*[-_ ])(start|begin|end|stop)(time|frame|sec|ms)?s?([-_ ].*)?|t0|t1|from|to|onset")
 NUMBER = re.compile(r"[\d.,;|]*")

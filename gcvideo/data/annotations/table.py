@@ -20,7 +20,7 @@ from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.video.frame_folder import is_frame_folder
 
-Labels = Literal["any", "names", "numbers", "some", "sets"]
+Labels = Literal["any", "names", "numbers", "some", "sets", "sets of names"]
 Find = Callable[[str], str | None]
 
 UNKNOWN = -1
@@ -180,13 +180,14 @@ def make_table(
     for index in missing if find else ():
         more = f" (and {len(missing) - 1:,} more of {len(rows):,} rows)" if len(missing) > 1 else ""
         refuse(index, f"{os.path.join(annotation.root, rows[index].path)}: no such video file", more + hint, "missing")
-    several = {"sets": True, "some": None}.get(labels, False)
+    several = {"sets": True, "sets of names": True, "some": None}.get(labels, False)
     cells = Counter(row.label for row in rows)
     sets = split_labels(cells, classes=annotation.classes or (), several=several)
     parts = sets or {cell: (cell,) for cell in cells}
     lines = {label: row.line for row in reversed(rows) for label in parts[row.label]}
     counts = Counter(label for row in rows for label in parts[row.label])
-    single, classes, why = number_labels(counts, lines, annotation, "any" if several is not False else labels)
+    kind: Labels = "names" if labels == "sets of names" else labels if several is False else "any"
+    single, classes, why = number_labels(counts, lines, annotation, kind)
     for index, label in ((i, label) for i, row in enumerate(rows) for label in parts[row.label] if label in why):
         refuse(index, f"label {label!r} {why[label]}")
     numbers: dict[str, Any] = {

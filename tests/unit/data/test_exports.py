@@ -13,7 +13,7 @@ import pytest
 
 from gcvideo import cli
 from gcvideo.data.annotations import load_records
-from gcvideo.data.annotations.exports import read_export
+from gcvideo.data.annotations.exports import Mark, read_export, write_label_list
 from gcvideo.errors import DataError
 from tests.videos import moving_frames, write_frames, write_video
 
@@ -259,6 +259,22 @@ def test_cvat_for_video(videos):
     ]
 
 
+def test_attributes_of_cvat_are_fields(videos):
+    """Those of a track hold always, those of its shapes from one to the next; labels are taken unless one is named."""
+    how = '<attribute name="how">{}</attribute></box>'
+    walk = track("man", (0, 0), (5, 0), (10, 1)).replace("\n    </box>", how.format("fast"), 1)
+    walk = walk.replace("\n    </box>", how.format("slow")).replace(
+        "  </track>", '<attribute name="who">me</attribute></track>'
+    )
+    export = META.format(filter="") + walk + "</annotations>\n"
+    assert convert(videos, "a.xml", export) == [("a.mp4#t=0,1", "man")]
+    assert convert(videos, "a.xml", export, "--field", "how") == [("a.mp4#t=0,0.5", "fast"), ("a.mp4#t=0.5,1", "slow")]
+    assert convert(videos, "a.xml", export, "--field", "who") == [("a.mp4#t=0,1", "me")]
+    tag = image(0, "frame_000000", "man").replace("\n    </tag>", '<attribute name="how">slow</attribute></tag>')
+    export = META.format(filter="") + tag + "</annotations>\n"
+    assert convert(videos, "a.xml", export, "--field", "how") == [("a.mp4", "slow")]
+
+
 def test_cvat_for_images(videos):
     frames = [image(i, f"frame_{i:06d}", *(["jump"] * (i < 5) + ["run"] * (i >= 3))) for i in range(20)]
     export = META.format(filter="") + "".join(frames) + "</annotations>\n"
@@ -331,6 +347,25 @@ def test_via(videos):
     boxes = {"1_j5sJvB9h": {"vid": "1", "flg": 0, "z": [0.25, 1.5], "xy": [], "av": {"3": "7,8"}}}
     (videos.parent / "via.json").write_text(json.dumps(via(boxes)))
     assert [mark.label for mark in read_export(videos.parent / "via.json")] == ["outdoors", "night"]
+
+
+def test_names_that_are_numbers_stay_names_of_several_labels(videos):
+    marks = [Mark("a.mp4", "3"), Mark("a.mp4", "17"), Mark("b.mp4", "17")]
+    assert write_label_list(marks, videos.parent / "list.csv", videos=videos)["rows"] == 2
+    table = load_records(videos.parent / "list.csv")
+    assert (table.classes, [record.label for record in table]) == (("17", "3"), [(0, 1), (0,)])
+
+
+def test_a_segment_beyond_the_end_of_its_video_is_named(videos, capsys):
+    def marks(*ends: float) -> dict[str, Any]:
+        times = {
+            f"1_{n}": {"vid": "1", "flg": 0, "z": [1, end], "xy": [], "av": {"1": "1"}} for n, end in enumerate(ends)
+        }
+        return via(times)
+
+    assert convert(videos, "via.json", marks(2.1)) == [("a.mp4#t=1,2.1", "jump rope")]  # sound may last longer
+    assert convert(videos, "via.json", marks(2, 9), code=1) == [("a.mp4#t=1,2", "jump rope")]
+    assert "a.mp4: has a segment from 1 to 9 s, and lasts 2 s" in capsys.readouterr().err
 
 
 def test_what_cannot_be_used_is_named(videos, capsys):

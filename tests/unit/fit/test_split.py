@@ -64,8 +64,9 @@ def test_sources_are_found(paths: list[str], count: int, by: str) -> None:
         [f"{name}/{hashlib.md5(f'{name}{k}'.encode()).hexdigest()[:10]}.mp4" for name in CLASSES for k in range(40)],
         [f"{name}/IMG_{1000 + 50 * place + k}.MOV" for place, name in enumerate(CLASSES) for k in range(40)],
         ["jump/a.mp4", "run/b.mp4"],
+        [*each("{c}/clip {k} final.mp4", k=range(9)), "jump/intro.mp4", "run/first try.mp4"],
     ],
-    ids=["counted", "hashes", "a camera's", "one each"],
+    ids=["counted", "hashes", "a camera's", "one each", "counted but for one"],
 )
 def test_names_that_show_no_source_give_no_groups(paths: list[str]) -> None:
     found = groups_of(paths)
