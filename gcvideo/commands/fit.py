@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         results = fit(args, began=began)
     except Stopped as signal:
-        warn(f"stopped by {signal}; start again with --overwrite")
+        warn(f"stopped by {signal}; the same command starts again, or says how to finish the training")
         return EXIT_CODE
     if args.json:
         write_json(args.json, results)

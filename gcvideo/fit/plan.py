@@ -74,14 +74,10 @@ class Plan:
 
 def plan_clips(plan: Plan, videos: Videos) -> float:
     """Choose length, stride, rate and size of the clips, and how many test a video; returns the seconds of a clip."""
-    data, seen = (
-        plan.config.data,
-        [pair for pair in zip(videos.records, videos.rows, strict=True) if pair[1].get("frames")],
-    )
-    assumed = data.frame_rate or 25.0  # of folders of frames
-    rates = [row["fps"] or assumed for _, row in seen] or [assumed]
-    lengths = [row["frames"] / rate for (_, row), rate in zip(seen, rates, strict=False)]
-    times = [t if r.end is None else r.end - (r.start or 0) for (r, _), t in zip(seen, lengths, strict=True)] or [2.0]
+    data, assumed = plan.config.data, plan.config.data.frame_rate or 25.0  # the latter of folders of frames
+    seen = [(r, row) for r, row in zip(videos.records, videos.rows, strict=True) if row.get("height")]
+    times = [row["duration"] or row["frames"] / assumed if r.end is None else r.end - (r.start or 0) for r, row in seen]
+    times, rates = times or [2.0], [row["fps"] or assumed for _, row in seen] or [assumed]
     side = float(np.median([min(row["height"], row["width"]) for _, row in seen] or [240]))
     short, middle, rate = float(np.quantile(times, 0.1)), float(np.median(times)), float(np.median(rates))
     if max(rates) > 1.1 * min(rates) and (data.frame_rate or all(row["fps"] for _, row in seen)):

@@ -159,18 +159,15 @@ class Fit:
     def try_inputs(self, parts: Parts) -> None:
         """Choose frames or differences of frames by short trainings on both, tested on videos held out of training."""
         train, batch, labels = parts["train"], self.plan.config.train.batch_size, self.videos.labels
-        pairs = [(train, parts["val"]) if len(parts["val"]) else self.split(train, TRIAL_SHARE)]
-        if len(pairs[0][1]) < TRIED:
-            fold = folds(labels[train], self.groups[train], 3, seed=self.plan.config.seed)
-            pairs = [(train[fold != k], train[fold == k]) for k in range(3)]
-        pairs = [(one, two) for one, two in pairs if len(two) and len({*labels[one]}) == len(self.videos.classes)]
+        fold = folds(labels[train], self.groups[train], round(1 / TRIAL_SHARE), seed=self.plan.config.seed)
+        pairs = [(train[fold != k], train[fold == k]) for k in np.unique(fold)]
+        pairs = [(one, two) for one, two in pairs if len({*labels[one]}) == len(self.videos.classes)]
         clips = max((len(one) + TEST_COST * len(two) for one, two in pairs), default=0)
+        most = max(TRIAL_EPOCHS, TRIAL_STEPS * batch / len(train))
         while pairs:
             seconds = TRIAL_TIME * self.seconds / 2 / len(pairs) - 3  # a start and a validation take some time
-            epochs = min(
-                max(TRIAL_EPOCHS, TRIAL_STEPS * batch / len(train)), round(seconds / self.clip_seconds / clips, 3)
-            )
-            if epochs * len(train) > FEWEST_STEPS * batch:
+            epochs = min(most, round(seconds / self.clip_seconds / clips, 3))
+            if sum(len(two) for _, two in pairs[1:]) < TRIED and epochs * len(train) > FEWEST_STEPS * batch:
                 break
             pairs.pop()
         if INPUT in self.plan.given or not pairs:

@@ -107,7 +107,7 @@ def test_folds_of_a_list_with_several_labels(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [f"{path},{('0', '1', '0 1')[i % 3]}\n" for i, path in enumerate(sorted(own.rglob("person[012]*.mp4")))]
+    rows = [f"{path},{('0', '1', '0 1')[i % 3]}\n" for i, path in enumerate(sorted(own.rglob("person[012]*")))]
     Path("list.csv").write_text("path,labels\n" + "".join(rows))
     assert fit("list.csv", *TINY, "train.epochs=1", "--folds", "2", "--name", "both") == 0
     output = capsys.readouterr().out

@@ -136,7 +136,9 @@ def test_what_takes_one_label_a_video_says_so(run: Path, place: Path, tmp_path: 
     assert main(["test", "--from-predictions", file, "--compare", file]) == 2
     assert "has several labels a video; only accuracies of one label" in capsys.readouterr().err
     assert main(["test", "--from-predictions", file, file, "--json", str(tmp_path / "again.json")]) == 0
-    assert re.search(r"video .views ensembled. +[\d.]+ % +50.00 %", capsys.readouterr().out)
+    output = capsys.readouterr().out
+    assert ", sigmoid\n" in output
+    assert re.search(r"video .views ensembled. +[\d.]+ % +50.00 %", output)
     again, first = (json.loads(path.read_text()) for path in (tmp_path / "again.json", run / "results.json"))
     assert again["per_class"] == first["per_class"]
     assert main(["test", "--mean", file.replace("predictions.npz", "results.json"), str(tmp_path / "again.json")]) in (

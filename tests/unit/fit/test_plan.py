@@ -94,6 +94,25 @@ def test_epochs_fill_the_time_up_to_a_limit() -> None:
     assert plan.config.train.epochs == pytest.approx(0.1)  # one step
 
 
+def test_the_head_learns_first_where_weights_are_given_and_epochs_are_enough() -> None:
+    for words, seconds, expected in (((), 250.0, 2), ((), 30.0, 0), (("model.weights=null",), 250.0, 0)):
+        plan = Plan("mine", words)
+        plan_epochs(plan, seconds=seconds, videos=160, validates=False, epoch_seconds=10.0)
+        assert plan.config.train.freeze_epochs == expected
+        assert plan.config.train.freeze == (["backbone"] if expected else [])
+    plan = Plan("mine", ("train.freeze=[stem]",))
+    plan_epochs(plan, seconds=250.0, videos=160, validates=False, epoch_seconds=10.0)
+    assert (plan.config.train.freeze, plan.config.train.freeze_epochs) == (["stem"], 0)
+
+
+def test_folders_of_frames_have_sizes_and_lengths_but_no_rate() -> None:
+    row = {"duration": None, "fps": None, "frames": 10, "height": 60}
+    plan = planned(**row)
+    assert (plan.config.data.crop, plan.config.data.stride, plan.config.data.target_fps) == (48, 1, None)
+    assert planned(**{**row, "fps": [None, 50.0], "duration": [None, 9.0]}).config.data.target_fps is None
+    assert planned("data.frame_rate=10", **row).config.data.stride == 1
+
+
 def test_a_range_test_changes_the_rate_by_three_at_most() -> None:
     for found, expected in ((2e-3, 2e-3), (1.0, 3e-3), (1e-6, 1e-3 / 3), (None, 1e-3)):
         plan = Plan("mine", ())
