@@ -12,7 +12,7 @@ from gcvideo.files import require_writable
 
 TEXT_OPTIONS = ("json", "json_lines", "html", "csv", "markdown")  # files that are written after all the work
 FILE_OPTIONS = (*TEXT_OPTIONS, "save")
-FOLDER_OPTIONS = ("png", "pictures", "maps", "output")
+FOLDER_OPTIONS = ("png", "maps", "output")
 
 
 def require_numbers(args: argparse.Namespace, **least: float) -> None:

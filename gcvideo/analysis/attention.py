@@ -1,17 +1,14 @@
 """``gcvideo analyze attention CHECKPOINT``: do attention and output of each block depend on the query position?"""
 
 import argparse
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gcvideo import console
 from gcvideo.analysis import networks
 from gcvideo.analysis.attention_stats import MEASURES, PAPER, PAPER_TABLES, block_statistics, summarize
-from gcvideo.console import percent, printable
+from gcvideo.console import percent
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import make_views
@@ -19,21 +16,16 @@ from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, DataError
 from gcvideo.eval.trained import TrainedNetwork
 from gcvideo.files import write_json
-from gcvideo.layers import BlockTrace, TracedBlock, record_attention
-from gcvideo.report.maps import far_apart_maps
-from gcvideo.report.pictures import save_picture
+from gcvideo.layers import TracedBlock, record_attention
 
 # One clip from the middle of each video, its centre crop: many videos tell more than many views of a few.
 ONE_VIEW = ("test.clips=1", "test.crops=1", "test.whole_frame=false")
-MOST_DRAWN = 4  # videos
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the analysis."""
     parser.usage = "gcvideo analyze attention CHECKPOINT [key=value ...] [options]"
     networks.add_arguments(parser, videos=20)
-    text = f"draw the maps of far-apart queries of the first {MOST_DRAWN} videos there, as PNG"
-    parser.add_argument("--pictures", metavar="DIR", help=text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,13 +33,13 @@ def run(args: argparse.Namespace) -> None:
     network, records = networks.load(args, defaults=ONE_VIEW)
     if not any(isinstance(module, TracedBlock) for module in network.model.modules()):
         raise ConfigError(f"{network.path}: this network has neither non-local nor context blocks to look into")
-    results = analyze(network, records, pictures=args.pictures)
+    results = analyze(network, records)
     show(results)
     if args.json:
         write_json(args.json, results)
 
 
-def analyze(network: TrainedNetwork, records: RecordTable, *, pictures: str | None = None) -> dict[str, Any]:
+def analyze(network: TrainedNetwork, records: RecordTable) -> dict[str, Any]:
     """Measure each block on every view of every video, one at a time.
 
     The maps of all blocks are held at once: 4 bytes x queries x keys a block, 39 MB for 8 x 28 x 28 positions with
@@ -56,7 +48,6 @@ def analyze(network: TrainedNetwork, records: RecordTable, *, pictures: str | No
     Args:
         network: in float32.
         records: the videos; their views are those of ``network.config.test``.
-        pictures: folder for those of the first ``MOST_DRAWN`` videos; None: none are drawn.
 
     Returns:
         what ``--json`` writes: the summary, the statistics of every clip, the paper's, and what was run on what.
@@ -64,15 +55,13 @@ def analyze(network: TrainedNetwork, records: RecordTable, *, pictures: str | No
     config, blocks = network.config, dict(network.model.named_modules())
     measured: list[dict[str, Any]] = []
     failures: list[Failure] = []
-    drawn: list[str] = []
-    left_to_draw = MOST_DRAWN if pictures else 0  # videos
     total = len(records) * config.test.clips * config.test.crops
     with console.Progress("attention", total=total, unit="clips") as progress:
         for video in networks.view_loader(config, records):
             if video.failure is not None:
                 failures.append(video.failure)
                 continue
-            for number, clip in enumerate(make_views(video).split(1)):  # uint8 (1, C, T, h, w)
+            for clip in make_views(video).split(1):  # uint8 (1, C, T, h, w)
                 batch = normalize(clip.to(network.device), mean=config.data.mean, std=config.data.std)
                 with torch.no_grad(), record_attention(network.model) as traces:
                     network.model(batch)
@@ -80,9 +69,6 @@ def analyze(network: TrainedNetwork, records: RecordTable, *, pictures: str | No
                 found = {name: block_statistics(blocks[name], trace, seed=seed) for name, trace in traces.items()}
                 measured.append({"video": video.id, "blocks": found})
                 progress.advance()
-                if pictures and number == 0 and left_to_draw:
-                    left_to_draw -= 1
-                    drawn += draw(Path(pictures), video.index, clip, traces)
     if not measured:
         reason = f"; {failures[0].path}: {failures[0].reason}" if failures else ""
         raise DataError(f"{records.source}: no video can be read{reason}")
@@ -91,17 +77,7 @@ def analyze(network: TrainedNetwork, records: RecordTable, *, pictures: str | No
         **summarize(network.model, measured),
         "paper_from_memory_unverified": PAPER,
         "clips": measured,
-        "pictures": drawn,
     }
-
-
-def draw(folder: Path, video: int, clip: Tensor, traces: Mapping[str, BlockTrace]) -> list[str]:
-    """Write a picture of the maps of each block that has any; returns the files."""
-    shown = {name: far_apart_maps(clip, trace) for name, trace in traces.items() if trace.attention is not None}
-    files = [folder / f"video{video:04d}_{name.replace('.', '_')}.png" for name in shown]
-    for file, picture in zip(files, shown.values(), strict=True):
-        save_picture(file, picture)
-    return [str(file) for file in files]
 
 
 def show(results: dict[str, Any]) -> None:
@@ -123,8 +99,6 @@ def show(results: dict[str, Any]) -> None:
             empty = percent(row["empty_maps"])
             console.say(f"{row['block']}: {empty} of the queries attend to nothing; they are left out")
     networks.warn_of(results["failures"])
-    if results["pictures"]:
-        console.say(f"{len(results['pictures'])} pictures: {printable(str(Path(results['pictures'][0]).parent))}")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

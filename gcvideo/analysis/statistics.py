@@ -105,9 +105,7 @@ def compare_accuracy(
     Raises:
         DataError: see ``common_videos``.
     """
-    owners = [name for name, runs in zip(names, predictions, strict=True) for _ in runs]
-    everyone = iter(common_videos(owners, [run for runs in predictions for run in runs]))
-    common = [[next(everyone) for _ in runs] for runs in predictions]
+    common = _common_runs(names, predictions)
     correct = [[_correct(run) for run in runs] for runs in common]
     values = [np.stack([right.sum(0) / total.sum(0) for right, total in runs]) for runs in correct]  # (runs, measures)
     drawn = _resample(correct, seed=seed)
@@ -134,6 +132,54 @@ def compare_accuracy(
             row["mcnemar"] = [mcnemar(*pair) for pair in zip(common[0], own, strict=False)]  # as many as both have
         rows.append(row)
     return rows
+
+
+def changed_videos(names: Sequence[str], predictions: Sequence[Sequence[Predictions]]) -> dict[str, Any]:
+    """Videos that one network has right and another wrong: right in more than half of its runs.
+
+    Args:
+        names: of the networks.
+        predictions: of each network, one or more runs.
+
+    Returns:
+        "pairs": for each network how many videos it has right that each other has wrong; "videos": those that not all
+        agree on, the most even sides first, as {"id", "path", "class", "label", "networks"}, the last for each network
+        {"network", "prediction" and "score" of its first run, "right"}; "example": the first of them, else any.
+    """
+    common = _common_runs(names, predictions)
+    first = common[0][0]
+    wins = np.array([sum(label_ranks(run.scores, run.labels) < 1 for run in runs) for runs in common])  # (networks, V)
+    share = wins / np.array([[len(runs)] for runs in common])
+    right = share > 0.5
+    disputed = right.any(0) & ~right.all(0)
+    order = np.lexsort((-share.std(0), ~disputed)).tolist()
+    classes = first.classes or [str(k) for k in range(first.scores.shape[1])]
+    videos = []
+    for i in order[: max(1, disputed.sum())]:
+        networks = [
+            {
+                "network": name,
+                "prediction": classes[int(runs[0].scores[i].argmax())],
+                "score": float(runs[0].scores[i].max()),
+                "right": f"{won} of {len(runs)} runs" if len(runs) > 1 else "yes" if won else "no",
+            }
+            for name, runs, won in zip(names, common, wins[:, i], strict=True)
+        ]
+        path, label = (first.paths or first.ids)[i], int(first.labels[i])
+        own = {"id": first.ids[i], "path": path, "class": classes[label], "label": label, "networks": networks}
+        videos.append(own)
+    pairs = [
+        {"right": name, **{f"{other} wrong": int((a & ~b).sum()) for other, b in zip(names, right, strict=True)}}
+        for name, a in zip(names, right, strict=True)
+    ]
+    return {"pairs": pairs, "videos": videos if disputed.any() else [], "example": videos[0]}
+
+
+def _common_runs(names: Sequence[str], predictions: Sequence[Sequence[Predictions]]) -> list[list[Predictions]]:
+    """``common_videos`` of all runs of all networks."""
+    owners = [name for name, runs in zip(names, predictions, strict=True) for _ in runs]
+    everyone = iter(common_videos(owners, [run for runs in predictions for run in runs]))
+    return [[next(everyone) for _ in runs] for runs in predictions]
 
 
 def _correct(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import torch
 
 from gcvideo import console
 from gcvideo.analysis.networks import load_predictions
-from gcvideo.analysis.statistics import compare_accuracy
+from gcvideo.analysis.statistics import changed_videos, compare_accuracy
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.blocks import measure_scaling
 from gcvideo.benchmark.complexity import count_config, read_configs
@@ -23,9 +23,18 @@ from gcvideo.benchmark.timing import Contender, pick_clock, time_contenders
 from gcvideo.benchmark.workloads import forward_pass, peak_memory, random_clips, training_step
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict
 from gcvideo.errors import ConfigError
+from gcvideo.eval.test_run import run_test
+from gcvideo.eval.trained import load_trained
+from gcvideo.prepare.synthetic import make_synthetic
 from gcvideo.report.comparison import left_out_lines, plots_of, tables_of, write_comparison
 from gcvideo.report.plots import png
+from gcvideo.train.trainer import Trainer
 
+# Preset, and whether it is --quick -> its networks.
+PRESETS = {
+    ("paper", False): [f"slow_r50{blocks}" for blocks in ("", "_nl5", "_snl5", "_se_c345", "_gc5", "_gc_c345")],
+    ("paper", True): [f"quick/{kind}.yaml" for kind in ("plain", "nl", "snl", "se", "gc")],
+}
 PARTS = ("forward", "train", "memory", "throughput", "scaling")
 # What one block is measured on: channels, and the shapes (T, H, W) of features that grow in one way.
 CHANNELS = 512
@@ -46,7 +55,10 @@ class Candidate(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark compare``."""
     about = "YAML files, folders, model names; changes to all"
-    parser.add_argument("configs", nargs="+", metavar="CONFIG | key=value", help=about)
+    parser.add_argument("configs", nargs="*", metavar="CONFIG | key=value", help=about)
+    parser.add_argument("--preset", choices=["paper"], help="the networks of GCNet's table for Kinetics, and SE")
+    text = "with --preset: small networks, first trained and tested on synthetic videos where no such run lies in runs/"
+    parser.add_argument("--quick", action="store_true", help=text)
     add = parser.add_argument_group("what is measured").add_argument
     add("--frames", type=int, metavar="T", help="frames a clip (default: the config's)")
     add("--size", type=int, metavar="S", help="height and width (default: the config's crop)")
@@ -65,14 +77,19 @@ def run(args: argparse.Namespace) -> None:
     """Measure, show, and write what was asked for."""
     device, _, machine = harness.set_up(args, frames=1, size=1, batch=1, batches=1)
     candidates = read_candidates(args)
+    if args.quick:
+        args.predictions = [[train_and_test(candidate.config)] for candidate in candidates]
     console.say(f"{len(candidates)} networks on {machine}")
     accuracies: Sequence[dict[str, Any] | None] = [None] * len(candidates)
+    changed = None
     if args.predictions:
         tests = [[load_predictions(place) for place in places] for places in args.predictions]
-        accuracies = compare_accuracy([candidate.name for candidate in candidates], tests)
+        names = [candidate.name for candidate in candidates]
+        accuracies, changed = compare_accuracy(names, tests), changed_videos(names, tests)
     results: dict[str, Any] = {
         "networks": measure_networks(candidates, args, device=device),
         "scaling": None if "scaling" in args.skip else scaling(args.rounds, device),
+        "changed": changed,
         "machine": machine,
         "clock": pick_clock(device),
     }
@@ -83,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
         console.warn(line)
     plots = plots_of(results)
     if args.html:
-        write_comparison(args.html, results, plots)
+        write_comparison(args.html, results, plots, [places[0] for places in args.predictions or ()])
         console.say(f"page: {args.html}")
     if args.png:
         for name, plot in plots.items():
@@ -94,7 +111,10 @@ def run(args: argparse.Namespace) -> None:
 def read_candidates(args: argparse.Namespace) -> list[Candidate]:
     """The networks to compare; a ``ConfigError`` for what cannot be measured, before anything is."""
     overrides = [argument for argument in args.configs if "=" in argument]
-    found = read_configs([argument for argument in args.configs if "=" not in argument])
+    places = [argument for argument in args.configs if "=" not in argument]
+    if args.quick and (not args.preset or places or args.predictions):
+        raise ConfigError("--quick: trains the networks of a --preset, so it takes no configs and no --predictions")
+    found = read_configs([*(PRESETS[args.preset, args.quick] if args.preset else ()), *places])
     if not found:
         raise ConfigError("give at least one config, for example slow_r50 slow_r50_nl5 slow_r50_gc5")
     if args.predictions and len(args.predictions) != len(found):
@@ -108,6 +128,17 @@ def read_candidates(args: argparse.Namespace) -> list[Candidate]:
         name = next(name for name in (short_name(place), place, f"{place} ({len(taken) + 1})") if name not in taken)
         candidates.append(Candidate(name, config, (3, frames, size, size)))
     return candidates
+
+
+def train_and_test(config: RunConfig) -> str:
+    """Folder of a run of a config, on the synthetic set if it lacks its videos; one that was tested stays as it is."""
+    folder, videos = config.run_dir, Path(str(config.data.train.annotation))
+    if not (folder / "predictions.npz").exists():
+        if not videos.exists():
+            make_synthetic(videos.parent)
+        Trainer(config).fit(overwrite=True)
+        run_test(load_trained(folder), output=folder)
+    return str(folder)
 
 
 def short_name(place: str) -> str:

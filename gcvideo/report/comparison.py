@@ -1,5 +1,6 @@
 """Results of ``gcvideo benchmark compare``: tables on the console, and a page with tables and plots."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,15 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from gcvideo.console import printable
+from gcvideo.errors import CheckpointError
+from gcvideo.predict.predictor import load
+from gcvideo.report.maps import Explanation, explain_video, side_by_side
 from gcvideo.report.page import write_page
+from gcvideo.report.pages import maps_for_page
+from gcvideo.report.pictures import moving_picture, scale_in_css, thumbnails
 from gcvideo.report.plots import Series, line_plot
 
+MOST_CHANGED = 8  # videos on the page, each of some 150 kB
 Row = dict[str, object]  # column -> value; a row that lacks a column of another one shows a dash
 
 
@@ -29,8 +36,24 @@ def tables_of(results: dict[str, Any]) -> dict[str, list[Row]]:
     return tables
 
 
-def write_comparison(path: str | Path, results: dict[str, Any], plots: dict[str, Figure]) -> None:
-    """Write the tables and plots (``plots_of``) as one self-contained page."""
+def write_comparison(
+    path: str | Path, results: dict[str, Any], plots: dict[str, Figure], runs: Sequence[str | Path] = ()
+) -> None:
+    """Write one self-contained page: tables, plots, the videos that networks differ on, and where they look in one.
+
+    Args:
+        path: of the HTML file.
+        results: as for ``tables_of``.
+        plots: of ``plots_of``.
+        runs: of each network the run whose attention is shown; those without a checkpoint are left out.
+    """
+    changed = results.get("changed") or {"pairs": [], "videos": []}
+    videos = [
+        {**video, "pictures": thumbnails(video["path"], 6), "moving": moving_picture(video["path"])}
+        for video in changed["videos"][:MOST_CHANGED]
+    ]
+    names = [network["config"] for network in results["networks"]]
+    looks = look_at(changed["example"], dict(zip(names, runs, strict=False))) if changed["pairs"] else []
     write_page(
         path,
         "comparison.html.j2",
@@ -38,8 +61,28 @@ def write_comparison(path: str | Path, results: dict[str, Any], plots: dict[str,
         results=results,
         tables=list(tables_of(results).items()),
         left_out=left_out_lines(results["networks"]),
-        plots=list(plots.values()),
+        plots=plots,
+        changed=changed,
+        videos=videos,
+        looks=[maps_for_page(each) for each in looks],
+        scale=scale_in_css(),
     )
+
+
+def look_at(video: dict[str, Any], runs: dict[str, str | Path]) -> list[Explanation]:
+    """Where networks look in one video, for its class; those that see the same clip in one explanation.
+
+    Args:
+        video: "path" and "label", as ``changed_videos`` has them.
+        runs: name and run folder of each network; those without a checkpoint are left out.
+    """
+    entry = {"video": video["path"], "predictions": [{"index": video["label"]}]}
+    clips: dict[bytes, list[tuple[str, Explanation]]] = {}
+    for name, run in runs.items():
+        with contextlib.suppress(CheckpointError):
+            if found := explain_video(load(run), entry, all_queries=True):
+                clips.setdefault(found.frames.tobytes(), []).append((name, found))
+    return [side_by_side(alike) for alike in clips.values()]
 
 
 def cost_table(networks: Sequence[dict[str, Any]]) -> list[Row]:

@@ -25,8 +25,6 @@ Place = tuple[float, float, float]  # time, height and width as fractions of a c
 Rows = list[tuple[str, np.ndarray]]  # names, and frames uint8 (T, H, W, 3)
 
 MIDDLE: Place = (0.5, 0.5, 0.5)
-# Queries that are far apart: first and last frame, opposite corners.
-FAR_APART: tuple[Place, ...] = ((0.0, 0.25, 0.25), (0.0, 0.75, 0.75), (1.0, 0.25, 0.75), (1.0, 0.75, 0.25))
 MOST_QUERIES = (8, 7, 7)  # frames, rows and columns of queries that a page offers
 MOST_KEYS = 14  # rows and columns of each of their maps; more are averaged
 
@@ -167,6 +165,21 @@ def explain(
     return Explanation(clip[0].permute(1, 2, 3, 0).contiguous().numpy(), layers, query, grid)
 
 
+def side_by_side(explained: Sequence[tuple[str, Explanation]]) -> Explanation:
+    """Explanations of the same clip by several networks as one: the rows of a layer follow each other.
+
+    Args:
+        explained: name and explanation of each network; queries move over those whose grid is the first one's.
+    """
+    grid = next((each.grid for _, each in explained if each.grid), None)
+    rows: dict[str, list[Layer]] = {}
+    for name, each in explained:
+        for layer in each.layers:
+            named = layer._replace(name=f"{name}: {layer.name}", by_query=layer.by_query and each.grid == grid)
+            rows.setdefault(layer.name.split(",")[0].split(":")[0], []).append(named)
+    return explained[0][1]._replace(layers=[layer for alike in rows.values() for layer in alike], grid=grid)
+
+
 def _is_pairwise(trace: BlockTrace) -> bool:
     return trace.attention is not None and trace.attention.shape[1] > 1
 
@@ -270,34 +283,3 @@ def query_sheet(explanation: Explanation) -> np.ndarray:
             row = [("", ringed(tile, place)[0]) for tile, place in zip(tiles[y * width :], at, strict=False)]
             rows.append(row if y else [(layer.name, row[0][1]), *row[1:], ("mean", tiles[-1][0])])
     return sheet(rows, frame_height=64)
-
-
-def far_apart_maps(clip: Tensor, trace: BlockTrace) -> np.ndarray:
-    """One picture of a clip and, below it, the attention maps of four far-apart queries, each marked by a ring.
-
-    Of a long clip 8 evenly spaced frames are shown. All maps have one colour scale, from 0 to the highest weight of any
-    of them, so rows that look alike are alike. A block with one map for all queries has one row.
-
-    Args:
-        clip: uint8 (1, 3, T, H, W).
-        trace: of that clip, with attention. Negative weights (of the dot product) are drawn by their size.
-
-    Returns:
-        uint8 (height, width, 3).
-    """
-    assert trace.attention is not None
-    size = clip.shape[2:]  # (T, H, W)
-    shown = torch.linspace(0, size[0] - 1, min(size[0], 8)).round().long()
-    frames = clip[0, :, shown].permute(1, 2, 3, 0).cpu().numpy()
-    is_shared = trace.attention.shape[1] == 1
-    queries = (MIDDLE,) if is_shared else FAR_APART
-    maps = torch.cat([map_of_query(trace, query) for query in queries]).abs().cpu()
-    maps = resize_maps(maps, size)[:, shown]
-    maps = maps / maps.max().clamp_min(torch.finfo(torch.float32).tiny)
-    rows = [film_strip("clip", frames)]
-    for query, weights in zip(queries, maps.numpy(), strict=True):
-        row = overlay(frames, weights)
-        t, y, x = query
-        name = "shared by all queries" if is_shared else f"query t={t:g} y={y:g} x={x:g}, in fractions of the clip"
-        rows.append(film_strip(name, row if is_shared else ringed(row, query)))
-    return sheet(rows)

@@ -99,7 +99,7 @@ def write_prediction_page(
             labelled += 1
             pictures = thumbnails(entry["video"], 16 if "timeline" in entry else 8)
             explanation = explain_video(predictor, entry) if pictures and labelled <= MOST_MAPS else None
-        videos.append({**entry, "pictures": pictures, "maps": _maps(explanation) if explanation else None})
+        videos.append({**entry, "pictures": pictures, "maps": maps_for_page(explanation) if explanation else None})
     write_page(
         path,
         "predictions.html.j2",
@@ -229,11 +229,11 @@ def write_maps_page(path: str | Path, entry: dict[str, Any], explained: Sequence
         entry: of the video, as ``gcvideo predict --json`` writes it.
         explained: for each network its name and where it looked in the video.
     """
-    values = {"entry": entry, "networks": [(name, _maps(explanation)) for name, explanation in explained]}
+    values = {"entry": entry, "networks": [(name, maps_for_page(explanation)) for name, explanation in explained]}
     write_page(path, "maps.html.j2", title="Where the network looked", scale=scale_in_css(), **values)
 
 
-def _maps(explanation: Explanation) -> dict[str, Any]:
+def maps_for_page(explanation: Explanation) -> dict[str, Any]:
     """Frames, names of layers, and what the page's script draws: the maps in bytes, at the blocks' own resolution."""
     frames = explanation.frames
     shown = np.linspace(0, len(frames) - 1, min(len(frames), 8)).round().astype(int).tolist()

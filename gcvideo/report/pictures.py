@@ -122,9 +122,7 @@ def _dithered(image: Image.Image) -> Image.Image:
 
 def data_uri(picture: np.ndarray, *, height: int) -> str:
     """A picture (H, W, 3) as a ``data:`` address of a JPEG, scaled down to ``height`` pixels."""
-    image = Image.fromarray(picture)
-    image.thumbnail((image.width, height), Image.Resampling.LANCZOS)
-    return "data:image/jpeg;base64," + base64.b64encode(_encode(image, "JPEG", quality=80)).decode()
+    return _uri([_lower(picture, height)], "JPEG", quality=80)
 
 
 def thumbnails(
@@ -135,15 +133,39 @@ def thumbnails(
     Returns:
         seconds and ``data:`` address of each.
     """
+    return [(second, _uri([image], "JPEG", quality=80)) for second, image in _spread(path, count, height, span)]
+
+
+def moving_picture(path: str, *, count: int = 24, height: int = 160) -> str:
+    """Frames spread evenly over a video as a picture that plays in its time: a WebP in a ``data:`` address, or none."""
+    found = _spread(path, count, height, (0.0, math.inf))
+    step = round(1000 * found[-1][0] / len(found)) if found else 0
+    return _uri([image for _, image in found], "WEBP", duration=max(step, 20), loop=0, quality=60) if found else ""
+
+
+def _spread(path: str, count: int, height: int, span: tuple[float, float]) -> list[tuple[float, Image.Image]]:
+    """Frames spread evenly over a stretch of a video, with their seconds; none if it cannot be read."""
     try:
         with open_video(path) as video:
             seconds = video.times - video.times[0]
             first, end = frames_between(seconds, *span)
             places = np.unique((first + (np.arange(count) + 0.5) * (end - first) / count).astype(int))
             # One frame at a time, as 4K frames are large.
-            return [(float(seconds[i]), data_uri(video.frames([i])[0], height=height)) for i in places]
+            return [(float(seconds[i]), _lower(video.frames([i])[0], height)) for i in places]
     except VideoError:
         return []
+
+
+def _lower(picture: np.ndarray, height: int) -> Image.Image:
+    image = Image.fromarray(picture)
+    image.thumbnail((image.width, height), Image.Resampling.LANCZOS)
+    return image
+
+
+def _uri(images: Sequence[Image.Image], kind: str, **options: object) -> str:
+    """Pictures as one file of a kind, in a ``data:`` address."""
+    options |= {"save_all": True, "append_images": images[1:]} if len(images) > 1 else {}
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(_encode(images[0], kind, **options)).decode()
 
 
 def _encode(image: Image.Image, kind: str, **options: object) -> bytes:

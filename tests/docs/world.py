@@ -238,6 +238,8 @@ def tiny(argv: list[str]) -> list[str]:
         for word in named[2:-1]:  # three are enough
             model_config(word)
             words.remove(word)
+    if "--quick" in words:
+        extra += [*TRAIN, "train.epochs=2"]
     if command == "benchmark compare" and "--skip" not in words:
         words = [*words, "--skip", "memory"]  # it starts a process for each number
     return [*words[:length], *extra, *words[length:]] if command == "benchmark compare" else [*words, *extra]

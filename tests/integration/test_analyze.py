@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from gcvideo.analysis import attention, attention_stats
+from gcvideo.analysis import attention_stats
 from gcvideo.cli import main
 from gcvideo.layers.non_local import INSTANTIATIONS
 from tests.tiny import tiny_checkpoint, tiny_videos
@@ -77,16 +76,8 @@ def test_the_same_videos_are_drawn_every_time(place: Path) -> None:
     assert one["clips"] == other["clips"]
 
 
-def test_pictures_of_far_apart_queries(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "MOST_DRAWN", 1)
-    folder = place / "pictures"
-    found = analyze(place, "attention", checkpoint(place, "nl"), "--pictures", str(folder))
-    assert len(found["pictures"]) == 3
-    height = np.asarray(Image.open(found["pictures"][0])).shape[0]
-    gc = analyze(place, "attention", checkpoint(place, "gc"), "--pictures", str(folder / "gc"))
-    assert (
-        np.asarray(Image.open(gc["pictures"][0])).shape[0] == height * 2 // 5
-    )  # the clip and one shared map, not four
+def test_a_context_block_has_one_map_and_no_distances(place: Path) -> None:
+    gc = analyze(place, "attention", checkpoint(place, "gc"))
     assert {row["kind"] for row in gc["blocks"]} == {"shared attention"}
     assert gc["average"] is None
 
@@ -106,7 +97,6 @@ def test_simplify_reports_what_sharing_the_maps_costs(place: Path, capsys: pytes
     [
         (["attention", "{gc}", "--videos", "0"], "--videos: must be at least 1, not 0"),
         (["attention", "{gc}", "--json", "{gc}/a.json"], "cannot be written"),
-        (["attention", "{gc}", "--pictures", "{gc}"], "cannot be written"),
         (["attention", "{gc}", "test.crip=3"], "crip"),
         (["attention", "{gc}", "config.yaml"], "write key=value"),
         (["attention", "{none}"], "neither non-local nor context blocks"),

@@ -117,6 +117,8 @@ def test_runs_of_one_config_with_other_seeds(tmp_path: Path, capsys: pytest.Capt
     [
         (["slow_r5"], "unknown model 'slow_r5'"),
         (["model.width=4"], "give at least one config"),
+        (["slow_r18", "--quick"], "--quick: trains the networks of a --preset"),
+        (["slow_r18", "--preset", "paper", "--quick"], "takes no configs"),
         (["slow_r18", "--rounds", "0"], "--rounds: must be at least 1"),
         (["slow_r18", "--batches", "4", "0"], "--batches: must be at least 1, not 0"),
         (["slow_r18", "model.wide=4"], "model.wid"),

@@ -40,7 +40,7 @@ def test_outputs_that_cannot_be_written_are_refused_first(tmp_path: Path) -> Non
         ("json", tmp_path, "file"),
         ("html", file / "a.html", "file"),
         ("csv", file / "b" / "c.csv", "file"),
-        ("pictures", file, "folder"),
+        ("png", file, "folder"),
     ):
         with pytest.raises(ConfigError, match=f"{place} cannot be written as a {kind}") as error:
             require_writable_outputs(argparse.Namespace(**{name: str(place)}))

@@ -11,6 +11,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from gcvideo.analysis.statistics import (
     binomial_p_value,
+    changed_videos,
     compare_accuracy,
     mcnemar,
 )
@@ -213,6 +214,23 @@ def test_intervals_of_several_runs_hold_other_videos_and_other_seeds() -> None:
     seeds, videos = top1["sd"] ** 2 / 4, (accuracies * (1 - accuracies)).mean() / (400 * 4)
     assert seeds > 5 * videos
     assert top1["high"] - top1["low"] == pytest.approx(2 * 1.96 * (seeds + videos) ** 0.5, rel=0.12)
+
+
+def test_videos_that_one_network_has_right_and_another_wrong() -> None:
+    a = right_or_wrong([True, True, False, False])
+    b = [
+        right_or_wrong(right)
+        for right in ([True, False, True, False], [True, False, True, True], [True, False, False, True])
+    ]
+    found = changed_videos(["a", "b"], [[a], b])  # b has v3 right in two of three runs
+    assert found["pairs"] == [{"right": "a", "a wrong": 0, "b wrong": 1}, {"right": "b", "a wrong": 2, "b wrong": 0}]
+    assert [video["id"] for video in found["videos"]] == ["v1", "v2", "v3"], "the most even sides first"
+    assert found["example"] == found["videos"][0]
+    own, other = found["videos"][1]["networks"]
+    assert (own["prediction"], own["score"], own["right"]) == ("1", pytest.approx(0.6), "no")
+    assert (other["prediction"], other["right"]) == ("0", "2 of 3 runs")
+    same = changed_videos(["a", "a again"], [[a], [a]])
+    assert (same["videos"], same["example"]["id"]) == ([], "v0")
 
 
 def test_predictions_of_different_tests_are_not_compared() -> None:

@@ -20,9 +20,14 @@ def test_networks_are_called_by_their_file_or_run_unless_two_share_a_name(tmp_pa
         save_config(RunConfig(name="gc"), tmp_path / file)
     one, run, other = (str(tmp_path / file) for file in ("gc.yaml", "gc_s0/config.yaml", "gc_s0/gc.yaml"))
     places = ["slow_r50", one, run, other, other]
-    args = argparse.Namespace(configs=places, predictions=None, device="cpu", frames=None, size=None)
+    common = {"predictions": None, "device": "cpu", "frames": None, "size": None}
+    args = argparse.Namespace(configs=places, preset=None, quick=False, **common)
     names = [candidate.name for candidate in read_candidates(args)]
     assert names == ["slow_r50", "gc", "gc_s0", other, f"{other} (5)"]
+    for quick, last in ((False, "slow_r50_gc_c345"), (True, "gc")):
+        args = argparse.Namespace(configs=["data.frames=4"], preset="paper", quick=quick, **common)
+        assert read_candidates(args)[-1].name == last
+        assert {candidate.shape[1] for candidate in read_candidates(args)} == {4}
 
 
 @pytest.mark.slow

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from gcvideo.analysis.statistics import compare_accuracy
+from gcvideo.analysis import statistics
+from gcvideo.analysis.statistics import changed_videos, compare_accuracy
 from gcvideo.benchmark.blocks import measure_scaling
 from gcvideo.benchmark.timing import CPU, Times
 from gcvideo.report.comparison import accuracy_table, cost_table, plots_of, write_comparison
 from tests.predictions import right_or_wrong
+from tests.tiny import tiny_checkpoint
+from tests.videos import moving_frames, write_video
 
 
 def test_runs_of_one_network_read_as_mean_and_deviation() -> None:
@@ -81,3 +84,27 @@ def test_accuracy_stands_against_cost_with_its_interval_and_its_runs() -> None:
     assert axes.containers[1][0].get_xydata().tolist() == [[2, pytest.approx(80)]]
     (dots,) = [line for line in axes.lines if line.get_marker() == "."]
     assert dots.get_xydata().tolist() == [[1, pytest.approx(50)], [1, pytest.approx(70)]]
+
+
+def test_the_page_shows_what_changed_and_where_each_network_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 20)
+    tests = [right_or_wrong(right) for right in ([True, False], [True, True])]
+    tests[0].paths = [str(tmp_path / "none.mp4"), str(write_video(tmp_path / "v1.mp4", moving_frames(20)))]
+    names, accuracies = ["gc", "file"], compare_accuracy(["gc", "file"], [[test] for test in tests])
+    rows = [measured(config=name, accuracy=found) for name, found in zip(names, accuracies, strict=True)]
+    results = {
+        "networks": rows,
+        "scaling": None,
+        "machine": "a CPU",
+        "changed": changed_videos(names, [[t] for t in tests]),
+    }
+    run = tiny_checkpoint(tmp_path).parents[1]
+    write_comparison(tmp_path / "page.html", results, plots_of(results), [run, tmp_path / "predictions.npz"])
+    text = (tmp_path / "page.html").read_text()
+    assert "gc</bdi></td>" in text
+    assert text.count("image/webp") == 1
+    assert "Where they look in the same clip" in text
+    assert "gc: Grad-CAM for" in text
+    assert "file: " not in text, "no checkpoint"

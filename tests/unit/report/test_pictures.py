@@ -15,14 +15,15 @@ from PIL import Image
 from torch import nn
 
 from gcvideo.config import ContextConfig, ModelConfig
-from gcvideo.layers import BlockTrace, record_attention
+from gcvideo.layers import record_attention
 from gcvideo.models.resnet3d import build_model
 from gcvideo.predict.predictor import load
 from gcvideo.report.maps import (
     MIDDLE,
+    Explanation,
+    Layer,
     Place,
     explain,
-    far_apart_maps,
     grad_cam,
     label_in_the_middle,
     map_of_query,
@@ -30,11 +31,13 @@ from gcvideo.report.maps import (
     query_sheet,
     resize_maps,
     scaled,
+    side_by_side,
 )
 from gcvideo.report.pictures import (
     colour,
     data_uri,
     film_strip,
+    moving_picture,
     overlay,
     ringed,
     save_animation,
@@ -43,7 +46,7 @@ from gcvideo.report.pictures import (
     sheet,
 )
 from tests.tiny import tiny_checkpoint
-from tests.videos import moving_frames
+from tests.videos import moving_frames, write_video
 
 
 def network(kind: str) -> Any:
@@ -178,19 +181,6 @@ def test_maps_are_brought_to_the_size_of_the_clip_and_scaled() -> None:
     assert not scaled(torch.zeros(1, 2, 4, 4)).any()
 
 
-def test_far_apart_queries_have_a_row_each_on_one_scale() -> None:
-    attention = torch.zeros(1, 2 * 2 * 2, 2, 2, 2)
-    attention[0, 0, 0, 0, 0] = 1.0  # the first query looks at itself, the others half as much at the last position
-    attention[0, 1:, 1, 1, 1] = 0.5
-    x = torch.zeros(1, 1, 2, 2, 2)
-    clip = torch.zeros(1, 3, 2, 32, 32, dtype=torch.uint8)
-    picture = far_apart_maps(clip, BlockTrace(x, attention, x, x))
-    assert picture.shape == (5 * (112 + 18), 2 * 112, 3)
-    own, other = (picture[130 * row : 130 * (row + 1)].astype(int).sum(axis=2) for row in (1, 2))
-    assert own[20:40, 2:20].mean() > other[-20:-2, -20:-2].mean() > own[-20:-2, -20:-2].mean() == 0
-    assert far_apart_maps(clip, BlockTrace(x, attention[:, :1], x, x)).shape[0] == 2 * (112 + 18)
-
-
 def test_the_colour_scale_rises_in_lightness() -> None:
     luma = colour(np.linspace(0, 1, 50)) @ np.array([0.299, 0.587, 0.114])
     assert (np.diff(luma) > 0).all()
@@ -251,3 +241,33 @@ def test_files(tmp_path: Path) -> None:
 
     uri = data_uri(frames[0], height=20)
     assert Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).height == 20
+
+
+def test_a_video_plays_on_a_page_in_its_own_time(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", moving_frames(50))  # 2 s
+    picture = Image.open(
+        io.BytesIO(base64.b64decode(moving_picture(str(video), count=10, height=24).partition(",")[2]))
+    )
+    assert (picture.format, picture.n_frames, picture.height) == ("WEBP", 10, 24)  # type: ignore[attr-defined]
+    picture.seek(1)
+    picture.load()
+    assert 10 * picture.info["duration"] == pytest.approx(2000, rel=0.1)
+    assert moving_picture(str(tmp_path / "none.mp4")) == ""
+
+
+def test_the_rows_of_one_layer_stand_together_whatever_network_they_are_of() -> None:
+    frames, one = np.zeros((2, 8, 8, 3), np.uint8), torch.ones(1, 1, 1, 1)
+    cam, res3 = Layer("Grad-CAM for a: 0 everywhere", one), "attention of res3.0"
+    nl = [cam, Layer(f"{res3}, from the ring", one, by_query=True), Layer(f"{res3}, mean of all queries", one)]
+    explained = {
+        "plain": Explanation(frames, [cam], MIDDLE, None),
+        "nl": Explanation(frames, nl, MIDDLE, (1, 1, 1)),
+        "finer": Explanation(frames, nl, MIDDLE, (2, 2, 2)),
+        "gc": Explanation(frames, [cam, Layer(res3, one), Layer("attention of res4.0", one)], MIDDLE, None),
+    }
+    found = side_by_side([*explained.items()])
+    names = [layer.name.split(": ")[0] for layer in found.layers]
+    assert names == ["plain", "nl", "finer", "gc", "nl", "nl", "finer", "finer", "gc", "gc"]
+    assert found.layers[-1].name == "gc: attention of res4.0"
+    assert found.grid == (1, 1, 1)
+    assert [layer.by_query for layer in found.layers[4:8]] == [True, False, False, False], "of another grid"
