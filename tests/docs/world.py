@@ -262,6 +262,7 @@ def command(argv: list[str]) -> int:
     if argv[1:3] == ["benchmark", "compare"]:
         from gcvideo.benchmark import compare
 
+        compare.PRESETS["paper", True] = compare.PRESETS["paper", True][1::3]  # nl and gc
         compare.CHANNELS = 8
         compare.GROWING = {"frames": [(2, 4, 4), (4, 4, 4)], "size": [(2, 4, 4), (2, 8, 8)]}
     if argv[1:3] == ["benchmark", "blocks"]:
