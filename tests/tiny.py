@@ -40,7 +40,7 @@ def tiny_config(folder: Path, **sections: dict[str, Any]) -> RunConfig:
         "test": {"clips": 2, "crops": 3, "short_side": 36, "crop": 32},
     }
     for name, section in sections.items():
-        values[name] = {**values[name], **section}
+        values[name] = {**values.get(name, {}), **section}
     return config_from_dict(values, where="the test's config")
 
 

@@ -1,0 +1,71 @@
+"""gcvideo's commands on the null GPU: ``run.sh python -m tests.device.command train CONFIG ... + test ...``.
+
+Kernels compute nothing, so a loss or a weight is what lay in memory. What reads such values and would stop the run is
+told here that all is well; a name that no longer exists fails at once. Several commands, parted by "+", follow each
+other in one process. With ``STOP_AT=N`` the last rank gets SIGUSR1 after step N of the first command.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import torch.nn.parallel.distributed as ddp
+
+from gcvideo import device as runtime
+from gcvideo.cli import main
+from gcvideo.eval.metrics import TrainMeter
+from gcvideo.eval.predictions import Predictions
+from gcvideo.train.nan_guard import NonFiniteGuard
+from gcvideo.train.step import TrainStep
+from tests.device import null
+
+
+def override(owner: Any, name: str, value: Any) -> Any:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    return before
+
+
+def pretend() -> None:
+    override(NonFiniteGuard, "check_weights", lambda self, *networks, **rest: None)
+    override(Predictions, "count_non_finite", lambda self: 0)
+    first_bad_step = override(TrainMeter, "first_bad_step", lambda self: (first_bad_step(self), None)[1])  # still waits
+    read = override(TrainMeter, "read", lambda self: {**read(self), "steps": 1, "clips": 8, "loss": 1.0})
+    # It compares the shapes of parameters between ranks on the device.
+    override(ddp, "_verify_param_shape_across_processes", lambda *args, **rest: None)
+    override(runtime, "warn_about_cudnn", lambda version: None)
+
+
+def stop_at(number: int) -> None:
+    """Send this process SIGUSR1 after so many steps."""
+    taken = 0
+
+    def counted(self: TrainStep, *args: Any, **options: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == number:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return step(self, *args, **options)
+
+    step = override(TrainStep, "step", counted)
+
+
+def run() -> int:
+    pretend()
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if rank == world - 1 and "STOP_AT" in os.environ:
+        stop_at(int(os.environ["STOP_AT"]))
+    words, codes = [*sys.argv[1:], "+"], []
+    while words:
+        end = words.index("+")
+        codes.append(main(words[:end]))
+        words = words[end + 1 :]
+    print("RANK", rank, codes, null.nccl_counts(), null.cuda_counts(), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    null.leave(run)

@@ -1,0 +1,105 @@
+"""Training steps on the null GPU: kernels, copies, allocations, waits, and the host's time.
+
+tests/device/null_gpu/run.sh python -m tests.device.steps kinetics400/slow_r50_gc_c345_8x8.yaml [--batch-size N] [...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gcvideo import device as runtime
+from gcvideo.config import RunConfig, load_config
+from gcvideo.data.dataset import ClipBatch
+from gcvideo.train.step import TrainStep
+from tests.device import null
+from tests.tiny import tiny_config
+
+
+def build(config: RunConfig) -> tuple[TrainStep, list[ClipBatch]]:
+    """The step of a config, and the micro-batches of one step on the device."""
+    device = runtime.pick_device("auto")
+    runtime.tune(device)
+    torch.backends.cudnn.enabled = False
+    step = TrainStep(config, device)
+    step.train_mode()
+    clips = config.train.batch_size // config.train.accumulate
+    size = (clips, 3, config.data.frames, config.data.crop, config.data.crop)
+    labels = torch.zeros(clips, dtype=torch.int64, device=device)
+    batch = ClipBatch(torch.zeros(size, dtype=torch.uint8, device=device), labels, torch.arange(clips), [])
+    return step, [batch] * config.train.accumulate
+
+
+def count(step: TrainStep, batches: list[ClipBatch], *, warm_up: int, steps: int = 2) -> dict[str, float]:
+    """Calls of one step, and milliseconds of this process's CPU time, after the first ones."""
+    for number in range(warm_up):
+        step.step(iter(batches), number=number, lr=0.1)
+    before, began = null.cuda_counts(), time.process_time()
+    for number in range(warm_up, warm_up + steps):
+        step.step(iter(batches), number=number, lr=0.01 * number)
+    milliseconds = 1000 * (time.process_time() - began) / steps
+    after = null.cuda_counts()
+    return {name: (after[name] - before[name]) / steps for name in after} | {"ms": milliseconds}
+
+
+def tiny(model: dict[str, Any], **sections: dict[str, Any]) -> RunConfig:
+    """A small network and four clips a step."""
+    train = {"batch_size": 4, **sections.pop("train", {})}
+    return tiny_config(Path("unused"), model=model, train=train, **sections)
+
+
+def context(kind: str, **options: Any) -> dict[str, Any]:
+    stages = {"res3": "all"} if kind != "none" else {}
+    return {"context": {"kind": kind, "stages": stages, **options}}
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {"model": context("none")},
+    "nl": {"model": context("nl")},
+    "snl": {"model": context("snl")},
+    "se": {"model": context("se")},
+    "gc": {"model": context("gc")},
+    "accumulate": {"model": context("none"), "train": {"accumulate": 2}},
+    "ema": {"model": context("none"), "train": {"ema": 0.9}},
+    "clip_grad_norm": {"model": context("none"), "optim": {"clip_grad_norm": 1.0}},
+    "adamw": {"model": context("none"), "optim": {"optimizer": "adamw"}},
+    "mixup": {"model": context("none"), "data": {"augment": {"mixup": 0.8, "cutmix": 1.0}}},
+    "dropout": {"model": {**context("none"), "dropout": 0.5, "drop_path": 0.1}},
+    "multi_label": {"model": {**context("none"), "multi_label": True}},
+}
+
+
+def measure_cases(names: list[str]) -> None:
+    """Print the counts of each case as a line of JSON."""
+    for name in names:
+        step, batches = build(tiny(**CASES[name]))
+        print("CASE", json.dumps({"name": name, **count(step, batches, warm_up=3)}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("configs", nargs="+", help="configs, or with --cases names of CASES")
+    parser.add_argument("--cases", action="store_true")
+    parser.add_argument("--batch-size", type=int, default=8, help="clips a step (default 8)")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
+    args = parser.parse_args()
+    if args.cases:
+        measure_cases(args.configs)
+        return
+    for name in args.configs:
+        step, batches = build(load_config(name, [f"train.batch_size={args.batch_size}", *args.set]))
+        print(
+            name,
+            *args.set,
+            {key: round(value, 2) for key, value in count(step, batches, warm_up=4, steps=args.steps).items()},
+        )
+
+
+if __name__ == "__main__":
+    null.leave(main)
