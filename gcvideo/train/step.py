@@ -1,5 +1,6 @@
 """Training step: the network in training, and its forward pass, backward pass and update."""
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gcvideo import device as runtime
 from gcvideo import distributed
@@ -79,9 +79,8 @@ class TrainStep:
             runtime.reach_onednn(network)
         network = network.to(device).to(memory_format=self.memory_format)
         # Weights are averaged after each step; batch norm statistics are those of the network itself.
-        self.ema: AveragedModel | None = None
-        if config.train.ema:
-            self.ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema))
+        self.ema = copy.deepcopy(network) if config.train.ema else None
+        self.ema_updates = 0
         # After the copy for averaging: a process group cannot be copied.
         self.network = synchronize_batch_norms(network, config.train.sync_batch_norm, device)
         self.optimizer = build_optimizer(self.network, config.optim)
@@ -102,7 +101,7 @@ class TrainStep:
     @property
     def tested_network(self) -> nn.Module:
         """Network to validate, test and predict with: the averaged one, if there is one."""
-        return self.network if self.ema is None else self.ema.module
+        return self.network if self.ema is None else self.ema
 
     def _distribute(self) -> nn.Module:
         """The network, or with several processes its wrapper, which exchanges the gradients of what is trained now."""
@@ -156,10 +155,24 @@ class TrainStep:
             norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optim.clip_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
-            self.ema.update_parameters(self.network)
+        self._average()
         self.meter.add_step(norm)
         return used
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the averaged weights towards the network's; the first time, and always of buffers, they become these."""
+        if self.ema is None:
+            return
+        averages, weights = ([p.data for p in network.parameters()] for network in (self.ema, self.network))
+        if self.ema_updates:
+            torch._foreach_lerp_(averages, weights, 1 - self.config.train.ema)
+        else:
+            torch._foreach_copy_(averages, weights)
+        theirs, own = list(self.ema.buffers()), list(self.network.buffers())
+        for dtype in {buffer.dtype for buffer in own}:  # of one dtype they are copied by one kernel
+            torch._foreach_copy_([b for b in theirs if b.dtype == dtype], [b for b in own if b.dtype == dtype])
+        self.ema_updates += 1
 
     def forward(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         """Mean loss and logits (N, K) of a batch on the device."""
@@ -192,7 +205,7 @@ class TrainStep:
         state: dict[str, Any] = {"model": self.tested_network.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.ema is not None:
             state["raw_model"] = self.network.state_dict()
-            state["ema_updates"] = int(self.ema.n_averaged)
+            state["ema_updates"] = self.ema_updates
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -204,9 +217,9 @@ class TrainStep:
         self.network.load_state_dict(state.get("raw_model", state["model"]))
         load_optimizer(self.optimizer, state["optimizer"])
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["model"])
+            self.ema.load_state_dict(state["model"])
             # A run that switches averaging on late starts it from its current weights.
-            self.ema.n_averaged.fill_(state.get("ema_updates", 0))
+            self.ema_updates = int(state.get("ema_updates", 0))
 
 
 def build_loss(config: RunConfig, labels: Sequence[int] | np.ndarray, device: torch.device) -> Loss:
