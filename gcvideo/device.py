@@ -206,6 +206,8 @@ def reach_onednn(network: nn.Module) -> None:
 def tune(device: torch.device) -> None:
     """Set the process-wide switches that make convolutions over clips fast. Call before the first large tensor."""
     if device.type == "cuda":
+        if torch.cuda.current_stream(device) == torch.cuda.default_stream(device):
+            torch.cuda.set_stream(torch.cuda.Stream(device))  # work on the default stream cannot become a CUDA graph
         torch.backends.cudnn.benchmark = True  # clips have one shape, so the search pays at once
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -67,6 +67,8 @@ class TrainConfig:
         channels_last: memory layout: channels_last_3d (true) or contiguous (false). Default: channels_last_3d for bf16
             and on CPUs, the faster layout where it was measured. See gcvideo.device.
         compile: compile the network with torch.compile.
+        cuda_graph: record the training step as a CUDA graph, which the host launches as a whole. Default: where network
+            and loss are gcvideo's; true: also with your own; false: never.
         loss: dotted path to a loss of your own ("my_loss:Focal"): called with logits (N, K) and labels (N,), or (N, K)
             where clips are mixed, it returns a scalar; a class is instantiated first. Default: cross entropy.
         label_smoothing: label smoothing of cross entropy, in [0, 1).
@@ -105,6 +107,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: bool | None = None
     compile: bool = False
+    cuda_graph: bool | None = None
     loss: str | None = None
     label_smoothing: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"

@@ -122,15 +122,14 @@ class TrainMeter:
         self._first_bad = self._no_step.clone()
 
     @torch.no_grad()
-    def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def add(self, step: int | Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Count a micro-batch: its mean loss, its logits (N, K), its labels (N,); of several, (N, L), each is right."""
         self._sums[0] += loss
         right = logits.argmax(dim=1) == labels if labels.ndim == 1 else logits.argmax(dim=1, keepdim=True) == labels
         self._sums[1] += right.sum()
         self._sums[2] += len(labels)
         self._sums[4] += 1
-        bad = torch.where(torch.isfinite(loss), self._no_step, torch.full_like(self._no_step, step))
-        self._first_bad = torch.minimum(self._first_bad, bad)
+        torch.minimum(self._first_bad, torch.where(loss.isfinite(), self._no_step, step), out=self._first_bad)
 
     @torch.no_grad()
     def add_step(self, grad_norm: Tensor | None) -> None:

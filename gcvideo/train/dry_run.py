@@ -19,8 +19,8 @@ from gcvideo.train.logger import bound
 from gcvideo.train.schedule import Shape
 from gcvideo.train.trainer import Parts, Trainer
 
-DRY_STEPS = 4  # one to warm up
-PROFILED_STEPS = 3
+DRY_STEPS = 3  # after those that warm up
+PROFILED_STEPS = 2
 OVERFIT_STEPS = 200  # at least, unless all is learned before: small networks need some 100
 SMOOTHING = 0.8  # share of the mean so far in the smoothed loss
 
@@ -59,9 +59,9 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
 def estimate_cost(config: RunConfig) -> dict[str, Any]:
     """Cost of a training by a few steps.
 
-    Every shape of clips gets a few steps, and times are means over the training. The first step is left out: it
-    includes the start of workers, allocations and the choice of algorithms. Workers decode ahead, so the time to
-    finish takes the larger of data and compute if there are workers.
+    Every shape of clips gets a few steps, and times are means over the training. The first steps are left out: they
+    include the start of workers, allocations, the choice of algorithms and the recording of a CUDA graph. Workers
+    decode ahead, so the time to finish takes the larger of data and compute if there are workers.
     """
     trainer = Trainer(config)
     parts = trainer.build()
@@ -112,7 +112,7 @@ def profile(config: RunConfig) -> Path:
     if distributed.is_main():
         profiler.export_chrome_trace(str(path))
     say(profiler.key_averages().table(sort_by=f"self_{trainer.device.type}_time_total", row_limit=15))
-    say(f"the trace of {PROFILED_STEPS} steps is in {path}; open it at https://ui.perfetto.dev")
+    say(f"the trace of the first steps is in {path}; open it at https://ui.perfetto.dev")
     return path
 
 
@@ -196,19 +196,20 @@ def overfitting(config: RunConfig, videos: int) -> RunConfig:
 
 
 def _take_steps(trainer: Trainer, parts: Parts, count: int, *, epoch: int = 0) -> tuple[float, float]:
-    """Take an epoch's first steps as a training would; mean seconds of data and of compute of all but the first."""
+    """Take an epoch's first steps as a training would; mean seconds of data and of compute once they are warm."""
     schedule, step = parts.schedule, parts.step
     step.train_mode(batch_norm_splits=schedule.shapes[epoch].batch)
-    count = min(count, schedule.steps(epoch))
+    count = min(step.warm_up + count, schedule.steps(epoch))
+    warm_up = min(step.warm_up, count - 1)
     batches = trainer.batches(parts, epoch)
     began = time.perf_counter()
     for number in range(count):
         step.step(batches, number=number, lr=0.0)  # the weights stay as they are
-        if number == 0 and count > 1:
+        if number + 1 == warm_up:
             step.meter.read()  # waits for the device
             batches.reset()
             began = time.perf_counter()
     step.meter.read()
     elapsed, waited = time.perf_counter() - began, batches.reset()
-    steps = max(count - 1, 1)
+    steps = count - warm_up
     return waited / steps, max(elapsed - waited, 0.0) / steps

@@ -21,6 +21,7 @@ from gcvideo.train.step import TrainStep
 HARMLESS = (
     *("name", "output", "device", "test.", "data.workers", "data.val.", "data.test.", "data.worker_memory"),
     *("data.video_timeout", "train.val_", "train.log_", "train.checkpoint", "train.wandb", "train.keep_checkpoints"),
+    "train.cuda_graph",
 )
 # Config keys that decide which tensors an optimizer keeps, and how they are grouped.
 LASTING = ("optim.optimizer", "optim.decay_norm_and_bias", "train.freeze", "train.freeze_epochs")

@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from gcvideo import device as runtime
 from gcvideo import distributed
+from gcvideo.capture import CudaGraphs, eager_reason
 from gcvideo.config import RunConfig, import_object
 from gcvideo.data.augment import ClipMixer
 from gcvideo.data.crops import normalize
@@ -97,6 +98,11 @@ class TrainStep:
                 config.data.augment, num_classes=config.model.num_classes, clips=micro_batch_size(config)
             )
         self.meter = TrainMeter(device)
+        # What a CUDA graph reads at each step: the learning rate and the number of the step.
+        self._lr = torch.zeros((), device=device)
+        self._number = torch.zeros((), dtype=torch.int64, device=device)
+        self.eager_because = eager_reason(config, device, own=model is not None or loss is not None)
+        self._graphs = self._make_graphs()
 
     @property
     def tested_network(self) -> nn.Module:
@@ -126,6 +132,7 @@ class TrainStep:
             part.train(trained).requires_grad_(trained)
         if changes:
             self.model = self._distribute()
+            self._graphs = self._make_graphs()
 
     def step(self, batches: Iterator[ClipBatch], *, number: int, lr: float) -> list[ClipBatch]:
         """One optimizer step. Nothing in it makes the host wait for the device.
@@ -138,18 +145,34 @@ class TrainStep:
         Returns:
             The micro-batches.
         """
+        self._lr.fill_(lr)
+        self._number.fill_(number)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr if self._graphs is None else self._lr
         runtime.seed_step(self.config.seed, number, distributed.rank())
-        parts = self.config.train.accumulate
         used = []
+
+        def inputs() -> Iterator[Tensor]:
+            for _ in range(self.config.train.accumulate):
+                used.append(next(batches))
+                yield from self._inputs(used[-1])
+
+        if self._graphs is None:
+            self._compute(inputs())
+        else:
+            self._graphs(list(inputs()))
+        self.ema_updates += self.ema is not None
+        return used
+
+    def _compute(self, inputs: Iterable[Tensor]) -> None:
+        """Gradients of all micro-batches and the update; nothing in it depends on the host but the inputs."""
+        parts, tensors = self.config.train.accumulate, iter(inputs)
         for part in range(parts):
-            batch = next(batches)
+            clips, targets, labels = (next(tensors) for _ in range(3))
             with self._exchange_gradients(part == parts - 1):
-                loss, logits = self.forward(batch)
+                loss, logits = self._forward(clips, targets)
                 (loss / parts).backward()
-            self.meter.add(number, loss, logits, batch.labels)
-            used.append(batch)
+            self.meter.add(self._number, loss, logits, labels)
         norm = None
         if self.config.optim.clip_grad_norm:
             norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optim.clip_grad_norm)
@@ -157,7 +180,6 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         self._average()
         self.meter.add_step(norm)
-        return used
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -172,15 +194,25 @@ class TrainStep:
         theirs, own = list(self.ema.buffers()), list(self.network.buffers())
         for dtype in {buffer.dtype for buffer in own}:  # of one dtype they are copied by one kernel
             torch._foreach_copy_([b for b in theirs if b.dtype == dtype], [b for b in own if b.dtype == dtype])
-        self.ema_updates += 1
 
     def forward(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         """Mean loss and logits (N, K) of a batch on the device."""
-        clips, targets = self.prepare(batch.clips), batch.labels
+        clips, targets, _ = self._inputs(batch)
+        return self._forward(clips, targets)
+
+    def _inputs(self, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Clips, targets and labels of a batch on the device; mixed, which the host draws, if the config says so."""
+        clips, targets = batch.clips, batch.labels
         if self.config.model.multi_label:
             targets = multi_hot(targets, self.config.model.num_classes)
         if self.mixer is not None:
-            clips, targets = self.mixer(clips, targets)  # targets (N, K): share of each class in a clip
+            clips, targets = self.mixer(self.prepare(clips), targets)  # targets (N, K): share of each class in a clip
+            clips = clips.contiguous(memory_format=self.memory_format)
+        return clips, targets, batch.labels
+
+    def _forward(self, clips: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if self.mixer is None:
+            clips = self.prepare(clips)
         with self.autocast():
             logits = self.model(clips)
         return self.loss(logits.float(), targets), logits
@@ -193,6 +225,24 @@ class TrainStep:
     def autocast(self) -> torch.autocast:
         """bf16 where it was chosen; weights, loss and updates stay float32, so no gradient scaling is needed."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _make_graphs(self) -> CudaGraphs | None:
+        if self.eager_because:
+            return None
+        for group in self.optimizer.param_groups:
+            group["capturable"] = True  # of AdamW
+        # DistributedDataParallel measures itself in its first ten steps, which waits for the device.
+        warm_up = 3 if distributed.world_size() == 1 else 11
+        return CudaGraphs(self._compute, warm_up=warm_up, recover=self._drop_gradients)
+
+    def _drop_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model = self._distribute()
+
+    @property
+    def warm_up(self) -> int:
+        """Steps before the one from which on all steps take the same time."""
+        return 1 if self._graphs is None else self._graphs.warm_up + 1
 
     def _exchange_gradients(self, now: bool) -> AbstractContextManager[None]:
         """Processes sum their gradients once per step, with the last micro-batch."""
@@ -220,6 +270,7 @@ class TrainStep:
             self.ema.load_state_dict(state["model"])
             # A run that switches averaging on late starts it from its current weights.
             self.ema_updates = int(state.get("ema_updates", 0))
+        self._graphs = self._make_graphs()  # the optimizer's tensors are new ones
 
 
 def build_loss(config: RunConfig, labels: Sequence[int] | np.ndarray, device: torch.device) -> Loss:

@@ -39,12 +39,15 @@ def count(step: TrainStep, batches: list[ClipBatch], *, warm_up: int, steps: int
     """Calls of one step, and milliseconds of this process's CPU time, after the first ones."""
     for number in range(warm_up):
         step.step(iter(batches), number=number, lr=0.1)
-    before, began = null.cuda_counts(), time.process_time()
+    draws = torch.cuda.default_generators[0]
+    before, began, seeds = null.cuda_counts(), time.process_time(), set()
     for number in range(warm_up, warm_up + steps):
         step.step(iter(batches), number=number, lr=0.01 * number)
+        seeds.add(draws.initial_seed())
     milliseconds = 1000 * (time.process_time() - began) / steps
     after = null.cuda_counts()
-    return {name: (after[name] - before[name]) / steps for name in after} | {"ms": milliseconds}
+    calls = {name: (after[name] - before[name]) / steps for name in after}
+    return calls | {"ms": milliseconds, "seeds": len(seeds), "drawn": draws.get_offset()}
 
 
 def tiny(model: dict[str, Any], **sections: dict[str, Any]) -> RunConfig:
@@ -56,6 +59,13 @@ def tiny(model: dict[str, Any], **sections: dict[str, Any]) -> RunConfig:
 def context(kind: str, **options: Any) -> dict[str, Any]:
     stages = {"res3": "all"} if kind != "none" else {}
     return {"context": {"kind": kind, "stages": stages, **options}}
+
+
+def waiting_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A loss that reads a value from the device, which no graph can hold."""
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    assert isinstance(loss.item(), float)
+    return loss
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -71,14 +81,19 @@ CASES: dict[str, dict[str, Any]] = {
     "mixup": {"model": context("none"), "data": {"augment": {"mixup": 0.8, "cutmix": 1.0}}},
     "dropout": {"model": {**context("none"), "dropout": 0.5, "drop_path": 0.1}},
     "multi_label": {"model": {**context("none"), "multi_label": True}},
+    "own_loss": {"model": context("none"), "train": {"loss": "tests.device.steps:waiting_loss"}},
 }
 
 
 def measure_cases(names: list[str]) -> None:
-    """Print the counts of each case as a line of JSON."""
+    """Print the counts of each case as a line of JSON, eager and as a CUDA graph."""
     for name in names:
-        step, batches = build(tiny(**CASES[name]))
-        print("CASE", json.dumps({"name": name, **count(step, batches, warm_up=3)}), flush=True)
+        for cuda_graph in (False, True):
+            case = dict(CASES[name])
+            case["train"] = {**case.get("train", {}), "cuda_graph": cuda_graph}
+            step, batches = build(tiny(**case))
+            found = count(step, batches, warm_up=6)
+            print("CASE", json.dumps({"name": name + ".graph" * cuda_graph, **found}), flush=True)
 
 
 def main() -> None:

@@ -13,13 +13,15 @@ BLOCKS = 2  # of the networks with blocks
 # Kernels of forward and backward pass of one block and of its update, products of matrices left out.
 MOST_LAUNCHES = {"nl": 56, "snl": 20, "se": 24, "gc": 35}
 # Kernels and copies that an option adds to a step.
-MOST_ADDED = {"ema": (4, 0), "clip_grad_norm": (12, 2), "adamw": (2, 1), "mixup": (24, 3), "dropout": (60, 1)}
+MOST_ADDED = {"ema": (4, 0), "clip_grad_norm": (12, 2), "adamw": (2, 1), "mixup": (26, 3), "dropout": (60, 1)}
+RECORDABLE = [case for case in CASES if case != "own_loss"]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_nothing_in_a_step_waits_for_the_device_or_allocates_on_it(counts: Counts, case: str) -> None:
-    found = counts[case]
-    assert found["launches"] > 400  # it counts
+@pytest.mark.parametrize("graph", ["", ".graph"])
+@pytest.mark.parametrize("case", RECORDABLE)
+def test_nothing_in_a_step_waits_for_the_device_or_allocates_on_it(counts: Counts, case: str, graph: str) -> None:
+    found = counts[case + graph]
+    assert found["launches"] > (4 if graph else 400) - 1  # it counts
     waits = {name: found[name] for name in ("syncs", "event_syncs", "mallocs", "host_allocs")}
     assert not any(waits.values()), waits
 
@@ -36,3 +38,26 @@ def test_an_option_adds_few_kernels_and_copies(counts: Counts, option: str) -> N
     launches, copies = MOST_ADDED[option]
     assert counts[option]["launches"] - counts["plain"]["launches"] <= launches
     assert counts[option]["copies"] - counts["plain"]["copies"] <= copies
+
+
+@pytest.mark.parametrize("case", RECORDABLE)
+def test_a_step_is_one_graph_with_a_rate_a_number_and_a_seed_of_its_own(counts: Counts, case: str) -> None:
+    found = counts[f"{case}.graph"]
+    assert found["graph_launches"] == 1
+    assert found["products"] == found["captured"] == 0
+    # The rate, the step's number, the seed and the offset of its draws; mixing and sets of labels come before the graph.
+    assert found["launches"] <= {"mixup": 30, "multi_label": 9}.get(case, 4)
+    assert found["seeds"] == 2
+
+
+def test_a_graph_draws_as_many_random_numbers_as_the_steps_it_stands_for(counts: Counts) -> None:
+    assert counts["dropout"]["drawn"] > 0
+    assert counts["dropout.graph"]["drawn"] == counts["dropout"]["drawn"]
+
+
+def test_a_step_that_waits_for_the_device_runs_without_a_graph(counts: Counts) -> None:
+    found = counts["own_loss.graph"]
+    assert found["graph_launches"] == 0
+    assert {name: found[name] for name in ("launches", "products", "syncs")} == {
+        name: counts["own_loss"][name] for name in ("launches", "products", "syncs")
+    }
