@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from gcvideo import distributed
 from gcvideo.config import RunConfig, is_path
 from gcvideo.console import warn
 
@@ -51,6 +52,7 @@ class CudaGraphs:
         """Record the work, which does not run meanwhile; whether that was possible."""
         graph, places = torch.cuda.CUDAGraph(), [tensor.clone() for tensor in inputs]
         stream = torch.cuda.current_stream()
+        failure = ""
         try:
             # Only this thread's calls are held to the rules: others receive batches and watch collectives meanwhile.
             with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
@@ -59,8 +61,10 @@ class CudaGraphs:
             first: BaseException = error
             while first.__context__ is not None:
                 first = first.__context__
+            failure = str(first).splitlines()[0]
+        if distributed.agree(int(failure != "")):
             self._failed = True
-            warn(f"without CUDA graphs, because a recording failed: {str(first).splitlines()[0]}")
+            warn(f"without CUDA graphs, because a recording failed: {failure or 'on another process'}")
             self._recover()
             return False
         self._graphs[key] = graph, places

@@ -45,7 +45,7 @@ def test_a_step_is_one_graph_with_a_rate_a_number_and_a_seed_of_its_own(counts: 
     found = counts[f"{case}.graph"]
     assert found["graph_launches"] == 1
     assert found["products"] == found["captured"] == 0
-    # The rate, the step's number, the seed and the offset of its draws; mixing and sets of labels come before the graph.
+    # Rate, number of the step, seed and offset of its draws; mixing and sets of labels come before the graph.
     assert found["launches"] <= {"mixup": 30, "multi_label": 9}.get(case, 4)
     assert found["seeds"] == 2
 

@@ -85,6 +85,9 @@ const char *cudaGetErrorString(cudaError_t e)
 
 /* ----------------------------------------------------------------------------------------------------- devices -- */
 static __thread int current_device;
+static unsigned long long in_use; /* a bit for each device with memory; for nullcu.c */
+
+int nullcuda_in_use(int d) { return d < 64 && in_use >> d & 1; }
 
 static int devices(void)
 {
@@ -392,6 +395,8 @@ static API allocate(void **p, size_t n)
     touch();
     if (unsafe())
         return refuse("allocation in a capture");
+    if (current_device < 64)
+        in_use |= 1ull << current_device;
     n_mallocs++;
     *p = NULL;
     return posix_memalign(p, 2 << 20, n) ? cudaErrorMemoryAllocation : OK;
