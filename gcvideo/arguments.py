@@ -1,11 +1,14 @@
 """Checks of command-line arguments, made before long work, and what several commands read from them."""
 
 import argparse
+import functools
 import math
 import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from gcvideo.errors import ConfigError
 from gcvideo.files import require_writable
@@ -13,6 +16,47 @@ from gcvideo.files import require_writable
 TEXT_OPTIONS = ("json", "json_lines", "html", "csv", "markdown")  # files that are written after all the work
 FILE_OPTIONS = (*TEXT_OPTIONS, "save")
 FOLDER_OPTIONS = ("png", "maps", "output")
+
+
+TYPES = {"int": int, "float": float, "path": Path}
+
+
+@functools.cache
+def read_options() -> dict[str, dict[str, Any]]:
+    """The options of commands, as ``commands/options.yaml`` has them."""
+    text = (Path(__file__).parent / "commands" / "options.yaml").read_text(encoding="utf-8")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def add_options(parser: argparse.ArgumentParser, section: str, **changes: dict[str, Any]) -> None:
+    """Declare the options of a command. The parsed arguments get ``least``, the smallest values of numbers.
+
+    Args:
+        parser: of the command.
+        section: of ``commands/options.yaml``.
+        changes: fields of an option that the file does not know, such as choices that stand in a table.
+    """
+    least: dict[str, float] = {}
+
+    def add(target: Any, options: dict[str, Any]) -> None:
+        for name, fields in options.items():
+            if isinstance(fields, str):
+                setattr(target, name, fields)
+            elif " " in name:
+                add(target.add_argument_group(name), fields)
+            else:
+                key = name.strip("-").replace("-", "_")
+                fields = {**fields, **changes.get(key, {})}
+                if "least" in fields:
+                    least[key] = fields.pop("least")
+                if "type" in fields:
+                    fields["type"] = TYPES[fields["type"]]
+                if isinstance(fields.get("metavar"), list):
+                    fields["metavar"] = tuple(fields["metavar"])
+                target.add_argument(name, **fields)
+
+    add(parser, read_options()[section])
+    parser.set_defaults(least=least)
 
 
 def require_numbers(args: argparse.Namespace, **least: float) -> None:

@@ -1,8 +1,8 @@
 """The ``gcvideo`` command: ``gcvideo train CONFIG``, ``gcvideo test CHECKPOINT`` and so on.
 
-Each command is a module with ``add_arguments(parser)`` and ``run(args) -> int | None``, or with ``SUBCOMMANDS``, a
-table like the one below. Modules are imported only when called. Errors that a user can cause end as one line on stderr
-and exit code 2.
+Each command is a module with ``run(args) -> int | None``. Its options stand in ``commands/options.yaml``, or in a
+function ``add_arguments(parser)`` of the module. In place of both it may have ``SUBCOMMANDS``, a table like the one
+below. Modules are imported only when called. Errors that a user can cause end as one line on stderr and exit code 2.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from gcvideo import __version__, distributed
-from gcvideo.arguments import require_writable_outputs
+from gcvideo.arguments import add_options, require_numbers, require_writable_outputs
 from gcvideo.errors import ConfigError, DataError, GcvideoError
 
 # Name -> module and a line of help.
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run, args = _parse(argv)
     name = f"gcvideo {argv[0]}"
     try:
+        require_numbers(args, **getattr(args, "least", {}))
         require_writable_outputs(args)
         return run(args) or 0
     except GcvideoError as error:
@@ -86,7 +87,10 @@ def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | No
         choices = module.SUBCOMMANDS
     parser = argparse.ArgumentParser(prog=program, description=about)
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON")
-    module.add_arguments(parser)
+    if hasattr(module, "add_arguments"):
+        module.add_arguments(parser)
+    else:
+        add_options(parser, name)
     try:
         # key=value may stand before, between and after the options; an intermixed parse loses a "--", however.
         parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args

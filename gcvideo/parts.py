@@ -35,12 +35,6 @@ class Part:
     def __str__(self) -> str:
         return f"part {self.number}/{self.count}"
 
-    @staticmethod
-    def add_argument(parser: argparse.ArgumentParser) -> None:
-        """Add the option ``--part``."""
-        text = "do the I-th of N parts, I from 1; without it, torchrun and srun give each process its part"
-        parser.add_argument("--part", metavar="I/N", help=text)
-
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Part:
         """The part that ``--part`` and the process's environment mean.

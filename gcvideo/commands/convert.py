@@ -17,30 +17,6 @@ from gcvideo.weights.naming import BLOCK_FORMATS, Naming
 from gcvideo.weights.reading import Weights, read_weights, write_weights
 from gcvideo.weights.report import Report
 
-SOURCES = ("gcvideo", "pytorchvideo", "pyslowfast", "mmaction2", "caffe2", "torchvision", "timm", "gcnet", "mmcv")
-EPILOG = """\
-gcvideo, pytorchvideo, pyslowfast, mmaction2 and caffe2 are 3D networks. torchvision, timm and gcnet are 2D ones: their
-kernels are inflated, and summed over time on the way back. mmcv (or timm, or gcvideo) may also be the state dict of one
-context block alone. Which network a file holds is read from its shapes; key=value says what shapes cannot:
-model.context.instantiation=dot_product, model.arch=slow for I3D and C2D without temporal pooling.
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    parser.epilog = EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("source", help="a file of weights: .pt, .pth, .pyth, .safetensors; .pkl with --unsafe-pickle")
-    parser.add_argument("target", help="the file to write; .safetensors and .pkl are written as such")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the network's config")
-    parser.add_argument("--from", dest="origin", required=True, choices=SOURCES, help="the toolkit that wrote SRC")
-    parser.add_argument("--to", dest="destination", required=True, choices=SOURCES, help="the toolkit to write for")
-    parser.add_argument("--config", metavar="FILE", help="the gcvideo config of the network, instead of its shapes")
-    parser.add_argument("--classes", metavar="FILE", help="class names, one a line, to keep in a gcvideo checkpoint")
-    parser.add_argument("--partial", action="store_true", help="convert what matches even if something does not")
-    parser.add_argument("--half", action="store_true", help="write kernels in float16, half as large")
-    parser.add_argument("--unsafe-pickle", action="store_true", help="read a raw pickle, which can run any code")
-
 
 def run(args: argparse.Namespace) -> None:
     """Convert, print the account of every tensor, and refuse to write an incomplete network."""

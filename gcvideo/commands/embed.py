@@ -7,43 +7,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 from gcvideo import distributed
-from gcvideo.arguments import chosen_views, require_numbers
+from gcvideo.arguments import chosen_views
 from gcvideo.console import printable, warn
 from gcvideo.errors import ConfigError
 from gcvideo.files import require_writable, write_json
 from gcvideo.parts import Part
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    parser.epilog = "Exit code: 0 if every video was embedded, 1 if some could not be read, 2 if none could be."
-    add = parser.add_argument
-    text = "files, folders of videos or of frames, patterns such as 'clips/*.mp4', annotations, or text files of paths"
-    add("videos", nargs="+", metavar="VIDEO", help=text)
-    add("--checkpoint", required=True, help="a checkpoint, or the folder of a run")
-    text = "FILE.parquet for the vectors of all videos, or a folder for an .npz file of each"
-    add("--out", required=True, type=Path, metavar="FILE | FOLDER", help=text)
-    add("--root", metavar="FOLDER", help="folder of the videos of a list; by default the list's own")
-    text = "head (what the classifier classifies), or stem, res2, res3, res4, res5 (default: %(default)s)"
-    add("--layer", default="head", help=text)
-    text = "one vector a video; one a clip or window; or none: the feature map of each view, into .npz files"
-    add("--pool", choices=("video", "clip", "none"), help=f"{text} (default: video; with windows clip)")
-    add("--fps", type=float, help="frames per second of videos that are folders of frames")
-    Part.add_argument(parser)
-    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    add("--compile", action="store_true", help="compile the network first (pays for many videos)")
-    add("--workers", type=int, default=2, help="processes that decode ahead (default: %(default)s)")
-    add = parser.add_argument_group("views of each video or window").add_argument
-    add("--clips", type=int, metavar="N", help="clips (default: as in the checkpoint's test; enough to fill a window)")
-    text = "crops of each clip (default: as in the checkpoint's test; of a window the centre)"
-    add("--crops", type=int, choices=(1, 3, 5), help=text)
-    add("--fast", action="store_true", help="the whole frame once instead of crops")
-    text = "length of a window in seconds: a vector a window (default with --step: that of a clip)"
-    add("--window", type=float, metavar="S", help=text)
-    add("--step", type=float, metavar="S", help="seconds between the starts of windows (default: no overlap)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,7 +23,6 @@ def run(args: argparse.Namespace) -> int:
     from gcvideo.predict.predictor import load
     from gcvideo.predict.vectors import embed_to
 
-    require_numbers(args, workers=0, clips=1, window=1e-3, step=1e-3, fps=1e-3)
     part, in_one = Part.from_args(args), args.out.suffix == ".parquet"
     if in_one and args.pool == "none":
         raise ConfigError("--pool none: feature maps are not for Parquet files; give a folder as --out")

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from gcvideo import console
-from gcvideo.arguments import require_numbers
 from gcvideo.config import RunConfig, TestConfig, config_to_dict
 from gcvideo.console import percent
 from gcvideo.errors import CheckpointError, ConfigError
@@ -24,32 +23,8 @@ from gcvideo.weights.hub import PREFIX, is_hub, push, refuse_code
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    parser.epilog = (
-        "The input is float32 clips (batch, 3, T, H, W), normalised; the output is logits (batch, classes). Everything "
-        "that makes clips of a video is in the file, under the name gcvideo. The file is run on random clips and "
-        "compared with the network before it is written."
-    )
-    add = parser.add_argument
-    add("model", help="a checkpoint, the folder of a run, or the name of a network (slow_r50_gc_c345)")
-    add("target", help="the file to write, .onnx or .pt2; or a new folder: config, safetensors and a model card")
-    add("--push", metavar="ORG/NAME", help="upload the folder to the Hugging Face Hub")
-    add("--private", action="store_true", help="make the repository on the Hub a private one")
-    add("--frames", type=int, help="T; by default data.frames of the checkpoint, else 8")
-    add("--size", type=int, help="H and W; by default test.crop of the checkpoint, else 224")
-    text = "what may vary: any of T, H and W, or nothing (default: all that the network allows)"
-    add("--dynamic", nargs="*", choices=("T", "H", "W"), help=text)
-    add("--half", action="store_true", help="weights and activations in float16 (.onnx) or bfloat16 (.pt2)")
-    add("--int8", action="store_true", help="weights and activations in 8-bit integers, by onnxruntime (.onnx)")
-    text = "videos that --int8 takes its scales from: an annotation or a folder (default: the run's validation videos)"
-    add("--calibrate", metavar="LIST|FOLDER", help=text)
-    add("--num-classes", type=int, default=400, help="of a network given by name (%(default)s)")
-
-
 def run(args: argparse.Namespace) -> None:
     """Export, compare with the network, write."""
-    require_numbers(args, frames=1, size=1, num_classes=1)
     target = Path(args.target).expanduser()
     if not target.suffix:
         return _publish(args, target)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from gcvideo import console
-from gcvideo.arguments import chosen_views, require_numbers
+from gcvideo.arguments import chosen_views
 from gcvideo.console import printable
 from gcvideo.errors import ConfigError, VideoError
 from gcvideo.files import hash_file, write_json
@@ -43,49 +43,6 @@ MOST_ON_PAGE = 1000  # videos; a page holds pictures of each, about 100 kB
 REFRESH = 5  # seconds between two versions of the page of a live source
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    parser.epilog = "Exit code: 0 if every video was labelled, 1 if some could not be read, 2 if none could be."
-    add = parser.add_argument
-    text = (
-        "a file, a folder (of videos, or of frames), a pattern such as 'clips/*.mp4', a list (an annotation, or a text "
-        "file with a path a line), a camera (0 or camera:0), a stream (rtsp://..., http://...), or - for standard input"
-    )
-    add("videos", nargs="+", metavar="VIDEO", help=text)
-    text = (
-        "a checkpoint, the folder of a run, hf:org/name on the Hugging Face Hub, or an exported .onnx or .pt2; give it "
-        "again to average several networks"
-    )
-    add("--checkpoint", required=True, action="append", help=text)
-    add("--top", type=int, default=5, metavar="K", help="labels for each video (default: %(default)s)")
-    add("--root", metavar="FOLDER", help="folder of the videos of a list; by default the list's own")
-    add("--csv", metavar="FILE", help="write the predictions as CSV: video, start, end, rank, label, score")
-    text = "write a JSON object a line for each video; - is standard output; of a sliding window append one a window"
-    add("--json-lines", metavar="FILE", help=text)
-    add("--html", metavar="FILE", help="write a page with thumbnails, bars, timelines and attention")
-    add("--maps", metavar="FOLDER", help="write attention maps: NAME_maps.html, .png, .gif, .mp4")
-    text = "query position of the maps of non-local blocks, each in [0, 1] (default: the middle)"
-    add("--query", type=float, nargs=3, default=(0.5, 0.5, 0.5), metavar=("T", "Y", "X"), help=text)
-    add("--engine", default="onnxruntime", choices=("onnxruntime", "openvino"), help="what runs an .onnx (%(default)s)")
-    add("--fps", type=float, help="frames per second of videos that are folders of frames")
-    Part.add_argument(parser)
-    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    add("--compile", action="store_true", help="compile the network first (pays for many videos)")
-    add("--workers", type=int, default=2, help="processes that decode ahead (default: %(default)s)")
-    add = parser.add_argument_group("views of each video; by default those of the test of the checkpoint").add_argument
-    add("--clips", type=int, metavar="N", help="clips, spread evenly over the video")
-    add("--crops", type=int, choices=(1, 3, 5), help="crops of each clip")
-    add("--fast", action="store_true", help="the whole frame once instead of crops")
-    text = "sliding window, for long videos; cameras, streams and standard input always use it"
-    add = parser.add_argument_group(text).add_argument
-    add("--timeline", action="store_true", help="say what happens when, not only what the video shows")
-    add("--step", type=float, metavar="S", help="seconds between windows (default: half a window)")
-    add("--smooth", type=float, default=2.0, metavar="S", help="average over S seconds (%(default)s)")
-    add("--min-length", type=float, default=1.0, metavar="S", help="shortest segment in seconds (%(default)s)")
-    add("--seconds", type=float, metavar="S", help="stop after S seconds of video, as for a camera")
-    add("--save", metavar="FILE", help="write the video with its labels burnt in")
-
-
 def run(args: argparse.Namespace) -> int:
     """Label every video; prints each as soon as it is known."""
     from gcvideo.predict.ensemble import Ensemble
@@ -94,7 +51,6 @@ def run(args: argparse.Namespace) -> int:
     from gcvideo.predict.predictor import load
     from gcvideo.prepare.jobs import PartDone
 
-    require_numbers(args, top=1, workers=0, clips=1, smooth=0, min_length=0, step=1e-3, seconds=1e-3, fps=1e-3)
     if not all(0 <= fraction <= 1 for fraction in args.query):
         raise ConfigError(f"--query: a position in the clip is three fractions from 0 to 1, not {args.query}")
     part = Part.from_args(args)

@@ -5,28 +5,13 @@ Each task is a function of its arguments that returns what it did: the table tha
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import Any
 
-from gcvideo.arguments import require_numbers
+from gcvideo.arguments import add_options, read_options
 from gcvideo.console import printable, say, table, warn
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
 from gcvideo.parts import Part
-
-# Smallest values of the numeric options, of all tasks.
-LEAST = {
-    "workers": 0,
-    "seed": 0,
-    "seconds": 1e-3,
-    "gigabytes": 1e-3,
-    "megabytes": 1e-3,
-    "short_side": 1,
-    "compare": 1,
-    "per_class": 1,
-    "fps": 1e-3,
-}
-SHARED = ("index", "verify", "transcode")  # tasks that processes can share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,87 +19,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from gcvideo.prepare.download import BASE, EDITIONS
     from gcvideo.prepare.encode import PRESETS
 
+    presets = "; ".join(f"{name}: {preset['about']}" for name, preset in PRESETS.items())
+    changes: dict[str, dict[str, Any]] = {
+        "download": {"name": {"choices": EDITIONS}, "base": {"default": BASE}},
+        "transcode": {"preset": {"choices": PRESETS, "help": f"{presets} (%(default)s)"}},
+    }
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-
-    def add_task(name: str, about: str, *, annotation: bool = False) -> argparse.ArgumentParser:
-        task = tasks.add_parser(name, help=about, description=about)
-        if annotation:
-            text = "Kinetics CSV, `path label` list, folder of class folders, index"
-            several = name == "verify"
-            text += "; training lists first, the test list last" * several
-            task.add_argument("annotation", type=Path, nargs="+" if several else None, help=text)
-            task.add_argument("--root", type=Path, help="folder of the videos; by default the annotation's own")
-        if name in SHARED:
-            Part.add_argument(task)
-        text = "tar files at a time (default 4)" if name == "download" else "processes; by default one a core"
-        task.add_argument("--workers", type=int, metavar="N", help=text)
-        task.add_argument("--json", default=argparse.SUPPRESS, metavar="FILE", help="write the results as JSON")
-        return task
-
-    task = add_task("synthetic", "make a small synthetic set")
-    task.add_argument("out", type=Path, help="folder for the videos and their annotations")
-    task.add_argument("--task", dest="kind", default="action", choices=["action", "context"], help="(%(default)s)")
-    text = "context: the two cues lie near, or far in space, time, both (%(default)s)"
-    task.add_argument("--distance", default="both", choices=["near", "space", "time", "both"], help=text)
-    task.add_argument("--train", type=int, default=240, metavar="N", help="training videos (%(default)s)")
-    task.add_argument("--val", type=int, default=80, metavar="N", help="validation videos (%(default)s)")
-    task.add_argument("--seed", type=int, default=0, help="the same seed gives the same videos (%(default)s)")
-
-    task = add_task("download", "download Kinetics from the mirror of CVDF, unpack and index it; resumes")
-    task.add_argument("name", choices=EDITIONS, help="kinetics700 is the edition of 2020")
-    task.add_argument("out", type=Path, help="folder of the data set")
-    splits = ("train", "val", "test")
-    task.add_argument("--splits", nargs="+", choices=splits, default=splits[:2], help="train and val if not given")
-    task.add_argument("--keep-tars", action="store_true", help="keep the tar files, in OUT/tars")
-    task.add_argument("--base", default=BASE, metavar="URL", help="a mirror with the same paths (%(default)s)")
-
-    task = add_task("motion", "write samples of the procedural motion that networks can train on")
-    task.add_argument("out", type=Path, help="folder for a folder of videos a class, and sheet.png")
-    task.add_argument("--per-class", type=int, default=4, metavar="N", help="videos of each class (%(default)s)")
-    task.add_argument("--seed", type=int, default=0, help="the same seed gives the same videos (%(default)s)")
-
-    task = add_task("index", "write the properties of each video into one Parquet file", annotation=True)
-    task.add_argument("--out", type=Path, metavar="FILE", help="by default ANNOTATION with the suffix .parquet")
-    task.add_argument("--classes", type=Path, metavar="FILE", help="class names in label order")
-
-    about = "check all rows, decode all videos, find copies; list what to leave out. Exit code 1 if there are problems"
-    task = add_task("verify", about, annotation=True)
-    task.add_argument("--out", type=Path, metavar="FILE", help="by default ANNOTATION.quarantine.jsonl, of the first")
-    task.add_argument("--classes", type=Path, metavar="FILE", help="class names in label order")
-    task.add_argument("--seconds", type=float, default=600, help="time limit of one video (%(default)g)")
-    task.add_argument("--gigabytes", type=float, default=4, help="memory limit of one video (%(default)g)")
-
-    task = add_task("transcode", "write copies of videos in a layout made for reading clips")
-    about = "; ".join(f"{name}: {preset['about']}" for name, preset in PRESETS.items())
-    task.add_argument("source", type=Path, help="folder of videos; they are only read")
-    task.add_argument("out", type=Path, nargs="?", help="folder for the copies")
-    task.add_argument("--preset", default="clip", choices=PRESETS, help=f"{about} (%(default)s)")
-    task.add_argument("--short-side", type=int, default=256, metavar="PIXELS", help="never enlarged (%(default)s)")
-    task.add_argument("--audio", action="store_true", help="keep the sound")
-    text = "rewrite this annotation for the copies"
-    task.add_argument("--annotation", type=Path, action="append", default=[], metavar="FILE", help=text)
-    task.add_argument("--compare", type=int, metavar="N", help="only measure every preset on N of the videos")
-
-    task = add_task(
-        "labels", "make a list of the labels that Label Studio, CVAT or VIA exported; exit code 1: some are lost"
-    )
-    task.add_argument("export", type=Path, nargs="+", help="JSON, CSV, TSV, XML or ZIP")
-    task.add_argument("--videos", type=Path, metavar="FOLDER", help="of the videos; by default the export's own")
-    task.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="the list to write")
-    task.add_argument("--field", metavar="NAME", help="the question or attribute to take, where there are several")
-    task.add_argument("--fps", type=float, help="rate by which the tool counted frames, if another than the videos'")
-
-    task = add_task("shard", "pack videos into tar shards", annotation=True)
-    task.add_argument("out", type=Path, help="folder for the shards")
-    task.add_argument("--megabytes", type=float, default=256, help="size of one shard, about (%(default)g)")
-    task.add_argument("--seed", type=int, default=0, help="of the one shuffle (%(default)s)")
+    for section, options in read_options().items():
+        if section.startswith("prepare "):
+            name = section.removeprefix("prepare ")
+            task = tasks.add_parser(name, help=options["description"])
+            add_options(task, section, **changes.get(name, {}))
+            task.add_argument("--json", default=argparse.SUPPRESS, metavar="FILE", help="write the results as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the task that was asked for; returns 1 if some videos have problems, or failed to transcode."""
     from gcvideo.prepare.jobs import PartDone
 
-    require_numbers(args, **{name: least for name, least in LEAST.items() if name in args})
     tasks = (synthetic, motion, download, index, verify, transcode, labels, shard)
     try:
         results = {task.__name__: task for task in tasks}[args.task](args)

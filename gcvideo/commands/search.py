@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gcvideo import console
-from gcvideo.arguments import require_numbers
 from gcvideo.console import printable
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.files import write_json
@@ -18,24 +17,10 @@ if TYPE_CHECKING:
     from gcvideo.predict.vectors import VectorIndex
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    add = parser.add_argument
-    add("query", metavar="QUERY", help="a video of the index, or any other video file")
-    text = "what gcvideo embed --out NAME.parquet wrote; for all parts of a job NAME.parquet, their folder or a pattern"
-    add("--index", required=True, metavar="FILE", help=text)
-    add("--top", type=int, default=10, metavar="K", help="how many (default: %(default)s)")
-    add("--at", type=float, metavar="S", help="look for this second of the query, not for all of it")
-    add("--checkpoint", help="where the checkpoint of the index is now, for a query that is not in the index")
-    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    add("--html", metavar="FILE", help="write a page with thumbnails")
-
-
 def run(args: argparse.Namespace) -> int:
     """Search; prints the nearest videos, clips or windows, of other videos than the query."""
     from gcvideo.predict.vectors import VectorIndex
 
-    require_numbers(args, top=1, at=0)
     index = VectorIndex.load(args.index)
     own = index.find(args.query)
     vectors, starts, ends = (column[own] for column in index.rows) if len(own) else _embed_query(args, index)

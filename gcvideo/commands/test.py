@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcvideo import console, distributed
-from gcvideo.arguments import require_numbers
 from gcvideo.console import percent, printable
 from gcvideo.errors import ConfigError, DataError
 from gcvideo.files import write_json
@@ -20,31 +19,6 @@ if TYPE_CHECKING:
 
 MEASURES = {"top1": "top-1", "top5": "top-5", "mAP": "mAP", "chance": "mAP by chance"}
 FIGURES = ("ap", "threshold", "precision", "recall", "f1")  # of each class, where videos have several labels
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    parser.usage = "gcvideo test CHECKPOINT [CONFIG] [key=value ...] [options]"
-    parser.epilog = "Exit code: 0 with results; 2 a mistake in config or data, or no video that could be read."
-    add = parser.add_argument
-    text = "a checkpoint, the folder of a run (its checkpoints/best.pt), or an exported .onnx or .pt2"
-    add("checkpoint", nargs="?", help=text)
-    text = "a config to take data and views from, and changes; by default the config stored in the checkpoint"
-    add("overrides", nargs="*", metavar="CONFIG | key=value", help=text)
-    add("--output", metavar="DIR", help="where the results go; by default the run's own folder")
-    add("--html", metavar="FILE", help="write a report with accuracy per class, mistakes and failures")
-    add("--restart", action="store_true", help="discard the finished videos of an interrupted test")
-    add("--compile", action="store_true", help="compile the network first (pays for many videos)")
-    text = "folders of tested runs: mean and standard deviation of their accuracies, as over the splits of UCF101"
-    add("--mean", nargs="+", metavar="RUN", help=text)
-    scoring = parser.add_argument_group("re-scoring, without model or videos")
-    text = "a predictions.npz; several on the same videos are averaged: an ensemble of networks"
-    scoring.add_argument("--from-predictions", nargs="+", action="extend", metavar="FILE", help=text)
-    text = "of the averaged networks, one for each file (default: equal)"
-    scoring.add_argument("--weights", nargs="+", type=float, metavar="W", help=text)
-    scoring.add_argument("--ensemble", choices=("softmax", "logits", "max"), help="another way to ensemble the views")
-    scoring.add_argument("--subset", metavar="FILE", help="only the videos whose ids this text file lists, one a line")
-    scoring.add_argument("--compare", metavar="FILE", help="a second predictions.npz: McNemar's test between the two")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -128,7 +102,6 @@ def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
     from gcvideo.eval.scoring import details, score, summary
 
     names, weights = args.from_predictions, args.weights or [1.0] * len(args.from_predictions)
-    require_numbers(args, weights=0)
     if len(weights) != len(names) or not sum(weights):
         raise ConfigError(f"--weights: give a number for each of the {len(names)} files, not all of them 0")
     several = [Predictions.load(path) for path in names]

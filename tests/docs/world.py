@@ -221,6 +221,8 @@ def tiny(argv: list[str]) -> list[str]:
     else:
         return words
     length, extra = len(command.split()), list(TINY[command])
+    if command == "export" and not words[2].endswith((".onnx", ".pt2")):
+        return words  # a folder to publish
     if command == "train":
         if "--help-config" in words:
             return words

@@ -28,7 +28,7 @@ def _no_launcher(monkeypatch):
 
 def parse(*arguments: str) -> Part:
     parser = argparse.ArgumentParser()
-    Part.add_argument(parser)
+    parser.add_argument("--part")
     return Part.from_args(parser.parse_args(arguments))
 
 
