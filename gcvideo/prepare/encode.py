@@ -12,6 +12,7 @@ import yaml
 from gcvideo.errors import VideoError
 from gcvideo.files import replacing
 from gcvideo.video import open_video
+from gcvideo.video.mp4_tables import PREPARED
 from gcvideo.video.pyav_decoder import orientation_of
 
 # Name -> {"about": what it is good for, "options": of libx264}.
@@ -84,6 +85,7 @@ def _encode(source: str, target: str, encoding: Encoding, height: int, width: in
         av.open(f"file:{source}", metadata_errors="replace") as old,
         av.open(f"file:{target}", "w", format="mp4", options=options) as new,
     ):
+        new.metadata["comment"] = PREPARED.decode()
         track = old.streams.video[0]
         track.codec_context.thread_count = 1  # one worker process a core already
         options = {"crf": CRF, "threads": "1", **PRESETS[encoding.preset]["options"]}

@@ -25,6 +25,8 @@ from gcvideo.video.slice_headers import Start, by_old_x264, read_picture
 MAX_MOVIE_BOX = 64 << 20
 # First bytes of a key sample that are searched for its picture: parameter sets and messages come before it.
 _HEAD = 4096
+# Comment in the files that gcvideo prepare transcode writes.
+PREPARED = b"gcvideo prepare transcode"
 _FOREVER = 1 << 62
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _AVC, _HEVC = ("h264", b"avcC"), ("hevc", b"hvcC")
@@ -48,6 +50,7 @@ class Mp4Track:
         offset: int64 (S,), position of each sample in the file.
         size: int64 (S,), bytes of each sample.
         orientation: for display.
+        prepared: whether ``gcvideo prepare transcode`` wrote it.
     """
 
     info: StreamInfo
@@ -58,6 +61,7 @@ class Mp4Track:
     offset: np.ndarray
     size: np.ndarray
     orientation: Orientation
+    prepared: bool = False
 
 
 def read_tables(path: str) -> Mp4Track | str:
@@ -196,7 +200,9 @@ def _read_video_track(file: int, file_size: int, movie: _Box, track: _Box) -> Mp
         raise Mp4Error("pictures are reordered more than the stream allows")
     if not table.starts_in_order:
         raise Mp4Error("pictures before a key picture are shown after it")
-    return Mp4Track(info, entry, config, table, fps, offset, size, _orientation(movie, track))
+    about = movie.get(b"udta")
+    prepared = about is not None and PREPARED in bytes(about.data)
+    return Mp4Track(info, entry, config, table, fps, offset, size, _orientation(movie, track), prepared)
 
 
 def _sample_entry(stsd: _Box) -> tuple[bytes, bytes, StreamInfo]:

@@ -12,6 +12,7 @@ sound: one sample description, whole pictures, at     slice headers of the pictu
 most one edit, known order of output                  the times of the file
 of these: HEVC, open groups of pictures, order of     the same, PyAV only (open groups of pictures of H.264 also by
 output not told, more than 8 bits                     decord where it is asked for: it starts at IDR pictures)
+of these: files of ``gcvideo prepare transcode``      PyAV, which starts sooner where little is to be decoded
 a folder of numbered pictures                         Pillow; see ``gcvideo.video.frame_folder``
 anything else that libav knows, and files whose       PyAV through a demuxer; where their times are not to be
 slice headers contradict their times                  relied on it counts frames from the beginning
@@ -196,7 +197,7 @@ class Mp4Video:
         if backend != "pyav" and track.info.codec == "h264":
             # Only IDR pictures: right after others, older versions of FFmpeg leave out pictures.
             track = replace(track, table=track.table.from_idr_only())
-        self._track = track
+        self.track = track
         self._counted: LibavVideo | None = None  # where the slice headers contradict the tables
         self._fallback = fallback
         self.backend = backend
@@ -209,20 +210,10 @@ class Mp4Video:
 
     def decode(self, wanted: np.ndarray) -> np.ndarray:
         """Frames by index, rising; uint8 (len(wanted), H, W, 3)."""
+        track, targets = self.track, self.track.table.order[wanted].tolist()
+        data = self.needed(wanted)
         if self._counted:
             return self._counted.decode(wanted)
-        track, table = self._track, self._track.table
-        # A picture is output before as many later ones are decoded as the stream may reorder.
-        ahead = MAX_REORDER if track.info.reorder is None else max(2, track.info.reorder)
-        span = table.needed(wanted.tolist(), ahead=ahead)
-        data = read_samples(self._file, track, span)
-        pictures = {sample: read_picture(piece, track.info) for sample, piece in data.items()}
-        doubt = why_not_in_order(list(pictures.values()), table.pts[span], track.info)
-        if doubt:
-            return self._count(doubt).decode(wanted)
-        needed = table.needed(wanted.tolist(), lambda sample: pictures[sample].disposable)
-        data = {sample: data[sample] for sample in needed}
-        targets = table.order[wanted].tolist()
         try:
             return _DECODERS[self.backend](track, data, targets)
         except Exception:  # decord refuses a few files that are sound, such as very narrow ones
@@ -231,13 +222,30 @@ class Mp4Video:
         self.backend = "pyav"
         return decode_with_pyav(track, data, targets)
 
+    def needed(self, wanted: np.ndarray) -> dict[int, memoryview]:
+        """The bytes of each sample that must be decoded to see frames; of none where frames must be counted."""
+        if self._counted:
+            return {}
+        track, table = self.track, self.track.table
+        # A picture is output before as many later ones are decoded as the stream may reorder.
+        ahead = MAX_REORDER if track.info.reorder is None else max(2, track.info.reorder)
+        span = table.needed(wanted.tolist(), ahead=ahead)
+        data = read_samples(self._file, track, span)
+        pictures = {sample: read_picture(piece, track.info) for sample, piece in data.items()}
+        doubt = why_not_in_order(list(pictures.values()), table.pts[span], track.info)
+        if doubt:
+            self._count(doubt)
+            return {}
+        needed = table.needed(wanted.tolist(), lambda sample: pictures[sample].disposable)
+        return {sample: data[sample] for sample in needed}
+
     def close(self) -> None:
         """Close the file."""
         self._close()
         if self._counted:
             self._counted.close()
 
-    def _count(self, doubt: str) -> LibavVideo:
+    def _count(self, doubt: str) -> None:
         if self.backend != "pyav" and not self._fallback:
             raise DecodeError(f"{doubt}; use backend pyav or auto")
         self.backend = "pyav"
@@ -247,7 +255,6 @@ class Mp4Video:
         if counted.orientation != self.orientation:
             raise DecodeError(doubt)
         self._counted = counted
-        return counted
 
 
 class _Array:
@@ -306,6 +313,8 @@ def choose_decoder(tables: Mp4Track | str, backend: str) -> tuple[str | None, st
         return "pyav", str(refusal)
     if not has_decord():
         return "pyav", "decord is not installed"
+    if tables.prepared:
+        return "pyav", "made by gcvideo prepare transcode: little to decode, and PyAV starts sooner"
     if Start.FRESH in tables.table.starts.values():
         return "pyav", "open groups of pictures, within which only PyAV may start"
     return "decord", "sound tables"

@@ -77,8 +77,10 @@ def test_a_copy_gives_the_same_clip(folder):
 
 
 def test_names_of_ratios():
-    costs = {"ours": 2.0, "ours, pyav": 4.0, "ours, prepared": 0.5, "libav": 8.0}
+    costs = {"ours": 2.0, "ours, pyav": 4.0, "ours, prepared": 0.5, "libav": 8.0, "bound": 1.0, "prepared, bound": 0.25}
     assert ratios_of("test_video", costs) == {
+        "test_video.bound": 2.0,
+        "prepared.test_video.bound": 2.0,
         "test_video.libav": 4.0,
         "test_video.libav.with_pyav": 2.0,
         "prepared.test_video.libav": 16.0,
@@ -92,7 +94,7 @@ def test_command(folder, tmp_path, monkeypatch, capsys, all_cores):
     command = ["benchmark", "loader", str(folder / "old"), "--prepared", str(folder / "new"), "--clips", "1"]
     assert main([*command, "--repeats", "1", "--json", str(out)]) == 0
     written = json.loads(out.read_text())
-    names = ["train_clip.mmaction2", "train_clip.pytorchvideo", "train_clip.libav"]
+    names = ["train_clip.mmaction2", "train_clip.pytorchvideo", "train_clip.libav", "train_clip.bound"]
     names += ["test_video.mmaction2", "test_video.per_view"]
     expected = {*names, *(f"prepared.{name}" for name in names), "prepared.bytes"}
     assert expected <= set(written["figures"])

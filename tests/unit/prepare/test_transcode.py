@@ -44,7 +44,8 @@ def test_every_preset_keeps_frames_and_times(clip, tmp_path, preset):
     assert np.abs(old[0].astype(int) - new[0]).mean() < 12  # the loss of H.264 on a texture of noise
     assert np.abs(old[1] - new[1]).max() < 1e-6
     with open_video(copy) as video:
-        assert (video.backend, video.codec, len(video)) == ("decord", "h264", 40)
+        assert (video.backend, video.codec, len(video)) == ("pyav", "h264", 40)
+        assert video.reason.startswith("made by gcvideo prepare transcode")
         assert (video.frames(range(40)) == new[0]).all()
 
 
