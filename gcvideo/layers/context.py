@@ -22,6 +22,7 @@ T frames, H x W pixels, P = T * H * W positions.
 """
 
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -120,7 +121,10 @@ class ContextBlock(TracedBlock):
             terms = {"add": context_NC}
         else:
             context_NC, attention_NP, x_NCTHW = self.pool(x_NCTHW)
-            terms = {name: transform(context_NC) for name, transform in self.transform.items()}  # each (N, C)
+            # In the dtype of the weights: to cast these costs more kernels, and more memory traffic, than it saves.
+            context_NC = context_NC.to(next(self.transform.parameters()).dtype)
+            with _without_autocast(x_NCTHW.device.type):
+                terms = {name: transform(context_NC) for name, transform in self.transform.items()}  # each (N, C)
         y_NCTHW = fuse(x_NCTHW, **terms)
         if not return_attention:
             return y_NCTHW
@@ -147,8 +151,26 @@ def se_block(channels: int, *, reduction: int = 16) -> ContextBlock:
 def fuse(x_NCTHW: Tensor, scale: Tensor | None = None, add: Tensor | None = None) -> Tensor:
     """Fusion of terms (N, C) with every position: x * sigmoid(scale) + add; the original code scales before it adds."""
     if scale is not None:
-        x_NCTHW = x_NCTHW * _per_channel(scale.sigmoid())
-    return x_NCTHW if add is None else x_NCTHW + _per_channel(add)
+        x_NCTHW = x_NCTHW * _per_channel(scale.sigmoid().to(x_NCTHW.dtype))
+    if add is None:
+        return x_NCTHW
+    if x_NCTHW.is_cuda and add.dtype != x_NCTHW.dtype and not torch.compiler.is_compiling():
+        return _MixedAdd.apply(x_NCTHW, add)
+    return x_NCTHW + _per_channel(add.to(x_NCTHW.dtype))
+
+
+class _MixedAdd(torch.autograd.Function):
+    """x (N, C, T, H, W) + t (N, C), of another dtype, in one kernel, and one for the gradient of t; slow on CPUs."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x_NCTHW: Tensor, t_NC: Tensor) -> Tensor:
+        ctx.dtype = t_NC.dtype  # type: ignore[attr-defined]
+        return torch.add(x_NCTHW, _per_channel(t_NC), out=torch.empty_like(x_NCTHW))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad_NCTHW: Tensor) -> tuple[Tensor, Tensor]:
+        return grad_NCTHW, grad_NCTHW.sum((2, 3, 4), dtype=ctx.dtype)  # type: ignore[attr-defined]
 
 
 def _reset_transform(transform: nn.Module) -> None:
@@ -181,15 +203,15 @@ class AttentionPool(nn.Module):
             values_NPD: (N, P, D) to be pooled in place of x, with the weights that x gives.
 
         Returns:
-            the pooled vectors (N, C), or (N, D) with values; the weights (N, P), which carry no gradient; and x. Use
-            this x downstream: the pooling gradient is fused into its own, without another pass over memory.
+            the pooled vectors (N, C), in the dtype of the parameters, or (N, D) with values; the weights (N, P), which
+            carry no gradient; and x. Use this x downstream: the pooling gradient is fused into its own, without another
+            pass over memory.
         """
         dtype = _autocast_dtype(x_NCTHW)
-        weight_1C = self.weight.to(dtype)
         if values_NPD is None:
-            pooled_NC, attention_NP, x_NCTHW = _AttentionPool.apply(x_NCTHW, weight_1C)
+            pooled_NC, attention_NP, x_NCTHW = _AttentionPool.apply(x_NCTHW, self.weight, dtype)
             return pooled_NC, attention_NP, x_NCTHW
-        logits_NP = F.linear(x_NCTHW.to(dtype).flatten(2).transpose(1, 2), weight_1C).squeeze(2)
+        logits_NP = F.linear(x_NCTHW.to(dtype).flatten(2).transpose(1, 2), self.weight.to(dtype)).squeeze(2)
         attention_NP = logits_NP.softmax(1, dtype=torch.promote_types(dtype, torch.float32)).to(values_NPD.dtype)
         return torch.bmm(attention_NP.unsqueeze(1), values_NPD).squeeze(1), attention_NP.detach(), x_NCTHW
 
@@ -220,29 +242,34 @@ class _AttentionPool(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, x_NCTHW: Tensor, weight_1C: Tensor
+        ctx: torch.autograd.function.FunctionCtx, x_NCTHW: Tensor, weight_1C: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, Tensor]:
-        z_NCTHW = x_NCTHW.to(weight_1C.dtype)
-        logits_NP = _dot(z_NCTHW, weight_1C[0])
-        attention_NP = logits_NP.softmax(1, dtype=torch.promote_types(z_NCTHW.dtype, torch.float32)).to(z_NCTHW.dtype)
-        ctx.save_for_backward(z_NCTHW, weight_1C, attention_NP)
+        z_NCTHW, w_1C = x_NCTHW.to(dtype), weight_1C.to(dtype)
+        # Computes in float32 if need be, in one kernel; autocast would add casts to ``softmax``.
+        attention_NP = torch._softmax(_dot(z_NCTHW, w_1C[0]), 1, False)
+        ctx.save_for_backward(z_NCTHW, w_1C, attention_NP)
+        ctx.dtype = weight_1C.dtype  # type: ignore[attr-defined]
         ctx.mark_non_differentiable(attention_NP)
         # Autograd would make a view of x, and for a single clip that view no longer looks like channels_last_3d.
-        return _weighted_sum(z_NCTHW, attention_NP), attention_NP, x_NCTHW.detach()
+        return _weighted_sum(z_NCTHW, attention_NP, weight_1C.dtype), attention_NP, x_NCTHW.detach()
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: torch.autograd.function.FunctionCtx, grad_NC: Tensor, _: None, grad_x_NCTHW: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        z_NCTHW, weight_1C, a_NP = ctx.saved_tensors  # type: ignore[attr-defined]
-        s_NP = _dot(z_NCTHW, grad_NC.to(z_NCTHW.dtype))
-        d_NP = a_NP * (s_NP - (a_NP * s_NP).sum(1, keepdim=True))  # the gradient of the softmax
-        grad_weight_1C = _weighted_sum(z_NCTHW, d_NP).sum(0, keepdim=True)
+    ) -> tuple[Tensor, Tensor, None]:
+        z_NCTHW, w_1C, a_NP = ctx.saved_tensors  # type: ignore[attr-defined]
+        grad_NC = grad_NC.to(z_NCTHW.dtype)
+        s_NP = _dot(z_NCTHW, grad_NC)
+        if z_NCTHW.is_cuda:  # the gradient of the softmax
+            d_NP = torch._softmax_backward_data(s_NP, a_NP, 1, a_NP.dtype)
+        else:
+            d_NP = a_NP * (s_NP - (a_NP * s_NP).sum(1, keepdim=True))
+        grad_weight_1C = _weighted_sum(z_NCTHW, d_NP, ctx.dtype).sum(0, keepdim=True)  # type: ignore[attr-defined]
         dtype, grid = grad_x_NCTHW.dtype, (1, *grad_x_NCTHW.shape[2:])
         a_N1THW, d_N1THW = a_NP.to(dtype).unflatten(1, grid), d_NP.to(dtype).unflatten(1, grid)
         grad_x_NCTHW = torch.addcmul(grad_x_NCTHW, a_N1THW, _per_channel(grad_NC.to(dtype)))
-        return grad_x_NCTHW.addcmul_(d_N1THW, _per_channel(weight_1C.to(dtype))), grad_weight_1C
+        return grad_x_NCTHW.addcmul_(d_N1THW, _per_channel(w_1C.to(dtype))), grad_weight_1C, None
 
 
 # Each product below is written for both memory formats, so that none copies x, and as the kind of matrix product that
@@ -259,12 +286,14 @@ def _dot(x_NCTHW: Tensor, vector: Tensor) -> Tensor:
     return x_NPC @ vector if vector.dim() == 1 else _dot_rows(x_NPC, vector)
 
 
-def _weighted_sum(x_NCTHW: Tensor, weights_NP: Tensor) -> Tensor:
-    """Sum (N, C) over the positions, each times its weight."""
-    x_NCP = x_NCTHW.flatten(2)
+def _weighted_sum(x_NCTHW: Tensor, weights_NP: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sum (N, C) over the positions, each times its weight; in ``dtype``."""
+    x_NCP, weights_N1P = x_NCTHW.flatten(2), weights_NP.unsqueeze(1)
+    if x_NCTHW.is_cuda and dtype != x_NCTHW.dtype:  # which a GPU has in its accumulators
+        return torch.bmm(weights_N1P, x_NCP.transpose(1, 2), out_dtype=dtype).squeeze(1)
     if not _is_channels_last(x_NCTHW):
-        return _dot_rows(x_NCP, weights_NP)
-    return torch.bmm(weights_NP.unsqueeze(1), x_NCP.transpose(1, 2)).squeeze(1)
+        return _dot_rows(x_NCP, weights_NP).to(dtype)
+    return torch.bmm(weights_N1P, x_NCP.transpose(1, 2)).squeeze(1).to(dtype)
 
 
 def _dot_rows(matrix_NAB: Tensor, vector_NB: Tensor) -> Tensor:
@@ -280,6 +309,11 @@ def _is_channels_last(x_NCTHW: Tensor) -> bool:
 
 def _per_channel(vector_NC: Tensor) -> Tensor:
     return vector_NC[:, :, None, None, None]  # (N, C, 1, 1, 1)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    enabled = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if enabled else nullcontext()
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:

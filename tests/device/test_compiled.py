@@ -19,5 +19,5 @@ def test_inductor_compiles_a_gc_block_to_triton_kernels(null_gpu: NullGpu) -> No
     assert line is not None, done.stderr[-3000:]
     found = json.loads(line[9:])
     assert 0 < found["driver_launches"] <= 24  # of Triton
-    assert found["launches"] <= 8  # and of torch's own kernels
+    assert found["launches"] <= 10  # and of torch's own kernels
     assert found["syncs"] == found["mallocs"] == 0
