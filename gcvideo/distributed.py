@@ -166,6 +166,29 @@ def agree(code: int) -> int:
     return int(all_reduce(torch.tensor(code), "max"))
 
 
+class LateAgreement:
+    """``agree`` without a wait: each call starts an exchange and returns what came of the one before, at first 0.
+
+    A single process gets back what it brings. Every process must call it equally often.
+    """
+
+    def __init__(self) -> None:
+        self._begun: Any = None
+
+    def __call__(self, code: int) -> int:
+        """The largest code that any process brought to the call before."""
+        if not (dist := _group()):
+            return code
+        import torch
+
+        codes, before = torch.tensor(code), self._begun
+        self._begun = codes, dist.all_reduce(codes, dist.ReduceOp.MAX, async_op=True)
+        if before is None:
+            return 0
+        before[1].wait()
+        return int(before[0])
+
+
 def gather_objects(item: T) -> list[T]:
     """Every process's item, in rank order, on every process."""
     items: list[Any] = [item] * world_size()

@@ -156,8 +156,8 @@ def _hold_after(step: int, release: Path) -> None:
     """Let this process wait after each step from ``step`` on, until the file ``release`` exists."""
     save_or_stop = Trainer._save_or_stop
 
-    def hold(self: Trainer, parts: Parts, stop: StopSignals, *, due: bool = False) -> None:
-        save_or_stop(self, parts, stop, due=due)
+    def hold(self: Trainer, parts: Parts, stop: StopSignals, **options: int) -> None:
+        save_or_stop(self, parts, stop, **options)
         while parts.state.position.step >= step and not release.exists():
             time.sleep(0.002)
 

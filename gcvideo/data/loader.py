@@ -4,7 +4,10 @@ The order of an epoch is one permutation that depends on the seed and the epoch 
 of it, and any number of workers gives identical batches.
 """
 
+import contextlib
 import itertools
+import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -212,8 +215,9 @@ def eval_loader(
 class Prefetcher:
     """Iterator over a loader's batches with their clips and labels on the device; measures the wait for them.
 
-    On a GPU the next batch is copied on a separate stream during the computation of the current one. The host may run
-    at most two batches ahead of the GPU: so the GPU never idles, and the time that ``next`` takes is a wait for data.
+    On a GPU a thread receives the next batches from the workers and copies them on a stream of its own during the
+    computation of the current one. The host may run at most two batches ahead of the GPU: so the GPU never idles, and
+    the time that ``next`` takes is a wait for data.
 
     Attributes:
         loader: where the batches come from.
@@ -246,23 +250,56 @@ class Prefetcher:
             began = time.perf_counter()
 
     def _copy_ahead(self) -> Iterator[ClipBatch]:
-        copying, computing = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
-        copies = (self._start_copy(batch, copying) for batch in self._load())
+        computing = torch.cuda.current_stream(self.device)
+        began, source = time.perf_counter(), iter(self.loader)
+        first = next(source, None)  # in this thread, because it forks the workers
+        copies = queue.Queue[Any](maxsize=2)
+        left = threading.Event()
+        threading.Thread(target=_copy, args=(first, source, self.device, copies, left), daemon=True).start()
         done: deque[torch.cuda.Event] = deque()
-        ready = next(copies, None)
-        while ready is not None:
-            batch, arrived = ready
-            ready = next(copies, None)  # copied during the computation of this one
-            computing.wait_event(arrived)
-            for tensor in (batch.clips, batch.labels):
-                tensor.record_stream(computing)  # its memory belongs to the copying stream
-            yield batch
-            done.append(computing.record_event())
-            if len(done) > 2:
-                done.popleft().synchronize()
+        try:
+            while (found := copies.get()) is not None:
+                self.waited += time.perf_counter() - began
+                if isinstance(found, BaseException):
+                    raise found
+                batch, arrived = found
+                computing.wait_event(arrived)
+                for tensor in (batch.clips, batch.labels):
+                    tensor.record_stream(computing)  # its memory belongs to the copying stream
+                yield batch
+                done.append(computing.record_event())
+                if len(done) > 2:
+                    done.popleft().synchronize()
+                began = time.perf_counter()
+        finally:
+            left.set()
+            with contextlib.suppress(queue.Empty):  # the thread may wait for a place
+                while True:
+                    copies.get_nowait()
 
-    def _start_copy(self, batch: ClipBatch, stream: torch.cuda.Stream) -> tuple[ClipBatch, torch.cuda.Event]:
-        batch = batch.pin_memory()  # costs nothing where the loader did it
-        with torch.cuda.stream(stream):
-            clips, labels = (tensor.to(self.device, non_blocking=True) for tensor in (batch.clips, batch.labels))
-            return batch._replace(clips=clips, labels=labels), stream.record_event()
+
+def _copy(
+    batch: ClipBatch | None, rest: Any, device: torch.device, copies: "queue.Queue[Any]", left: threading.Event
+) -> None:
+    """Start the copies of batches and queue each with the event of its end; at last None, or the error of the loader.
+
+    Args:
+        batch: the first one.
+        rest: iterator over the others; it is closed here.
+        device: where they go.
+        copies: the queue; it holds two, so that no end waits for a reader that has left.
+        left: whether the reader has.
+    """
+    torch.cuda.set_device(device)  # a new thread begins with the first one
+    stream = torch.cuda.Stream(device)
+    try:
+        while batch is not None and not left.is_set():
+            pinned = batch.pin_memory()  # costs nothing where the loader did it
+            with torch.cuda.stream(stream):
+                clips, labels = (tensor.to(device, non_blocking=True) for tensor in (pinned.clips, pinned.labels))
+                copies.put((pinned._replace(clips=clips, labels=labels), stream.record_event()))
+            batch = next(rest, None)
+        rest.close()
+        copies.put(None)
+    except BaseException as error:
+        copies.put(error)

@@ -88,6 +88,7 @@ class Trainer:
         self.folder = RunFolder(config)
         self.checkpoints = CheckpointFolder(self.folder.checkpoints, keep=config.train.keep_checkpoints)
         self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
+        self.agree_late = distributed.LateAgreement()
         runtime.tune(self.device)
 
     def fit(self, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -203,7 +204,7 @@ class Trainer:
                     position.advance()
                     if position.step % config.train.log_every == 0 or position.epoch_step == steps:
                         self._log(parts, batches, logger, progress, lr)
-                    self._save_or_stop(parts, stop, due=self._checkpoint_is_due(position.step))
+                    self._save_or_stop(parts, stop, step=position.step)
             left = (self.until - time.monotonic()) / (state.clock.seconds / (epoch + 1))  # epochs that still fit
             if distributed.agree(int(max(left, 0) < schedule.epochs - epoch - 1)):
                 schedule.shorten(epoch + 1 + max(0, distributed.agree(int(left))))
@@ -283,17 +284,15 @@ class Trainer:
         if distributed.is_main():
             self.checkpoints.save(checkpoint, best=best)
 
-    def _save_or_stop(self, parts: Parts, stop: StopSignals, *, due: bool = False) -> None:
-        """Save if it is time; save and stop if a signal came. All processes do the same at the same step."""
-        order = distributed.agree(STOP if stop.received else SAVE if due else CONTINUE)
-        if order != CONTINUE:
+    def _save_or_stop(self, parts: Parts, stop: StopSignals, *, step: int = 0) -> None:
+        """Save if it is time, save and stop if a signal came: all processes alike, a step late so that none waits."""
+        every, minutes = self.config.train.checkpoint_every, self.config.train.checkpoint_minutes
+        late = distributed.is_main() and 0 < minutes <= self.checkpoints.minutes_since_save()
+        code = STOP if stop.received else SAVE if step and late else CONTINUE
+        order = self.agree_late(code) if step else distributed.agree(code)
+        if order != CONTINUE or (step and every and step % every == 0):
             with parts.state.clock.paused():
                 self._save(parts)
         if order == STOP:
             distributed.barrier()  # the first process to end can end all, and rank 0 may still be writing
             raise Stopped(stop.received or "a signal to another process")
-
-    def _checkpoint_is_due(self, step: int) -> bool:
-        every, minutes = self.config.train.checkpoint_every, self.config.train.checkpoint_minutes
-        late = distributed.is_main() and 0 < minutes <= self.checkpoints.minutes_since_save()
-        return late or (every > 0 and step % every == 0)

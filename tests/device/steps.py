@@ -9,13 +9,17 @@ import argparse
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from gcvideo import device as runtime
+from gcvideo import distributed
 from gcvideo.config import RunConfig, load_config
+from gcvideo.console import Progress
 from gcvideo.data.dataset import ClipBatch
+from gcvideo.data.loader import Loader, Prefetcher
 from gcvideo.train.step import TrainStep
 from tests.device import null
 from tests.tiny import tiny_config
@@ -48,6 +52,34 @@ def count(step: TrainStep, batches: list[ClipBatch], *, warm_up: int, steps: int
     after = null.cuda_counts()
     calls = {name: (after[name] - before[name]) / steps for name in after}
     return calls | {"ms": milliseconds, "seeds": len(seeds), "drawn": draws.get_offset()}
+
+
+def count_fed(step: TrainStep, config: RunConfig, *, warm_up: int, steps: int) -> dict[str, float]:
+    """The same with batches from a worker process, and milliseconds of the thread that takes the steps ("thread_ms").
+
+    The copy to the device costs the host what it costs nothing on a GPU, for it is a copy in memory.
+    """
+    clips, data = config.train.batch_size, config.data
+    batch = ClipBatch(
+        torch.zeros(clips, 3, data.frames, data.crop, data.crop, dtype=torch.uint8),
+        torch.zeros(clips, dtype=torch.int64),
+        torch.arange(clips),
+        [],
+    )
+    dataset: Any = SimpleNamespace(quarantine=SimpleNamespace(strike=print), data=data)
+    loader = Loader(dataset, lambda task, hold: batch, lambda found: found, range(warm_up + steps), 1, pin_memory=True)
+    batches, agree = Prefetcher(loader, step.device), distributed.LateAgreement()
+    before, began, thread = null.cuda_counts(), time.process_time(), time.thread_time()
+    with Progress("steps", total=warm_up + steps) as progress:
+        for number in range(warm_up + steps):
+            if number == warm_up:
+                before, began, thread = null.cuda_counts(), time.process_time(), time.thread_time()
+            step.step(batches, number=number, lr=0.1)
+            progress.advance(clips)
+            agree(0)
+    found = {"ms": 1000 * (time.process_time() - began), "thread_ms": 1000 * (time.thread_time() - thread)}
+    found |= {name: value - before[name] for name, value in null.cuda_counts().items()}
+    return {name: value / steps for name, value in found.items()}
 
 
 def tiny(model: dict[str, Any], **sections: dict[str, Any]) -> RunConfig:
@@ -102,6 +134,7 @@ def main() -> None:
     parser.add_argument("--cases", action="store_true")
     parser.add_argument("--batch-size", type=int, default=8, help="clips a step (default 8)")
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--fed", action="store_true", help="with batches from a worker process")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     if args.cases:

@@ -12,7 +12,7 @@ import pytest
 import torch.distributed as dist
 
 from gcvideo import distributed
-from tests.processes import warm_context
+from tests.processes import start_ranks, wait, wait_for, warm_context
 
 pytestmark = pytest.mark.slow  # starts processes
 
@@ -83,3 +83,31 @@ def test_a_machine_that_is_replaced_joins_the_others(store: dist.TCPStore, tmp_p
 def test_a_machine_that_joins_without_a_failure_is_a_restart_too(store: dist.TCPStore, tmp_path: Path) -> None:
     start_all(store, tmp_path, restarts=[0, 0])
     assert start_all(store, tmp_path, restarts=[0, 0, 0]) == ["[0, 1, 2] True"] * 3
+
+
+def _agree_late(environment: dict[str, str], folder: str) -> None:
+    """Process 1 brings its code only after process 0 has brought two: that one must not wait for its first result."""
+    os.environ.update(environment)
+    first, codes = Path(folder) / "first", []
+    with distributed.init_from_env(timeout_minutes=1):
+        agree = distributed.LateAgreement()
+        if distributed.rank() == 1:
+            wait_for(first.exists, [])
+            codes = [agree(2), agree(0)]
+        else:
+            codes = [agree(1)]
+            first.touch()
+            codes.append(agree(0))
+        codes.append(agree(0))
+    (Path(folder) / f"codes{distributed.rank()}").write_text(str(codes))
+
+
+def test_a_late_agreement_does_not_wait_for_other_processes(tmp_path: Path) -> None:
+    ranks = start_ranks(_agree_late, {}, str(tmp_path), processes=2)
+    assert wait(ranks) == [0, 0]
+    for rank in (0, 1):
+        assert (tmp_path / f"codes{rank}").read_text() == "[0, 2, 0]"  # of the call before
+
+
+def test_a_late_agreement_of_one_process_is_what_it_brings() -> None:
+    assert [distributed.LateAgreement()(code) for code in (2, 0)] == [2, 0]
