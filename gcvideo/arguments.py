@@ -40,10 +40,11 @@ def add_options(parser: argparse.ArgumentParser, section: str, **changes: dict[s
 
     def add(target: Any, options: dict[str, Any]) -> None:
         for name, fields in options.items():
-            if isinstance(fields, str):
+            if not isinstance(fields, dict):
                 setattr(target, name, fields)
             elif " " in name:
-                add(target.add_argument_group(name), fields)
+                group, exclusive = target.add_argument_group(name), fields.get("exclusive")
+                add(group.add_mutually_exclusive_group() if exclusive else group, fields)
             else:
                 key = name.strip("-").replace("-", "_")
                 fields = {**fields, **changes.get(key, {})}

@@ -90,7 +90,7 @@ def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | No
     if hasattr(module, "add_arguments"):
         module.add_arguments(parser)
     else:
-        add_options(parser, name)
+        add_options(parser, program.removeprefix("gcvideo "))
     try:
         # key=value may stand before, between and after the options; an intermixed parse loses a "--", however.
         parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args

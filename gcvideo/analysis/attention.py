@@ -22,12 +22,6 @@ from gcvideo.layers import TracedBlock, record_attention
 ONE_VIEW = ("test.clips=1", "test.crops=1", "test.whole_frame=false")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the analysis."""
-    parser.usage = "gcvideo analyze attention CHECKPOINT [key=value ...] [options]"
-    networks.add_arguments(parser, videos=20)
-
-
 def run(args: argparse.Namespace) -> None:
     """Measure, print, and write what was asked for."""
     network, records = networks.load(args, defaults=ONE_VIEW)

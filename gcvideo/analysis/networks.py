@@ -9,7 +9,6 @@ import numpy as np
 from torch import nn
 
 from gcvideo import console
-from gcvideo.arguments import require_numbers
 from gcvideo.config import RunConfig, config_to_dict
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import VideoViews, ViewDataset
@@ -22,23 +21,13 @@ from gcvideo.eval.test_run import protocol, test_records
 from gcvideo.eval.trained import TrainedNetwork, load_trained
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, videos: int | None) -> None:
-    """Declare the arguments that ``load`` reads; ``videos`` is the default of ``--videos`` (None: all)."""
-    default = "all" if videos is None else videos
-    add = parser.add_argument
-    add("checkpoint", help="a checkpoint, or the folder of a run (its checkpoints/best.pt is taken)")
-    add("overrides", nargs="*", metavar="key=value", help="changes to the config, such as data.test.annotation=LIST")
-    add("--videos", type=int, default=videos, metavar="N", help=f"how many, drawn by the run's seed ({default})")
-
-
 def load(args: argparse.Namespace, *, defaults: tuple[str, ...] = ()) -> tuple[TrainedNetwork, RecordTable]:
     """Load the network in float32, and choose the videos.
 
     Args:
-        args: with what ``add_arguments`` declares.
+        args: ``checkpoint``, ``overrides`` and ``videos``, how many of them to take.
         defaults: ``key=value`` changes that the user's own come after.
     """
-    require_numbers(args, videos=1)
     network = load_trained(args.checkpoint, overrides=[*defaults, *args.overrides])
     records = test_records(network.config, network.classes)
     if args.videos is not None and args.videos < len(records):

@@ -81,13 +81,6 @@ def accuracy_lost(original: Predictions, simplified: Predictions) -> dict[str, A
     return found
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``gcvideo analyze simplify``."""
-    parser.usage = "gcvideo analyze simplify CHECKPOINT [key=value ...] [options]"
-    networks.add_arguments(parser, videos=None)
-    parser.add_argument("--each", action="store_true", help="also simplify each block alone (a test for each block)")
-
-
 def run(args: argparse.Namespace) -> None:
     """Test the network with and without a map for each query; print and write what the difference costs."""
     network, records = networks.load(args)

@@ -1,6 +1,6 @@
 """``gcvideo benchmark NAME ...``: one module for each benchmark, imported only when it is run."""
 
-# Name -> module with `add_arguments(parser)` and `run(args) -> int | None`, and a line of help.
+# Name -> module as `gcvideo.cli` describes it, and a line of help.
 SUBCOMMANDS = {
     "compare": ("gcvideo.benchmark.compare", "networks in one table: size, time, memory, accuracy, scaling of blocks"),
     "complexity": ("gcvideo.benchmark.complexity", "parameters and multiply-adds of configs, without running them"),

@@ -60,17 +60,9 @@ class Case(NamedTuple):
         return x.contiguous(memory_format=LAYOUTS[self.layout])
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``gcvideo benchmark blocks``."""
-    parser.add_argument("--batch", type=int, nargs="+", metavar="N", help="clips (default 1 8; on a GPU 8 32)")
-    parser.add_argument("--nl-rounds", type=int, default=3, metavar="N", help="of NL blocks (default 3; 0: none)")
-    parser.add_argument("--model-rounds", type=int, default=5, metavar="N", help="of networks (default 5; 0: none)")
-    harness.add_options(parser, rounds=7, threads=1, precision=False)
-
-
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
-    device, _, machine = harness.set_up(args, batch=1, nl_rounds=0, model_rounds=0)
+    device, _, machine = harness.set_up(args)
     batches = args.batch or ([1, 8] if device.type == "cpu" else [8, 32])
     cases = [Case(*case) for case in product(STAGES, batches, LAYOUTS, DTYPES)]
     few = [Case(*case) for case in product(STAGES, [1], ["contiguous"], DTYPES) if args.nl_rounds]

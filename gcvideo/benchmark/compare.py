@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, default=1, metavar="N", help="clips at a time (default 1)")
     add("--batches", type=int, nargs="+", default=[1, 4], metavar="N", help="for throughput (default 1 4)")
     add("--skip", nargs="+", choices=PARTS, default=[], help="leave these out")
-    harness.add_options(parser, rounds=7)
+    harness.add_options(parser)
     about = "accuracy, from the test of each config, in order: predictions.npz or its run; seeds are joined by commas"
     parser.add_argument("--predictions", nargs="+", type=lambda text: text.split(","), metavar="PLACE", help=about)
     add = parser.add_argument_group("output").add_argument

@@ -19,7 +19,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gcvideo.analysis.attention_stats import PAPER_TABLES
-from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.config import ContextConfig, ModelConfig, RunConfig, is_path, load_config
 from gcvideo.errors import ConfigError
@@ -90,18 +89,8 @@ def receptive_field(config: ModelConfig) -> tuple[int, int, int]:
     return frames + config.frame_difference, height, width
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``gcvideo benchmark complexity``."""
-    add = parser.add_argument
-    add("configs", nargs="+", metavar="CONFIG", help="YAML file, folder of them, or model name")
-    add("--frames", type=int, nargs="+", metavar="T", help="frames a clip (default: the config's)")
-    add("--size", type=int, nargs="+", metavar="S", help="height and width (default: the config's crop)")
-    add("--markdown", metavar="FILE", help="write the table as Markdown, one line a config")
-
-
 def run(args: argparse.Namespace) -> None:
     """Count, show, and write what was asked for."""
-    require_numbers(args, frames=1, size=1)
     rows = []
     for name, config in read_configs(args.configs):
         without_blocks = replace(config.model, context=ContextConfig())

@@ -14,17 +14,13 @@ from gcvideo.files import write_json
 Row = Mapping[str, object]  # column -> value
 
 
-def add_options(
-    parser: argparse.ArgumentParser, *, rounds: int, threads: int | None = None, precision: bool = True
-) -> None:
-    """Add --rounds, --threads, --device, and with ``precision`` --precision."""
-    chosen = threads or "torch's choice"
-    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"runs of each (default {rounds})")
-    parser.add_argument("--threads", type=int, default=threads, metavar="N", help=f"CPU threads (default {chosen})")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --rounds, --threads, --device and --precision."""
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="runs of each (default 7)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default torch's choice)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    if precision:
-        text = "of gcvideo's networks (default auto: the faster one on this device)"
-        parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help=text)
+    text = "of gcvideo's networks (default auto: the faster one on this device)"
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help=text)
 
 
 def set_up(args: argparse.Namespace, **least: Any) -> tuple[torch.device, str, str]:

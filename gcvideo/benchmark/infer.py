@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gcvideo.arguments import add_options
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers import networks as peers
 from gcvideo.benchmark.timing import Contender, time_contenders
@@ -38,19 +39,12 @@ INSTALLED = [name for name in CONTENDERS if name not in EXPORTED or (find_spec(n
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark infer``."""
-    parser.add_argument(
-        "--contenders", nargs="+", choices=CONTENDERS, default=INSTALLED, help="(default: all that run here)"
-    )
-    parser.add_argument("--video", metavar="FILE", help="the video (default: a synthetic one, 10 s at 340 x 256)")
-    parser.add_argument("--clips", type=int, default=10, metavar="N", help="clips a video (default 10)")
-    parser.add_argument("--crops", type=int, default=3, choices=(1, 3, 5), help="crops a clip (default 3)")
-    parser.add_argument("--crop", type=int, default=256, metavar="S", help="height and width of a view (default 256)")
-    harness.add_options(parser, rounds=3, threads=1)
+    add_options(parser, "benchmark infer", contenders={"choices": CONTENDERS, "default": INSTALLED})
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
-    device, precision, machine = harness.set_up(args, clips=1, crop=1)
+    device, precision, machine = harness.set_up(args)
     test = TestConfig(clips=args.clips, crops=args.crops, crop=args.crop, short_side=args.crop)
     with tempfile.TemporaryDirectory() as folder:
         video = args.video or make_video(Path(folder) / "video.mp4")

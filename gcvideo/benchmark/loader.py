@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from gcvideo import console
-from gcvideo.arguments import require_numbers
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers import loaders as peers
 from gcvideo.benchmark.peers.loaders import Clip, Views, bare_decode
@@ -47,19 +46,8 @@ CLIP_PEERS = {
 VIEW_PEERS = {"mmaction2": peers.mmaction2_views, "per_view": peers.per_view_video}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``gcvideo benchmark loader``."""
-    parser.add_argument("directory", metavar="DIR", help="folder of videos, searched with its subfolders")
-    parser.add_argument("--prepared", metavar="DIR2", help="the same videos, from gcvideo prepare transcode")
-    parser.add_argument("--videos", type=int, default=12, metavar="N", help="measure at most N (default 12)")
-    parser.add_argument("--clips", type=int, default=3, metavar="N", help="training clips a video (default 3)")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="measurements of each clip (default 3)")
-    parser.add_argument("--seed", type=int, default=0, help="of the clips (default 0)")
-
-
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
-    require_numbers(args, videos=1, clips=1, repeats=1, seed=0)
     folder = Path(args.directory)
     names = videos_under(folder, files_only=True)
     if not names:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from gcvideo import device as runtime
+from gcvideo.arguments import add_options
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.complexity import count_config
 from gcvideo.benchmark.peers import networks as peers
@@ -27,21 +28,13 @@ WARM_UP = 3  # rounds in which a CPU's heap still grows; its page faults can dou
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``gcvideo benchmark train``."""
-    contenders = [THEIRS, *NETWORKS]
-    parser.add_argument("--contenders", nargs="+", choices=contenders, default=[THEIRS, "plain", "gc"])
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="clips a step (default 1)")
-    parser.add_argument("--frames", type=int, default=8, metavar="T", help="frames a clip (default 8)")
-    parser.add_argument("--crop", type=int, default=224, metavar="S", help="height and width (default 224)")
-    parser.add_argument("--compile", action="store_true", help="compile gcvideo's networks with torch.compile")
-    parser.add_argument(
-        "--up-to", type=int, metavar="N", help="also find the largest batch of up to N clips that fits, and its speed"
-    )
-    harness.add_options(parser, rounds=7)
+    contenders = {"choices": [THEIRS, *NETWORKS], "default": [THEIRS, "plain", "gc"]}
+    add_options(parser, "benchmark train", contenders=contenders)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
-    device, precision, machine = harness.set_up(args, batch=1, frames=1, crop=1, up_to=1)
+    device, precision, machine = harness.set_up(args)
     configs = {name: RunConfig(model=model_config(NETWORKS[name])) for name in args.contenders if name != THEIRS}
     how: dict[str, Any] = {"device": device, "precision": args.precision, "compile": args.compile}
     shape = (3, args.frames, args.crop, args.crop)

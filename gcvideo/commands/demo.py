@@ -6,17 +6,10 @@ It does nothing of its own: it runs the commands that a user would type, one aft
 import argparse
 import shlex
 import time
-from pathlib import Path
 
 from gcvideo.config import load_config
 
 CONFIG = "demo/synthetic_gc.yaml"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
-    parser.add_argument("--data", type=Path, default=Path("data/synthetic"), help="folder of the synthetic set")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"changes to the config {CONFIG}")
 
 
 def run(args: argparse.Namespace) -> int:

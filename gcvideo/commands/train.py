@@ -9,31 +9,6 @@ from gcvideo.errors import ConfigError
 from gcvideo.files import write_json
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    parser.epilog = (
-        "Exit codes: 0 trained to the end; 2 a mistake in config or data, in one line; 75 stopped by SIGTERM, SIGUSR1 "
-        "or Ctrl-C after saving a checkpoint: continue with the same command and --resume."
-    )
-    add = parser.add_argument
-    add("config", nargs="?", help="a YAML file, or the name of a shipped one (demo/synthetic_gc.yaml)")
-    add("overrides", nargs="*", metavar="key=value", help="changes to the config (optim.lr=0.02)")
-    add("--help-config", nargs="?", const="", metavar="KEY", help="explain a config key or section, or all")
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if there is one")
-    start.add_argument(
-        "--overwrite", action="store_true", help="remove the run in the folder but its log, and start again"
-    )
-    trial = parser.add_argument_group("before a long training").add_mutually_exclusive_group()
-    trial.add_argument("--dry-run", action="store_true", help="a few steps, then memory, speed and time to finish")
-    text = "a learning-rate range test: tens of steps at rising rates, and a suggested optim.lr"
-    trial.add_argument("--find-lr", action="store_true", help=text)
-    trial.add_argument("--profile", action="store_true", help="a few steps under torch's profiler, and a trace")
-    trial.add_argument(
-        "--overfit", type=int, metavar="N", help="overfit N videos until all are learned, for 200 steps or train.epochs"
-    )
-
-
 def run(args: argparse.Namespace) -> int:
     """Train; returns 0, or 75 where a signal stopped the run."""
     if args.help_config is not None:
