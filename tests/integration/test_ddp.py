@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from gcvideo import distributed
 from gcvideo.config import config_from_dict, config_to_dict, save_config
@@ -28,7 +25,7 @@ from gcvideo.eval.predictions import Predictions
 from gcvideo.models.resnet3d import build_model
 from gcvideo.train.batch_norm import measure_batch_norms
 from gcvideo.train.step import TrainStep
-from tests.processes import start_ranks, wait
+from tests.processes import gcvideo, run_apart, start_ranks, wait, wait_for
 from tests.training import (
     EVERYTHING,
     last_state,
@@ -180,50 +177,47 @@ def children(process: int) -> list[int]:
     return [int(child) for path in lists for child in path.read_text().split()]
 
 
+def torchrun(path: Path) -> None:
+    """``torchrun --standalone --nproc-per-node=2 --max-restarts=1``, whose workers are forks of this process."""
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id="test",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=1,
+        monitor_interval=0.1,
+        start_method="fork",
+    )
+    elastic_launch(launch, gcvideo)("train", str(path), "--overwrite")  # once, not at every start
+
+
 def test_torchrun_restarts_a_killed_job_whose_processes_save_and_leave_when_it_dies(place: Path) -> None:
     """SIGUSR1 ends torchrun itself, which would leave them training."""
     config = train_config(place, "torchrun", train={"epochs": 5000, "val_every": 0, "checkpoint_every": 1})
     path, log, last = place / "torchrun.yaml", config.run_dir / "train.log", config.run_dir / "checkpoints" / "last.pt"
     save_config(config, path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
-    job = subprocess.Popen(
-        [*command, "-m", "gcvideo", "train", str(path), "--overwrite"],  # once, not at every start
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).resolve().parents[2],
-    )
-
-    def wait_until(condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + 120
-        while not condition() and time.monotonic() < end and job.poll() is None:
-            time.sleep(0.01)
-
-    wait_until(last.exists)
-    os.kill(children(job.pid)[-1], signal.SIGKILL)
-    wait_until(lambda: "resuming from" in log.read_text())
-    done = steps_done(config)
-    wait_until(lambda: steps_done(config) > done)
-    os.kill(job.pid, signal.SIGUSR1)
-    try:
-        output, errors = job.communicate(timeout=60)  # the pipes end with the last process that holds them
-    except subprocess.TimeoutExpired:
-        for process in processes_of(path):
-            os.kill(process, signal.SIGKILL)
-        raise
-    assert job.returncode == -signal.SIGUSR1
-    assert output.count("resuming from") == 1  # one process speaks
-    assert errors.count("stopped by SIGTERM; a checkpoint is saved") == 1
+    output = place / "torchrun.txt"
+    job = run_apart(torchrun, path, output=output)
+    wait_for(last.exists, [job])
+    os.kill(children(job.pid or 0)[-1], signal.SIGKILL)
+    wait_for(lambda: "resuming from" in log.read_text(), [job])
+    done, workers = steps_done(config), children(job.pid or 0)
+    wait_for(lambda: steps_done(config) > done, [job])
+    os.kill(job.pid or 0, signal.SIGUSR1)
+    assert wait([job]) == [-signal.SIGUSR1]
+    left = [Path(f"/proc/{worker}/exe") for worker in workers]
+    end = time.monotonic() + 60
+    while any(map(os.path.exists, left)) and time.monotonic() < end:
+        time.sleep(0.01)
+    for worker, exe in zip(workers, left, strict=True):
+        if os.path.exists(exe):
+            os.kill(worker, signal.SIGKILL)
+            raise AssertionError(f"process {worker} trains on")
+    said = output.read_text()
+    assert said.count("resuming from") == 1  # one process speaks
+    assert said.count("stopped by SIGTERM; a checkpoint is saved") == 1
     steps = [line["step"] for line in metrics(config)]
     assert steps == list(range(1, last_state(config)["step"] + 1))
     assert len(steps) > done
-
-
-def processes_of(path: Path) -> list[int]:
-    """Those that were started with this file among their arguments."""
-    found = []
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if str(path).encode() in command.read_bytes().split(b"\0"):
-                found.append(int(command.parent.name))
-    return found
