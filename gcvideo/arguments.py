@@ -18,7 +18,7 @@ FILE_OPTIONS = (*TEXT_OPTIONS, "save")
 FOLDER_OPTIONS = ("png", "maps", "output")
 
 
-TYPES = {"int": int, "float": float, "path": Path}
+TYPES = {"int": int, "float": float, "path": Path, "list": lambda text: text.split(",")}
 
 
 @functools.cache
@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser, section: str, **changes: dict[s
         for name, fields in options.items():
             if not isinstance(fields, dict):
                 setattr(target, name, fields)
-            elif " " in name:
+            elif any(isinstance(value, dict) for value in fields.values()):  # a group
                 group, exclusive = target.add_argument_group(name), fields.get("exclusive")
                 add(group.add_mutually_exclusive_group() if exclusive else group, fields)
             else:

@@ -35,7 +35,6 @@ PRESETS = {
     ("paper", False): [f"slow_r50{blocks}" for blocks in ("", "_nl5", "_snl5", "_se_c345", "_gc5", "_gc_c345")],
     ("paper", True): [f"quick/{kind}.yaml" for kind in ("plain", "nl", "snl", "se", "gc")],
 }
-PARTS = ("forward", "train", "memory", "throughput", "scaling")
 # What one block is measured on: channels, and the shapes (T, H, W) of features that grow in one way.
 CHANNELS = 512
 GROWING = {
@@ -52,30 +51,9 @@ class Candidate(NamedTuple):
     shape: tuple[int, ...]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``gcvideo benchmark compare``."""
-    about = "YAML files, folders, model names; changes to all"
-    parser.add_argument("configs", nargs="*", metavar="CONFIG | key=value", help=about)
-    parser.add_argument("--preset", choices=["paper"], help="the networks of GCNet's table for Kinetics, and SE")
-    text = "with --preset: small networks, first trained and tested on synthetic videos where no such run lies in runs/"
-    parser.add_argument("--quick", action="store_true", help=text)
-    add = parser.add_argument_group("what is measured").add_argument
-    add("--frames", type=int, metavar="T", help="frames a clip (default: the config's)")
-    add("--size", type=int, metavar="S", help="height and width (default: the config's crop)")
-    add("--batch", type=int, default=1, metavar="N", help="clips at a time (default 1)")
-    add("--batches", type=int, nargs="+", default=[1, 4], metavar="N", help="for throughput (default 1 4)")
-    add("--skip", nargs="+", choices=PARTS, default=[], help="leave these out")
-    harness.add_options(parser)
-    about = "accuracy, from the test of each config, in order: predictions.npz or its run; seeds are joined by commas"
-    parser.add_argument("--predictions", nargs="+", type=lambda text: text.split(","), metavar="PLACE", help=about)
-    add = parser.add_argument_group("output").add_argument
-    add("--html", metavar="FILE", help="self-contained page with tables and plots")
-    add("--png", metavar="DIR", help="the plots as PNG")
-
-
 def run(args: argparse.Namespace) -> None:
     """Measure, show, and write what was asked for."""
-    device, _, machine = harness.set_up(args, frames=1, size=1, batch=1, batches=1)
+    device, _, machine = harness.set_up(args)
     candidates = read_candidates(args)
     if args.quick:
         args.predictions = [[train_and_test(candidate.config)] for candidate in candidates]

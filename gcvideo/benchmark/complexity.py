@@ -54,7 +54,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> Complexity:
     model = copy.deepcopy(model).to("meta").eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):  # counts nothing, and takes most of the time on this device
-            module.forward = lambda x: x  # type: ignore[method-assign]
+            module.forward = lambda x: x  # type: ignore[assignment, method-assign]
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mv: _matrix_vector_flops})
     with torch.no_grad(), counter:
         model(torch.empty(tuple(input_shape), device="meta"))

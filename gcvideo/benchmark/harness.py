@@ -7,32 +7,19 @@ from typing import Any
 import torch
 
 from gcvideo import console
-from gcvideo.arguments import FILE_OPTIONS, FOLDER_OPTIONS, require_numbers
+from gcvideo.arguments import FILE_OPTIONS, FOLDER_OPTIONS
 from gcvideo.device import describe, pick_device, pick_precision, tune, versions
 from gcvideo.files import write_json
 
 Row = Mapping[str, object]  # column -> value
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --rounds, --threads, --device and --precision."""
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="runs of each (default 7)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default torch's choice)")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    text = "of gcvideo's networks (default auto: the faster one on this device)"
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help=text)
-
-
-def set_up(args: argparse.Namespace, **least: Any) -> tuple[torch.device, str, str]:
-    """Check the options, set the CPU threads, and prepare the device.
-
-    Args:
-        least: smallest values of the benchmark's own options.
+def set_up(args: argparse.Namespace) -> tuple[torch.device, str, str]:
+    """Set the CPU threads, and prepare the device.
 
     Returns:
         the device, the precision ("fp32" or "bf16"), and a line that describes both.
     """
-    require_numbers(args, rounds=1, threads=1, **least)
     if args.threads:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
