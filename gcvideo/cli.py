@@ -1,8 +1,8 @@
 """The ``gcvideo`` command: ``gcvideo train CONFIG``, ``gcvideo test CHECKPOINT`` and so on.
 
-Each command is a module with ``run(args) -> int | None``. Its options stand in ``commands/options.yaml``, or in a
-function ``add_arguments(parser)`` of the module. In place of both it may have ``SUBCOMMANDS``, a table like the one
-below. Modules are imported only when called. Errors that a user can cause end as one line on stderr and exit code 2.
+Commands and options stand in ``commands/options.yaml``. Each command is a module with ``run(args) -> int | None``, and
+perhaps with ``option_fields()``, what the table does not know of its options. Modules are imported only when called.
+Errors that a user can cause end as one line on stderr and exit code 2.
 """
 
 import argparse
@@ -13,25 +13,10 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from gcvideo import __version__, distributed
-from gcvideo.arguments import add_options, require_numbers, require_writable_outputs
+from gcvideo.arguments import add_options, read_options, require_numbers, require_writable_outputs
 from gcvideo.errors import ConfigError, DataError, GcvideoError
 
-# Name -> module and a line of help.
-COMMANDS = {
-    "demo": ("gcvideo.commands.demo", "make a synthetic action set, train on it, test, and show the results"),
-    "fit": ("gcvideo.commands.fit", "make a tested classifier of a folder of videos, and explain every choice"),
-    "train": ("gcvideo.commands.train", "train a network on videos"),
-    "test": ("gcvideo.commands.test", "multi-view test of a checkpoint: top-1 and top-5"),
-    "predict": ("gcvideo.commands.predict", "label videos with a checkpoint"),
-    "embed": ("gcvideo.commands.embed", "write feature vectors of videos, their clips or windows"),
-    "search": ("gcvideo.commands.search", "find the videos whose feature vectors are nearest"),
-    "prepare": ("gcvideo.commands.prepare", "make, download, index, check and transcode data sets"),
-    "benchmark": ("gcvideo.benchmark", "measure cost: parameters, multiply-adds, time, memory"),
-    "convert": ("gcvideo.commands.convert", "convert weights from and to other toolkits"),
-    "export": ("gcvideo.commands.export", "write a network as ONNX or as an exported program"),
-    "analyze": ("gcvideo.analysis", "look inside the attention of a trained network"),
-    "env": ("gcvideo.commands.env", "print versions, decoders, devices and limits, for a bug report"),
-}
+PACKAGES = {"benchmark": "gcvideo.benchmark", "analyze": "gcvideo.analysis"}  # of commands with a module a subcommand
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,39 +56,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def commands_below(command: str) -> dict[str, str]:
+    """Name and a line of help of each subcommand; of "" those of the commands themselves."""
+    found = {tuple(name.split()): options["description"] for name, options in read_options().items()}
+    return {words[-1]: about for words, about in found.items() if list(words[:-1]) == command.split()}
+
+
 def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | None], argparse.Namespace]:
     """The function of the command (or of its subcommand) and its arguments."""
-    program, about, choices = "gcvideo", "3D global context networks for video recognition", COMMANDS
+    command, about = "", "3D global context networks for video recognition"
     # What the shell makes of `*.mp4` may begin with a dash.
     rest = [f"./{word}" if word.startswith("-") and "." in word and os.path.isfile(word) else word for word in argv]
-    while True:
+    while choices := commands_below(command):
         if not rest or rest[0] not in choices:
-            _choice_parser(program, about, choices).parse_args(rest[:1])  # exits: with help, the version or an error
+            parser = _choice_parser(f"gcvideo {command}".strip(), about, choices)
+            parser.parse_args(rest[:1])  # exits: with help, the version or an error
         name = rest.pop(0)
-        program, about = f"{program} {name}", choices[name][1]
-        module = import_module(choices[name][0])
-        if not hasattr(module, "SUBCOMMANDS"):
-            break
-        choices = module.SUBCOMMANDS
-    parser = argparse.ArgumentParser(prog=program, description=about)
+        command, about = f"{command} {name}".strip(), choices[name]
+    first = command.split()[0]
+    module = import_module(f"{PACKAGES[first]}.{name}" if first in PACKAGES else f"gcvideo.commands.{first}")
+    parser = argparse.ArgumentParser(prog=f"gcvideo {command}")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON")
-    if hasattr(module, "add_arguments"):
-        module.add_arguments(parser)
-    else:
-        add_options(parser, program.removeprefix("gcvideo "))
-    try:
-        # key=value may stand before, between and after the options; an intermixed parse loses a "--", however.
-        parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
-        return module.run, parse(rest)
-    except TypeError:  # the command has argparse's own subcommands
-        return module.run, parser.parse_args(rest)
+    add_options(parser, command, **(module.option_fields() if hasattr(module, "option_fields") else {}))
+    parser.set_defaults(subcommand=name)
+    # key=value may stand before, between and after the options; an intermixed parse loses a "--", however.
+    parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
+    return module.run, parse(rest)
 
 
-def _choice_parser(program: str, about: str, choices: dict[str, tuple[str, str]]) -> argparse.ArgumentParser:
+def _choice_parser(program: str, about: str, choices: dict[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program, description=about)
     parser.add_argument("--version", action="version", version=f"gcvideo {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands; COMMAND --help explains one")
-    for name, (_, text) in choices.items():
+    for name, text in choices.items():
         commands.add_parser(name, help=text)
     return parser
 

@@ -13,11 +13,11 @@ import tempfile
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from gcvideo.arguments import add_options
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.peers import networks as peers
 from gcvideo.benchmark.timing import Contender, time_contenders
@@ -37,9 +37,9 @@ CONTENDERS = [THEIRS, "gc", "gc_compiled", "plain", "plain_compiled", *EXPORTED]
 INSTALLED = [name for name in CONTENDERS if name not in EXPORTED or (find_spec(name) and find_spec("onnxscript"))]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``gcvideo benchmark infer``."""
-    add_options(parser, "benchmark infer", contenders={"choices": CONTENDERS, "default": INSTALLED})
+def option_fields() -> dict[str, dict[str, Any]]:
+    """All contenders, by default those that are installed."""
+    return {"contenders": {"choices": CONTENDERS, "default": INSTALLED}}
 
 
 def run(args: argparse.Namespace) -> None:

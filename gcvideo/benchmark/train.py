@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from gcvideo import device as runtime
-from gcvideo.arguments import add_options
 from gcvideo.benchmark import harness
 from gcvideo.benchmark.complexity import count_config
 from gcvideo.benchmark.peers import networks as peers
@@ -26,10 +25,9 @@ THEIRS = "pytorchvideo"
 WARM_UP = 3  # rounds in which a CPU's heap still grows; its page faults can double the time of a step
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``gcvideo benchmark train``."""
-    contenders = {"choices": [THEIRS, *NETWORKS], "default": [THEIRS, "plain", "gc"]}
-    add_options(parser, "benchmark train", contenders=contenders)
+def option_fields() -> dict[str, dict[str, Any]]:
+    """The contenders."""
+    return {"contenders": {"choices": [THEIRS, *NETWORKS], "default": [THEIRS, "plain", "gc"]}}
 
 
 def run(args: argparse.Namespace) -> None:

@@ -11,10 +11,6 @@ from gcvideo import distributed
 from gcvideo.files import write_json
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command has no options of its own."""
-
-
 def run(args: argparse.Namespace) -> int:
     """Print it as text for a bug report: first our own lines, then those of torch's ``collect_env``."""
     from torch.utils.collect_env import get_pretty_env_info

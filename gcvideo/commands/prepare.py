@@ -7,30 +7,20 @@ import argparse
 import dataclasses
 from typing import Any
 
-from gcvideo.arguments import add_options, read_options
 from gcvideo.console import printable, say, table, warn
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
 from gcvideo.parts import Part
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One subcommand a task, each with its own options."""
+def option_fields() -> dict[str, dict[str, Any]]:
+    """What other tables tell: the editions of Kinetics, and the presets of an encoding."""
     from gcvideo.prepare.download import BASE, EDITIONS
     from gcvideo.prepare.encode import PRESETS
 
     presets = "; ".join(f"{name}: {preset['about']}" for name, preset in PRESETS.items())
-    changes: dict[str, dict[str, Any]] = {
-        "download": {"name": {"choices": EDITIONS}, "base": {"default": BASE}},
-        "transcode": {"preset": {"choices": PRESETS, "help": f"{presets} (%(default)s)"}},
-    }
-    tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    for section, options in read_options().items():
-        if section.startswith("prepare "):
-            name = section.removeprefix("prepare ")
-            task = tasks.add_parser(name, help=options["description"])
-            add_options(task, section, **changes.get(name, {}))
-            task.add_argument("--json", default=argparse.SUPPRESS, metavar="FILE", help="write the results as JSON")
+    preset = {"choices": PRESETS, "help": f"{presets} (%(default)s)"}
+    return {"name": {"choices": EDITIONS}, "base": {"default": BASE}, "preset": preset}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     tasks = (synthetic, motion, download, index, verify, transcode, labels, shard)
     try:
-        results = {task.__name__: task for task in tasks}[args.task](args)
+        results = {task.__name__: task for task in tasks}[args.subcommand](args)
     except PartDone as done:
         say(str(done))
         if args.json:
@@ -49,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     shown = [(name, value) for name, value in results.items() if not isinstance(value, (list, dict))]
     if shown:
-        table(shown, columns=(args.task, ""))
+        table(shown, columns=(args.subcommand, ""))
     if args.json:
         write_json(args.json, results)
-    if args.task == "transcode":
+    if args.subcommand == "transcode":
         return int(any(result["failures"] for result in results.values()))
     return int(bool(results.get("problems")))
 
