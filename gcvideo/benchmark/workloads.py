@@ -74,7 +74,8 @@ def training_step(
         compile: with ``torch.compile``.
     """
     changes: dict[str, Any] = {"batch_size": len(clips), "accumulate": 1, "precision": precision, "compile": compile}
-    data = replace(config.data, frames=clips.shape[2], crop=clips.shape[-1])
+    side = clips.shape[-1]
+    data = replace(config.data, frames=clips.shape[2], crop=side, short_side=(side, side))
     model = replace(config.model, weights=None)
     learner = TrainStep(replace(config, data=data, train=replace(config.train, **changes), model=model), device)
     learner.train_mode()

@@ -9,8 +9,8 @@ import pytest
 
 from gcvideo.benchmark.compare import read_candidates
 from gcvideo.benchmark.timing import CPU
-from gcvideo.benchmark.workloads import peak_memory
-from gcvideo.config import RunConfig, save_config
+from gcvideo.benchmark.workloads import peak_memory, random_clips, training_step
+from gcvideo.config import DataConfig, RunConfig, save_config
 from gcvideo.models import model_config
 
 
@@ -28,6 +28,13 @@ def test_networks_are_called_by_their_file_or_run_unless_two_share_a_name(tmp_pa
         args = argparse.Namespace(configs=["data.frames=4"], preset="paper", quick=quick, **common)
         assert read_candidates(args)[-1].name == last
         assert {candidate.shape[1] for candidate in read_candidates(args)} == {4}
+
+
+def test_clips_may_be_larger_than_those_that_the_config_trains_on() -> None:
+    config = RunConfig(
+        model=model_config("slow_r18", width=4, num_classes=4), data=DataConfig(crop=32, short_side=(32, 40))
+    )
+    training_step(config, random_clips((1, 3, 2, 64, 64)), device=CPU, precision="fp32")()
 
 
 @pytest.mark.slow
