@@ -26,6 +26,7 @@ from gcvideo.prepare.jobs import run_jobs
 from gcvideo.video import open_video
 
 FIXED_CAMERA, MOST_NOTES = 0.2, 10  # share of videos that look alike from which that means nothing; notes on labels
+COLUMNS = {"duration": "seconds", "fps": "frames/s", "height": "height", "width": "width"}
 FEWEST_SECONDS = 20.0  # to open all videos in, even where little time was given
 
 
@@ -88,7 +89,11 @@ def look(
     between = verify.SEVERAL if videos.multi_label else "\0"
     labels = [[label for label in (entry.label or "").split(between) if label] for entry in entries]
     if names and all(label.isdecimal() for own in labels for label in own):
-        labels = [[names[int(label)] for label in own if int(label) < len(names)] for own in labels]
+        if (last := max([int(label) for own in labels for label in own], default=0)) >= len(names):
+            raise DataError(
+                f"{beside}: names {len(names)} classes, and {source} has label {last}; name all, from label 0"
+            )
+        labels = [[names[int(label)] for label in own] for own in labels]
     rows = _open_all([entry.record.path for entry in entries], deadline)
     findings += verify.findings_of(entries, rows)
     seen = [f for f in findings if f.reason.startswith(verify.LOOKS_SAME)]
@@ -188,9 +193,10 @@ def _describe(videos: Videos) -> None:
         counts = [sum(videos.parts[i] == part for i in own) for part in verify.SUBSETS]
         if counts[0] == 1:
             videos.note(f"{name}: a single video to train on, so none can be held out to test the class; add more")
-        seen = [
-            [r[key] for i in own if (r := videos.rows[i]).get(key)] for key in ("duration", "fps", "height", "width")
-        ]
+        seen = [[r[key] for i in own if (r := videos.rows[i]).get(key)] for key in COLUMNS]
         rows.append([printable(name), *counts, *(f"{np.median(column or [np.nan]):.4g}" for column in seen)])
-    heads = ("class", *verify.SUBSETS, "seconds", "frames/s", "height", "width")
-    table(rows, columns=heads, title=f"{len(videos.records):,} videos of {len(videos.classes)} classes; medians")
+    table(
+        rows,
+        columns=("class", *verify.SUBSETS, *COLUMNS.values()),
+        title=f"{len(videos.records):,} videos of {len(videos.classes)} classes; medians",
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections import Counter
@@ -15,7 +14,7 @@ import numpy as np
 from gcvideo import device as runtime
 from gcvideo import distributed
 from gcvideo.config import RunConfig, load_config
-from gcvideo.console import printable, say
+from gcvideo.console import duration, printable, say
 from gcvideo.fit.look import Videos
 
 BASE = "custom/fit.yaml"
@@ -35,6 +34,7 @@ class Plan:
         overrides: the user's ``key=value``, which no choice changes.
 
     Attributes:
+        config: with all choices so far.
         reasons: dotted key -> why it was chosen.
         chosen: dotted key -> value.
     """
@@ -44,19 +44,14 @@ class Plan:
         self.given = {override.partition("=")[0] for override in overrides}
         self.chosen: dict[str, Any] = {}
         self.reasons: dict[str, str] = {}
-        self.config  # noqa: B018  # so that a mistake in an override is found at once
-
-    @functools.cached_property
-    def config(self) -> RunConfig:
-        """With all choices so far."""
-        return self.variant({})
+        self.config = self.variant({})  # a mistake in an override is found at once
 
     def choose(self, reason: str, values: dict[str, Any]) -> None:
         """Set fields by their dotted keys, print them and the reason. What the user set stays."""
         values = {key: value for key, value in values.items() if key not in self.given}
         self.chosen |= values
         self.reasons |= dict.fromkeys(values, reason)
-        self.__dict__.pop("config", None)
+        self.config = self.variant({})
         if values:
             say(f"  {', '.join(f'{key}={value}' for key, value in values.items())}: {printable(reason)}")
 
@@ -93,7 +88,7 @@ def plan_clips(plan: Plan, videos: Videos) -> float:
         plan.choose(f"the videos have {side:.4g} pixels", {"data.crop": crop, **sizes})
     covered = frames * plan.config.data.stride / rate
     clips = int(np.clip(np.ceil(2 * middle / covered), 5, 10))
-    plan.choose(f"half of the videos last {middle:.2g} s or more, a clip {covered:.2g} s", {"test.clips": clips})
+    plan.choose(f"half of the videos last {duration(middle)} or more, a clip {covered:.2g} s", {"test.clips": clips})
     return covered
 
 
@@ -141,9 +136,8 @@ def plan_epochs(plan: Plan, *, videos: int, validates: bool, seconds: float, epo
     steps = max(1, videos // plan.config.train.batch_size)
     most, fits = max(EPOCHS, STEPS / steps), seconds / epoch_seconds
     epochs = max(min(most, fits), 1 / steps)
-    epochs = (
-        plan.config.train.epochs if "train.epochs" in plan.given else int(epochs) if epochs >= 2 else round(epochs, 3)
-    )
+    epochs = int(epochs) if epochs >= 2 else round(epochs, 3)
+    epochs = plan.config.train.epochs if "train.epochs" in plan.given else epochs
     reason = f"an epoch takes {epoch_seconds:.3g} s, and {seconds:.0f} s are left" if fits < most else "more do not pay"
     plan.choose(reason, {"train.epochs": epochs, "optim.warmup_epochs": round(min(1.0, epochs / 10), 4)})
     if plan.config.model.weights and "train.freeze" not in plan.given and epochs >= FEWEST_EPOCHS:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import fcntl
 import json
 import os
-import random
 import shlex
 import shutil
-import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,8 +132,8 @@ class Fit:
         both = zip(self.videos.records, self.videos.rows, strict=True)
         lengths = {record.path: row.get("duration") or 0.0 for record, row in both}
         paths = sorted(path for path in lengths if os.path.isfile(path))
-        few = sorted(random.Random(0).sample(paths, min(12, len(paths))), key=lambda path: lengths[path])[:3]
-        read = statistics.median(clip_seconds(path, clips=2) for path in few) if few else 0.0
+        few = sorted(paths[:: max(1, len(paths) // 12)], key=lambda path: lengths[path])[:3]
+        read = float(np.median([clip_seconds(path, clips=2) for path in few] or [0.0]))
         told = f"a clip is read in {1000 * read:.0f} ms of CPU time and trained on in {1000 * self.clip_seconds:.0f} ms"
         if read < READING * self.clip_seconds:
             return say(f"  {told}: no small copies are needed")
@@ -223,42 +219,27 @@ def fit(asked: argparse.Namespace, *, began: float) -> dict[str, Any]:
     """
     plan = Plan(asked.name or Path(asked.source).expanduser().resolve().stem, asked.overrides)
     folder, data, name = plan.config.run_dir, plan.config.data, plan.config.name
-    names = [
-        *(f"{name}_fold{k + 1}" for k in range(asked.folds)),
-        name,
-        *(f"{name}_s{n}" for n in range(1, asked.seeds)),
-    ]
+    names = [f"{name}_fold{k + 1}" for k in range(asked.folds)]
+    names += [f"{name}_s{n}" if n else name for n in reversed(range(asked.seeds))]
     taken = [run.path for run in (RunFolder(plan.variant({"name": own})) for own in names) if run.holds_run()]
     if taken and not (asked.overwrite or asked.dry_run):
-        begun = f"; gcvideo train {shlex.quote(f'{folder}/config.yaml')} --resume, and then gcvideo test, finish it"
-        fix = "give another --name, or replace it with --overwrite" + begun * (
-            taken == [folder] and not (folder / "fit.json").exists()
-        )
+        fix = "give another --name, or replace it with --overwrite"
+        if taken == [folder] and not (folder / "fit.json").exists():
+            fix += f"; gcvideo train {shlex.quote(f'{folder}/config.yaml')} --resume, and then gcvideo test, finish it"
         raise ConfigError(f"{taken[0]} already holds a run: {fix}")
     root, until = asked.root or data.train.root, began + 60 * asked.minutes * LOOK_TIME
     videos = look(asked.source, test=asked.test, root=root, classes=data.classes, deadline=until)
-    with only_one_in(folder):
-        return train_and_judge(asked, plan, videos, names, began=began)
-
-
-@contextlib.contextmanager
-def only_one_in(folder: Path) -> Iterator[None]:
-    """Make a folder and keep other processes that ask the same out of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise ConfigError(f"{folder}: another gcvideo fit is at work here; give another --name") from None
-    finally:
-        os.close(place)
+    with (folder / ".fit.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder}: another gcvideo fit is at work here; give another --name") from None
+        return carry_out(asked, plan, videos, names, began)
 
 
-def train_and_judge(
-    asked: argparse.Namespace, plan: Plan, videos: Videos, names: Sequence[str], *, began: float
-) -> dict[str, Any]:
-    """The rest of ``fit``: choose, try, train the runs of these names, test."""
+def carry_out(asked: argparse.Namespace, plan: Plan, videos: Videos, names: list[str], began: float) -> dict[str, Any]:
+    """The rest of ``fit``: choose, try, train the runs of these names, of which the last is the classifier, test."""
     labels, folder, seed, total = videos.labels, plan.config.run_dir, plan.config.seed, 60 * asked.minutes
     groups = find_groups([r.path for r in videos.records], labels, videos.classes, twins=videos.twins)
     if groups.shown_by:
@@ -292,18 +273,18 @@ def train_and_judge(
     fold = folds(labels, groups.numbers, max(asked.folds, 1), seed=seed)
     each = [{"train": np.flatnonzero(fold != k), "test": np.flatnonzero(fold == k)} for k in range(asked.folds)]
     runs = list(zip(names, [*each, *[parts] * asked.seeds], strict=True))
-    tests, complete = [], {*labels}
+    tests: list[Predictions] = []
     for number, (run, own) in enumerate(runs):
-        if own is not parts and (not len(own["test"]) or {*labels[own["train"]]} != complete):
+        if own is not parts and (not len(own["test"]) or {*labels[own["train"]]} != {*labels}):
             continue
         say(f"\ntraining {number + 1} of {len(runs)}: {run}")
         stop = {} if len(own.get("val", ())) else {"train.early_stop": 0}
-        config = work.config(own, {"name": run, "seed": seed + max(0, number - asked.folds), **stop})
+        config = work.config(own, {"name": run, "seed": seed + (0 if asked.folds else len(runs) - 1 - number), **stop})
         work.train(config, max(1.0, (work.left - testing) / (len(runs) - number)))
         plan.explain(config.run_dir / "config.yaml")
         tests += [work.test(config)] if len(own["test"]) else []
     checked = np.random.default_rng(seed).permutation(own["train"])[:MOST_CHECKED]
-    pooled = (join(tests) if asked.folds else tests[0]) if tests else None
+    pooled = (join(tests) if asked.folds else tests[-1]) if tests else None
     verdict = judge(pooled, tests, work.test(config, np.sort(checked)))
     counts = Counter(videos.classes[label] for i in parts["train"] for label in videos.sets[i])
     values: dict[str, Any] = {"v": verdict, "counts": counts, "short": short, "grouped": groups.shown_by}
@@ -315,6 +296,5 @@ def train_and_judge(
     values["scored"] = score_for_page(pooled) if pooled is not None else None
     write_page(folder / "fit.html", "fit.html.j2", title=f"The classifier {plan.config.name}", lines=lines, **values)
     write_json(folder / "fit.json", results := {**results, "verdict": verdict, "says": lines})
-    for line in ["", f"took {duration(total - work.left)}; the page: {folder / 'fit.html'}", *lines]:
-        say(line)
+    say("\n".join(["", f"took {duration(total - work.left)}; the page: {folder / 'fit.html'}", *lines]))
     return results

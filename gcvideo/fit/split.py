@@ -127,7 +127,8 @@ def _ways(paths: Sequence[str], labels: np.ndarray, classes: Sequence[str]) -> I
     """Ways to group videos, what is most telling and coarsest first: in words, whether sure, the key of each video."""
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     below = [folder[len(os.path.commonpath(folders)) :].split(os.sep) for folder in folders]
-    known = [{*re.split(r"[\W_]+", name.lower()), _bare(name), "", *SUBSETS} for name in classes]
+    full = {_bare(name) for name in classes if len(name) > 2}  # of all classes: the label may be a slip
+    known = [{*re.split(r"[\W_]+", name.lower()), _bare(name), "", *full, *SUBSETS} for name in classes]
     own = [known[label] for label in labels]  # words that are the class's
     keys: list[Any] = [tuple(n for n in b if _bare(n) not in words) for b, words in zip(below, own, strict=True)]
     for depth in range(1, max(map(len, keys), default=0) + 1):

@@ -12,8 +12,7 @@ from gcvideo.eval.metrics import wilson_interval
 from gcvideo.eval.predictions import COUNTS, ENSEMBLES, Predictions
 from gcvideo.eval.scoring import Scoring, details, score
 
-MOST_SUSPECTS = 12
-SURE, RATIO = 0.5, 5.0  # probability of the predicted class, and how much larger than that of the label, to doubt it
+MOST_SUSPECTS, RATIO = 50, 5.0  # by which factor another class is more probable than the label, to doubt it
 
 
 def join(several: Sequence[Predictions]) -> Predictions:
@@ -61,16 +60,17 @@ def judge(pooled: Predictions | None, runs: Sequence[Predictions], check: Predic
 
 
 def suspects(scored: dict[str, Scoring]) -> list[dict[str, Any]]:
-    """Videos whose labels look wrong: confident predictions of another class, the most confident first.
+    """Videos whose labels look wrong: another class is much more probable, by the largest factor first.
 
     Args:
-        scored: what the videos were to the network, in words -> their scores.
+        scored: what the videos were to the network, in words -> their scores; the first ones count.
     """
-    found = []
+    found: dict[str, dict[str, Any]] = {}
     for part, each in scored.items():
         own, best = (each.probabilities[np.arange(len(each.labels)), k] for k in (each.labels, each.predicted))
-        for i in np.flatnonzero(~each.right & (best >= SURE) & (best >= RATIO * own)):
-            names, videos = each.classes, each.predictions
-            row = {"id": videos.ids[i], "path": videos.paths[i], "class": names[each.labels[i]], "part": part}
-            found.append({**row, "taken_for": names[each.predicted[i]], "confidence": float(best[i])})
-    return sorted(found, key=lambda row: -row["confidence"])[:MOST_SUSPECTS]
+        names, videos = each.classes, each.predictions
+        for i in np.flatnonzero(best >= RATIO * own):
+            row = {"id": videos.ids[i], "path": videos.paths[i], "part": part, "class": names[each.labels[i]]}
+            row |= {"taken_for": names[each.predicted[i]], "confidence": float(best[i])}
+            found.setdefault(row["id"], {**row, "factor": float(best[i] / own[i])})
+    return sorted(found.values(), key=lambda row: -row["factor"])[:MOST_SUSPECTS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,6 @@ from gcvideo.cli import main
 from gcvideo.config import load_config
 from gcvideo.data.annotations import load_records
 from gcvideo.fit.look import look
-from gcvideo.fit.run import only_one_in
 from tests.videos import write_frames, write_video
 
 TINY = [
@@ -90,7 +90,9 @@ def test_runs_of_others_are_left_alone(
     Path("runs/set_fold2/checkpoints/last.pt").touch()
     assert fit(own, "--folds", "3") == 2
     assert "runs/set_fold2 already holds a run: give another --name" in capsys.readouterr().err
-    with only_one_in(Path("runs/set")):
+    Path("runs/set").mkdir()
+    with Path("runs/set/.fit.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         assert fit(own, "--dry-run") == 2
     assert "runs/set: another gcvideo fit is at work here" in capsys.readouterr().err
 
@@ -99,7 +101,7 @@ def test_runs_of_others_are_left_alone(
 def test_a_dry_run_trains_nothing(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert fit(own, *TINY, "--dry-run") == 0
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".fit.lock"]
 
 
 @pytest.mark.slow

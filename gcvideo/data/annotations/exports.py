@@ -217,9 +217,7 @@ def _row(path: Path, part: tuple[float, float] | range | None, fps: float | None
         with open_video(path) as video:
             times = [*(video.times - video.times[0]), video.times[-1] - video.times[0] + 1 / video.fps]
         if (end := times[-1] * fps if fps else len(times) - 1) <= part.stop - part.step:
-            raise DataError(
-                f"{path}: has {end:.0f} frames, not {part.stop}; were they counted at another rate (--fps)?"
-            )
+            raise DataError(f"{path}: has {end:.0f} frames, not {part.stop}; counted at another rate (--fps)?")
         stop = min(part.stop, end)
         part = (part.start / fps, stop / fps) if fps else (times[part.start], times[int(stop)])
     elif part:

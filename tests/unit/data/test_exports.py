@@ -148,7 +148,7 @@ def test_label_studio_timelines(videos, capsys):
     late = [task(1, "a.mp4", timeline("jump", 13, 24)), task(2, "b.mp4", choice("run", name="what"))]
     assert convert(videos, "p.json", late, "--fps", "24")[0] == ("a.mp4#t=0.5,1", "jump")
     assert convert(videos, "p.json", late, code=1) == [("day 1/b.mp4", "run")]
-    assert "a.mp4: has 20 frames, not 24; were they counted at another rate (--fps)?" in capsys.readouterr().err
+    assert "a.mp4: has 20 frames, not 24; counted at another rate (--fps)?" in capsys.readouterr().err
 
 
 def test_label_studio_parts_in_seconds(videos):

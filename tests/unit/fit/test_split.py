@@ -81,6 +81,14 @@ def test_equal_pictures_and_segments_of_a_file_are_one_group() -> None:
     assert found.numbers.tolist() == [0, 0, 1, 1, 2, 3]
 
 
+def test_a_wrong_label_does_not_hide_the_source() -> None:
+    paths = each("{c}/v_{c}_g{g}_c{k}.mp4", g=["01", "02", "07", "08", "25"], k=["01", "02"])
+    labels = np.array([CLASSES.index(path.split("/")[0]) for path in paths])
+    labels[[3, 14]] = [1, 0]
+    found = find_groups([f"/data/{path}" for path in paths], labels, CLASSES)
+    assert len(set(found.numbers)) == 5
+
+
 def test_a_class_of_a_single_source_is_taken_apart_and_named() -> None:
     found = groups_of(
         [*each("{c}/day{g}_{k}.mp4", g=range(2), k=range(3))[:6], *(f"run/day7_{k}.mp4" for k in range(4))]

@@ -84,6 +84,17 @@ def test_confident_disagreements_are_suspects_in_both_parts() -> None:
     assert "watch the 2 videos" in words(verdict)
 
 
+def test_suspects_come_once_and_by_how_much_more_probable_another_class_is() -> None:
+    labels = [0, 1, 2, 3] * 10
+    test = predictions(labels, [1, *labels[1:]], sure=0.8)
+    check = predictions(labels, [1, 2, *labels[2:]])  # the same videos, as after a cross-validation
+    found = judged(test, check)["suspects"]
+    assert [(row["id"], row["part"], round(row["factor"])) for row in found] == [
+        ("1", "trained on", 27),
+        ("0", "held out", 12),
+    ]
+
+
 def test_nothing_held_out_is_said() -> None:
     assert "NOT TESTED" in words(judge(None, [], predictions([0, 1], [0, 1])))
 
