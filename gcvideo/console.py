@@ -24,10 +24,9 @@ _pause, _last_shown = 0.0, -math.inf  # of ``sparing``: seconds between lines of
 
 def say(text: str = "") -> None:
     """Print a line to stdout and to the log file."""
-    if distributed.is_main():
-        if not _pause:
-            print(text, flush=True)
-        _log(text)
+    if distributed.is_main() and not _pause:
+        print(text, flush=True)
+    _log(text)
 
 
 def warn(text: str, *, every_process: bool = False) -> None:
@@ -144,11 +143,10 @@ class Progress:
     def _plain_line(self, line: str) -> None:
         global _last_shown
         self._last_line = time.monotonic()
-        if distributed.is_main():
-            if not sys.stderr.isatty() and self._last_line - _last_shown >= _pause:
-                print(line, file=sys.stderr, flush=True)
-                _last_shown = self._last_line
-            _log(line)
+        if distributed.is_main() and not sys.stderr.isatty() and self._last_line - _last_shown >= _pause:
+            print(line, file=sys.stderr, flush=True)
+            _last_shown = self._last_line
+        _log(line)
 
 
 def duration(seconds: float) -> str:

@@ -63,9 +63,7 @@ def run(args: argparse.Namespace) -> int:
     predictor = members[0] if len(members) == 1 else Ensemble(members)
     for member in members:
         if args.maps and not member.shows_layers:
-            raise ConfigError(
-                f"--maps: {member.source} is an exported file, which shows no layers; give the checkpoint"
-            )
+            raise ConfigError(f"--maps: {member.source} is an exported file and shows no layers; give the checkpoint")
     journal = None
     if job.shared:
         key = {name: getattr(args, name) for name in DECIDING}

@@ -157,9 +157,7 @@ class DataConfig:
         check_ranges("data", self)
         low, high = self.short_side
         if self.augment.crop == "short_side" and not self.crop <= low <= high:
-            raise ConfigError(
-                f"data.short_side: [{low}, {high}] must rise and start no lower than data.crop ({self.crop})"
-            )
+            raise ConfigError(f"data.short_side: [{low}, {high}] must rise, from data.crop ({self.crop}) or more")
         if self.target_fps is not None and self.convention == "mmaction2":
             raise ConfigError("data.target_fps: belongs to PySlowFast's conventions; data.convention is mmaction2")
 

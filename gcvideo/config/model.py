@@ -72,9 +72,7 @@ class ContextConfig:
         check_kind("model.context.kind", self.kind, ("none", *PRESETS, "nl"))
         check_ranges("model.context", self)
         if self.kind not in PRESETS and (self.pool or self.transform or self.fusion):
-            raise ConfigError(
-                f"model.context: pool, transform and fusion belong to the kinds gc, snl and se, not to {self.kind!r}"
-            )
+            raise ConfigError(f"model.context: pool, transform and fusion are for gc, snl and se, not {self.kind!r}")
         pool, transform, fusion = PRESETS.get(self.kind, (None, None, None))
         self.pool, self.transform, self.fusion = self.pool or pool, self.transform or transform, self.fusion or fusion
         if self.kind != "none":

@@ -86,9 +86,7 @@ def open_record(record: VideoRecord, backend: str, data: DataConfig, windows: Wi
     video = open_video(record.path, backend=backend, frame_rate=data.frame_rate)
     for needs, what in ((data.target_fps, "data.target_fps"), (record.end, "a segment"), (windows, "a window")):
         if needs is not None and not video.timed:
-            raise VideoError(
-                record.path, f"is a folder of frames; {what} needs their rate: set data.frame_rate (--fps)"
-            )
+            raise VideoError(record.path, f"is a frame folder; {what} needs their rate: set data.frame_rate (--fps)")
     return video
 
 

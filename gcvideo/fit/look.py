@@ -90,9 +90,7 @@ def look(
     labels = [[label for label in (entry.label or "").split(between) if label] for entry in entries]
     if names and all(label.isdecimal() for own in labels for label in own):
         if (last := max([int(label) for own in labels for label in own], default=0)) >= len(names):
-            raise DataError(
-                f"{beside}: names {len(names)} classes, and {source} has label {last}; name all, from label 0"
-            )
+            raise DataError(f"{beside}: names {len(names)} classes, but {source} has label {last}; name all, from 0")
         labels = [[names[int(label)] for label in own] for own in labels]
     rows = _open_all([entry.record.path for entry in entries], deadline)
     findings += verify.findings_of(entries, rows)
@@ -123,8 +121,7 @@ def look(
     # The rarest label stands for all of a video.
     videos.labels = np.array([min(own, key=lambda k: counts[order[k]], default=0) for own in videos.sets], np.int64)
     if bad:
-        examples = "; ".join(videos.left_out[:3]) + " ..." * (len(bad) > 3)
-        videos.note(f"{len(bad):,} videos are left out: {examples}")
+        videos.note(f"{len(bad):,} videos are left out: {'; '.join(videos.left_out[:3])}{' ...' * (len(bad) > 3)}")
     if len(counts) < 2:
         found = f"only the class {order[0]!r} has" if counts else "no class has"
         fix = "give each class a folder of its videos, or list them with `path label` lines"

@@ -62,8 +62,8 @@ class Fit:
         plan: of the trainings.
         videos: that there are.
         groups: (V,) numbers of their groups.
-        began: time of the start, by ``time.monotonic``.
         seconds: for everything.
+        until: time of its end, by ``time.monotonic``.
         clip_seconds: of a training clip, measured.
         copies: of videos that are slow to read -> faster ones.
     """
@@ -71,15 +71,10 @@ class Fit:
     plan: Plan
     videos: Videos
     groups: np.ndarray
-    began: float
     seconds: float
+    until: float
     clip_seconds: float = 0.0
     copies: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def left(self) -> float:
-        """Seconds of the time for everything."""
-        return self.began + self.seconds - time.monotonic()
 
     def split(self, places: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
         """Some of the videos, without a share of them that is held out, and this."""
@@ -109,8 +104,15 @@ class Fit:
         write_index(path, table, rows, root=os.path.relpath(root, path.parent))
         return str(path)
 
-    def config(self, parts: Parts, values: dict[str, Any]) -> RunConfig:
-        """The config of a training on these parts, whose annotations are written into its folder."""
+    def config(self, parts: Parts, values: dict[str, Any], *, trial: str = "") -> RunConfig:
+        """The config of a training on these parts, whose annotations are written into its folder; or of a trial."""
+        if trial:
+            values = {
+                **values,
+                "output": str(self.plan.config.run_dir / "trials"),
+                "name": trial,
+                "train.early_stop": 0,
+            }
         folder, values = self.plan.variant(values).run_dir, {**values, "data.classes": None}
         for part in ("train", "val", "test"):
             places = parts.get(part, ())
@@ -120,12 +122,8 @@ class Fit:
 
     def measure(self, parts: Parts) -> None:
         """Measure the seconds of a training clip, its reading included."""
-        config = self.config({"train": parts["train"]}, self.trial("speed"))
+        config = self.config({"train": parts["train"]}, {}, trial="speed")
         self.clip_seconds = 1 / float(sparing(PAUSE)(dry_run)(config)["clips_per_second"])
-
-    def trial(self, name: str) -> dict[str, Any]:
-        """Where a trial writes; without what only whole trainings do."""
-        return {"output": str(self.plan.config.run_dir / "trials"), "name": name, "train.early_stop": 0}
 
     def copy_videos(self, parts: Parts) -> None:
         """Make small copies of the videos in the run's folder, if some of them show that it saves time."""
@@ -143,7 +141,8 @@ class Fit:
         done = transcode_files({path: copies[path] for path in few}, Encoding(short_side=side), journal)
         rate = (time.monotonic() - began) / max(0.1, sum(lengths[path] for path in few))
         cost = rate * sum(lengths.values())
-        saved = (done.old.clip_ms - done.new.clip_ms) / 1000 * (self.left - cost) / self.clip_seconds
+        left = self.until - time.monotonic() - cost
+        saved = (done.old.clip_ms - done.new.clip_ms) / 1000 * left / self.clip_seconds
         if not saved > 2 * cost:
             shutil.rmtree(folder, ignore_errors=True)
             return say(f"  {told}: small copies would save {max(0.0, saved):.0f} s, and take {duration(cost)} to make")
@@ -175,8 +174,8 @@ class Fit:
         for difference in (True, False):
             scored = list[Predictions]()
             for one, two in pairs:
-                place = self.trial(f"{'difference' if difference else 'frames'}{len(scored)}")
-                config = self.config({"train": one, "val": two}, {**place, **values, INPUT: difference})
+                name = f"{'difference' if difference else 'frames'}{len(scored)}"
+                config = self.config({"train": one, "val": two}, {**values, INPUT: difference}, trial=name)
                 self.train(config, seconds)
                 scored.append(Predictions.load(config.run_dir / "predictions_val.npz"))
             results[difference] = accuracy(join(scored))
@@ -203,7 +202,7 @@ class Fit:
         """Choose the learning rate by a range test, where there is time for one."""
         steps = int(min(60, RATE_TIME * self.seconds / self.clip_seconds / self.plan.config.train.batch_size))
         if steps >= 20 and "optim.lr" not in self.plan.given:
-            config = self.config({"train": parts["train"]}, self.trial("rate"))
+            config = self.config({"train": parts["train"]}, {}, trial="rate")
             plan_rate(self.plan, sparing(PAUSE)(find_lr)(config, steps=steps))
 
 
@@ -251,7 +250,7 @@ def carry_out(asked: argparse.Namespace, plan: Plan, videos: Videos, names: list
     say("choices:")
     seconds = plan_clips(plan, videos)
     plan_training(plan, videos)
-    work = Fit(plan=plan, videos=videos, groups=groups.numbers, began=began, seconds=total)
+    work = Fit(plan=plan, videos=videos, groups=groups.numbers, seconds=total, until=began + total)
     parts = work.parts(held_out=not asked.folds)
     work.measure(parts)
     if not asked.dry_run:
@@ -262,7 +261,7 @@ def carry_out(asked: argparse.Namespace, plan: Plan, videos: Videos, names: list
     views = trained * plan.config.test.clips * plan.config.test.crops + min(len(parts["train"]), MOST_CHECKED)
     testing = TEST_COST * work.clip_seconds * views + 3 * (count + 1)
     epoch = work.clip_seconds * (len(parts["train"]) + TEST_COST * len(parts["val"]))
-    given = {"seconds": max(1.0, SLACK * (work.left - testing) / count), "epoch_seconds": epoch}
+    given = {"seconds": max(1.0, SLACK * (work.until - time.monotonic() - testing) / count), "epoch_seconds": epoch}
     short = plan_epochs(plan, videos=len(parts["train"]), validates=len(parts["val"]) > 0, **given)
     say(f"  about {duration(count * epoch * plan.config.train.epochs)} of training")
     results = {"run": str(folder), "choices": plan.chosen, "reasons": plan.reasons, "notes": videos.notes}
@@ -280,7 +279,7 @@ def carry_out(asked: argparse.Namespace, plan: Plan, videos: Videos, names: list
         say(f"\ntraining {number + 1} of {len(runs)}: {run}")
         stop = {} if len(own.get("val", ())) else {"train.early_stop": 0}
         config = work.config(own, {"name": run, "seed": seed + (0 if asked.folds else len(runs) - 1 - number), **stop})
-        work.train(config, max(1.0, (work.left - testing) / (len(runs) - number)))
+        work.train(config, max(1.0, (work.until - time.monotonic() - testing) / (len(runs) - number)))
         plan.explain(config.run_dir / "config.yaml")
         tests += [work.test(config)] if len(own["test"]) else []
     checked = np.random.default_rng(seed).permutation(own["train"])[:MOST_CHECKED]
@@ -296,5 +295,5 @@ def carry_out(asked: argparse.Namespace, plan: Plan, videos: Videos, names: list
     values["scored"] = score_for_page(pooled) if pooled is not None else None
     write_page(folder / "fit.html", "fit.html.j2", title=f"The classifier {plan.config.name}", lines=lines, **values)
     write_json(folder / "fit.json", results := {**results, "verdict": verdict, "says": lines})
-    say("\n".join(["", f"took {duration(total - work.left)}; the page: {folder / 'fit.html'}", *lines]))
+    say("\n".join(["", f"took {duration(time.monotonic() - began)}; the page: {folder / 'fit.html'}", *lines]))
     return results

@@ -52,9 +52,7 @@ def find_groups(
     usable: list[tuple[float, str, np.ndarray]] = []  # how good, what, a number of each video
     for what, sure, keys in _ways(paths, labels, classes):
         first: dict[Hashable, int] = {}
-        numbers: np.ndarray = np.array(
-            [i if key is None else first.setdefault(key, i) for i, key in enumerate(keys)], np.int64
-        )
+        numbers = np.array([i if key is None else first.setdefault(key, i) for i, key in enumerate(keys)], np.int64)
         most = [np.bincount(numbers[own]).max() / own.sum() for own in (labels == k for k in np.unique(labels))]
         several = [share < 1 if sure else share <= MOST_ALIKE for share in most]
         count, known = len(first) + keys.count(None), len(keys) - keys.count(None)

@@ -58,9 +58,7 @@ class Ensemble(Predictor):
                 np.stack([*map(np.asarray, each)]) if hasattr(each, "__next__") and not hasattr(each, "read") else each
                 for each in videos
             ]
-        scores = [
-            member.score_files(kept, test=replace(member.config.test, **changed), **options) for member in self.members
-        ]
+        scores = [one.score_files(kept, test=replace(one.config.test, **changed), **options) for one in self.members]
         for found in zip(*scores, strict=True):
             failure = next((each for each in found if isinstance(each, Failure)), None)
             yield failure or np.mean(found, axis=0)

@@ -109,9 +109,7 @@ def copy_annotation(annotation: str | Path, source: str | Path, target: str | Pa
         if relative.startswith(os.pardir):
             raise DataError(f"{annotation}: {record.path} does not lie in {source}")
         if record.may_be_cut:
-            raise DataError(
-                f"{annotation}: whether {record.path} is one clip is not known; use the CSV for the copies too"
-            )
+            raise DataError(f"{annotation}: whether {record.path} is one clip is not known; use the CSV for copies too")
         times = ["" if time is None else str(time) for time in (record.start, record.end)]
         lines.append("\t".join([f"{os.path.splitext(relative)[0]}.mp4", *times, f"{record.label_text}\n"]))
     copy = Path(target) / f"{Path(annotation).stem}.txt"

@@ -156,9 +156,7 @@ def _find_font(text: str) -> tuple[str | None, frozenset[int]]:
 @functools.lru_cache(maxsize=1)
 def _fonts() -> list[tuple[str, frozenset[int]]]:
     """The fonts of this machine and their characters; that of matplotlib is everywhere, and comes first."""
-    paths = sorted(
-        font_manager.findSystemFonts(), key=lambda path: (not path.endswith(("Regular.ttf", "Sans.ttf")), path)
-    )
+    paths = sorted(font_manager.findSystemFonts(), key=lambda p: (not p.endswith(("Regular.ttf", "Sans.ttf")), p))
     found = []
     for path in [font_manager.findfont("DejaVu Sans"), *paths]:
         with suppress(OSError, RuntimeError):  # damaged, or pictures of one size only

@@ -138,9 +138,7 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
             f"{' '.join(_changes(model, weights, BACKBONE)) or 'model.* to the network that the file is of'}"
         )
     model.load_state_dict({**own, **state})
-    report.notes += [
-        f"the source was trained with {change}" for change in _changes(model, weights, ("frame_difference",))
-    ]
+    report.notes += [f"the source was trained with {what}" for what in _changes(model, weights, ("frame_difference",))]
     for line in report.lines():
         say(f"initial weights: {line}")
     return report

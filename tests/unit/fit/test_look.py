@@ -34,5 +34,5 @@ def test_labels_beyond_the_names_of_classes_are_refused(tmp_path: Path) -> None:
         write_video(tmp_path / f"{clip}.mp4", frames)
     (tmp_path / "list.txt").write_text("0.mp4 0\n1.mp4 1\n2.mp4 2\n")
     (tmp_path / "classes.txt").write_text("jump\nrun\n")
-    with pytest.raises(DataError, match=r"classes.txt: names 2 classes, and .*list.txt has label 2; name all"):
+    with pytest.raises(DataError, match=r"classes.txt: names 2 classes, but .*list.txt has label 2; name all"):
         look(tmp_path / "list.txt", deadline=time.monotonic())
