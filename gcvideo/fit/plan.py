@@ -120,7 +120,7 @@ def plan_rate(plan: Plan, found: dict[str, Any]) -> None:
     rate = min(max(found["lr"] or usual, usual / FACTOR), usual * FACTOR)
     limits = "" if rate == found["lr"] else f"; kept within {FACTOR:g} times {usual:g}"
     plan.choose(f"range test: {found['reason']}{limits}", {"optim.lr": rate})
-    plan.choose("a tenth of the rate", {"optim.warmup_start_lr": rate / 10})
+    plan.choose("a tenth of the rate", {"optim.warmup_start_lr": float(f"{rate / 10:.3g}")})
 
 
 def plan_epochs(plan: Plan, *, videos: int, validates: bool, seconds: float, epoch_seconds: float) -> bool:
