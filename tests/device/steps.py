@@ -55,10 +55,7 @@ def count(step: TrainStep, batches: list[ClipBatch], *, warm_up: int, steps: int
 
 
 def count_fed(step: TrainStep, config: RunConfig, *, warm_up: int, steps: int) -> dict[str, float]:
-    """The same with batches from a worker process, and milliseconds of the thread that takes the steps ("thread_ms").
-
-    The copy to the device costs the host what it costs nothing on a GPU, for it is a copy in memory.
-    """
+    """The same with batches from a worker process, and milliseconds of the thread that takes steps ("thread_ms")."""
     clips, data = config.train.batch_size, config.data
     batch = ClipBatch(
         torch.zeros(clips, 3, data.frames, data.crop, data.crop, dtype=torch.uint8),
@@ -70,7 +67,7 @@ def count_fed(step: TrainStep, config: RunConfig, *, warm_up: int, steps: int) -
     loader = Loader(dataset, lambda task, hold: batch, lambda found: found, range(warm_up + steps), 1, pin_memory=True)
     batches, agree = Prefetcher(loader, step.device), distributed.LateAgreement()
     before, began, thread = null.cuda_counts(), time.process_time(), time.thread_time()
-    with Progress("steps", total=warm_up + steps) as progress:
+    with Progress("steps", total=(warm_up + steps) * clips, unit="clips") as progress:
         for number in range(warm_up + steps):
             if number == warm_up:
                 before, began, thread = null.cuda_counts(), time.process_time(), time.thread_time()
@@ -141,12 +138,11 @@ def main() -> None:
         measure_cases(args.configs)
         return
     for name in args.configs:
-        step, batches = build(load_config(name, [f"train.batch_size={args.batch_size}", *args.set]))
-        print(
-            name,
-            *args.set,
-            {key: round(value, 2) for key, value in count(step, batches, warm_up=4, steps=args.steps).items()},
-        )
+        config = load_config(name, [f"train.batch_size={args.batch_size}", *args.set])
+        step, batches = build(config)
+        how: dict[str, int] = {"warm_up": 6, "steps": args.steps}
+        found = count_fed(step, config, **how) if args.fed else count(step, batches, **how)
+        print(name, *args.set, {key: round(value, 2) for key, value in found.items() if value})
 
 
 if __name__ == "__main__":
