@@ -42,26 +42,21 @@ class CudaGraphs:
         ):
             self._calls[key] += 1
             self._work(inputs)
-            return
-        graph, places = self._graphs[key]
-        for place, tensor in zip(places, inputs, strict=True):
-            place.copy_(tensor, non_blocking=True)
-        graph.replay()
+        else:
+            graph, places = self._graphs[key]
+            torch._foreach_copy_(places, list(inputs), non_blocking=True)
+            graph.replay()
 
     def _record(self, key: tuple[object, ...], inputs: Sequence[Tensor]) -> bool:
         """Record the work, which does not run meanwhile; whether that was possible."""
         graph, places = torch.cuda.CUDAGraph(), [tensor.clone() for tensor in inputs]
-        stream = torch.cuda.current_stream()
-        failure = ""
+        stream, failure = torch.cuda.current_stream(), ""
         try:
             # Only this thread's calls are held to the rules: others receive batches and watch collectives meanwhile.
             with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
                 self._work(places)
         except RuntimeError as error:
-            first: BaseException = error
-            while first.__context__ is not None:
-                first = first.__context__
-            failure = str(first).splitlines()[0]
+            failure = str(error.__context__ or error).splitlines()[0]  # the end of a failed recording fails, too
         if distributed.agree(int(failure != "")):
             self._failed = True
             warn(f"without CUDA graphs, because a recording failed: {failure or 'on another process'}")
@@ -80,12 +75,12 @@ def eager_reason(config: RunConfig, device: torch.device, *, own: bool) -> str:
         own: network or loss were given as Python objects.
     """
     train, optim = config.train, config.optim
-    own = own or is_path(config.model.arch) or train.loss is not None
     reasons = {
         f"the device is {device.type}": device.type != "cuda",
         "train.cuda_graph=false": train.cuda_graph is False,
         "train.sync_batch_norm waits for the device": train.sync_batch_norm != 1,
         "it needs sgd or adamw, and optim.fused": is_path(optim.optimizer) or not optim.fused,
-        "network or loss are your own (train.cuda_graph=true tries it)": own and not train.cuda_graph,
+        "network or loss are your own (train.cuda_graph=true tries it)": not train.cuda_graph
+        and (own or is_path(config.model.arch) or train.loss is not None),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")

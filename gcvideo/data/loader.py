@@ -4,13 +4,12 @@ The order of an epoch is one permutation that depends on the seed and the epoch 
 of it, and any number of workers gives identical batches.
 """
 
-import contextlib
 import itertools
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -252,10 +251,9 @@ class Prefetcher:
     def _copy_ahead(self) -> Iterator[ClipBatch]:
         computing = torch.cuda.current_stream(self.device)
         began, source = time.perf_counter(), iter(self.loader)
-        first = next(source, None)  # in this thread, because it forks the workers
-        copies = queue.Queue[Any](maxsize=2)
-        left = threading.Event()
-        threading.Thread(target=_copy, args=(first, source, self.device, copies, left), daemon=True).start()
+        copies, left = queue.Queue[Any](maxsize=2), threading.Event()
+        batches = itertools.chain([next(source, None)], source)  # begun in this thread, because it forks the workers
+        threading.Thread(target=_copy, args=(batches, self.device, copies, left), daemon=True).start()
         done: deque[torch.cuda.Event] = deque()
         try:
             while (found := copies.get()) is not None:
@@ -273,19 +271,17 @@ class Prefetcher:
                 began = time.perf_counter()
         finally:
             left.set()
-            with contextlib.suppress(queue.Empty):  # the thread may wait for a place
-                while True:
-                    copies.get_nowait()
+            while not copies.empty():  # the thread may wait for a place
+                copies.get()
 
 
 def _copy(
-    batch: ClipBatch | None, rest: Any, device: torch.device, copies: "queue.Queue[Any]", left: threading.Event
+    batches: Iterable[ClipBatch | None], device: torch.device, copies: "queue.Queue[Any]", left: threading.Event
 ) -> None:
     """Start the copies of batches and queue each with the event of its end; at last None, or the error of the loader.
 
     Args:
-        batch: the first one.
-        rest: iterator over the others; it is closed here.
+        batches: perhaps with None at their end.
         device: where they go.
         copies: the queue; it holds two, so that no end waits for a reader that has left.
         left: whether the reader has.
@@ -293,13 +289,13 @@ def _copy(
     torch.cuda.set_device(device)  # a new thread begins with the first one
     stream = torch.cuda.Stream(device)
     try:
-        while batch is not None and not left.is_set():
+        for batch in batches:
+            if batch is None or left.is_set():
+                break
             pinned = batch.pin_memory()  # costs nothing where the loader did it
             with torch.cuda.stream(stream):
                 clips, labels = (tensor.to(device, non_blocking=True) for tensor in (pinned.clips, pinned.labels))
                 copies.put((pinned._replace(clips=clips, labels=labels), stream.record_event()))
-            batch = next(rest, None)
-        rest.close()
         copies.put(None)
     except BaseException as error:
         copies.put(error)

@@ -152,11 +152,9 @@ def fuse(x_NCTHW: Tensor, scale: Tensor | None = None, add: Tensor | None = None
     """Fusion of terms (N, C) with every position: x * sigmoid(scale) + add; the original code scales before it adds."""
     if scale is not None:
         x_NCTHW = x_NCTHW * _per_channel(scale.sigmoid().to(x_NCTHW.dtype))
-    if add is None:
-        return x_NCTHW
-    if x_NCTHW.is_cuda and add.dtype != x_NCTHW.dtype and not torch.compiler.is_compiling():
+    if add is not None and x_NCTHW.is_cuda and add.dtype != x_NCTHW.dtype and not torch.compiler.is_compiling():
         return _MixedAdd.apply(x_NCTHW, add)
-    return x_NCTHW + _per_channel(add.to(x_NCTHW.dtype))
+    return x_NCTHW if add is None else x_NCTHW + _per_channel(add.to(x_NCTHW.dtype))
 
 
 class _MixedAdd(torch.autograd.Function):
@@ -312,8 +310,8 @@ def _per_channel(vector_NC: Tensor) -> Tensor:
 
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:
-    enabled = device != "meta" and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if enabled else nullcontext()
+    on = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:

@@ -150,9 +150,8 @@ def announce(state: TrainState, train_set: ClipDataset, val_set: ViewDataset | N
     parameters = sum(parameter.numel() for parameter in state.step.network.parameters())
     say(f"run folder {config.run_dir}")
     say(f"{describe(state.step.device, state.step.precision)}; {parameters:,} parameters")
-    if state.step.device.type == "cuda":
-        reason = state.step.eager_because
-        say(f"steps run without a CUDA graph: {reason}" if reason else "steps become a CUDA graph (train.cuda_graph)")
+    if state.step.eager_because and state.step.device.type == "cuda":
+        say(f"steps run without a CUDA graph: {state.step.eager_because}")
     say(
         f"{len(train_set):,} training videos, {len(val_set) if val_set else 0:,} for validation; "
         f"{config.train.epochs:g} epochs, {state.schedule.total_steps:,} steps of {config.train.batch_size} clips "

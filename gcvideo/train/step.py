@@ -46,6 +46,8 @@ class TrainStep:
         model: the network, wrapped in DistributedDataParallel if there are several processes.
         meter: loss and accuracy of the last steps.
         precision: "fp32" or "bf16".
+        warm_up: steps, of each shape of clips, before those that all take the same time.
+        eager_because: why steps are no CUDA graph; empty if they are.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class TrainStep:
         # What a CUDA graph reads at each step: the learning rate and the number of the step.
         self._lr = torch.zeros((), device=device)
         self._number = torch.zeros((), dtype=torch.int64, device=device)
+        self.warm_up = 1
         self.eager_because = eager_reason(config, device, own=model is not None or loss is not None)
         self._graphs = self._make_graphs()
 
@@ -187,18 +190,14 @@ class TrainStep:
         if self.ema is None:
             return
         averages, weights = ([p.data for p in network.parameters()] for network in (self.ema, self.network))
-        if self.ema_updates:
-            torch._foreach_lerp_(averages, weights, 1 - self.config.train.ema)
-        else:
-            torch._foreach_copy_(averages, weights)
+        torch._foreach_lerp_(averages, weights, 1 - self.config.train.ema if self.ema_updates else 1.0)
         theirs, own = list(self.ema.buffers()), list(self.network.buffers())
         for dtype in {buffer.dtype for buffer in own}:  # of one dtype they are copied by one kernel
             torch._foreach_copy_([b for b in theirs if b.dtype == dtype], [b for b in own if b.dtype == dtype])
 
     def forward(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         """Mean loss and logits (N, K) of a batch on the device."""
-        clips, targets, _ = self._inputs(batch)
-        return self._forward(clips, targets)
+        return self._forward(*self._inputs(batch)[:2])
 
     def _inputs(self, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Clips, targets and labels of a batch on the device; mixed, which the host draws, if the config says so."""
@@ -232,17 +231,12 @@ class TrainStep:
         for group in self.optimizer.param_groups:
             group["capturable"] = True  # of AdamW
         # DistributedDataParallel measures itself in its first ten steps, which waits for the device.
-        warm_up = 3 if distributed.world_size() == 1 else 11
-        return CudaGraphs(self._compute, warm_up=warm_up, recover=self._drop_gradients)
+        self.warm_up = 4 if distributed.world_size() == 1 else 12
+        return CudaGraphs(self._compute, warm_up=self.warm_up - 1, recover=self._drop_gradients)
 
     def _drop_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.model = self._distribute()
-
-    @property
-    def warm_up(self) -> int:
-        """Steps before the one from which on all steps take the same time."""
-        return 1 if self._graphs is None else self._graphs.warm_up + 1
 
     def _exchange_gradients(self, now: bool) -> AbstractContextManager[None]:
         """Processes sum their gradients once per step, with the last micro-batch."""
