@@ -25,11 +25,11 @@ from tests.device import null
 from tests.tiny import tiny_config
 
 
-def build(config: RunConfig) -> tuple[TrainStep, list[ClipBatch]]:
-    """The step of a config, and the micro-batches of one step on the device."""
+def build(config: RunConfig, *, cudnn: bool = False) -> tuple[TrainStep, list[ClipBatch]]:
+    """The step of a config, and the micro-batches of one step on the device; the null GPU has no cuDNN."""
     device = runtime.pick_device("auto")
     runtime.tune(device)
-    torch.backends.cudnn.enabled = False
+    torch.backends.cudnn.enabled = cudnn
     step = TrainStep(config, device)
     step.train_mode()
     clips = config.train.batch_size // config.train.accumulate
