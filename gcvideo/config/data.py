@@ -98,6 +98,7 @@ class DataConfig:
             seed. ``gcvideo.prepare.motion:MotionClips``: procedural motion. Default: the videos of ``train``.
         classes: text file with one class name per line, in label order, or kinetics400, kinetics600 or kinetics700.
             Default: the sorted class names of the train split.
+        about: class name -> what it shows, in a line, which reports print beside its accuracy.
         format: format of the annotations: auto (what they look like), kinetics, list, folders, index, ucf101, hmdb51,
             something_something, charades, or your own reader as a dotted path "my_format:read"; see
             gcvideo.data.annotations.load_records.
@@ -134,6 +135,7 @@ class DataConfig:
     test: SplitConfig = field(default_factory=SplitConfig)
     dataset: str | None = None
     classes: str | None = None
+    about: dict[str, str] = field(default_factory=dict)
     format: str = "auto"
     split: int = 1
     frames: int = 8

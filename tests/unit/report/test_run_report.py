@@ -45,6 +45,7 @@ TRAINING: dict[str, Any] = {
 def leave_run(folder: Path, *, steps: int = 100) -> Path:
     """What a training leaves that the report is made from."""
     config = train_config(folder.parent, folder.name)
+    config.data.about = {"ordinary": f"what everyone does {EVIL[0]}"}
     folder.mkdir(parents=True)
     save_config(config, folder / "config.yaml")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines(steps)))
@@ -90,6 +91,7 @@ def test_it_says_what_the_training_came_to(report: Path) -> None:
     text = re.sub(r"<[^>]*>", " ", report.read_text(encoding="utf-8"))
     for words in ("Run run", "50.00 %", "25.00 %", "75.00 %", "after epoch 3", "1:02:03", "100 steps", "25 % of the"):
         assert words in text, words
+    assert re.search(r"what everyone does .*script.*; *\d+ video", text), "what a class shows, beside its accuracy"
     for words in ("60 videos", "after epoch 4", "Confusions", "Expected calibration error", "could not be read (1)"):
         assert words in text, words
     assert "1.2.3" in text
