@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, load_config
-from gcvideo.data.dataset import ClipBatch, ClipDataset
+from gcvideo.data.dataset import ClipDataset
 from gcvideo.data.loader import epoch_order, eval_loader, train_loader
 from gcvideo.data.splits import load_split
 from gcvideo.errors import ConfigError
@@ -438,14 +438,14 @@ def test_a_dry_run_finds_the_largest_batch_that_fits(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """cuDNN finds no workspace near the limit, and says so without the words of torch's own error."""
-    forward, room = TrainStep.forward, 2
+    forward, room = TrainStep._forward, 2
 
-    def full(self: TrainStep, batch: ClipBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        if len(batch.clips) > room:
+    def full(self: TrainStep, clips: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(clips) > room:
             raise RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED")
-        return forward(self, batch)
+        return forward(self, clips, targets)
 
-    monkeypatch.setattr(TrainStep, "forward", full)
+    monkeypatch.setattr(TrainStep, "_forward", full)
     config = train_config(place, "full")
     assert run_train(config, "--dry-run", "--json", str(place / "full.json")) == 0
     out = capsys.readouterr().out
@@ -463,19 +463,19 @@ def test_a_dry_run_of_multigrid_takes_the_steps_of_a_training(
 ) -> None:
     """Every shape with its batch and its splits; clips and steps are those of the whole training."""
     seen: list[tuple[int, ...]] = []
-    forward = TrainStep.forward
+    forward = TrainStep._forward
 
-    def look(self: TrainStep, batch: ClipBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def look(self: TrainStep, clips: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         norm = next(module for module in self.network.modules() if isinstance(module, nn.BatchNorm3d))
-        seen.append((getattr(norm, "splits", 1), *batch.clips.shape[:1], *batch.clips.shape[2:4]))
-        return forward(self, batch)
+        seen.append((getattr(norm, "splits", 1), *clips.shape[:1], *clips.shape[2:4]))
+        return forward(self, clips, targets)
 
     many = place / "many.txt"
     many.write_text(4 * (place / "val.txt").read_text())
     data = {"crop": 64, "short_side": [64, 72], "train": {"annotation": str(many)}}
     train_ = {"multigrid": "long", "multigrid_cycles": 1, "epochs": 7, "batch_size": 2}
     config = train_config(place, "dry_multigrid", data=data, train=train_)
-    monkeypatch.setattr(TrainStep, "forward", look)
+    monkeypatch.setattr(TrainStep, "_forward", look)
     results = trials.dry_run(config)
     plan = Schedule(config, 32)
     expected = []
@@ -606,15 +606,19 @@ def test_a_loss_that_is_no_number_stops_and_names_the_videos(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = train_config(place, "nonfinite", train={"log_every": 6, "checkpoint_every": 1})
-    forward = TrainStep.forward
+    inputs, forward = TrainStep._inputs, TrainStep._forward
     calls: list[list[int]] = []
 
-    def fails_at_step_3(self: TrainStep, batch: Any) -> Any:
+    def note(self: TrainStep, batch: Any) -> Any:
         calls.append(batch.indices.tolist())
-        loss, logits = forward(self, batch)
+        return inputs(self, batch)
+
+    def fails_at_step_3(self: TrainStep, *tensors: torch.Tensor) -> Any:
+        loss, logits = forward(self, *tensors)
         return (loss * math.nan if len(calls) == 4 else loss), logits
 
-    monkeypatch.setattr(TrainStep, "forward", fails_at_step_3)
+    monkeypatch.setattr(TrainStep, "_inputs", note)
+    monkeypatch.setattr(TrainStep, "_forward", fails_at_step_3)
     assert run_train(config) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "not finite at step 3" in error

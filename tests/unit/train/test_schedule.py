@@ -161,9 +161,9 @@ def test_each_step_sees_clips_of_its_shape_and_batch_norms_measure_batches_of_th
 ) -> None:
     shapes: list[tuple[int, ...]] = []
     parts: set[tuple[int, int]] = set()  # parts and clips of each batch that the first batch norm sees
-    of_step, of_norm = TrainStep.forward, SubBatchNorm3d.forward
+    of_step, of_norm = TrainStep._inputs, SubBatchNorm3d.forward
 
-    def look(self: TrainStep, batch: ClipBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def look(self: TrainStep, batch: ClipBatch) -> tuple[torch.Tensor, ...]:
         shapes.append(tuple(batch.clips.shape))
         return of_step(self, batch)
 
@@ -172,7 +172,7 @@ def test_each_step_sees_clips_of_its_shape_and_batch_norms_measure_batches_of_th
             parts.add((self.splits, len(x)))
         return of_norm(self, x)
 
-    monkeypatch.setattr(TrainStep, "forward", look)
+    monkeypatch.setattr(TrainStep, "_inputs", look)
     monkeypatch.setattr(SubBatchNorm3d, "forward", look_at_norm)
     data = {"crop": 64, "short_side": [64, 72], "workers": 0}
     train = {"epochs": 7, "multigrid": "long", "multigrid_cycles": 1, "batch_size": 2}
