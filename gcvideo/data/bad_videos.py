@@ -1,5 +1,6 @@
 """List of bad videos: skipped on read, appended to on failure; shared by all processes, kept in the run folder."""
 
+import itertools
 import json
 import mmap
 import os
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gcvideo import distributed
 from gcvideo.console import warn
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
@@ -34,7 +36,7 @@ class Quarantine:
       was never interrupted.
 
     The file has one JSON object a line (id, path, reason, from_epoch) and only ever grows. Loaders read it before every
-    epoch, also for what other processes found. Delete lines to try videos again.
+    epoch, and processes tell each other what they found; only rank 0 writes. Delete lines to try videos again.
 
     A second list, such as the output of ``gcvideo prepare verify`` (or the file of an earlier run), names records that
     are bad from the start. It is only read. Videos of two folders may have the same id (``train/jump/1.mp4`` and
@@ -76,6 +78,7 @@ class Quarantine:
         self.suspect = np.frombuffer(mmap.mmap(-1, count), dtype=bool)
         self.reasons: dict[str, str] = {}
         self.listed: list[Failure] = []
+        self._found: list[tuple[Failure, int]] = []  # what the other processes have not been told
         if known is not None:
             rows = self._read(Path(known).expanduser(), whole=True)
             self.bad_from[rows] = ALWAYS
@@ -89,6 +92,12 @@ class Quarantine:
         """
         if self.path is not None and self.path.exists():
             self._read(self.path, whole=False)
+
+    def share(self) -> None:
+        """Take in what the other processes have found; rank 0 writes it into the file. Every process must call it."""
+        found, self._found = self._found, []  # a thread may add to it
+        for failure, from_epoch in itertools.chain(*distributed.gather_objects(found)):
+            self.add(failure, from_epoch=from_epoch)
 
     def is_bad(self, index: int, epoch: int) -> bool:
         """Whether a record is to be skipped in this epoch."""
@@ -111,7 +120,8 @@ class Quarantine:
         rows = self.records.find([failure.id])
         if self.bad_from[rows].max() > from_epoch:  # not known yet, or only from a later epoch on
             self.bad_from[rows] = from_epoch
-            if self.path is not None:
+            self._found.append((failure, from_epoch))
+            if self.path is not None and distributed.is_main():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({**failure._asdict(), "from_epoch": from_epoch}) + "\n")

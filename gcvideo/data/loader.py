@@ -4,18 +4,22 @@ The order of an epoch is one permutation that depends on the seed and the epoch 
 of it, and any number of workers gives identical batches.
 """
 
+from __future__ import annotations
+
+import copy
 import itertools
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 
+from gcvideo.config import DataConfig
 from gcvideo.data.bad_videos import NEVER
 from gcvideo.data.dataset import ClipBatch, ClipDataset, VideoViews, ViewDataset
 from gcvideo.data.worker_pool import Hold, WorkerPool
@@ -79,7 +83,7 @@ def _times_before(values: np.ndarray) -> np.ndarray:
     return times
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loader(Generic[T]):
     """Loader with a length; made by ``train_loader`` or ``eval_loader``.
 
@@ -90,6 +94,7 @@ class Loader(Generic[T]):
         tasks: one an item.
         workers: worker processes; 0 loads in this one.
         pin_memory: items of worker processes come in page-locked memory.
+        pool: worker processes that stay for the next loader; None: own ones, which end with the loop.
     """
 
     dataset: ClipDataset | ViewDataset
@@ -98,22 +103,36 @@ class Loader(Generic[T]):
     tasks: Sequence[Any]
     workers: int
     pin_memory: bool = False
+    pool: WorkerPool[Any, T] | None = None
+    _started: list[Iterator[T]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.tasks)
 
+    def start(self) -> Loader[T]:
+        """Have the workers begin now, not when the first item is asked for; they stay in ``pool`` for other loaders."""
+        self.pool = self.pool or self.make_pool()
+        self._started.append(iter(self))
+        return self
+
     def __iter__(self) -> Iterator[T]:
+        if self._started:
+            return self._started.pop()
         if self.workers == 0:
             return (self.note(self.load(task, lambda item: None)) for task in self.tasks)
-        pool: WorkerPool[Any, T] = WorkerPool(
+        results = self.pool.stream(self.tasks) if self.pool else self.make_pool().map(self.tasks)
+        return (self.note(item) for item in results)
+
+    def make_pool(self) -> WorkerPool[Any, T]:
+        """Worker processes for this loader, and for others with the same ``load``; they start with the first task."""
+        return WorkerPool(
             self.load,
-            workers=min(self.workers, max(len(self), 1)),
+            workers=max(self.workers, 1),
             on_death=self.dataset.quarantine.strike,
             time_limit=self.dataset.data.video_timeout,
             memory_limit=int(self.dataset.data.worker_memory * 2**30),
             pin_memory=self.pin_memory,
         )
-        return (self.note(item) for item in pool.map(self.tasks))
 
 
 def train_loader(
@@ -124,10 +143,13 @@ def train_loader(
     seed: int,
     epoch: int,
     start_step: int = 0,
+    most: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
+    pool: WorkerPool[Any, ClipBatch] | None = None,
+    data_of: Callable[[int], DataConfig] | None = None,
 ) -> Loader[ClipBatch]:
     """The micro-batches of one process for one epoch, from a step on.
 
@@ -144,10 +166,15 @@ def train_loader(
         seed: of the run.
         epoch: from 0.
         start_step: steps of the epoch that are done already.
+        most: micro-batches; by default all of the epoch.
         rank: of this process.
         world_size: number of processes.
         workers: worker processes; 0 decodes in this one, where a crash of the decoder ends the run.
         pin_memory: batches of worker processes come in page-locked memory, which saves ``pin_memory()`` its copy.
+        pool: of the loader of another epoch of the same data set: its worker processes stay.
+        data_of: which clips to cut in an epoch, where ``dataset.data`` is not for all.
+
+    Every process must call it: they tell each other which videos they could not read.
 
     Raises:
         ConfigError: ``batch_size`` is no multiple of ``data.augment.clips_per_video``.
@@ -161,6 +188,7 @@ def train_loader(
             "process takes at a time; change train.batch_size or train.accumulate"
         )
     dataset.quarantine.refresh()
+    dataset.quarantine.share()
     order = epoch_order(
         len(dataset),
         seed=seed,
@@ -170,8 +198,10 @@ def train_loader(
     )
     share = order.reshape(-1, world_size, accumulate, videos)[start_step:, rank]  # (steps, accumulate, videos)
 
-    def load(slots: np.ndarray, hold: Hold) -> ClipBatch:
-        samples = [dataset.sample(epoch, slot, hold) for slot in slots.tolist()]
+    def load(task: tuple[int, list[int]], hold: Hold) -> ClipBatch:
+        cutter = copy.copy(dataset)
+        cutter.data = data_of(task[0]) if data_of else dataset.data
+        samples = [cutter.sample(task[0], slot, hold) for slot in task[1]]
         clips, labels, indices, failures = zip(*samples, strict=True)
         return ClipBatch(torch.cat(clips), torch.cat(labels), torch.cat(indices), [*itertools.chain(*failures)])
 
@@ -179,7 +209,8 @@ def train_loader(
         failures = [dataset.quarantine.add(failure, from_epoch=epoch + 1) for failure in batch.failures]
         return batch._replace(failures=failures)
 
-    return Loader(dataset, load, note, share.reshape(-1, videos), workers, pin_memory)  # type: ignore[arg-type]
+    tasks = [(epoch, slots) for slots in share.reshape(-1, videos)[:most].tolist()]
+    return Loader(dataset, load, note, tasks, workers, pin_memory, pool)
 
 
 def eval_loader(
@@ -276,7 +307,7 @@ class Prefetcher:
 
 
 def _copy(
-    batches: Iterable[ClipBatch | None], device: torch.device, copies: "queue.Queue[Any]", left: threading.Event
+    batches: Iterable[ClipBatch | None], device: torch.device, copies: queue.Queue[Any], left: threading.Event
 ) -> None:
     """Start the copies of batches and queue each with the event of its end; at last None, or the error of the loader.
 

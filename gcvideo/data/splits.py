@@ -59,6 +59,8 @@ def load_split(
         )
     if name == "validation" and classes is None and found is not None:
         raise DataError(f"{source}: has class names, but the labels for training are numbers; set data.classes")
+    if name == "validation" and not (records.labels >= 0).any():
+        raise DataError(f"{source}: has no labels to validate on; leave data.val.annotation unset to do without")
     unique = records if name == "training" else records.without_duplicates()
     if distributed.is_main():
         if records.missing:

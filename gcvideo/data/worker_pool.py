@@ -72,39 +72,73 @@ class WorkerPool(Generic[Task, Result]):
     def __post_init__(self) -> None:
         self._held = np.frombuffer(mmap.mmap(-1, 8 * self.workers), dtype=np.int64)  # item in hand, of each worker
         self._running: list[_Worker] = []
+        self._stream: object = None  # the one in progress
         self._idle_deaths = 0
+        # Without a finalizer, workers would outlive a process that exits in the middle of a loop over the results.
+        util.Finalize(self, _kill, args=(self._running,), exitpriority=10)
 
     def map(self, tasks: Iterable[Task]) -> Iterator[Result]:
-        """Results of all tasks, which are drawn as workers become free.
+        """Results of all tasks, which are drawn as workers become free; then the workers end.
 
         Raises:
             Exception: what ``work`` raised for a task, instead of its result.
             RuntimeError: workers keep dying while they hold no item.
         """
-        self._running = []
-        # Without a finalizer, workers would outlive a process that exits in the middle of a loop over the results.
-        finalizer = util.Finalize(self, _kill, args=(self._running,), exitpriority=10)
-        todo = enumerate(tasks)
-        ready: dict[int, Any] = {}  # number of the task -> result
-        sent = done = 0
         try:
-            for number in range(self.workers):
-                self._running.append(self._start(number))
-            while True:
-                while sent - done < self.workers * self.prefetch and (task := next(todo, None)) is not None:
-                    min(self._running, key=lambda worker: len(worker.pending)).send(*task)
-                    sent += 1
-                if done == sent:
-                    return
+            yield from self.stream(tasks)
+        finally:
+            self.close()
+
+    def stream(self, tasks: Iterable[Task]) -> Iterator[Result]:
+        """As ``map``, but the workers begin at once, and stay for the next stream. A new stream ends the one before.
+
+        Args:
+            tasks: the workers have the state that they were forked with, when the first tasks of all came.
+        """
+        if self._stream is not None:
+            self.close()
+        for number, worker in enumerate(self._running):
+            if self.memory_limit is not None and worker.grown() > self.memory_limit / 2:  # a decoder that leaks
+                worker.close()
+                self._running[number] = self._start(number)
+        self._stream = token = object()
+        todo = enumerate(tasks)
+        return self._results(todo, self._send(todo, self.workers * self.prefetch), token)
+
+    def close(self) -> None:
+        """End the workers, with what they have not finished."""
+        self._stream = None
+        _kill(self._running)
+
+    def _send(self, todo: Iterator[tuple[int, Task]], most: int) -> int:
+        """Give tasks to the workers with the fewest, new ones where all are busy; returns how many."""
+        tasks = list(itertools.islice(todo, most))
+        for task in tasks:
+            worker = min(self._running, key=lambda worker: len(worker.pending), default=None)
+            if worker is None or (worker.pending and len(self._running) < self.workers):
+                worker = self._start(len(self._running))
+                self._running.append(worker)
+            worker.send(*task)
+        return len(tasks)
+
+    def _results(self, todo: Iterator[tuple[int, Task]], sent: int, token: object) -> Iterator[Result]:
+        ready: dict[int, Any] = {}  # number of the task -> result
+        done = 0
+        try:
+            while done < sent:
                 while not ready or (self.ordered and done not in ready):
                     ready.update(self._receive())
                 result = ready.pop(done if self.ordered else next(iter(ready)))
                 done += 1
+                sent += self._send(todo, self.workers * self.prefetch - (sent - done))
+                if done == sent:
+                    self._stream = None  # before the caller has taken the last one: he may not ask for more
                 if isinstance(result, Exception):
                     raise result
                 yield result
         finally:
-            finalizer()
+            if self._stream is token:
+                self.close()
 
     def _start(self, number: int) -> _Worker:
         self._held[number] = NOTHING
@@ -184,8 +218,16 @@ class _Worker:
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=run, args=(number, theirs, self._files), daemon=True)
+        self._size = _address_space()
         self.process.start()
         theirs.close()
+
+    def grown(self) -> int:
+        """Bytes of address space that the worker has taken since it was forked."""
+        try:
+            return _address_space(self.process.pid) - self._size
+        except OSError:  # it has died, which the next receive finds
+            return 0
 
     def send(self, number: int, task: Any) -> None:
         self.pending[number] = task
@@ -250,8 +292,8 @@ def _pack(value: Any, file: int) -> bytes:
 
 
 def _kill(workers: list[_Worker]) -> None:
-    for worker in workers:
-        worker.close()
+    while workers:
+        workers.pop().close()
 
 
 def _cause_of_death(exitcode: int | None, time_limit: float | None) -> str:
@@ -262,9 +304,9 @@ def _cause_of_death(exitcode: int | None, time_limit: float | None) -> str:
     return f"its process ended with exit code {exitcode}"
 
 
-def _address_space() -> int:
+def _address_space(process: int | str | None = "self") -> int:
     """Bytes of address space in use. A limit must lie above what was inherited, which a GPU's driver makes huge."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    return int(Path(f"/proc/{process}/statm").read_text().split()[0]) * mmap.PAGESIZE
 
 
 def _limit(what: int, amount: int) -> None:

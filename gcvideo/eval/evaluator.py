@@ -50,12 +50,8 @@ def evaluate(
             failures.append(found)
         if on_video is not None:
             on_video(found)
-    everything = distributed.gather_objects((videos, failures))
-    return Predictions.collect(
-        [video for part, _ in everything for video in part],
-        ensemble=test.ensemble,
-        failures=[failure for _, part in everything for failure in part],
-    )
+    own = Predictions.collect(videos, ensemble=test.ensemble, failures=failures)
+    return Predictions.join(distributed.gather_objects(own))  # of arrays, which pickle as fast as memory is copied
 
 
 def view_outputs(

@@ -110,6 +110,20 @@ class Predictions:
             **counts,
         )
 
+    @classmethod
+    def join(cls, parts: Sequence[Predictions]) -> Predictions:
+        """The predictions of all processes, each with its own videos, in the order of their indices."""
+        filled = [part for part in parts if len(part)] or list(parts[:1])
+        counts: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in filled]) for name in COUNTS}
+        whole = replace(
+            filled[0],
+            ids=[id_ for part in filled for id_ in part.ids],
+            averages={name: np.concatenate([part.averages[name] for part in filled]) for name in ENSEMBLES},
+            failures=sorted(failure for part in parts for failure in part.failures),
+            **counts,
+        )
+        return whole.select(np.argsort(whole.indices, kind="stable"))
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -233,8 +247,8 @@ class Predictions:
             "failures": [failure._asdict() for failure in self.failures],
         }
 
-    def save(self, path: str | Path) -> None:
-        """Write ``predictions.npz``: complete or not at all."""
+    def save(self, path: str | Path, *, compress: bool = True) -> None:
+        """Write ``predictions.npz``: complete or not at all. Compressing 20,000 videos' scores takes many seconds."""
         failed = {f"failed_{name}s": [getattr(f, name) for f in self.failures] for name in Failure._fields}
         texts = {"ids": self.ids, "paths": self.paths, "classes": self.classes, **failed}
         arrays: dict[str, Any] = {
@@ -245,8 +259,8 @@ class Predictions:
             "info": np.array(json.dumps({**self.info, "ensemble": self.ensemble})),
         }
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
-        write_atomically(path, buffer.getvalue())
+        (np.savez_compressed if compress else np.savez)(buffer, **arrays)
+        write_atomically(path, buffer.getbuffer())
 
     @classmethod
     def load(cls, path: str | Path) -> Predictions:

@@ -74,7 +74,7 @@ def score(predictions: Predictions) -> Scoring:
     # Scores are probabilities, except that the mean of logits is not and the largest softmax of any view does not sum
     # to 1.
     probabilities = softmax(scores) if labelled.ensemble == "logits" else scores / scores.sum(axis=1, keepdims=True)
-    predicted = np.argsort(-labelled.scores, axis=1, kind="stable")[:, 0]
+    predicted = np.where(np.isnan(labelled.scores), -np.inf, labelled.scores).argmax(axis=1)
     return Scoring(
         predictions=labelled,
         probabilities=probabilities,

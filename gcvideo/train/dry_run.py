@@ -201,7 +201,7 @@ def _take_steps(trainer: Trainer, parts: Parts, count: int, *, epoch: int = 0) -
     step.train_mode(batch_norm_splits=schedule.shapes[epoch].batch)
     count = min(step.warm_up + count, schedule.steps(epoch))
     warm_up = min(step.warm_up, count - 1)
-    batches = trainer.batches(parts, epoch)
+    batches = trainer.batches(parts, epoch, most=count * trainer.config.train.accumulate)
     began = time.perf_counter()
     for number in range(count):
         step.step(batches, number=number, lr=0.0)  # the weights stay as they are

@@ -83,7 +83,7 @@ class RunFolder:
         """Write the predictions of a validation after so many epochs, for the run's report."""
         predictions.paths = [records[index].path for index in predictions.indices]
         predictions.info = {"annotation": records.source, "fingerprint": records.fingerprint, "epoch": epoch}
-        predictions.save(self.path / "predictions_val.npz")
+        predictions.save(self.path / "predictions_val.npz", compress=False)  # the other processes may be waiting
 
     def test_results(self) -> dict[str, Any]:
         """What a test has written into ``results.json``; empty if there was none."""

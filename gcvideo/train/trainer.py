@@ -17,7 +17,7 @@ from gcvideo.console import Progress, log_to, say
 from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.data.loader import Prefetcher, eval_loader, train_loader
 from gcvideo.data.splits import load_split, spread
-from gcvideo.errors import ConfigError, DataError
+from gcvideo.errors import ConfigError
 from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.scoring import details
 from gcvideo.files import write_json
@@ -79,8 +79,7 @@ class Trainer:
         self.overfit, self.until = overfit, until
         if loss is not None:  # for the checks of what belongs to cross entropy
             dataclasses.replace(config.train, loss="Trainer:loss")
-        self.device = runtime.pick_device(config.device)
-        self.micro_batch = micro_batch_size(config)
+        self.device, self.micro_batch = runtime.pick_device(config.device), micro_batch_size(config)
         if dataset is None and config.data.dataset is not None:
             self.dataset = import_object(config.data.dataset, key="data.dataset")(data=config.data, seed=config.seed)
         if self.dataset is not None and (overfit is not None or config.train.multigrid != "none"):
@@ -89,6 +88,8 @@ class Trainer:
         self.checkpoints = CheckpointFolder(self.folder.checkpoints, keep=config.train.keep_checkpoints)
         self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
         self.agree_late = distributed.LateAgreement()
+        self.pool: Any = None  # the worker processes of the loaders of all epochs
+        self.share: dict[str, Any] = {"rank": distributed.rank(), "world_size": distributed.world_size()}
         runtime.tune(self.device)
 
     def fit(self, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -108,6 +109,7 @@ class Trainer:
         config = self.config
         with StopSignals() as stop, contextlib.ExitStack() as stack:
             stack.callback(self.folder.leave)
+            stack.callback(lambda: self.pool.close() if self.pool else None)
             distributed.on_main(lambda: self.folder.open(resume=resume, overwrite=overwrite))
             with log_to(self.folder.log):
                 parts = self.build(quarantine=self.folder.quarantine)
@@ -145,14 +147,11 @@ class Trainer:
             raise ConfigError("train.early_stop: counts validations; give data.val.annotation")
         if self.overfit is not None:
             records = val = spread(records, self.overfit)
-        if val is not None and not (val.labels >= 0).any():
-            fix = "leave data.val.annotation unset to do without"
-            raise DataError(f"{val.source}: has no labels to validate on; {fix}")
         if config.train.wandb is not None:
             log.import_wandb()
+        schedule = Schedule(config, len(records))
         train_set = own or ClipDataset(records, data=config.data, seed=config.seed, quarantine=quarantine)
         val_set = ViewDataset(val, data=config.data, test=self.val_test) if val is not None else None
-        schedule = Schedule(config, len(records))
         step = TrainStep(
             config, self.device, model=self.model, loss=self.loss, classes=records.classes, labels=records.labels
         )
@@ -161,36 +160,36 @@ class Trainer:
         guard = NonFiniteGuard(step.meter, records, self.folder.path / "nonfinite.json")
         return Parts(train_set, val_set, schedule, step, state, guard)
 
-    def batches(self, parts: Parts, epoch: int, *, start_step: int = 0) -> Prefetcher:
-        """Micro-batches of this process in one epoch, from a step on, on its device; clips have the epoch's shape."""
-        config, dataset, data = self.config, parts.train_set, parts.schedule.data(epoch)
-        if data is not config.data:
-            dataset = ClipDataset(dataset.records, data=data, seed=config.seed, quarantine=dataset.quarantine.path)
+    def batches(self, parts: Parts, epoch: int, *, start_step: int = 0, most: int | None = None) -> Prefetcher:
+        """Micro-batches of this process in one epoch, from a step on, on its device; workers begin to read them."""
         loader = train_loader(
-            dataset,
+            parts.train_set,
             batch_size=self.micro_batch * parts.schedule.shapes[epoch].batch,
-            accumulate=config.train.accumulate,
-            seed=config.seed,
+            accumulate=self.config.train.accumulate,
+            seed=self.config.seed,
             epoch=epoch,
             start_step=start_step,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            workers=config.data.workers,
+            most=most,
             pin_memory=self.device.type == "cuda",
-        )
+            workers=self.config.data.workers,
+            pool=self.pool,
+            data_of=parts.schedule.data if self.dataset is None else None,
+            **self.share,
+        ).start()
+        self.pool = loader.pool
         return Prefetcher(loader, self.device)
 
     def _train(self, parts: Parts, stop: StopSignals, logger: MetricsLogger) -> None:
         """Train every step of every epoch that is left."""
         config, schedule, step, state = self.config, parts.schedule, parts.step, parts.state
-        position = state.position
+        position, ahead = state.position, None
         while position.epoch < schedule.epochs and not state.stops_early:
             if self.overfit and state.validation and log.deciding(state.validation)[2] == 1:
                 break
             self._save_or_stop(parts, stop)  # a signal came during the start, or at the end of a validation
             epoch, steps = position.epoch, schedule.steps(position.epoch)
             step.train_mode(epoch=epoch, batch_norm_splits=schedule.shapes[epoch].batch)
-            batches = self.batches(parts, epoch, start_step=position.epoch_step)
+            batches = ahead or self.batches(parts, epoch, start_step=position.epoch_step)
             clips = config.train.batch_size * schedule.shapes[epoch].batch
             title, total, start = f"epoch {epoch + 1}/{schedule.epochs}", steps * clips, position.epoch_step * clips
             state.clock.start_lap()
@@ -209,17 +208,18 @@ class Trainer:
             if distributed.agree(int(max(left, 0) < schedule.epochs - epoch - 1)):
                 schedule.shorten(epoch + 1 + max(0, distributed.agree(int(left))))
                 say(f"time is short: {schedule.epochs} epochs instead of {config.train.epochs:g}")
-            improved = False
-            if parts.val_set is not None and schedule.validates_after(epoch):
+            val_set = parts.val_set if schedule.validates_after(epoch) else None
+            if val_set is not None:
                 self._save(parts)  # validation can take long: a run that is stopped in it resumes from here
-                improved = self._validate(parts, parts.val_set, stop, logger)
+                self._measure_batch_norms(parts)
+            ahead = self.batches(parts, epoch + 1) if epoch + 1 < schedule.epochs else None  # read in the meantime
+            improved = val_set is not None and self._validate(parts, val_set, stop, logger)
             position.next_epoch()
             self._save(parts, best=improved)
 
     def _log(self, parts: Parts, batches: Prefetcher, logger: MetricsLogger, progress: Progress, lr: float) -> None:
         """Log the means of the last steps: the only place in an epoch where the host waits for the device."""
-        state = parts.state
-        means = parts.step.meter.read()
+        state, means = parts.state, parts.step.meter.read()
         parts.guard.check_losses()
         steps, clips = means.pop("steps"), means.pop("clips")
         data, compute = (seconds / steps for seconds in state.clock.lap(batches.reset()))
@@ -241,11 +241,9 @@ class Trainer:
     def _validate(self, parts: Parts, val_set: ViewDataset, stop: StopSignals, logger: MetricsLogger) -> bool:
         """Compute clip and video accuracy on the validation videos; returns whether it is the best so far."""
         began, state, network = time.monotonic(), parts.state, parts.step.tested_network
-        rank, world = distributed.rank(), distributed.world_size()
-        self._measure_batch_norms(parts)
         distributed.broadcast_tensors(list(network.buffers()))
         with Progress("validate", total=len(val_set), unit="videos") as progress:
-            loader = eval_loader(val_set, rank=rank, world_size=world, workers=self.config.data.workers)
+            loader = eval_loader(val_set, workers=self.config.data.workers, **self.share)
             predictions = evaluate(
                 network,
                 stop.unless_received(loader),
@@ -253,7 +251,7 @@ class Trainer:
                 data=self.config.data,
                 precision=parts.step.precision,
                 multi_label=self.config.model.multi_label,
-                on_video=lambda _: progress.advance(world),
+                on_video=lambda _: progress.advance(distributed.world_size()),
             )
         # A process that receives a signal ends its share early, the others finish theirs; then all stop together.
         if distributed.agree(stop.interrupted):
@@ -272,12 +270,13 @@ class Trainer:
         """Precise batch norm over the first batches of the epoch just trained."""
         step, epoch = parts.step, parts.state.position.epoch
         if count := min(self.config.train.precise_bn, parts.schedule.steps(epoch) * self.config.train.accumulate):
-            clips = (step.prepare(batch.clips) for batch in self.batches(parts, epoch))
+            clips = (step.prepare(batch.clips) for batch in self.batches(parts, epoch, most=count))
             with step.autocast():
                 measure_batch_norms(step.tested_network, clips, count)
 
     def _save(self, parts: Parts, *, best: bool = False) -> None:
         """Write a checkpoint, after checking that losses and weights are finite. Every process must call it."""
+        parts.train_set.quarantine.share()
         parts.guard.check_losses()
         parts.guard.check_weights(parts.step.network, parts.step.tested_network, step=parts.state.position.step)
         checkpoint = parts.state.state_dict()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
+import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,10 +22,11 @@ from torch.nn import functional as F
 
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, load_config
-from gcvideo.data.dataset import ClipDataset
+from gcvideo.data.dataset import ClipBatch, ClipDataset
 from gcvideo.data.loader import epoch_order, eval_loader, train_loader
 from gcvideo.data.splits import load_split
 from gcvideo.errors import ConfigError
+from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.metrics import TrainMeter
 from gcvideo.eval.predictions import Predictions
 from gcvideo.models.resnet3d import build_model
@@ -419,6 +424,30 @@ def test_every_recipe_at_once(place: Path) -> None:
     details = json.loads((config.run_dir / "results.json").read_text())["training"]["validation"]
     assert len(details["per_class"]) == 4
     assert 0 <= details["calibration"]["expected_calibration_error"] <= 1
+
+
+def test_the_next_epoch_is_read_during_validation_by_the_same_workers(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers = np.frombuffer(mmap.mmap(-1, 16), dtype=np.int64)  # the last process that read in epoch 0, and in 1
+    sample = ClipDataset.sample
+
+    def note(self: ClipDataset, epoch: int, slot: int, *hold: Any) -> ClipBatch:
+        readers[epoch] = os.getpid()
+        return sample(self, epoch, slot, *hold)
+
+    def wait_for_readers(*arguments: Any, **options: Any) -> Predictions:
+        end = time.monotonic() + 60
+        while not readers[1] and time.monotonic() < end:
+            time.sleep(0.001)
+        assert readers[1]
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(ClipDataset, "sample", note)
+    monkeypatch.setattr("gcvideo.train.trainer.evaluate", wait_for_readers)
+    config = train_config(place, "ahead", data={"workers": 1}, train={"epochs": 2, "val_every": 1})
+    Trainer(config).fit()
+    assert readers[0] == readers[1] != os.getpid()
 
 
 def test_a_dry_run_says_what_a_training_would_cost_and_leaves_nothing(

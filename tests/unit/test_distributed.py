@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
-import socket
 import threading
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch.distributed as dist
 
 from gcvideo import distributed
+from gcvideo.config import RunConfig
+from gcvideo.data.bad_videos import NEVER, Quarantine
+from gcvideo.data.records import RecordTable
+from gcvideo.eval.predictions import Predictions
+from gcvideo.train.run_folder import RunFolder
 from tests.processes import start_ranks, wait, wait_for, warm_context
+from tests.validation_time import finish, made_up
 
 pytestmark = pytest.mark.slow  # starts processes
 
@@ -24,9 +31,8 @@ def _join(environment: dict[str, str], path: str) -> None:
         Path(path).write_text(f"{ranks} {restarted}")
 
 
-def _fail(environment: dict[str, str]) -> None:
+def _fail() -> None:
     """Process 1 fails; 0 waits for it in what no closed connection ends, as a kernel of NCCL is, 2 in a collective."""
-    os.environ.update(environment)
     distributed.LOOK_EVERY = distributed.GRACE = 0.1
     with distributed.init_from_env(timeout_minutes=30):
         if distributed.rank() == 1:
@@ -37,18 +43,34 @@ def _fail(environment: dict[str, str]) -> None:
 
 
 def test_a_process_that_fails_ends_the_others_without_a_launcher() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "3"}
-    context = warm_context()
-    started = [context.Process(target=_fail, args=({**common, "RANK": str(r)},)) for r in range(3)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(60)
-        process.kill()
-    assert [process.exitcode for process in started] == [1, 1, 1]
+    assert wait(start_ranks(_fail, processes=3), 60) == [1, 1, 1]
+
+
+def _exchange(folder: Path) -> None:
+    with distributed.init_from_env(timeout_minutes=1):
+        rank = distributed.rank()
+        records = RecordTable.of_files([f"{index:05}.mp4" for index in range(21)])
+        run = RunFolder(RunConfig(name="run", output=str(folder)))
+        finish(made_up(21, classes=7, rank=rank, world=2), records, run).save(folder / f"{rank}.npz")
+        bad = Quarantine(records, folder / "quarantine.jsonl")
+        bad.add(bad.failure(rank)._replace(reason=f"of rank {rank}"), from_epoch=3)
+        bad.share()
+        bad.add(bad.failure(1), from_epoch=3)
+        bad.share()
+        (folder / f"{rank}.json").write_text(json.dumps([*bad.bad_from[:3].tolist(), bad.reasons], sort_keys=True))
+
+
+def test_processes_exchange_predictions_and_bad_videos_and_one_writes(tmp_path: Path) -> None:
+    assert wait(start_ranks(_exchange, tmp_path, processes=2), 90) == [0, 0]
+    expected = Predictions.collect(made_up(21, classes=7))
+    for found in map(Predictions.load, (tmp_path / "0.npz", tmp_path / "1.npz", tmp_path / "run/predictions_val.npz")):
+        assert found.ids == expected.ids
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_array_equal(found.averages["logits"], expected.averages["logits"])
+    assert (tmp_path / "0.json").read_text() == (tmp_path / "1.json").read_text()
+    assert json.loads((tmp_path / "0.json").read_text())[:3] == [3, 3, NEVER]
+    rows = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert [row["reason"] for row in rows] == ["of rank 0", "of rank 1"]
 
 
 def start_all(store: dist.TCPStore, folder: Path, *, restarts: list[int]) -> list[str]:

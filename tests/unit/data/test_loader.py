@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import mmap
 import multiprocessing
 import os
 import signal
@@ -399,3 +400,40 @@ def test_workers_leave_signals_to_the_main_process_and_end_with_it(tmp_path):
     while any(os.path.exists(f"/proc/{pid}/exe") for pid in pids) and time.time() < deadline:
         time.sleep(0.1)
     assert not any(os.path.exists(f"/proc/{pid}/exe") for pid in pids)
+
+
+def test_workers_stay_from_one_stream_to_the_next() -> None:
+    """They begin before the first result is asked for, and a stream that is left early does not reach into the next."""
+    begun = np.frombuffer(mmap.mmap(-1, 8), dtype=np.int64)
+
+    def work(task: int, hold: Any) -> tuple[int, int]:
+        begun[0] = task
+        return os.getpid(), task
+
+    pool = WorkerPool(work, workers=2, on_death=lambda *_: None)
+    first = list(itertools.islice(pool.stream(range(1, 7)), 6))  # whoever takes all results may not ask for more
+    second = pool.stream(range(11, 15))
+    while not begun[0] > 10:
+        time.sleep(0.001)
+    second = list(second)
+    assert ([task for _, task in first], [task for _, task in second]) == ([*range(1, 7)], [*range(11, 15)])
+    assert {process for process, _ in second} == {process for process, _ in first}
+    left = pool.stream(range(20, 40))
+    next(left)
+    third = pool.stream(range(50, 54))
+    del left
+    assert [task for _, task in third] == [*range(50, 54)]
+    pool.close()
+
+
+def test_a_worker_whose_decoder_leaks_is_replaced_before_memory_is_short() -> None:
+    kept = []
+
+    def work(task: int, hold: Any) -> int:
+        kept.append(np.empty(task << 20, np.uint8))
+        return os.getpid()
+
+    pool = WorkerPool(work, workers=1, on_death=lambda *_: None, memory_limit=256 << 20)
+    first, second, third = ([*pool.stream([size])] for size in (1, 160, 1))
+    assert first == second != third
+    pool.close()
