@@ -618,7 +618,7 @@ def test_what_was_not_learned_is_said_with_what_to_try(
 
 
 def test_a_full_disk_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = train_config(place, "full", train={"epochs": 1})
+    config = train_config(place, "full_disk", train={"epochs": 1})
     config.run_dir.mkdir(parents=True)
     (config.run_dir / "train.log").symlink_to("/dev/full")
     assert run_train(config) == 2
