@@ -171,7 +171,7 @@ def test_clips_come_in_the_order_of_the_seed_from_as_many_workers_as_asked(place
     assert isinstance(loader.dataset, ClipDataset)
     assert loader.dataset.seed == 3
     videos = 4 * parts.schedule.shapes[0].batch
-    assert [slot for slots in loader.tasks for slot in slots] == epoch_order(
+    assert [slot for _, slots in loader.tasks for slot in slots] == epoch_order(
         8, seed=3, epoch=0, global_batch=videos
     ).tolist()
 
