@@ -430,7 +430,7 @@ def test_a_worker_whose_decoder_leaks_is_replaced_before_memory_is_short() -> No
     kept = []
 
     def work(task: int, hold: Any) -> int:
-        kept.append(np.empty(task << 20, np.uint8))
+        kept.append(mmap.mmap(-1, task << 20))  # not of the memory that malloc keeps
         return os.getpid()
 
     pool = WorkerPool(work, workers=1, on_death=lambda *_: None, memory_limit=256 << 20)
