@@ -28,15 +28,11 @@ OUT_OF_MEMORY = (
 
 
 def pick_device(setting: str = "auto") -> torch.device:
-    """The device of this process: "cpu", its own GPU for "cuda", the GPU if there is one for "auto"; "mps" is Apple's.
+    """The device of this process: "cpu", its own GPU for "cuda", the GPU if there is one for "auto".
 
     Raises:
         ConfigError: there is no such device, a GPU that torch cannot use, or there are more processes than devices.
     """
-    if setting == "mps":
-        if not torch.backends.mps.is_available() or distributed.world_size() > 1:
-            raise ConfigError("device: 'mps' is for one process on Apple silicon; set device=cpu or device=auto")
-        return torch.device("mps")
     if setting == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
