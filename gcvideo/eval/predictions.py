@@ -112,12 +112,13 @@ class Predictions:
 
     @classmethod
     def join(cls, parts: Sequence[Predictions]) -> Predictions:
-        """The predictions of all processes, each with its own videos, in the order of their indices."""
+        """Predictions on different videos as one, as of all processes or folds, in the order of their indices."""
         filled = [part for part in parts if len(part)] or list(parts[:1])
         counts: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in filled]) for name in COUNTS}
         whole = replace(
             filled[0],
             ids=[id_ for part in filled for id_ in part.ids],
+            paths=[path for part in filled for path in part.paths],
             averages={name: np.concatenate([part.averages[name] for part in filled]) for name in ENSEMBLES},
             failures=sorted(failure for part in parts for failure in part.failures),
             **counts,

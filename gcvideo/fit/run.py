@@ -28,7 +28,7 @@ from gcvideo.files import write_json
 from gcvideo.fit.look import Videos, look
 from gcvideo.fit.plan import Plan, plan_clips, plan_epochs, plan_rate, plan_training
 from gcvideo.fit.split import find_groups, folds, hold_out
-from gcvideo.fit.verdict import accuracy, join, judge
+from gcvideo.fit.verdict import accuracy, judge
 from gcvideo.journal import Journal
 from gcvideo.prepare.encode import Encoding
 from gcvideo.prepare.index import write_index
@@ -178,7 +178,7 @@ class Fit:
                 config = self.config({"train": one, "val": two}, {**values, INPUT: difference}, trial=name)
                 self.train(config, seconds)
                 scored.append(Predictions.load(config.run_dir / "predictions_val.npz"))
-            results[difference] = accuracy(join(scored))
+            results[difference] = accuracy(Predictions.join(scored))
         found = f"{percent(results[True], 1)} with differences of frames, {percent(results[False], 1)} with frames"
         self.plan.choose(f"{tried} videos held out in trials: {found}", {INPUT: results[True] >= results[False]})
 
@@ -283,7 +283,7 @@ def carry_out(asked: argparse.Namespace, plan: Plan, videos: Videos, names: list
         plan.explain(config.run_dir / "config.yaml")
         tests += [work.test(config)] if len(own["test"]) else []
     checked = np.random.default_rng(seed).permutation(own["train"])[:MOST_CHECKED]
-    pooled = (join(tests) if asked.folds else tests[-1]) if tests else None
+    pooled = (Predictions.join(tests) if asked.folds else tests[-1]) if tests else None
     verdict = judge(pooled, tests, work.test(config, np.sort(checked)))
     counts = Counter(videos.classes[label] for i in parts["train"] for label in videos.sets[i])
     values: dict[str, Any] = {"v": verdict, "counts": counts, "short": short, "grouped": groups.shown_by}

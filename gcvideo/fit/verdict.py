@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gcvideo.eval.metrics import wilson_interval
-from gcvideo.eval.predictions import COUNTS, ENSEMBLES, Predictions
+from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.scoring import Scoring, details, score
 
 MOST_SUSPECTS, RATIO = 50, 5.0  # by which factor another class is more probable than the label, to doubt it
-
-
-def join(several: Sequence[Predictions]) -> Predictions:
-    """Predictions of tests on different videos as one, as of the folds of a cross-validation."""
-    arrays: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in several]) for name in COUNTS}
-    texts: dict[str, Any] = {
-        name: [item for one in several for item in getattr(one, name)] for name in ("ids", "paths", "failures")
-    }
-    averages = {name: np.concatenate([one.averages[name] for one in several]) for name in ENSEMBLES}
-    return replace(several[0], averages=averages, **arrays, **texts)
 
 
 def accuracy(predictions: Predictions) -> float:

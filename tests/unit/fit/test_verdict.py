@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gcvideo.eval.predictions import Predictions, VideoScores
-from gcvideo.fit.verdict import join, judge
+from gcvideo.fit.verdict import judge
 from gcvideo.report.page import render
 
 CLASSES = ["a", "b", "c", "d"]
@@ -65,7 +65,7 @@ def test_a_class_that_is_most_of_the_videos_is_what_must_be_beaten() -> None:
 
 def test_folds_are_joined() -> None:
     one, two = predictions([0, 1, 2, 3], [0, 1, 2, 3]), predictions([0, 1, 2, 3], [1, 1, 1, 1], start=4)
-    joined = judge(join([one, two]), [one, two], one)
+    joined = judge(Predictions.join([one, two]), [one, two], one)
     assert (joined["videos"], joined["accuracy"], joined["by_run"]) == (8, 0.625, [1.0, 0.25])
     assert "2 folds: 100.0 %, 25.0 %; mean 62.5 %, standard deviation 53.0 %" in words(joined, folds=2)
 
