@@ -21,7 +21,7 @@ from gcvideo.benchmark.blocks import measure_scaling
 from gcvideo.benchmark.complexity import count_config, read_configs
 from gcvideo.benchmark.timing import Contender, pick_clock, time_contenders
 from gcvideo.benchmark.workloads import forward_pass, peak_memory, random_clips, training_step
-from gcvideo.config import RunConfig, config_from_dict, config_to_dict
+from gcvideo.config import RunConfig, config_from_dict, config_to_dict, load_config
 from gcvideo.errors import ConfigError
 from gcvideo.eval.test_run import run_test
 from gcvideo.eval.trained import load_trained
@@ -111,6 +111,8 @@ def read_candidates(args: argparse.Namespace) -> list[Candidate]:
 def train_and_test(config: RunConfig) -> str:
     """Folder of a run of a config, on the synthetic set if it lacks its videos; one that was tested stays as it is."""
     folder, videos = config.run_dir, Path(str(config.data.train.annotation))
+    if (folder / "config.yaml").exists() and load_config(folder / "config.yaml") != config:
+        raise ConfigError(f"{folder}: holds a run of another config; remove it, or give output=FOLDER")
     if not (folder / "predictions.npz").exists():
         if not videos.exists():
             make_synthetic(videos.parent)

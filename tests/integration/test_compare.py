@@ -10,6 +10,7 @@ import pytest
 
 from gcvideo.benchmark import compare
 from gcvideo.cli import main
+from gcvideo.config import load_config, save_config
 from gcvideo.data.bad_videos import Failure
 from gcvideo.eval.predictions import Predictions, VideoScores
 
@@ -136,3 +137,14 @@ def test_a_wrong_command_gets_one_line_and_exit_code_2(
     error = capsys.readouterr().err.strip()
     assert message in error
     assert "\n" not in error
+
+
+def test_runs_of_another_config_are_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config("quick/plain.yaml", ["train.epochs=2"])
+    config.run_dir.mkdir(parents=True)
+    save_config(config, config.run_dir / "config.yaml")
+    assert main(["benchmark", "compare", "--preset", "paper", "--quick", "--device", "cpu", "--threads", "1"]) == 2
+    assert "quick_plain: holds a run of another config; remove it" in capsys.readouterr().err.splitlines()[-1]
