@@ -1,7 +1,8 @@
 """The ``gcvideo`` command: ``gcvideo train CONFIG``, ``gcvideo test CHECKPOINT`` and so on.
 
 Commands and options stand in ``commands/options.yaml``. Each command is a module with ``run(args) -> int | None``, and
-perhaps with ``option_fields()``, what the table does not know of its options. Modules are imported only when called.
+perhaps with ``option_fields()``, what the table does not know of its options. Modules are imported only when called,
+and those that have no such function only once their arguments are sound: help needs no torch.
 Errors that a user can cause end as one line on stderr and exit code 2.
 """
 
@@ -17,6 +18,7 @@ from gcvideo.arguments import add_options, read_options, require_numbers, requir
 from gcvideo.errors import ConfigError, DataError, GcvideoError
 
 PACKAGES = {"benchmark": "gcvideo.benchmark", "analyze": "gcvideo.analysis"}  # of commands with a module a subcommand
+OWN_FIELDS = ("benchmark", "prepare")  # commands that know more of their options than the table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,14 +76,18 @@ def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | No
         name = rest.pop(0)
         command, about = f"{command} {name}".strip(), choices[name]
     first = command.split()[0]
-    module = import_module(f"{PACKAGES[first]}.{name}" if first in PACKAGES else f"gcvideo.commands.{first}")
+    place = f"{PACKAGES[first]}.{name}" if first in PACKAGES else f"gcvideo.commands.{first}"
+    own: dict[str, dict[str, object]] = (
+        getattr(import_module(place), "option_fields", dict)() if first in OWN_FIELDS else {}
+    )
     parser = argparse.ArgumentParser(prog=f"gcvideo {command}")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON")
-    add_options(parser, command, **(module.option_fields() if hasattr(module, "option_fields") else {}))
+    add_options(parser, command, **own)
     parser.set_defaults(subcommand=name)
     # key=value may stand before, between and after the options; an intermixed parse loses a "--", however.
     parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
-    return module.run, parse(rest)
+    args = parse(rest)
+    return import_module(place).run, args
 
 
 def _choice_parser(program: str, about: str, choices: dict[str, str]) -> argparse.ArgumentParser:

@@ -3,33 +3,33 @@
 Exit code: 0 if every video was embedded, 1 if some could not be read, 2 if none could be or the command was wrong.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 
 from gcvideo import distributed
 from gcvideo.arguments import chosen_views
 from gcvideo.console import printable, warn
+from gcvideo.data.bad_videos import Failure
 from gcvideo.errors import ConfigError
 from gcvideo.files import require_writable, write_json
 from gcvideo.parts import Part
+from gcvideo.predict.embedding import make_recipe
+from gcvideo.predict.inputs import find_videos
+from gcvideo.predict.predictor import load
+from gcvideo.predict.vectors import embed_to
+from gcvideo.video.stream import without_credentials
 
 
 def run(args: argparse.Namespace) -> int:
     """Embed every video of this part."""
-    from gcvideo.predict.embedding import make_recipe
-    from gcvideo.predict.inputs import find_records
-    from gcvideo.predict.predictor import load
-    from gcvideo.predict.vectors import embed_to
-
     part, in_one = Part.from_args(args), args.out.suffix == ".parquet"
     if in_one and args.pool == "none":
         raise ConfigError("--pool none: feature maps are not for Parquet files; give a folder as --out")
     if args.out.suffix == ".npz":
         raise ConfigError(f"--out: {args.out} would hold one video; give a folder, or a file that ends in .parquet")
     require_writable(args.out, key="--out", folder=not in_one)
-    records, refused = find_records(args.videos, root=args.root)
+    records, live, refused = find_videos(args.videos, root=args.root)
+    refused += [Failure(name, name, "is no file, but has no end") for name in map(without_credentials, live)]
     predictor = load(args.checkpoint, device=args.device, compile=args.compile)
     predictor.config.data.frame_rate = args.fps or predictor.config.data.frame_rate
     recipe = make_recipe(predictor.config, layer=args.layer, pool=args.pool, window=args.window, step=args.step)

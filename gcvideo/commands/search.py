@@ -1,9 +1,6 @@
 """``gcvideo search QUERY --index FILE.parquet``: the videos whose feature vectors are nearest to those of a video."""
 
-from __future__ import annotations
-
 import argparse
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,16 +8,14 @@ from gcvideo import console
 from gcvideo.console import printable
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.files import write_json
-
-if TYPE_CHECKING:
-    from gcvideo.predict.embedding import Embedding
-    from gcvideo.predict.vectors import VectorIndex
+from gcvideo.predict.embedding import Embedding
+from gcvideo.predict.predictor import load
+from gcvideo.predict.vectors import VectorIndex
+from gcvideo.report.pages import write_search_page
 
 
 def run(args: argparse.Namespace) -> int:
     """Search; prints the nearest videos, clips or windows, of other videos than the query."""
-    from gcvideo.predict.vectors import VectorIndex
-
     index = VectorIndex.load(args.index)
     own = index.find(args.query)
     vectors, starts, ends = (column[own] for column in index.rows) if len(own) else _embed_query(args, index)
@@ -38,8 +33,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, {"query": query, "index": args.index, "found": found})
     if args.html:
-        from gcvideo.report.pages import write_search_page
-
         write_search_page(args.html, [query, *found], index)
         console.say(f"page: {printable(args.html)}")
     return 0
@@ -47,8 +40,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _embed_query(args: argparse.Namespace, index: VectorIndex) -> Embedding:
     """The vectors of a video that is not in the index, made as those in it."""
-    from gcvideo.predict.predictor import load
-
     made = index.info["checkpoint"]
     predictor = load(args.checkpoint or made["path"], device=args.device, precision=made["precision"])
     if predictor.describe()["sha256"] != made["sha256"]:

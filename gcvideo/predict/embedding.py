@@ -1,28 +1,19 @@
 """Feature vectors of videos: what a layer of the network makes of their views, averaged."""
 
-import itertools
-import math
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from torch import nn
 
 from gcvideo.config import DataConfig, RunConfig, TestConfig
-from gcvideo.data.bad_videos import Failure
-from gcvideo.data.dataset import VideoViews, ViewDataset
-from gcvideo.data.loader import Loader, eval_loader
-from gcvideo.data.records import RecordTable
+from gcvideo.data.dataset import VideoViews
 from gcvideo.data.sampling import Windows
 from gcvideo.errors import ConfigError
-from gcvideo.eval.evaluator import view_outputs
 from gcvideo.models.features import HEAD
 
 Pool = Literal["video", "clip", "none"]
 
 USUAL_FPS = 30.0  # by which clips fill a window, where ``data.target_fps`` is not set
-SECONDS_AT_ONCE = 30.0  # of windows, so that a video of any length fits into memory
 
 
 class Embedding(NamedTuple):
@@ -100,51 +91,3 @@ def make_recipe(
     clip = config.data.frames * config.data.stride / (config.data.target_fps or USUAL_FPS)
     filling = replace(config.test, clips=max(1, round((window or clip) / clip)), crops=1)
     return Recipe(layer=layer, pool=pool or "clip", windows=Windows(window, step), test=test or filling)
-
-
-def embed_views(
-    model: nn.Module,
-    views: Iterable[VideoViews],
-    *,
-    recipe: Recipe,
-    data: DataConfig,
-    owners: Sequence[int] | None = None,
-) -> Iterator[Embedding | Failure]:
-    """The feature vectors of many videos, in their order; a ``Failure`` for one that cannot be read.
-
-    Args:
-        model: clips (N, 3, T, H, W) -> (N, ...), a ``FeatureNetwork``.
-        views: of the videos, or of their portions.
-        recipe: what the vectors are made of.
-        data: colour statistics of the clips.
-        owners: the video of each portion; see ``record_views``.
-    """
-    found = (
-        (owners[each.index] if owners else each.index, each.failure or recipe.combine(each, outputs))
-        for each, outputs in view_outputs(model, views, test=recipe.test, data=data)
-    )
-    for _, portions in itertools.groupby(found, key=lambda pair: pair[0]):
-        pieces = [piece for _, piece in portions]
-        failed = next((piece for piece in pieces if isinstance(piece, Failure)), None)
-        yield failed or Embedding(*map(np.concatenate, zip(*pieces, strict=True)))
-
-
-def record_views(
-    records: RecordTable, *, recipe: Recipe, data: DataConfig, workers: int
-) -> tuple[Iterable[VideoViews], Sequence[int]]:
-    """The views of records, and the record of each; windows over a long one come in several portions."""
-    making: dict[str, Any] = {"data": data, "test": recipe.test, "windows": recipe.windows}
-    dataset = ViewDataset(records, **making)
-    if recipe.windows is None:
-        return eval_loader(dataset, workers=workers), range(len(records))
-    portions, owners = [], []
-    lengths = Loader(dataset, dataset.spans, lambda spans: spans, range(len(records)), workers)
-    for index, (record, spans) in enumerate(zip(records, lengths, strict=True)):
-        cut = [record]  # also one that cannot be read, as its views will tell
-        if spans is not None and (seconds := spans[-1, 1] - spans[0, 0]) > SECONDS_AT_ONCE:
-            parts = np.array_split(spans, min(math.ceil(seconds / SECONDS_AT_ONCE), len(spans)))
-            moments = enumerate((float(part[0, 0]), float(part[-1, 1])) for part in parts)
-            cut = [replace(record, id=f"{record.id}#{i}", start=a, end=b, may_be_cut=False) for i, (a, b) in moments]
-        portions += cut
-        owners += [index] * len(cut)
-    return eval_loader(ViewDataset(RecordTable.of_records(portions), **making), workers=workers), owners

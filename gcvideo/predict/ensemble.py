@@ -10,6 +10,7 @@ from gcvideo.config import TestConfig
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError
+from gcvideo.predict.inputs import rereadable
 from gcvideo.predict.predictor import Predictor
 
 
@@ -51,21 +52,11 @@ class Ensemble(Predictor):
         """
         own = asdict(self.config.test)
         changed = {name: value for name, value in asdict(test or self.config.test).items() if value != own[name]}
-        # All networks read an iterator of frames, so its frames are kept.
-        kept: Any = videos
-        if not isinstance(videos, RecordTable):
-            kept = [
-                np.stack([*map(np.asarray, each)]) if hasattr(each, "__next__") and not hasattr(each, "read") else each
-                for each in videos
-            ]
+        kept = videos if isinstance(videos, RecordTable) else [*map(rereadable, videos)]
         scores = [one.score_files(kept, test=replace(one.config.test, **changed), **options) for one in self.members]
         for found in zip(*scores, strict=True):
             failure = next((each for each in found if isinstance(each, Failure)), None)
             yield failure or np.mean(found, axis=0)
-
-    def embed(self, video: Any, **making: Any) -> Any:
-        """Refused: the vectors of several networks have nothing in common."""
-        raise ConfigError(f"embed: takes one network, not {len(self.members)}")
 
     def timeline(self, source: Any, **options: Any) -> Any:
         """Refused: each network has its own windows."""

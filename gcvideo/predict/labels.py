@@ -1,7 +1,5 @@
 """Labels of many videos: an entry for each, a journal of them, and the files JSON, JSON lines and CSV made of them."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import json
@@ -18,7 +16,6 @@ from gcvideo.config import TestConfig
 from gcvideo.console import Progress
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.records import RecordTable, VideoRecord
-from gcvideo.errors import VideoError
 from gcvideo.files import replacing
 from gcvideo.journal import Journal
 from gcvideo.predict.predictor import Prediction, Predictor
@@ -28,52 +25,44 @@ Entry = dict[str, Any]  # what ``gcvideo predict --json`` writes about one video
 
 
 def label_records(
-    predictor: Predictor,
     records: RecordTable,
+    make_rows: Callable[[RecordTable], Iterator[Entry]],
     *,
-    top: int,
-    test: TestConfig,
-    workers: int = 0,
     journal: Journal | None = None,
-    timeline: Callable[[str], Timeline] | None = None,
     progress: bool = False,
 ) -> Iterator[Entry]:
     """An entry for each record, in order: its labels, and its timeline if wanted; or the error.
 
     Args:
         records: files, and segments of them.
-        top: labels of each.
-        test: which views to look at.
-        workers: processes that decode ahead.
-        journal: entries of earlier runs, which are not made a second time; new ones are added, but not errors.
-        timeline: makes the timeline of a path; without it, whole videos are scored.
+        make_rows: says what is found in each of some records, or the error; ``score_rows``, or of timelines.
+        journal: rows of earlier runs, which are not made a second time; new ones are added, but not errors.
         progress: show it.
     """
     done = [journal is not None and _item(record) in journal for record in records]
-    waiting = records.select([index for index, known in enumerate(done) if not known])
-    scores = predictor.score_files(waiting, test=test, workers=workers)  # decodes ahead; not at all for timelines
+    rows = make_rows(records.select([index for index, known in enumerate(done) if not known]))
     bar = Progress("predict", total=len(done), unit="videos", start=sum(done)) if progress else None
     with bar or contextlib.nullcontext():
         for record, known in zip(records, done, strict=True):
             entry: Entry = {"video": record.path, "error": None, "predictions": []}
             entry |= {} if record.start is None else {"start": record.start, "end": record.end}
-            if journal is not None and known:
-                yield entry | (journal.find(_item(record)) or {})
-                continue
-            try:
-                if timeline is not None:
-                    row = timeline_row(predictor, timeline(record.path), top)
-                elif isinstance(found := next(scores), Failure):
-                    raise VideoError(found.path, found.reason)
-                else:
-                    row = {"predictions": _plain(predictor.best(found, top))}
-                if journal is not None:
-                    journal.add(_item(record), row)
-            except VideoError as error:
-                row = {"error": error.reason}
-            if bar is not None:
+            row = journal.find(_item(record)) or {} if journal is not None and known else next(rows)
+            if journal is not None and not known and row.get("error") is None:
+                journal.add(_item(record), row)
+            if bar is not None and not known:
                 bar.advance()
             yield entry | row
+
+
+def score_rows(
+    predictor: Predictor, records: RecordTable, *, top: int, test: TestConfig, workers: int
+) -> Iterator[Entry]:
+    """The ``top`` labels of each record by the views of ``test``, or the error; ``workers`` decode ahead."""
+    for found in predictor.score_files(records, test=test, workers=workers):
+        if isinstance(found, Failure):
+            yield {"error": found.reason}
+        else:
+            yield {"predictions": _plain(predictor.best(found, top))}
 
 
 def timeline_row(predictor: Predictor, timeline: Timeline, top: int) -> Entry:

@@ -1,11 +1,12 @@
 """Label videos with a checkpoint: ``gcvideo.load("ckpt.pt").predict("video.mp4")``."""
 
+import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -22,12 +23,14 @@ from gcvideo.eval.predictions import VideoScores
 from gcvideo.eval.trained import load_trained
 from gcvideo.files import hash_file
 from gcvideo.models.features import HEAD, FeatureNetwork
-from gcvideo.predict.embedding import Embedding, Pool, Recipe, embed_views, make_recipe, record_views
+from gcvideo.predict.embedding import Embedding, Pool, Recipe, make_recipe
 from gcvideo.predict.exported import ExportedNetwork
 from gcvideo.predict.inputs import Several, Video, input_views, open_frames
 from gcvideo.predict.pretrained import save_pretrained
 from gcvideo.predict.timeline import LIVE_WINDOWS, SlidingWindows, Timeline, Window, make_timeline
 from gcvideo.video import FrameStream
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +86,12 @@ class Predictor:
         return {"path": os.path.abspath(self.source), "sha256": hash_file(self.source), "precision": precision}
 
     @overload
-    def predict(
-        self, video: Several, *, fps: float | None = None, top: int = 5, test: TestConfig | None = None
-    ) -> list[list[Prediction]]: ...
+    def predict(self, video: Several, **options: Any) -> list[list[Prediction]]: ...
 
     @overload
-    def predict(
-        self, video: Video, *, fps: float | None = None, top: int = 5, test: TestConfig | None = None
-    ) -> list[Prediction]: ...
+    def predict(self, video: Video, **options: Any) -> list[Prediction]: ...
 
-    def predict(
+    def predict(  # type: ignore[misc]  # the options of both are those named here
         self, video: Video | Several, *, fps: float | None = None, top: int = 5, test: TestConfig | None = None
     ) -> list[Prediction] | list[list[Prediction]]:
         """The best labels of a video, best first; of a list of videos, a list of such lists in their order.
@@ -112,7 +111,8 @@ class Predictor:
                 frames uint8 (H, W, 3), such as a camera loop that ends (arrays, tensors or PIL pictures); or a list or
                 tuple of any of these.
             fps: frames per second of arrays, tensors, iterators and folders of frames. It may be left out where
-                ``data.target_fps`` is not set, since then clips are cut by counting frames. Files tell their own rate.
+                ``data.target_fps`` is not set, since then clips are cut by counting frames. Files tell their own rate,
+                which is taken.
             top: how many labels; of a network of several labels a video, all above their thresholds, or none.
             test: which views to look at; by default those that the run was tested with.
 
@@ -121,7 +121,7 @@ class Predictor:
                 missing.
         """
         videos = video if isinstance(video, list | tuple) else [video]
-        results = [self.best(scores, top) for scores in _readable(self.score_files(videos, fps=fps, test=test))]
+        results = [self.best(_readable(scores), top) for scores in self.score_files(videos, fps=fps, test=test)]
         return results if isinstance(video, list | tuple) else results[0]
 
     def best(self, scores: np.ndarray, top: int = 5) -> list[Prediction]:
@@ -195,39 +195,41 @@ class Predictor:
         """
         videos = list(video) if isinstance(video, list | tuple) else [video]
         recipe = make_recipe(self.config, layer=layer, pool=pool, window=window, step=step, test=test)
-        if fps is None and all(isinstance(each, str | os.PathLike) for each in videos):
-            found = self.embed_records(RecordTable.of_files(videos), recipe)  # type: ignore[arg-type]
-        else:
-            views = input_views(videos, fps=fps, data=self.config.data, test=recipe.test, windows=recipe.windows)
-            found = self._finite(embed_views(self._network_for(recipe), views, recipe=recipe, data=self.config.data))
-        results = [*_readable(found)]
+        results = [_readable(found) for found in self.embed_files(videos, recipe, fps=fps)]
         return results if isinstance(video, list | tuple) else results[0]
 
-    def embed_records(self, records: RecordTable, recipe: Recipe, *, workers: int = 0) -> Iterator[Embedding | Failure]:
-        """The feature vectors of many videos or segments, in their order; a ``Failure`` for one that cannot be read.
+    def embed_files(
+        self, videos: Sequence[Video] | RecordTable, recipe: Recipe, *, fps: float | None = None, workers: int = 0
+    ) -> Iterator[Embedding | Failure]:
+        """The feature vectors of many videos, in their order; a ``Failure`` for one that cannot be read.
 
         Args:
+            videos: as in ``score_files``.
             recipe: from ``make_recipe``.
-            workers: processes that decode ahead.
+            fps: as in ``embed``.
+            workers: processes that decode ahead, where all videos are paths.
         """
-        network = self._network_for(recipe)  # refuses before any video is opened
-        views, owners = record_views(records, recipe=recipe, data=self.config.data, workers=workers)
-        return self._finite(embed_views(network, views, recipe=recipe, data=self.config.data, owners=owners))
+        network, data = self._network_for(recipe), self.config.data  # refuses before any video is opened
+        views = input_views(videos, fps=fps, data=data, test=recipe.test, windows=recipe.windows, workers=workers)
+        outputs = view_outputs(network, views, test=recipe.test, data=data)
+        for _, portions in itertools.groupby(outputs, key=lambda pair: pair[0].index):
+            pieces = [each.failure or recipe.combine(each, of_views) for each, of_views in portions]
+            failed = next((piece for piece in pieces if isinstance(piece, Failure)), None)
+            found = failed or Embedding(*map(np.concatenate, zip(*pieces, strict=True)))
+            if isinstance(found, Embedding):
+                self._require_finite(found.vectors, "vectors")
+            yield found
 
     def _network_for(self, recipe: Recipe) -> nn.Module:
         key = recipe.layer, recipe.pool != "none"
         if key not in self._networks:
             if not self.shows_layers:
-                raise ConfigError(f"{self.source}: an exported file shows no layers to embed by; give the checkpoint")
+                raise ConfigError(
+                    f"{self.source}: shows no layers to embed by; give one checkpoint, not an exported file"
+                )
             network = FeatureNetwork(getattr(self.model, "_orig_mod", self.model), key[0], pooled=key[1])
             self._networks[key] = compile_network(network) if hasattr(self.model, "_orig_mod") else network
         return self._networks[key]
-
-    def _finite(self, embeddings: Iterator[Embedding | Failure]) -> Iterator[Embedding | Failure]:
-        for found in embeddings:
-            if isinstance(found, Embedding):
-                self._require_finite(found.vectors, "vectors")
-            yield found
 
     @overload
     def timeline(self, source: Several, **options: Any) -> list[Timeline]: ...
@@ -307,12 +309,11 @@ class Predictor:
             )
 
 
-def _readable(found: Iterable[Any]) -> Iterator[Any]:
-    """Results of videos; a ``VideoError`` at the first one that could not be read."""
-    for result in found:
-        if isinstance(result, Failure):
-            raise VideoError(result.path, result.reason)
-        yield result
+def _readable(found: T | Failure) -> T:
+    """The result of a video; a ``VideoError`` if it could not be read."""
+    if isinstance(found, Failure):
+        raise VideoError(found.path, found.reason)
+    return found
 
 
 def load(

@@ -66,7 +66,7 @@ def embed_to(
     share = part.share(range(len(records)))
     done = {index: row for index in share if (row := journal.find(names[index])) is not None}
     waiting = [index for index in share if index not in done]
-    found = predictor.embed_records(records.select(waiting), recipe, workers=workers)
+    found = predictor.embed_files(records.select(waiting), recipe, workers=workers)
     failures = []
     with Progress("embed", total=len(share), unit="videos", start=len(done)) as progress:
         for index, embedding in zip(waiting, found, strict=True):

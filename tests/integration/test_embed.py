@@ -24,7 +24,8 @@ from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import CheckpointError, ConfigError, DataError, VideoError
 from gcvideo.journal import Journal
-from gcvideo.predict import embedding as embedding_module
+from gcvideo.predict import inputs
+from gcvideo.predict.embedding import make_recipe
 from gcvideo.predict.predictor import Predictor
 from gcvideo.predict.vectors import VectorIndex, file_names
 from gcvideo.prepare.synthetic import make_synthetic
@@ -103,7 +104,7 @@ def test_long_videos_are_read_in_portions(
 ) -> None:
     path = write_video(tmp_path / "long.mp4", moving_frames(50, seed=3), fps=20)
     whole = [predictor.embed(path, window=0.5, step=step) for step in (0.2, 0.5, 0.7)]
-    monkeypatch.setattr(embedding_module, "SECONDS_AT_ONCE", 0.8)
+    monkeypatch.setattr(inputs, "SECONDS_AT_ONCE", 0.8)
     for step, expected in zip((0.2, 0.5, 0.7), whole, strict=True):
         for one, other in zip(predictor.embed([path, path], window=0.5, step=step)[1], expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5)
@@ -116,8 +117,8 @@ def test_a_vector_does_not_depend_on_its_company(
     alone = predictor.embed(place / "video_3.mp4")
     monkeypatch.setattr(predictor.config.test, "views_per_batch", batch)
     records = RecordTable.of_files([place / name for name in ("video_1.mp4", "absent.mp4", "video_3.mp4")])
-    recipe = embedding_module.make_recipe(predictor.config)
-    _, failure, found = predictor.embed_records(records, recipe, workers=workers)
+    recipe = make_recipe(predictor.config)
+    _, failure, found = predictor.embed_files(records, recipe, workers=workers)
     assert failure.reason == "does not exist"
     np.testing.assert_allclose(found.vectors, alone.vectors, rtol=1e-5)
 
@@ -212,7 +213,7 @@ def test_what_cannot_be_read_is_named_and_counted(
     assert "vectors of 1 of 4 videos" in out
     assert "bad.mp4: " in err
     assert "no file matches" in err
-    assert "host/1: is no file but a stream" in err
+    assert "host/1: is no file, but has no end" in err
     assert "secret" not in err
     assert len(json.loads((tmp_path / "a.json").read_text())["failures"]) == 3
     embed(checkpoint, *names[1:], "--out", tmp_path / "none.parquet", expect=2)

@@ -44,7 +44,7 @@ def test_predict_tells_a_folder_of_frames_from_a_folder_of_videos(folder):
     names = ["bad/e", "set/left/a", "set/left/b", "set/right/c", "set/right/d"]
     assert [video["video"] for video in found] == [f"{folder}/{name}" for name in names]
     assert "img_00001.jpg cannot be read" in found[0]["error"]
-    assert [source.name for source in find_sources(f"{folder}/set/left/*")] == [f"{folder}/{n}" for n in names[1:3]]
+    assert [source.path for source in find_sources(f"{folder}/set/left/*")] == [f"{folder}/{n}" for n in names[1:3]]
     timeline = predict(folder, folder / "set/left/a", "--timeline", "--fps", "4", "--step", "1")
     assert timeline[0]["duration"] == 3.0
     predictor = gcvideo.load(folder / "runs/tiny", device="cpu")

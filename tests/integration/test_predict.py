@@ -141,8 +141,8 @@ def test_folders_and_patterns(checkpoint: str, place: Path, tmp_path: Path) -> N
     predict(checkpoint, tmp_path, "--json", tmp_path / "a.json", "--clips", 1, "--crops", 1)
     found = [entry["video"] for entry in json.loads((tmp_path / "a.json").read_text())["videos"]]
     assert [Path(name).name for name in found] == ["b [1].mp4", "a.MP4"]
-    assert [s.name for s in find_sources(str(tmp_path / "**" / "*.MP4"))] == [found[1]]
-    assert [s.name for s in find_sources(found[0])] == [found[0]], "an existing name is no pattern"
+    assert [s.path for s in find_sources(str(tmp_path / "**" / "*.MP4"))] == [found[1]]
+    assert [s.path for s in find_sources(found[0])] == [found[0]], "an existing name is no pattern"
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_maps_replace_no_video_and_no_other_maps(checkpoint: str, place: Path, t
 
 def test_a_camera_that_is_not_there_is_named(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     predict(checkpoint, "97", expect=2)
-    assert "warning: 97: there is no camera /dev/video97" in capsys.readouterr().err
+    assert "warning: camera:97: there is no camera /dev/video97" in capsys.readouterr().err
 
 
 def test_a_camera_is_answered_until_told_to_stop(
@@ -414,13 +414,13 @@ def test_a_camera_is_answered_until_told_to_stop(
     predict(checkpoint, "3", "--seconds", 1, *files)
     assert opened == [("/dev/video3", "v4l2")]
     (entry,) = json.loads((tmp_path / "a.json").read_text())["videos"]
-    assert entry["video"] == "3"
+    assert entry["video"] == "camera:3"
     assert entry["windows"][-1]["end"] == pytest.approx(1, abs=0.4)
     assert entry["timeline"][-1]["end"] == entry["duration"] < 2
     best = entry["windows"][0]["predictions"][0]
     assert f"0:00.0  {100 * best['score']:6.2f} %  {best['label']}" in capsys.readouterr().out, "said as it happens"
     page = (tmp_path / "a.html").read_text()
-    assert "<h2><bdi>camera 3</bdi></h2>" in page
+    assert "<h2><bdi>camera:3</bdi></h2>" in page
     assert "What happens when" in page
 
 
@@ -445,7 +445,7 @@ def test_a_device_that_is_no_camera_is_refused_in_one_line(
     monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/video97" or exists(path))
     predict(checkpoint, "97", expect=2)
     error = capsys.readouterr().err
-    assert error.startswith("warning: 97: ")
+    assert error.startswith("warning: camera:97: ")
     assert error.count("\n") == 1
 
 

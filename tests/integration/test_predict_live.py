@@ -51,9 +51,9 @@ def url_of(camera: RtspServer) -> str:
 def test_names_of_streams_and_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = ["rtsp://host/1", "https://host/a.mp4", "udp://@:5000", "camera:1", "0", "-"]
-    assert [find_sources(name)[0].kind for name in names] == ["stream"] * 3 + ["camera"] * 2 + ["stdin"]
+    assert [find_sources(name)[0] for name in names] == [*names[:4], "camera:0", "-"]
     (tmp_path / "camera:1").write_text("a file of this name")
-    assert find_sources("camera:1")[0].kind == "file"
+    assert find_sources("camera:1")[0].path == "camera:1"
 
 
 def test_a_camera_may_be_named(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,9 +116,10 @@ def test_what_cannot_be_shared_is_refused(place: Path, tmp_path: Path, capsys: p
 def test_rows_without_a_file_are_named(place: Path, tmp_path: Path) -> None:
     listed = tmp_path / "list.txt"
     listed.write_text("video_0.mp4\nabsent.mp4\nvideo_1.mp4\nvideo_0.mp4\n")
-    records, others = find_videos([str(listed)], root=str(place))
+    records, live, refused = find_videos([str(listed)], root=str(place))
     assert [Path(record.path).name for record in records] == ["video_0.mp4", "video_1.mp4"]
-    assert others == [(str(place / "absent.mp4"), "refused", "no such video file")]
+    assert not live
+    assert [each[1:] for each in refused] == [(str(place / "absent.mp4"), "no such video file")]
     listed.write_text("path,label\nabsent.mp4,0\nabsent_too.mp4,0\n")
     with pytest.raises(DataError, match=r"list.txt:2: .*absent.mp4: no such video file \(and 1 more of 2 rows\)"):
         find_videos([str(listed)], root=str(place))

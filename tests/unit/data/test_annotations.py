@@ -452,4 +452,4 @@ def test_hidden_files_and_link_loops_are_no_data(tmp_path):
         load_records(root)
     (root / "walk_again").unlink()
     assert [record.id for record in load_records(root)] == ["hop/4.mp4", "jump/1.mp4", "run/2.mp4", "walk/3.mp4"]
-    assert [source.name for source in find_sources(str(root))] == [f"{root}/{path}" for path in videos_under(root)]
+    assert [source.path for source in find_sources(str(root))] == [f"{root}/{path}" for path in videos_under(root)]
