@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from gcvideo.console import printable
 from gcvideo.errors import CheckpointError
 from gcvideo.predict.predictor import load
-from gcvideo.report.maps import Explanation, explain_video, side_by_side
+from gcvideo.report.maps import explain_video
 from gcvideo.report.page import write_page
 from gcvideo.report.pages import maps_for_page
-from gcvideo.report.pictures import moving_picture, scale_in_css, thumbnails
+from gcvideo.report.pictures import moving_picture, thumbnails
 from gcvideo.report.plots import Series, line_plot
 
 MOST_CHANGED = 8  # videos on the page, each of some 150 kB
@@ -26,14 +26,11 @@ def tables_of(results: dict[str, Any]) -> dict[str, list[Row]]:
     Args:
         results: what ``gcvideo benchmark compare --json`` writes.
     """
-    networks = results["networks"]
-    tables = {
-        "Cost": cost_table(networks),
-        "Accuracy on the same videos, with 95 % intervals": accuracy_table(networks),
+    return {
+        "Cost": cost_table(results["networks"]),
+        "Accuracy on the same videos, with 95 % intervals": accuracy_table(results["networks"]),
+        "One block against the size of its features": exponent_table(results["scaling"] or {}),
     }
-    if results["scaling"]:
-        tables["One block against the size of its features"] = exponent_table(results["scaling"])
-    return tables
 
 
 def write_comparison(
@@ -52,37 +49,15 @@ def write_comparison(
         {**video, "pictures": thumbnails(video["path"], 6), "moving": moving_picture(video["path"])}
         for video in changed["videos"][:MOST_CHANGED]
     ]
-    names = [network["config"] for network in results["networks"]]
-    looks = look_at(changed["example"], dict(zip(names, runs, strict=False))) if changed["pairs"] else []
-    write_page(
-        path,
-        "comparison.html.j2",
-        title="Networks side by side",
-        results=results,
-        tables=list(tables_of(results).items()),
-        left_out=left_out_lines(results["networks"]),
-        plots=plots,
-        changed=changed,
-        videos=videos,
-        looks=[maps_for_page(each) for each in looks],
-        scale=scale_in_css(),
-    )
-
-
-def look_at(video: dict[str, Any], runs: dict[str, str | Path]) -> list[Explanation]:
-    """Where networks look in one video, for its class; those that see the same clip in one explanation.
-
-    Args:
-        video: "path" and "label", as ``changed_videos`` has them.
-        runs: name and run folder of each network; those without a checkpoint are left out.
-    """
-    entry = {"video": video["path"], "predictions": [{"index": video["label"]}]}
-    clips: dict[bytes, list[tuple[str, Explanation]]] = {}
-    for name, run in runs.items():
+    looks = []
+    for network, run in zip(results["networks"], runs if changed["pairs"] else (), strict=False):
+        example = {"video": changed["example"]["path"], "predictions": [{"index": changed["example"]["label"]}]}
         with contextlib.suppress(CheckpointError):
-            if found := explain_video(load(run), entry, all_queries=True):
-                clips.setdefault(found.frames.tobytes(), []).append((name, found))
-    return [side_by_side(alike) for alike in clips.values()]
+            if found := explain_video(load(run), example, all_queries=True):
+                looks.append((network["config"], maps_for_page(found)))
+    values: dict[str, Any] = {"results": results, "tables": tables_of(results)}
+    values |= {"left_out": left_out_lines(results["networks"]), "plots": plots, "changed": changed}
+    write_page(path, "comparison.html.j2", title="Networks side by side", videos=videos, looks=looks, **values)
 
 
 def cost_table(networks: Sequence[dict[str, Any]]) -> list[Row]:
@@ -97,11 +72,9 @@ def cost_table(networks: Sequence[dict[str, Any]]) -> list[Row]:
         }
         for kind in ("forward", "train"):
             if times := network[kind]:
-                low, middle, high = (times["ms_per_clip"][name] for name in ("q1", "median", "q3"))
-                row[f"{kind} ms (quartiles)"] = f"{middle:.1f} ({low:.1f}–{high:.1f})"
+                row[f"{kind} ms (quartiles)"] = "{median:.1f} ({q1:.1f}–{q3:.1f})".format(**times["ms_per_clip"])
                 row[f"{kind} x first"] = f"{times['ratio']['median']:.2f}"
-        for kind, peak in (network["memory"] or {}).items():
-            row[f"MiB {kind}"] = f"{peak / 2**20:.0f}"
+        row |= {f"MiB {kind}": f"{peak / 2**20:.0f}" for kind, peak in (network["memory"] or {}).items()}
         if rates := network["throughput"]:
             row["clips/s by batch"] = ", ".join(f"{size}: {rate:,.2f}" for size, rate in rates.items())
         rows.append(row)
@@ -126,17 +99,18 @@ def accuracy_table(networks: Sequence[dict[str, Any]]) -> list[Row]:
 
 def exponent_table(scaling: dict[str, Any]) -> list[Row]:
     """A row for each block and each way of growing."""
-    rows = []
-    for way, label in (("frames", "T"), ("size", "H and W")):
-        for name, line in scaling[way].items():
-            first, last = line["points"][0], line["points"][-1]
-            row: Row = {"block": name, "grows with": label}
-            row["sizes"] = " to ".join("×".join(map(str, point["shape"])) for point in (first, last))
-            row["ms at the largest"] = f"{last['ms']['median']:.2f}"
-            row["time exponent"] = f"{line['time_exponent']:.2f}"
-            row["multiply-adds exponent"] = f"{line['macs_exponent']:.2f}"
-            rows.append(row)
-    return rows
+    return [
+        {
+            "block": name,
+            "grows with": label,
+            "sizes": " to ".join("×".join(map(str, line["points"][end]["shape"])) for end in (0, -1)),
+            "ms at the largest": f"{line['points'][-1]['ms']['median']:.2f}",
+            "time exponent": f"{line['time_exponent']:.2f}",
+            "multiply-adds exponent": f"{line['macs_exponent']:.2f}",
+        }
+        for way, label in (("frames", "T"), ("size", "H and W"))
+        for name, line in scaling.get(way, {}).items()
+    ]
 
 
 def _percent(interval: dict[str, Any], *, sign: str = "") -> str:
@@ -164,8 +138,7 @@ def plots_of(results: dict[str, Any]) -> dict[str, Figure]:
     tested = [row for row in results["networks"] if row["accuracy"]]
     if tested:
         plots["accuracy_macs"] = _accuracy_plot([(row, row["macs"] / 1e9) for row in tested], "GMAC a clip")
-    timed = [(row, row["forward"]["ratio"]["median"]) for row in tested if row["forward"]]
-    if timed:
+    if timed := [(row, row["forward"]["ratio"]["median"]) for row in tested if row["forward"]]:
         label = f"time of a forward pass over that of {results['networks'][0]['config']}"
         plots["accuracy_forward"] = _accuracy_plot(timed, label)
     return plots
@@ -196,4 +169,4 @@ def _block_plot(scaling: dict[str, Any], way: str) -> Figure:
     positions = f"T x {size} x {size}" if way == "frames" else f"{frames} x S x S"
     title = f"Forward pass of one block: {scaling['channels']} channels, P = {positions} positions"
     label = "frames T" if way == "frames" else "height and width S"
-    return line_plot(series, title=title, x=label, y="ms", log_x=True, log_y=True, x_ticks=[x for x, _ in points])
+    return line_plot(series, title=title, x=label, y="ms", log=True)

@@ -3,14 +3,13 @@
 import bisect
 import functools
 import heapq
-import io
 import itertools
 import os
-import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unicodedata import bidirectional, category
 
 import av
 import numpy as np
@@ -25,25 +24,26 @@ from gcvideo.predict.timeline import Segment
 from gcvideo.video import FrameStream
 
 CONTAINERS = (".mp4", ".mkv", ".mov")
+INVISIBLE = ("Zs", "Cf", "Cc", "Cs")  # categories of characters that need no glyph
+MARKS = ("Mn", "Mc")  # of those that are joined with the letter before
 
 
 def annotate_video(source: str, destination: str | Path, segments: Sequence[Segment]) -> None:
     """Copy a video, with the label and score of each moment on a band at the bottom of the picture.
 
-    Frames keep their times (variable frame rates too) and are rotated as displayed. The picture is encoded as H.264;
-    sound is copied, or encoded as AAC if the container does not take it. The file appears under its name only when it
-    is complete.
+    Frames keep their times (variable frame rates too) and are rotated as displayed. The picture is encoded as H.264,
+    sound as AAC. The file appears under its name only when it is complete.
 
     Args:
         source: the video.
-        destination: .mp4, .mkv or .mov.
+        destination: see ``check_destination``.
         segments: of its timeline, at least one, in order of time.
 
     Raises:
         VideoError: the source cannot be read.
         GcvideoError: the destination cannot be written.
     """
-    destination = check_destination(source, destination)
+    destination = Path(destination)
     for problem in undrawable({segment.label for segment in segments}):
         warn(f"{printable(str(destination))}: {problem}")
     try:
@@ -67,7 +67,7 @@ def check_destination(source: str, destination: str | Path) -> Path:
 def _copy(source: str, output: Any, segments: Sequence[Segment]) -> None:
     with FrameStream(source) as stream, av.open(f"file:{os.path.abspath(source)}", metadata_errors="replace") as file:
         tracks = [_label(stream, output, file.streams.video[0].average_rate or 25, segments)]
-        tracks += [_copy_sound(file, sound, output) for sound in file.streams.audio[:1]]
+        tracks += [_encode_sound(file, sound, output) for sound in file.streams.audio[:1]]
         # Every track must be known before the first packet is written: "merge" asks each for a packet first.
         for packet in heapq.merge(*tracks, key=lambda packet: packet.dts * packet.time_base):
             output.mux(packet)
@@ -95,19 +95,11 @@ def _label(stream: FrameStream, output: Any, rate: Any, segments: Sequence[Segme
     yield from encoder.encode(None)
 
 
-def _copy_sound(file: Any, sound: Any, output: Any) -> Iterator[Any]:
-    """The packets of the sound, as they are; where the container does not take it, encoded as AAC."""
-    try:
-        track = output.add_stream_from_template(sound)
-    except ValueError:
-        track = output.add_stream("aac", rate=sound.codec_context.sample_rate)
-        for frame in itertools.chain(file.decode(sound), [None]):
-            yield from track.encode(frame)
-    else:
-        for packet in file.demux(sound):
-            if packet.dts is not None:  # None: the packet that flushes a decoder
-                packet.stream = track
-                yield packet
+def _encode_sound(file: Any, sound: Any, output: Any) -> Iterator[Any]:
+    """The packets of the sound, as AAC."""
+    track = output.add_stream("aac", rate=sound.codec_context.sample_rate)
+    for frame in itertools.chain(file.decode(sound), [None]):
+        yield from track.encode(frame)
 
 
 def draw_label(rgb: np.ndarray, segment: Segment) -> None:
@@ -120,14 +112,14 @@ def draw_label(rgb: np.ndarray, segment: Segment) -> None:
 
 def undrawable(labels: set[str]) -> Iterator[str]:
     """What is wrong with burnt-in labels on this machine, and the fix: one line for each kind."""
-    missing = sorted({c for label in labels for c in _missing(label, _find_font(label)[1])})
+    missing = sorted({c for label in labels for c in find_font(label)[1]})
     if missing:
         characters = printable("".join(missing[:20])) + ("..." if len(missing) > 20 else "")
         yield (
             f"no font on this machine has the characters {characters}, which are drawn as boxes; install one that has "
             "them (on Debian and Ubuntu: apt install fonts-noto-cjk fonts-noto-core)"
         )
-    shaped = sorted(label for label in labels if any(map(_needs_shaping, label)))
+    shaped = sorted(label for label in labels for c in label if bidirectional(c) in ("R", "AL") or category(c) in MARKS)
     if shaped and not features.check("raqm"):
         yield (
             f"right-to-left and joined letters, as in {printable(shaped[0])}, are drawn apart and in the wrong order; "
@@ -135,44 +127,29 @@ def undrawable(labels: set[str]) -> Iterator[str]:
         )
 
 
-def _needs_shaping(character: str) -> bool:
-    return unicodedata.bidirectional(character) in ("R", "AL") or unicodedata.category(character) in ("Mn", "Mc")
-
-
-def _missing(text: str, characters: frozenset[int]) -> set[str]:
-    """What a font lacks; spaces and invisible characters need no glyph."""
-    return {c for c in text if ord(c) not in characters and unicodedata.category(c) not in ("Zs", "Cf", "Cc", "Cs")}
-
-
 @functools.lru_cache(maxsize=256)
-def _find_font(text: str) -> tuple[str | None, frozenset[int]]:
-    """The font that lacks the fewest characters of a text: its file, None for Pillow's own, and its characters."""
-    own = frozenset(FT2Font(io.BytesIO(ImageFont.load_default(12).font_bytes)).get_charmap())  # type: ignore[union-attr]
-    if not _missing(text, own):
-        return None, own
-    return min([(None, own), *_fonts()], key=lambda font: len(_missing(text, font[1])))
-
-
-@functools.lru_cache(maxsize=1)
-def _fonts() -> list[tuple[str, frozenset[int]]]:
-    """The fonts of this machine and their characters; that of matplotlib is everywhere, and comes first."""
+def find_font(text: str) -> tuple[str, set[str]]:
+    """The font of this machine that lacks the fewest characters of a text: its file, and these characters."""
+    visible = {c for c in text if category(c) not in INVISIBLE}
+    found: list[tuple[str, set[str]]] = []
+    # That of matplotlib is everywhere. It is the first, and regular ones come before bold ones.
     paths = sorted(font_manager.findSystemFonts(), key=lambda p: (not p.endswith(("Regular.ttf", "Sans.ttf")), p))
-    found = []
     for path in [font_manager.findfont("DejaVu Sans"), *paths]:
         with suppress(OSError, RuntimeError):  # damaged, or pictures of one size only
             ImageFont.truetype(path, 20)
-            found.append((path, frozenset(FT2Font(path).get_charmap())))
-    return found
+            found.append((path, visible - {*map(chr, FT2Font(path).get_charmap())}))
+            if not found[-1][1]:
+                break
+    return min(found, key=lambda font: len(font[1]))
 
 
 @functools.lru_cache(maxsize=1)  # drawn once for all the frames of a segment
 def _band(label: str, score: str, width: int, height: int) -> np.ndarray:
     """White text: uint8 (height, width, 1), at most 191, so that a dimmed picture can be added."""
-    image, path = Image.new("L", (width, height)), _find_font(label)[0]
-    own = ImageFont.load_default(size=height * 0.6)
-    font = ImageFont.truetype(path, height * 0.6) if path else own
+    image, place = Image.new("L", (width, height)), height * 0.3
     draw = ImageDraw.Draw(image)
-    draw.text((height * 0.3, height / 2), label, fill=191, font=font, anchor="lm")
-    place = height * 0.3 + draw.textlength(label, font)
-    draw.text((place, height / 2), score, fill=191, font=own, anchor="lm")
+    for text in (label, score):
+        font = ImageFont.truetype(find_font(text)[0], height * 0.6)
+        draw.text((place, height / 2), text, fill=191, font=font, anchor="lm")
+        place += draw.textlength(text, font)
     return np.asarray(image)[:, :, None]

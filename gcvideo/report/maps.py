@@ -19,10 +19,9 @@ from gcvideo.data.records import RecordTable
 from gcvideo.layers import BlockTrace, record_attention
 from gcvideo.models.resnet3d import last_feature_layer
 from gcvideo.predict.predictor import Predictor
-from gcvideo.report.pictures import Row, film_strip, overlay, ringed, save_animation, save_picture, sheet
+from gcvideo.report.pictures import Row, overlay, ringed, save_animation, save_picture, sheet
 
 Place = tuple[float, float, float]  # time, height and width as fractions of a clip, in [0, 1]
-Rows = list[tuple[str, np.ndarray]]  # names, and frames uint8 (T, H, W, 3)
 
 MIDDLE: Place = (0.5, 0.5, 0.5)
 MOST_QUERIES = (8, 7, 7)  # frames, rows and columns of queries that a page offers
@@ -109,9 +108,9 @@ class Explanation(NamedTuple):
     query: Place
     grid: tuple[int, int, int] | None
 
-    def rows(self) -> Rows:
-        """The frames, and the first map of each layer over them."""
-        rows: Rows = [("frames", self.frames)]
+    def rows(self) -> list[tuple[str, np.ndarray]]:
+        """Names and frames, uint8 (T, H, W, 3): of the clip, and with the first map of each layer over them."""
+        rows = [("frames", self.frames)]
         for layer in self.layers:
             shown = overlay(self.frames, resize_maps(layer.maps[:1], self.frames.shape[:3])[0].numpy())
             rows.append((layer.name, ringed(shown, self.query) if layer.by_query else shown))
@@ -143,19 +142,17 @@ def explain(
     cam = grad_cam(model, x, target, layer=last_feature_layer(model))
     nothing = "" if cam.any() else ": 0 everywhere"
     layers = [Layer(f"Grad-CAM for {predictor.classes[target]}{nothing}", scaled(cam))]
-    with torch.no_grad(), record_attention(model) as traces:
+    with torch.no_grad(), record_attention(model) as recorded:
         model(x)
-    many = [trace.input.shape[2:] for trace in traces.values() if trace.attention is not None and _is_pairwise(trace)]
+    traces: dict[str, Any] = {name: trace for name, trace in recorded.items() if trace.attention is not None}
+    many = [trace.input.shape[2:] for trace in traces.values() if trace.attention.shape[1] > 1]
     grid: Any = tuple(map(min, MOST_QUERIES, map(max, *many, (0, 0, 0)))) if many and all_queries else None
     for name, trace in traces.items():
-        if trace.attention is None:
-            continue
         title = f"attention of {name.removesuffix('.context')}"
-        if not _is_pairwise(trace):
+        if trace.attention.shape[1] == 1:
             layers.append(Layer(title, scaled(map_of_query(trace, query).abs())))
             continue
-        chosen = [query, *(places(grid) if grid else ())]
-        maps = torch.cat([map_of_query(trace, place) for place in chosen]).abs()
+        maps = torch.cat([map_of_query(trace, place) for place in [query, *(places(grid) if grid else ())]]).abs()
         if grid:
             count, height, width = maps.shape[1:]
             maps = F.adaptive_avg_pool3d(maps, (count, min(height, MOST_KEYS), min(width, MOST_KEYS)))
@@ -163,25 +160,6 @@ def explain(
         layers.append(Layer(f"{title}, from the ring", scaled(maps, highest), by_query=True))
         layers.append(Layer(f"{title}, mean of all queries", scaled(mean, highest)))
     return Explanation(clip[0].permute(1, 2, 3, 0).contiguous().numpy(), layers, query, grid)
-
-
-def side_by_side(explained: Sequence[tuple[str, Explanation]]) -> Explanation:
-    """Explanations of the same clip by several networks as one: the rows of a layer follow each other.
-
-    Args:
-        explained: name and explanation of each network; queries move over those whose grid is the first one's.
-    """
-    grid = next((each.grid for _, each in explained if each.grid), None)
-    rows: dict[str, list[Layer]] = {}
-    for name, each in explained:
-        for layer in each.layers:
-            named = layer._replace(name=f"{name}: {layer.name}", by_query=layer.by_query and each.grid == grid)
-            rows.setdefault(layer.name.split(",")[0].split(":")[0], []).append(named)
-    return explained[0][1]._replace(layers=[layer for alike in rows.values() for layer in alike], grid=grid)
-
-
-def _is_pairwise(trace: BlockTrace) -> bool:
-    return trace.attention is not None and trace.attention.shape[1] > 1
 
 
 def explain_video(predictor: Predictor, entry: dict[str, Any], **options: Any) -> Explanation | None:
@@ -209,10 +187,8 @@ def label_in_the_middle(entry: dict[str, Any]) -> int:
     Args:
         entry: as ``gcvideo predict --json`` writes it.
     """
-    for segment in entry.get("timeline", ()):
-        if segment["end"] >= entry["duration"] / 2:
-            return int(segment["index"])
-    return int(entry["predictions"][0]["index"])
+    segments = (each for each in entry.get("timeline", ()) if each["end"] >= entry["duration"] / 2)
+    return int(next(segments, entry["predictions"][0])["index"])
 
 
 def map_stems(folder: str | Path, videos: Sequence[str]) -> list[Path]:
@@ -221,14 +197,12 @@ def map_stems(folder: str | Path, videos: Sequence[str]) -> list[Path]:
     A number is added if a file of that name is one of the videos, or belongs to another video of the same name.
     """
     taken = {os.path.splitext(os.path.abspath(video))[0] for video in videos}
-    stems = []
+    stems: list[Path] = []
     for video in videos:
-        name = stem = f"{Path(video).stem[:100]}_maps"
-        numbers = itertools.count(2)
-        while os.path.abspath(Path(folder) / stem) in taken:
-            stem = f"{name}_{next(numbers)}"
-        taken.add(os.path.abspath(Path(folder) / stem))
-        stems.append(Path(folder) / stem)
+        stem = Path(folder) / f"{Path(video).stem[:100]}_maps"
+        tried = itertools.chain([stem], (stem.with_name(f"{stem.name}_{n}") for n in itertools.count(2)))
+        stems.append(next(path for path in tried if os.path.abspath(path) not in taken))
+        taken.add(os.path.abspath(stems[-1]))
     return stems
 
 
@@ -244,7 +218,8 @@ def save_maps(stem: str | Path, explanation: Explanation) -> None:
         explanation: of ``explain_video``.
     """
     rows = explanation.rows()
-    save_picture(f"{stem}.png", sheet([film_strip(*row) for row in rows]))
+    strips = [[(name, frames[0]), *(("", frame) for frame in frames[1:])] for name, frames in rows]
+    save_picture(f"{stem}.png", sheet(strips))
     columns = math.ceil(math.sqrt(len(rows)))
     lines = [rows[start : start + columns] for start in range(0, len(rows), columns)]
     played = [
@@ -269,17 +244,16 @@ def query_sheet(explanation: Explanation) -> np.ndarray:
     assert explanation.grid is not None
     count, height, width = explanation.grid
     number = int((count // 2 + 0.5) / count * len(explanation.frames))
-    frame = explanation.frames[number : number + 1]
-    rows: list[Row] = []
+    frame, rows = explanation.frames[number : number + 1], list[Row]()
     for layer, mean in itertools.pairwise(explanation.layers):
-        if not layer.by_query:
-            continue
-        of_frame = layer.maps[1:].unflatten(0, explanation.grid)[count // 2].flatten(0, 1)  # (Y * X, T', H', W')
-        sums = torch.cat([of_frame, mean.maps]).sum(1, keepdim=True)
-        sums = scaled(sums, sums.amax((1, 2, 3)).median())
-        tiles = [overlay(frame, each.numpy()) for each in resize_maps(sums, frame.shape[:3])]
-        for y in range(height):
-            at = [(0.0, (y + 0.5) / height, (x + 0.5) / width) for x in range(width)]
-            row = [("", ringed(tile, place)[0]) for tile, place in zip(tiles[y * width :], at, strict=False)]
-            rows.append(row if y else [(layer.name, row[0][1]), *row[1:], ("mean", tiles[-1][0])])
+        if layer.by_query:
+            of_frame = layer.maps[1:].unflatten(0, explanation.grid)[count // 2].flatten(0, 1)  # (Y * X, T', H', W')
+            sums = torch.cat([of_frame, mean.maps]).sum(1, keepdim=True)
+            sums = resize_maps(scaled(sums, sums.amax((1, 2, 3)).median()), frame.shape[:3])
+            tiles = [overlay(frame, each.numpy()) for each in sums]
+            queries = places((1, height, width))
+            shown = [ringed(tile, (0, y, x))[0] for tile, (_, y, x) in zip(tiles, queries, strict=False)]
+            lines = [[("", tile) for tile in shown[at : at + width]] for at in range(0, len(shown), width)]
+            lines[0] = [(layer.name, shown[0]), *lines[0][1:], ("mean", tiles[-1][0])]
+            rows += lines
     return sheet(rows, frame_height=64)

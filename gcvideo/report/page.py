@@ -15,11 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from gcvideo.config import flatten
 from gcvideo.console import clock, duration, percent, printable
 from gcvideo.files import write_atomically
+from gcvideo.report.pictures import colour
 from gcvideo.report.plots import svg
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -80,5 +83,6 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-FILTERS = (clock, columns, duration, percent, plain, printable, svg, text)
+FILTERS = (clock, columns, duration, flatten, percent, plain, printable, svg, text)
 ENVIRONMENT.filters.update({function.__name__: function for function in FILTERS})
+ENVIRONMENT.globals["colours"] = colour(np.linspace(0, 1, 256)).tolist()  # RGB of maps, from 0 to 1

@@ -13,15 +13,15 @@ import numpy as np
 import yaml
 from matplotlib.figure import Figure
 
-from gcvideo.config import config_to_dict, flatten, load_config
+from gcvideo.config import config_to_dict, load_config
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.scoring import Scoring, details, score, summary
 from gcvideo.predict.predictor import Predictor
 from gcvideo.predict.vectors import VectorIndex
 from gcvideo.report.maps import Explanation, Place, explain_video, map_stems, save_maps
 from gcvideo.report.page import write_page
-from gcvideo.report.pictures import colour, data_uri, scale_in_css, thumbnails
-from gcvideo.report.plots import Series, calibration_plot, line_plot
+from gcvideo.report.pictures import data_uri, thumbnails
+from gcvideo.report.plots import Series, line_plot
 from gcvideo.train.logger import read_metrics
 
 MOST_CLASSES = 24  # of a confusion matrix that can be read; of more classes only the most confused ones are shown
@@ -41,10 +41,7 @@ def write_test_report(path: str | Path, results: dict[str, Any], predictions: Pr
         results: the content of ``results.json`` of ``gcvideo test``.
         predictions: of the same test.
     """
-    config = flatten(results.get("config", {}))
-    write_page(
-        path, "test.html.j2", title="Test report", results=results, scored=score_for_page(predictions), config=config
-    )
+    write_page(path, "test.html.j2", title="Test report", results=results, scored=score_for_page(predictions))
 
 
 def write_run_report(folder: str | Path) -> Path:
@@ -58,25 +55,15 @@ def write_run_report(folder: str | Path) -> Path:
         the file.
     """
     folder = Path(folder)
-    config = load_config(folder / "config.yaml")
-    written = folder / "results.json"
+    config, written = load_config(folder / "config.yaml"), folder / "results.json"
     results = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
     tested = "answered" in results and (folder / "predictions.npz").exists()
     file = folder / ("predictions.npz" if tested else "predictions_val.npz")
     predictions = Predictions.load(file) if file.exists() else None
-    write_page(
-        folder / "report.html",
-        "run.html.j2",
-        title=f"Run {config.name}",
-        training=results.get("training"),
-        curves=_curves(read_metrics(folder / "metrics.jsonl")),
-        tested=tested,
-        results=results,
-        predictions=predictions,
-        scored=score_for_page(predictions) if predictions else None,
-        config=flatten(config_to_dict(config)),
-        tested_config=flatten(results.get("config", {})),
-    )
+    values = {"results": results, "tested": tested, "predictions": predictions, "config": config_to_dict(config)}
+    values |= {"scored": score_for_page(predictions) if predictions else None}
+    values |= {"curves": _curves(read_metrics(folder / "metrics.jsonl"))}
+    write_page(folder / "report.html", "run.html.j2", title=f"Run {config.name}", **values)
     return folder / "report.html"
 
 
@@ -92,26 +79,14 @@ def write_prediction_page(
             and with a timeline ``duration``, ``timeline``, ``windows`` and ``warning``.
         refresh: seconds after which the page loads itself again: the page of a live source that is still running.
     """
-    videos, labelled = [], 0
+    videos: list[dict[str, Any]] = []
     for entry in entries:
-        pictures, explanation = [], None
-        if entry["error"] is None:
-            labelled += 1
-            pictures = thumbnails(entry["video"], 16 if "timeline" in entry else 8)
-            explanation = explain_video(predictor, entry) if pictures and labelled <= MOST_MAPS else None
+        readable, count = entry["error"] is None, 16 if "timeline" in entry else 8
+        pictures = thumbnails(entry["video"], count) if readable else []
+        explanation = explain_video(predictor, entry) if pictures and len(videos) < MOST_MAPS else None
         videos.append({**entry, "pictures": pictures, "maps": maps_for_page(explanation) if explanation else None})
-    write_page(
-        path,
-        "predictions.html.j2",
-        title="Predictions",
-        videos=videos,
-        labelled=labelled,
-        checkpoint=predictor.source,
-        most_maps=MOST_MAPS,
-        shows_layers=predictor.shows_layers,
-        scale=scale_in_css(),
-        refresh=refresh,
-    )
+    values = {"videos": videos, "predictor": predictor, "most_maps": MOST_MAPS, "refresh": refresh}
+    write_page(path, "predictions.html.j2", title="Predictions", **values)
 
 
 def write_search_page(path: str | Path, rows: Sequence[dict[str, Any]], index: VectorIndex) -> None:
@@ -132,45 +107,32 @@ def score_for_page(predictions: Predictions) -> dict[str, Any] | None:
     if not predictions.known.any() or predictions.multi_label:
         return details(predictions, thresholds=predictions.info.get("thresholds")) or None
     scoring = score(predictions)
-    found = summary(scoring)
-    return {
-        **found,
-        "confusion": _most_confused(np.array(found["confusion"]), scoring.classes),
-        "reliability": calibration_plot(found["calibration"]["bins"]),
-        "mistakes": _mistakes(scoring),
-    }
+    found, confidence = summary(scoring), scoring.probabilities.max(axis=1)
+    wrong = np.flatnonzero(~scoring.right)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_MISTAKES]
+    points = [(row["confidence"], row["accuracy"]) for row in found["calibration"]["bins"]]
+    series = [Series("videos", points), Series("confidence that is right", [(0, 0), (1, 1)], marks=False)]
+    plot = line_plot(series, title="Accuracy by confidence", x="mean confidence", y="accuracy")
+    mistakes = [{**row, "pictures": thumbnails(row["path"], 1)} for row in (video_row(scoring, i) for i in worst)]
+    confusion = _most_confused(np.array(found["confusion"]), scoring.classes)
+    return {**found, "confusion": confusion, "reliability": plot, "mistakes": mistakes}
 
 
 def _most_confused(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """The part of a confusion matrix (K, K) with the classes that occur, or the most confused ones if many do."""
     both = counts.sum(axis=0) + counts.sum(axis=1)
-    occurs = np.flatnonzero(both)
-    wrong = both - 2 * counts.diagonal()
-    involved = np.argsort(-wrong, kind="stable")[:MOST_CLASSES]
-    chosen = np.sort(involved) if len(occurs) > MOST_CLASSES else occurs
-    return {
-        "names": [classes[k] for k in chosen],
-        "counts": counts[np.ix_(chosen, chosen)].tolist(),
-        "totals": counts[chosen].sum(axis=1).tolist(),
-        "of": len(occurs),
-    }
+    order = np.lexsort((2 * counts.diagonal() - both, both == 0))
+    chosen = np.sort(order[: min(MOST_CLASSES, np.count_nonzero(both))])
+    shown = {"names": [classes[k] for k in chosen], "counts": counts[np.ix_(chosen, chosen)].tolist()}
+    return {**shown, "totals": counts[chosen].sum(axis=1).tolist(), "of": np.count_nonzero(both)}
 
 
-def _mistakes(scoring: Scoring) -> list[dict[str, Any]]:
-    """The wrong predictions with the highest confidence, with a picture if the video is still there."""
-    predictions, confidence = scoring.predictions, scoring.probabilities.max(axis=1)
-    wrong = np.flatnonzero(~scoring.right)
-    return [
-        {
-            "id": predictions.ids[i],
-            "class": scoring.classes[scoring.labels[i]],
-            "taken_for": scoring.classes[scoring.predicted[i]],
-            "rank": scoring.ranks[i] + 1,
-            "confidence": confidence[i],
-            "pictures": thumbnails(predictions.paths[i], 1) if predictions.paths else [],
-        }
-        for i in wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST_MISTAKES]
-    ]
+def video_row(scoring: Scoring, i: int) -> dict[str, Any]:
+    """What a page shows of the i-th video: its class, what it was taken for with which confidence, and the rank."""
+    videos, names, taken_for = scoring.predictions, scoring.classes, scoring.predicted[i]
+    row = {"id": videos.ids[i], "path": (videos.paths or videos.ids)[i], "class": names[scoring.labels[i]]}
+    confidence = float(scoring.probabilities[i, taken_for])
+    return {**row, "taken_for": names[taken_for], "rank": int(scoring.ranks[i]) + 1, "confidence": confidence}
 
 
 def _curves(lines: Sequence[dict[str, Any]]) -> list[Figure]:
@@ -183,17 +145,12 @@ def _curves(lines: Sequence[dict[str, Any]]) -> list[Figure]:
             values = [(line["epoch"], line.get(key)) for line in lines if line["kind"] == kind]
             points = [(epoch, plot["factor"] * value) for epoch, value in values if value is not None]
             if points:
-                series.append(Series(name, thinned(points, MOST_POINTS), marks=kind == "val"))
+                size = -(-len(points) // MOST_POINTS)
+                means = [np.mean(points[start : start + size], axis=0) for start in range(0, len(points), size)]
+                series.append(Series(name, means, marks=kind == "val"))
         if series:
             plots.append(line_plot(series, title=title, x="epoch", y=plot["y"]))
     return plots
-
-
-def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
-    """At most ``most`` points: means over neighbours, equally many for each but the last."""
-    size = -(-len(points) // most)
-    groups = [np.mean(points[start : start + size], axis=0) for start in range(0, len(points), size)]
-    return [(float(x), float(y)) for x, y in groups]
 
 
 def write_maps(
@@ -230,21 +187,16 @@ def write_maps_page(path: str | Path, entry: dict[str, Any], explained: Sequence
         explained: for each network its name and where it looked in the video.
     """
     values = {"entry": entry, "networks": [(name, maps_for_page(explanation)) for name, explanation in explained]}
-    write_page(path, "maps.html.j2", title="Where the network looked", scale=scale_in_css(), **values)
+    write_page(path, "maps.html.j2", title="Where the network looked", **values)
 
 
 def maps_for_page(explanation: Explanation) -> dict[str, Any]:
     """Frames, names of layers, and what the page's script draws: the maps in bytes, at the blocks' own resolution."""
-    frames = explanation.frames
+    frames, layers = explanation.frames, []
     shown = np.linspace(0, len(frames) - 1, min(len(frames), 8)).round().astype(int).tolist()
-    bytes_ = [(255 * layer.maps.clamp(0, 1)).round().byte().numpy().tobytes() for layer in explanation.layers]
-    layers = [
-        {"size": [*layer.maps.shape[1:]], "byQuery": layer.by_query, "maps": base64.b64encode(data).decode()}
-        for layer, data in zip(explanation.layers, bytes_, strict=True)
-    ]
+    for layer in explanation.layers:
+        content = (255 * layer.maps.clamp(0, 1)).round().byte().numpy().tobytes()
+        maps = base64.b64encode(content).decode()
+        layers.append({"name": layer.name, "size": [*layer.maps.shape[1:]], "byQuery": layer.by_query, "maps": maps})
     data = {"query": explanation.query, "grid": explanation.grid, "length": len(frames), "shown": shown}
-    return {
-        "pictures": [data_uri(frames[i], height=160) for i in shown],
-        "names": [layer.name for layer in explanation.layers],
-        "data": {**data, "layers": layers, "colours": colour(np.linspace(0, 1, 256)).tolist()},
-    }
+    return {"pictures": [data_uri(frames[i], height=160) for i in shown], "data": {**data, "layers": layers}}

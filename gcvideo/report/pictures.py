@@ -5,7 +5,9 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -25,14 +27,7 @@ def colour(values: np.ndarray) -> np.ndarray:
     The colour map is matplotlib's "inferno": its lightness rises evenly, so it reads the same in print and without
     colour vision.
     """
-    import matplotlib
-
     return matplotlib.colormaps["inferno"](values, bytes=True)[..., :3]
-
-
-def scale_in_css() -> str:
-    """The colour scale as the stops of a CSS gradient."""
-    return ",".join(f"rgb({r} {g} {b})" for r, g, b in colour(np.linspace(0, 1, 9)))
 
 
 def overlay(frames: np.ndarray, maps: np.ndarray) -> np.ndarray:
@@ -66,11 +61,6 @@ def ringed(frames: np.ndarray, place: Sequence[float]) -> np.ndarray:
     drawn = frames.copy()
     drawn[t] = np.asarray(image)
     return drawn
-
-
-def film_strip(name: str, frames: np.ndarray) -> Row:
-    """A row of ``sheet``: frames uint8 (T, H, W, 3) under one name."""
-    return [(name if t == 0 else "", frame) for t, frame in enumerate(frames)]
 
 
 def sheet(rows: Sequence[Row], *, frame_height: int = 112) -> np.ndarray:
@@ -107,22 +97,19 @@ def save_picture(path: str | Path, picture: np.ndarray) -> None:
 def save_animation(path: str | Path, frames: np.ndarray, *, fps: float = 8) -> None:
     """Write uint8 (T, H, W, 3) as an animated GIF if the name ends in .gif, else as an MP4 (H.264)."""
     if Path(path).suffix == ".gif":
-        images = [_dithered(Image.fromarray(frame)) for frame in frames]
+        images = [Image.fromarray(frame) for frame in frames]
+        # 256 colours, dithered: else a map's smooth shades become bands, and the greys of a frame take its colours.
+        palettes = [image.quantize(256, method=Image.Quantize.FASTOCTREE) for image in images]
+        images = [image.quantize(palette=own) for image, own in zip(images, palettes, strict=True)]
         options = {"save_all": True, "append_images": images[1:], "duration": round(1000 / fps), "loop": 0}
         write_atomically(path, _encode(images[0], "GIF", **options))
     else:
         write_atomically(path, encode_frames(frames, fps=fps))
 
 
-def _dithered(image: Image.Image) -> Image.Image:
-    """256 colours, dithered: else a map's smooth shades become bands, and the greys of a frame take its colours."""
-    palette = image.quantize(256, method=Image.Quantize.FASTOCTREE)
-    return image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
-
-
 def data_uri(picture: np.ndarray, *, height: int) -> str:
     """A picture (H, W, 3) as a ``data:`` address of a JPEG, scaled down to ``height`` pixels."""
-    return _uri([_lower(picture, height)], "JPEG", quality=80)
+    return _uri(_lower(picture, height), "JPEG", quality=80)
 
 
 def thumbnails(
@@ -133,14 +120,17 @@ def thumbnails(
     Returns:
         seconds and ``data:`` address of each.
     """
-    return [(second, _uri([image], "JPEG", quality=80)) for second, image in _spread(path, count, height, span)]
+    return [(second, _uri(image, "JPEG", quality=80)) for second, image in _spread(path, count, height, span)]
 
 
 def moving_picture(path: str, *, count: int = 24, height: int = 160) -> str:
     """Frames spread evenly over a video as a picture that plays in its time: a WebP in a ``data:`` address, or none."""
     found = _spread(path, count, height, (0.0, math.inf))
-    step = round(1000 * found[-1][0] / len(found)) if found else 0
-    return _uri([image for _, image in found], "WEBP", duration=max(step, 20), loop=0, quality=60) if found else ""
+    if not found:
+        return ""
+    options = {"duration": max(round(1000 * found[-1][0] / len(found)), 20), "loop": 0, "quality": 60}
+    first, *others = (image for _, image in found)
+    return _uri(first, "WEBP", save_all=True, append_images=others, **options)
 
 
 def _spread(path: str, count: int, height: int, span: tuple[float, float]) -> list[tuple[float, Image.Image]]:
@@ -162,13 +152,11 @@ def _lower(picture: np.ndarray, height: int) -> Image.Image:
     return image
 
 
-def _uri(images: Sequence[Image.Image], kind: str, **options: object) -> str:
-    """Pictures as one file of a kind, in a ``data:`` address."""
-    options |= {"save_all": True, "append_images": images[1:]} if len(images) > 1 else {}
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(_encode(images[0], kind, **options)).decode()
+def _uri(image: Image.Image, kind: str, **options: Any) -> str:
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(_encode(image, kind, **options)).decode()
 
 
-def _encode(image: Image.Image, kind: str, **options: object) -> bytes:
+def _encode(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -1,6 +1,6 @@
-"""Line, scatter and reliability plots with matplotlib: as SVG for pages, or as PNG files.
+"""Line and scatter plots with matplotlib: as SVG for pages, or as PNG files.
 
-    plot = line_plot([Series("GC", [(4, 1.0), (64, 16.0)])], title="Cost", x="frames T", y="ms", log_y=True)
+    plot = line_plot([Series("GC", [(4, 1.0), (64, 16.0)])], title="Cost", x="frames T", y="ms", log=True)
     png(plot, "cost.png")
 
 Only matplotlib's object interface is used, never ``pyplot``, so a plot leaves no global state behind. This module
@@ -13,14 +13,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import AutoLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from gcvideo.console import printable
 from gcvideo.files import write_atomically
@@ -56,16 +53,7 @@ class Series:
 
 
 @matplotlib.rc_context(fname=STYLE)
-def line_plot(
-    series: Sequence[Series],
-    *,
-    title: str,
-    x: str,
-    y: str,
-    log_x: bool = False,
-    log_y: bool = False,
-    x_ticks: Sequence[float] | None = None,
-) -> Figure:
+def line_plot(series: Sequence[Series], *, title: str, x: str, y: str, log: bool = False) -> Figure:
     """Plot series over common axes.
 
     Args:
@@ -73,46 +61,34 @@ def line_plot(
         title: also the description for screen readers.
         x: label of the x axis.
         y: label of the y axis.
-        log_x: logarithmic x axis; all x must be positive.
-        log_y: logarithmic y axis; all y must be positive.
-        x_ticks: where to put the ticks of the x axis; by default at round numbers.
+        log: logarithmic axes; all x and y must be positive.
     """
-    plot, axes = _axes(title, x, y)
-    for number, one in enumerate(series):
+    plot = Figure(figsize=(4.8, 3.3), layout="constrained", facecolor="none")
+    plot.suptitle(printable(title), x=0.02, ha="left", weight="bold", size=9)
+    axes = plot.subplots()
+    names = [printable(one.name) for one in series]
+    names = [name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}" for name in names]
+    for number, (name, one) in enumerate(zip(names, series, strict=True)):
         colour, line = COLOURS[number % len(COLOURS)], "-" if one.line else "none"
         marker = MARKERS[number % len(MARKERS)] if one.marks else None
         xs, ys = np.transpose(one.points)
         errors = None if one.errors is None else np.abs(np.transpose(one.errors) - ys)  # lengths down and up
-        axes.errorbar(xs, ys, yerr=errors, color=colour, label=_short(one.name), linestyle=line, marker=marker)
+        axes.errorbar(xs, ys, yerr=errors, color=colour, label=name, linestyle=line, marker=marker)
         if one.dots:
             axes.plot(*np.transpose(one.dots), ".", color=colour, markersize=4)
-    axes.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
-    for axis, log in ((axes.xaxis, log_x), (axes.yaxis, log_y)):
-        if log:
-            _plain_ticks(axis)
-        else:
-            axis.set_major_locator(MaxNLocator(6, steps=(1, 2, 2.5, 5, 10)))
-    if x_ticks is not None:
-        axes.set_xticks(list(x_ticks))
+    scale = "log" if log else "linear"
+    axes.set(xlabel=x, ylabel=y, facecolor="none", xscale=scale, yscale=scale)
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(MaxNLocator(6, steps=(1, 2, 2.5, 5, 10)))
+        if log:  # powers of ten; on a shorter axis 1, 2 and 5 times these; on one of less than a decade round numbers
+            if high >= 8 * low:
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     if [one.name.lower() for one in series] != [title.lower()]:  # a single series named like its plot needs none
-        longest = max(len(_short(one.name)) for one in series)
-        columns = max(1, 54 // (longest + 7))  # about as many characters fit into a line
+        columns = max(1, 54 // (max(map(len, names)) + 7))  # about as many characters fit into a line
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderaxespad=0.2)
-    return plot
-
-
-@matplotlib.rc_context(fname=STYLE)
-def calibration_plot(bins: Sequence[dict[str, Any]]) -> Figure:
-    """Reliability diagram: accuracy by confidence, and the diagonal on which the two are equal.
-
-    Args:
-        bins: with "from", "to" and "accuracy" of each, fractions in [0, 1]; see ``gcvideo.eval.metrics.calibration``.
-    """
-    plot, axes = _axes("Accuracy by confidence", "confidence", "accuracy", size=(3.6, 3.6))
-    low, high, accuracy = ([one[key] for one in bins] for key in ("from", "to", "accuracy"))
-    axes.bar(low, accuracy, np.subtract(high, low), align="edge", color=COLOURS[0], edgecolor="white")
-    axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1)
-    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     return plot
 
 
@@ -134,25 +110,3 @@ def png(plot: Figure, path: str | Path) -> None:
     buffer = io.BytesIO()
     plot.savefig(buffer, format="png", dpi=200, facecolor="white")
     write_atomically(path, buffer.getvalue())
-
-
-def _axes(title: str, x: str, y: str, *, size: tuple[float, float] = (4.8, 3.3)) -> tuple[Figure, Axes]:
-    plot = Figure(figsize=size, layout="constrained", facecolor="none")
-    plot.suptitle(printable(title), x=0.02, ha="left", weight="bold", size=9)
-    axes = plot.subplots()
-    axes.set(xlabel=x, ylabel=y, facecolor="none")
-    return plot, axes
-
-
-def _short(name: str) -> str:
-    name = printable(name)
-    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
-
-
-def _plain_ticks(axis: Axis) -> None:
-    """Ticks of a logarithmic axis as plain numbers: powers of ten; on a shorter axis 1, 2 and 5 times these, or any."""
-    low, high = axis.get_view_interval()
-    powers = LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,))
-    axis.set_major_locator(AutoLocator() if high < 8 * low else powers)
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))

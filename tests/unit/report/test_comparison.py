@@ -106,5 +106,6 @@ def test_the_page_shows_what_changed_and_where_each_network_looks(
     assert "gc</bdi></td>" in text
     assert text.count("image/webp") == 1
     assert "Where they look in the same clip" in text
-    assert "gc: Grad-CAM for" in text
-    assert "file: " not in text, "no checkpoint"
+    assert "Grad-CAM for" in text
+    assert "<h2><bdi>gc</bdi></h2>" in text
+    assert "<h2><bdi>file</bdi></h2>" not in text, "no checkpoint"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from fontTools.fontBuilder import FontBuilder
@@ -26,10 +27,10 @@ def fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The fonts of the machine: none but matplotlib's own, and those that a test adds."""
     found: list[str] = []
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: found)
-    for cached in (labelled_video._fonts, labelled_video._find_font, labelled_video._band):
+    for cached in (labelled_video.find_font, labelled_video._band):
         cached.cache_clear()
     yield found
-    for cached in (labelled_video._fonts, labelled_video._find_font, labelled_video._band):
+    for cached in (labelled_video.find_font, labelled_video._band):
         cached.cache_clear()
 
 
@@ -78,14 +79,14 @@ def test_a_font_of_the_machine_is_found(fonts: list[str], tmp_path: Path) -> Non
     (tmp_path / "damaged.ttf").write_bytes(b"no font")
     fonts += [str(tmp_path / "damaged.ttf"), str(make_font(tmp_path / "half.ttf", "跳"))]
     fonts.append(str(make_font(tmp_path / "whole.ttf", CHINESE)))
-    for cached in (labelled_video._fonts, labelled_video._find_font, labelled_video._band):
+    for cached in (labelled_video.find_font, labelled_video._band):
         cached.cache_clear()
     assert list(undrawable({CHINESE})) == []
-    assert labelled_video._find_font(CHINESE)[0] == str(tmp_path / "whole.ttf")
+    assert labelled_video.find_font(CHINESE)[0] == str(tmp_path / "whole.ttf")
     drawn = band(CHINESE)
     assert (drawn > 200).sum() > 150, "two black squares"
     assert not np.array_equal(drawn, boxes)
-    assert labelled_video._find_font("jump")[0] is None
+    assert labelled_video.find_font("jump")[0].endswith("DejaVuSans.ttf")
 
 
 @pytest.mark.skipif(not features.check("raqm"), reason="needs FriBiDi")
@@ -120,3 +121,22 @@ def test_a_saved_video_warns_of_boxes_and_of_times_that_are_assumed(
     assert lines[1] == f"warning: {raw}: has no times, so the copy plays 25 frames per second"
     with FrameStream(str(tmp_path / "out.mp4")) as stream:
         np.testing.assert_allclose([frame.time for frame in stream], np.arange(10) / 25, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.mkv"])
+def test_sound_keeps_its_place(tmp_path: Path, name: str) -> None:
+    """Half a second of silence and half a second of a tone, as a camera writes it."""
+    tone = (8000 * np.sin(np.arange(16_000) / 4) * (np.arange(16_000) >= 8_000)).astype(np.int16)
+    with av.open(str(tmp_path / "a.avi"), "w") as file:
+        video, sound = file.add_stream("mpeg4", rate=20), file.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        video.height, video.width, video.pix_fmt = 64, 96, "yuv420p"
+        played = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
+        played.sample_rate = 16_000
+        file.mux([*sound.encode(played), *sound.encode(None)])
+        for frame in [*map(av.VideoFrame.from_ndarray, moving_frames(20, 64, 96)), None]:
+            file.mux(video.encode(frame))
+    annotate_video(str(tmp_path / "a.avi"), tmp_path / name, [Segment(0, 1, "jump", 0, 0.5)])
+    with av.open(str(tmp_path / name)) as file:
+        heard = [(frame.time, np.abs(frame.to_ndarray()).max()) for frame in file.decode(audio=0)]
+    assert next(second for second, loud in heard if loud > 0.1) == pytest.approx(0.5, abs=0.1)
+    assert heard[-1][0] == pytest.approx(1, abs=0.1)

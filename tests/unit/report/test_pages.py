@@ -19,7 +19,7 @@ from gcvideo.predict.labels import timeline_row
 from gcvideo.predict.predictor import load
 from gcvideo.report import page
 from gcvideo.report.maps import MIDDLE, Explanation, Layer
-from gcvideo.report.pages import write_maps_page, write_prediction_page, write_test_report
+from gcvideo.report.pages import score_for_page, write_maps_page, write_prediction_page, write_test_report
 from tests.browser import visit
 from tests.predictions import random_scores
 from tests.tiny import tiny_checkpoint, tiny_videos
@@ -119,6 +119,15 @@ def test_an_unlabelled_test_has_a_report_too(tmp_path: Path) -> None:
     found.labels[:] = -1
     write_test_report(tmp_path / "report.html", results(found), found)
     assert "no accuracy" in (tmp_path / "report.html").read_text()
+
+
+def test_confidence_stands_against_accuracy() -> None:
+    scored = score_for_page(predictions())
+    assert scored is not None
+    bins = [(row["confidence"], row["accuracy"]) for row in scored["calibration"]["bins"]]
+    videos, ideal = (container[0].get_xydata() for container in scored["reliability"].axes[0].containers)
+    np.testing.assert_allclose(videos, bins)
+    assert ideal.tolist() == [[0, 0], [1, 1]]
 
 
 def test_many_classes_show_the_most_confused_ones(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcvideo.report.plots import COLOURS, INK, Series, calibration_plot, line_plot, png, svg
+from gcvideo.report.plots import COLOURS, INK, Series, line_plot, png, svg
 
 SERIES = [
     Series("GC", [(4, 1.0), (64, 16.0)], dots=[(8, 1.5), (8, 2.5)]),
@@ -18,7 +18,7 @@ SERIES = [
 
 
 def test_points_error_bars_and_dots_are_drawn_as_given() -> None:
-    axes = line_plot(SERIES, title="Cost", x="T", y="ms", log_x=True, log_y=True).axes[0]
+    axes = line_plot(SERIES, title="Cost", x="T", y="ms", log=True).axes[0]
     assert (axes.get_xscale(), axes.get_yscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "log", "T", "ms")
     first, second = axes.containers
     assert first[0].get_xydata().tolist() == [[4, 1], [64, 16]]
@@ -85,7 +85,7 @@ def test_no_two_of_many_series_look_alike() -> None:
     [(0.115, 0.124), (0.19, 0.3), (0.9, 1.1), (3.0, 3.0), (2.0, 5.0), (6e4, 8e4), (1.0, 1e9)],
 )
 def test_every_axis_has_ticks_to_read_it_by(low: float, high: float, log: bool) -> None:
-    figure = line_plot([Series("", [(low, low), (high, high)])], title="", x="", y="", log_x=log, log_y=log)
+    figure = line_plot([Series("", [(low, low), (high, high)])], title="", x="", y="", log=log)
     figure.draw_without_rendering()
     axes = figure.axes[0]
     for axis, (start, end) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
@@ -96,18 +96,6 @@ def test_every_axis_has_ticks_to_read_it_by(low: float, high: float, log: bool) 
         ]
         assert 2 <= len(set(texts)) == len(texts) < 12
         assert not any("$" in text for text in texts)
-
-
-def test_ticks_are_put_where_they_are_wanted() -> None:
-    axes = line_plot(SERIES, title="", x="", y="", log_x=True, x_ticks=(4, 64)).axes[0]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["4", "64"]
-
-
-def test_bars_of_a_calibration_plot_are_the_accuracies() -> None:
-    bins = [{"from": 0.0, "to": 0.5, "accuracy": 0.25}, {"from": 0.5, "to": 1.0, "accuracy": 0.75}]
-    bars = calibration_plot(bins).axes[0].patches
-    assert [bar.get_height() for bar in bars] == [0.25, 0.75]
-    assert [bar.get_center()[0] for bar in bars] == [0.25, 0.75]
 
 
 def test_png_shows_the_colours_of_its_series_on_white(tmp_path: Path) -> None:
