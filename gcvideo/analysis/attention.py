@@ -8,14 +8,14 @@ import torch
 from gcvideo import console
 from gcvideo.analysis import networks
 from gcvideo.analysis.attention_stats import MEASURES, PAPER, PAPER_TABLES, block_statistics, summarize
+from gcvideo.benchmark import harness
 from gcvideo.console import percent
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import make_views
 from gcvideo.data.records import RecordTable
-from gcvideo.errors import ConfigError, DataError
+from gcvideo.errors import ConfigError
 from gcvideo.eval.trained import TrainedNetwork
-from gcvideo.files import write_json
 from gcvideo.layers import TracedBlock, record_attention
 
 # One clip from the middle of each video, its centre crop: many videos tell more than many views of a few.
@@ -28,9 +28,16 @@ def run(args: argparse.Namespace) -> None:
     if not any(isinstance(module, TracedBlock) for module in network.model.modules()):
         raise ConfigError(f"{network.path}: this network has neither non-local nor context blocks to look into")
     results = analyze(network, records)
-    show(results)
-    if args.json:
-        write_json(args.json, results)
+    count = results["videos"] - len(results["failures"])
+    title = f"{count} of {results['videos']} videos, {results['protocol']}\n{PAPER_TABLES['legend']}"
+    harness.finish(args, results, {title: rows_of(results)})
+    for row in results["blocks"]:
+        if row["jsd_sampled"]:
+            error = f"standard error of the draw {row['jsd_error']:.1g}"
+            console.say(f"{row['block']}: JSD from {row['jsd_pairs']:,} pairs drawn for each clip, {error}")
+        if row["empty_maps"]:
+            empty = percent(row["empty_maps"])
+            console.say(f"{row['block']}: {empty} of the queries attend to nothing; they are left out")
 
 
 def analyze(network: TrainedNetwork, records: RecordTable) -> dict[str, Any]:
@@ -63,9 +70,6 @@ def analyze(network: TrainedNetwork, records: RecordTable) -> dict[str, Any]:
                 found = {name: block_statistics(blocks[name], trace, seed=seed) for name, trace in traces.items()}
                 measured.append({"video": video.id, "blocks": found})
                 progress.advance()
-    if not measured:
-        reason = f"; {failures[0].path}: {failures[0].reason}" if failures else ""
-        raise DataError(f"{records.source}: no video can be read{reason}")
     return {
         **networks.about(network, records, failures),
         **summarize(network.model, measured),
@@ -74,27 +78,14 @@ def analyze(network: TrainedNetwork, records: RecordTable) -> dict[str, Any]:
     }
 
 
-def show(results: dict[str, Any]) -> None:
-    """Print the table of blocks, with the paper's values below."""
+def rows_of(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The table of blocks, with their average and the paper's values below."""
     blocks = results["blocks"]
-    kinds = list(dict.fromkeys(row["kind"] for row in blocks))
-    console.say(f"{results['videos'] - len(results['failures'])} of {results['videos']} videos, {results['protocol']}")
-    console.say(PAPER_TABLES["legend"])
-    rows = [[row["block"], row["kind"], *_cells(row)] for row in blocks]
-    if results["average"] is not None:
-        rows.append(["average", "non-local", *_cells(results["average"])])
-    rows += [["paper *", kind, *_cells(PAPER[kind])] for kind in kinds if kind in PAPER]
-    console.table(rows, columns=["block", "kind", *(measure.replace("jsd", "JSD") for measure in MEASURES)])
-    for row in blocks:
-        if row["jsd_sampled"]:
-            error = f"standard error of the draw {row['jsd_error']:.1g}"
-            console.say(f"{row['block']}: JSD from {row['jsd_pairs']:,} pairs drawn for each clip, {error}")
-        if row["empty_maps"]:
-            empty = percent(row["empty_maps"])
-            console.say(f"{row['block']}: {empty} of the queries attend to nothing; they are left out")
-    networks.warn_of(results["failures"])
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    values = [row.get(measure) for measure in MEASURES]
-    return ["–" if v is None else f"{v:.1e}" if 0 < v < 0.001 else f"{v:.4f}" for v in values]
+    rows = [*blocks, *([{"block": "average", "kind": "non-local", **results["average"]}] if results["average"] else [])]
+    rows += [{"block": "paper *", "kind": kind, **PAPER[kind]} for kind in PAPER if kind in {r["kind"] for r in blocks}]
+    table = []
+    for row in rows:
+        values = {measure.replace("jsd", "JSD"): row.get(measure) for measure in MEASURES}
+        shown = {k: f"{v:.1e}" if 0 < v < 0.001 else f"{v:.4f}" for k, v in values.items() if v is not None}
+        table.append({"block": row["block"], "kind": row["kind"], **dict.fromkeys(values, "–"), **shown})
+    return table

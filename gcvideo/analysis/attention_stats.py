@@ -74,13 +74,10 @@ def mean_js_divergence(maps: Tensor, *, max_pairs: int = MOST_PAIRS, seed: int =
     """
     n, k = maps.shape
     sampled = n * (n - 1) // 2 > max_pairs
-    if sampled:
-        pairs = np.random.default_rng(seed).integers(n, size=(2, max_pairs))
-    else:
-        pairs = np.stack(np.triu_indices(n, k=1))
+    drawn = np.random.default_rng(seed).integers(n, size=(2, max_pairs)) if sampled else np.triu_indices(n, k=1)
     entropy = _entropy(maps)  # (n,)
     values = []
-    for first, second in torch.from_numpy(pairs).to(maps.device).split(max(1, _ELEMENTS // k), dim=1):
+    for first, second in torch.as_tensor(np.stack(drawn), device=maps.device).split(max(1, _ELEMENTS // k), dim=1):
         middle = _entropy((maps[first].double() + maps[second].double()) / 2)
         values.append(middle - (entropy[first] + entropy[second]) / 2)  # JSD = H(m) - (H(p) + H(q)) / 2
     divergences = torch.cat(values).clamp(min=0)
@@ -125,9 +122,8 @@ def block_statistics(block: nn.Module, trace: BlockTrace, *, seed: int = 0) -> d
         found |= {"gathered": 0.0, "output": 0.0}
         return found if maps is None else {**found, "attention": 0.0, "jsd": 0.0, "evenness": mean_evenness(maps)}
     assert maps is not None
-    found["gathered"] = mean_cosine_distance(_tokens(trace.context))
-    found["output"] = mean_cosine_distance(_tokens(trace.output))
-    found["attention"] = mean_cosine_distance(maps)
+    seen = {"gathered": _tokens(trace.context), "output": _tokens(trace.output), "attention": maps}
+    found |= {key: mean_cosine_distance(vectors) for key, vectors in seen.items()}
     if block.instantiation not in SOFTMAX_KINDS:
         return {**found, "empty_maps": float((maps == 0).all(1).double().mean())}
     return {**found, **mean_js_divergence(maps, max_pairs=MOST_PAIRS, seed=seed), "evenness": mean_evenness(maps)}
@@ -154,7 +150,6 @@ def summarize(model: nn.Module, measured: list[dict[str, Any]]) -> dict[str, Any
     for name in measured[0]["blocks"]:
         clips = [clip["blocks"][name] for clip in measured]
         values = {key: [clip[key] for clip in clips if clip[key] is not None] for key in clips[0]}
-        values = {key: [value for value in of if not math.isnan(value)] for key, of in values.items()}
         errors = values["jsd_error"]
         rows.append(
             {

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from gcvideo import console
 from gcvideo.config import RunConfig, config_to_dict
@@ -14,8 +13,7 @@ from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import VideoViews, ViewDataset
 from gcvideo.data.loader import Loader, eval_loader
 from gcvideo.data.records import RecordTable
-from gcvideo.device import versions
-from gcvideo.eval.evaluator import evaluate
+from gcvideo.errors import DataError
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.test_run import protocol, test_records
 from gcvideo.eval.trained import TrainedNetwork, load_trained
@@ -42,13 +40,6 @@ def view_loader(config: RunConfig, records: RecordTable) -> Loader[VideoViews]:
     return eval_loader(dataset, rank=0, world_size=1, workers=min(config.data.workers, len(records)))
 
 
-def predict(model: nn.Module, config: RunConfig, records: RecordTable, *, title: str) -> Predictions:
-    """Test a network on videos, with the views of ``config.test``; ``title`` is shown with the progress."""
-    with console.Progress(title, total=len(records), unit="videos") as progress:
-        loader = view_loader(config, records)
-        return evaluate(model, loader, test=config.test, data=config.data, on_video=lambda _: progress.advance())
-
-
 def load_predictions(place: str) -> Predictions:
     """The predictions of an earlier test: the file, or the folder of its run."""
     path = Path(place).expanduser()
@@ -56,19 +47,20 @@ def load_predictions(place: str) -> Predictions:
 
 
 def about(network: TrainedNetwork, records: RecordTable, failures: Sequence[Failure]) -> dict[str, Any]:
-    """What an analysis writes about its network and its videos, as plain values for JSON."""
+    """What an analysis writes about its network and its videos, as plain values for JSON; warns of unreadable videos.
+
+    Raises:
+        DataError: no video can be read.
+    """
+    for failure in failures[:10]:
+        console.warn(f"{console.printable(failure.path)}: {console.printable(failure.reason)}")
+    if len(failures) == len(records):
+        raise DataError(f"{records.source}: no video can be read; {failures[0].path}: {failures[0].reason}")
     return {
         "checkpoint": str(network.path),
         "annotation": records.source,
         "videos": len(records),
         "protocol": protocol(network.config.test),
         "failures": [failure._asdict() for failure in failures],
-        "versions": versions(),
         "config": config_to_dict(network.config),
     }
-
-
-def warn_of(failures: Sequence[dict[str, Any]]) -> None:
-    """Print the first ten videos that could not be read: ``path`` and ``reason`` of each."""
-    for failure in failures[:10]:
-        console.warn(f"{console.printable(failure['path'])}: {console.printable(failure['reason'])}")

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from gcvideo import console
 from gcvideo.analysis import networks
 from gcvideo.analysis.statistics import mcnemar
+from gcvideo.benchmark import harness
 from gcvideo.console import percent
 from gcvideo.data.records import RecordTable
-from gcvideo.errors import ConfigError, DataError
+from gcvideo.errors import ConfigError
+from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.trained import TrainedNetwork
-from gcvideo.files import write_json
 from gcvideo.layers import NonLocalBlock
 
 
@@ -85,9 +86,16 @@ def run(args: argparse.Namespace) -> None:
     """Test the network with and without a map for each query; print and write what the difference costs."""
     network, records = networks.load(args)
     results = simplify(network, records, each=args.each)
-    show(results)
-    if args.json:
-        write_json(args.json, results)
+    title = f"{results['simplified'][0]['videos']} videos, {results['protocol']}; mean map for all queries of:"
+    rows = [{"blocks": "no block (original)", **_accuracies(results["original"])}]
+    for row in results["simplified"]:
+        name = row["blocks"][0] if len(row["blocks"]) == 1 else f"all {len(row['blocks'])} blocks"
+        rows.append({"blocks": name, **_accuracies(row.get("accuracy", {}))})
+        if "mcnemar" in row:
+            points, p_value = 0 - 100 * row["top1_lost"], row["mcnemar"]["p_value"]
+            rows[-1] |= {"points": f"{points:+.2f}", "McNemar p": f"{p_value:.3g}"}
+        rows[-1]["same prediction"] = percent(row["agreement"])
+    harness.finish(args, results, {title: rows})
 
 
 def simplify(network: TrainedNetwork, records: RecordTable, *, each: bool = False) -> dict[str, Any]:
@@ -102,37 +110,22 @@ def simplify(network: TrainedNetwork, records: RecordTable, *, each: bool = Fals
     if not names:
         raise ConfigError(f"{network.path}: this network has no non-local block to simplify")
 
+    config = network.config
+
     def test(model: nn.Module, title: str) -> Predictions:
-        return networks.predict(model, network.config, records, title=title)
+        with console.Progress(title, total=len(records), unit="videos") as progress:
+            views, note = networks.view_loader(config, records), lambda _: progress.advance()
+            return evaluate(model, views, test=config.test, data=config.data, on_video=note)
 
     original = test(network.model, "original")
-    if not len(original):
-        first = original.failures[0]
-        raise DataError(f"{records.source}: no video can be read; {first.path}: {first.reason}")
-    simplified = []
+    results = {**networks.about(network, records, original.failures), "original": original.accuracy(), "simplified": []}
     for blocks in [names, *([name] for name in names if each and len(names) > 1)]:
         title = "all blocks share" if blocks == names else f"{blocks[0]} shares"
-        predictions = test(share_maps(network.model, blocks), title)
-        simplified.append({"blocks": blocks, **accuracy_lost(original, predictions)})
-    about = networks.about(network, records, original.failures)
-    return {**about, "original": original.accuracy(), "simplified": simplified}
+        lost = accuracy_lost(original, test(share_maps(network.model, blocks), title))
+        results["simplified"].append({"blocks": blocks, **lost})
+    return results
 
 
-def show(results: dict[str, Any]) -> None:
-    """Print a line for the original, and one for each simplification."""
-    console.say(f"{results['simplified'][0]['videos']} videos, {results['protocol']}; mean map for all queries of:")
-    rows = [["no block (original)", *_accuracies(results["original"]), "–", "–", "–"]]
-    for row in results["simplified"]:
-        name = row["blocks"][0] if len(row["blocks"]) == 1 else f"all {len(row['blocks'])} blocks"
-        cost = ["–", "–"]
-        if results["original"]:
-            cost = [f"{0 - 100 * row['top1_lost']:+.2f}", f"{row['mcnemar']['p_value']:.3g}"]
-        rows.append([name, *_accuracies(row.get("accuracy", {})), *cost, percent(row["agreement"])])
-    columns = ["blocks", "video top-1", "video top-5", "clip top-1", "points", "McNemar p", "same prediction"]
-    console.table(rows, columns=columns)
-    networks.warn_of(results["failures"])
-
-
-def _accuracies(accuracy: dict[str, Any]) -> list[str]:
-    shown = (("video", "top1"), ("video", "top5"), ("clip", "top1"))
-    return [percent(accuracy[kind][k]) if accuracy else "–" for kind, k in shown]
+def _accuracies(accuracy: dict[str, Any]) -> dict[str, str]:
+    shown = {"video top-1": ("video", "top1"), "video top-5": ("video", "top5"), "clip top-1": ("clip", "top1")}
+    return {name: percent(accuracy[kind][top]) for name, (kind, top) in shown.items() if accuracy}

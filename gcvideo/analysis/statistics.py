@@ -1,7 +1,7 @@
 """Statistics of predictions: bootstrap intervals of accuracy, and McNemar's test."""
 
+import math
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -29,25 +29,12 @@ def common_videos(names: Sequence[str], tests: Sequence[Predictions]) -> list[Pr
     labelled = [test.select(test.labels >= 0) for test in tests]
     shared = set.intersection(*(set(test.ids) for test in labelled))
     if not shared:
-        failures = [failure for test in tests for failure in test.failures]
-        reason = f"; {failures[0].path}: {failures[0].reason}" if failures else ""
-        ids = " and ".join(dict.fromkeys(str(test.ids[0]) for test in labelled if len(test.ids)))
-        fix = f" (ids: {ids}); test with the same data.test.root, which ids are relative to" if ids else ""
-        raise DataError(f"{' and '.join(dict.fromkeys(names))}: have no labelled video in common{fix}{reason}")
-    common: list[Predictions] = []
-    for name, test in zip(names, labelled, strict=True):
-        kept = test.select([id_ in shared for id_ in test.ids])
-        kept = kept.select(np.argsort(np.array(kept.ids, dtype=np.str_), kind="stable"))
-        first = common[0] if common else kept
-        known = kept.classes and first.classes
-        if kept.scores.shape[1] != first.scores.shape[1] or (known and kept.classes != first.classes):
-            raise DataError(f"{name}: its classes are not those of {names[0]}, so they belong to different tests")
-        differing = np.flatnonzero(kept.labels != first.labels)
-        if len(differing):
-            id_ = kept.ids[differing[0]]
-            raise DataError(f"{name}: labels {id_!r} differently from {names[0]}, so they belong to different tests")
-        common.append(kept)
-    return common
+        ids = " and ".join(dict.fromkeys(test.ids[0] for test in labelled if test.ids)) or "none"
+        fix = "test readable videos, with the same data.test.root, which ids are relative to"
+        raise DataError(f"{' and '.join(dict.fromkeys(names))}: have no labelled video in common (ids: {ids}); {fix}")
+    common = [test.select([id_ in shared for id_ in test.ids]) for test in labelled]
+    first = common[0].select(np.argsort(np.array(common[0].ids, dtype=np.str_), kind="stable"))
+    return [test.aligned_with(first, names=(name, names[0])) for name, test in zip(names, common, strict=True)]
 
 
 def mcnemar(
@@ -77,8 +64,8 @@ def mcnemar(
 def binomial_p_value(first: int, second: int) -> float:
     """Two-sided exact p-value of ``first`` against ``second`` wins, if each win is a toss of a fair coin."""
     total = first + second
-    ways = accumulate(range(1, min(first, second) + 1), lambda ways, k: ways * (total - k + 1) // k, initial=1)
-    return min(1.0, 2 * sum(ways) / 2**total)  # of integers, so exact
+    ways = sum(math.comb(total, k) for k in range(min(first, second) + 1))
+    return min(1.0, 2 * ways / 2**total)  # of integers, so exact
 
 
 def compare_accuracy(
@@ -113,19 +100,17 @@ def compare_accuracy(
     rows: list[dict[str, Any]] = []
     for number, (original, own) in enumerate(zip(predictions, common, strict=True)):
         views = np.concatenate([run.views for run in own])
-        failures = {(f.path, f.id): f._asdict() for run in original for f in run.failures}
         row: dict[str, Any] = {
             "videos": len(own[0]),
             "runs": len(own),
             "left_out": max(int((run.labels >= 0).sum()) for run in original) - len(own[0]),
-            "failures": list(failures.values()),
+            "failures": list({(f.path, f.id): f._asdict() for run in original for f in run.failures}.values()),
             "views": [int(views.min()), int(views.max())],
         }
         for column, measure in enumerate(MEASURES):
             by_run = values[number][:, column]
-            deviation = float(by_run.std(ddof=1)) if len(own) > 1 else None
-            interval = _interval(by_run.mean(), drawn[number][:, column])
-            row[measure] = {**interval, "sd": deviation, "by_run": by_run.tolist()}
+            row[measure] = {**_interval(by_run.mean(), drawn[number][:, column]), "by_run": by_run.tolist()}
+            row[measure]["sd"] = float(by_run.std(ddof=1)) if len(own) > 1 else None
         if number:
             difference = values[number][:, video].mean() - values[0][:, video].mean()
             row["minus_first"] = _interval(difference, drawn[number][:, video] - drawn[0][:, video])
@@ -152,19 +137,15 @@ def changed_videos(names: Sequence[str], predictions: Sequence[Sequence[Predicti
     share = wins / np.array([[len(runs)] for runs in common])
     right = share > 0.5
     disputed = right.any(0) & ~right.all(0)
-    order = np.lexsort((-share.std(0), ~disputed)).tolist()
+    order = np.lexsort((-share.std(0), ~disputed))[: max(1, disputed.sum())].tolist()
     classes = first.classes or [str(k) for k in range(first.scores.shape[1])]
     videos = []
-    for i in order[: max(1, disputed.sum())]:
-        networks = [
-            {
-                "network": name,
-                "prediction": classes[int(runs[0].scores[i].argmax())],
-                "score": float(runs[0].scores[i].max()),
-                "right": f"{won} of {len(runs)} runs" if len(runs) > 1 else "yes" if won else "no",
-            }
-            for name, runs, won in zip(names, common, wins[:, i], strict=True)
-        ]
+    for i in order:
+        networks = []
+        for name, runs, won in zip(names, common, wins[:, i], strict=True):
+            scores, said = runs[0].scores[i], f"{won} of {len(runs)} runs" if len(runs) > 1 else "yes" if won else "no"
+            row = {"network": name, "prediction": classes[scores.argmax()], "score": float(scores.max()), "right": said}
+            networks.append(row)
         path, label = (first.paths or first.ids)[i], int(first.labels[i])
         own = {"id": first.ids[i], "path": path, "class": classes[label], "label": label, "networks": networks}
         videos.append(own)

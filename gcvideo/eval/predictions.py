@@ -186,7 +186,7 @@ class Predictions:
 
     def aligned_with(self, other: Predictions, *, names: tuple[str, str]) -> Predictions:
         """These videos in the order of the other ones'; a ``DataError`` says where the two files, ``names``, differ."""
-        both = f"{names[0]} and {names[1]} cannot be averaged: "
+        both = f"{names[0]} and {names[1]} are of different tests: "
         if self.scores.shape[1:] != other.scores.shape[1:] or self.classes != other.classes:
             raise DataError(f"{both}they have other classes")
         order, wanted = (np.argsort(np.array(ids, np.str_), kind="stable") for ids in (self.ids, other.ids))

@@ -159,7 +159,7 @@ def test_evenness_tells_plain_averaging_from_attention() -> None:
 def test_summary_averages_over_clips_and_over_non_local_blocks_only() -> None:
     model = nn.ModuleDict({"a": NonLocalBlock(4), "b": NonLocalBlock(4, instantiation="dot_product"), "c": gc_block(4)})
 
-    def clip(*inputs: float) -> dict:
+    def clip(*inputs: float | None) -> dict:
         one = {**dict.fromkeys(MEASURES, 0.0), "jsd_error": 0.3, "jsd_pairs": 5, "jsd_sampled": True, "empty_maps": 0.0}
         none = {**one, "jsd": None, "jsd_error": None, "jsd_pairs": None, "jsd_sampled": None}
         blocks = {
@@ -169,7 +169,7 @@ def test_summary_averages_over_clips_and_over_non_local_blocks_only() -> None:
         }
         return {"video": "v", "blocks": blocks}
 
-    found = summarize(model, [clip(0.1, 0.3, 0.9), clip(0.3, 0.5, 0.9), clip(math.nan, 0.4, 0.9)])
+    found = summarize(model, [clip(0.1, 0.3, 0.9), clip(0.3, 0.5, 0.9), clip(None, 0.4, 0.9)])
     by_name = {row["block"]: row for row in found["blocks"]}
     assert by_name["a"]["input"] == pytest.approx(0.2)  # the clip without a distance is left out
     assert by_name["a"]["std"]["input"] == pytest.approx(math.sqrt(0.02))

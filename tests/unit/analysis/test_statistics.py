@@ -143,7 +143,9 @@ def test_mcnemar_pairs_videos_by_their_ids() -> None:
 def test_files_of_different_tests_are_not_compared() -> None:
     other = random_scores(CLASSES)
     other.labels = (other.labels + 1) % 6
-    with pytest.raises(DataError, match="the second test: labels 'video 0' differently from the first test"):
+    with pytest.raises(
+        DataError, match="the second test and the first test are of different tests: they label 'video 0' differently"
+    ):
         mcnemar(random_scores(CLASSES), other)
     other.ids = [f"other {name}" for name in other.ids]
     with pytest.raises(DataError, match=r"in common .ids: .* and other video .*same data.test.root"):
@@ -236,9 +238,9 @@ def test_videos_that_one_network_has_right_and_another_wrong() -> None:
 def test_predictions_of_different_tests_are_not_compared() -> None:
     other = right_or_wrong([True, False])
     other.labels[1] = 2
-    with pytest.raises(DataError, match="b: labels 'v1' differently from a"):
+    with pytest.raises(DataError, match="b and a are of different tests: they label 'v1' differently"):
         compare_accuracy(["a", "b"], [[right_or_wrong([True, True])], [other]])
     fewer = right_or_wrong([True, True])
     fewer.averages = {name: scores[:, :2] for name, scores in fewer.averages.items()}
-    with pytest.raises(DataError, match="b: its classes are not those of a"):
+    with pytest.raises(DataError, match="b and a are of different tests: they have other classes"):
         compare_accuracy(["a", "b"], [[right_or_wrong([True, True])], [fewer]])

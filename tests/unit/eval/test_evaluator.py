@@ -171,7 +171,7 @@ def test_predictions_of_several_networks_are_averaged():
 @pytest.mark.parametrize("change", [{"ids": ["v0", "w"]}, {"labels": np.array([0, 3])}, {"classes": ["a", "b"]}])
 def test_predictions_of_other_videos_or_classes_are_not_averaged(change):
     one = run([video(0), video(1)])
-    with pytest.raises(DataError, match="cannot be averaged"):
+    with pytest.raises(DataError, match="are of different tests"):
         Predictions.average([one, replace(one, **change)], names=["a", "b"])
 
 
