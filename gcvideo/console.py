@@ -42,18 +42,21 @@ def printable(text: str) -> str:
 
 
 def table(rows: Sequence[Sequence[object]], *, columns: Sequence[str], title: str | None = None) -> None:
-    """Print an aligned table; numbers to the right, text to the left."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-    right = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
-
-    def aligned(line: Sequence[str]) -> str:
-        fields = (t.rjust(w) if r else t.ljust(w) for t, w, r in zip(line, widths, right, strict=True))
-        return "  ".join(fields).rstrip()
-
-    rule = "  ".join("-" * width for width in widths)
-    for line in [*([title] if title else []), aligned(columns), rule, *map(aligned, cells)]:
+    """Print an aligned table; see ``aligned``."""
+    for line in [*([title] if title else []), *aligned(rows, columns)]:
         say(line)
+
+
+def aligned(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> list[str]:
+    """The lines of a table; columns of numbers to the right, text to the left."""
+    cells = [list(columns), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
+    lines = []
+    for line in [cells[0], ["-" * width for width in widths], *cells[1:]]:
+        fields = (t.rjust(w) if r else t.ljust(w) for t, w, r in zip(line, widths, right, strict=True))
+        lines.append("  ".join(fields).rstrip())
+    return lines
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def mean_js_divergence(maps: Tensor, *, max_pairs: int = MOST_PAIRS, seed: int =
     """
     n, k = maps.shape
     sampled = n * (n - 1) // 2 > max_pairs
-    drawn = np.random.default_rng(seed).integers(n, size=(2, max_pairs)) if sampled else np.triu_indices(n, k=1)
+    drawn: Any = np.random.default_rng(seed).integers(n, size=(2, max_pairs)) if sampled else np.triu_indices(n, k=1)
     entropy = _entropy(maps)  # (n,)
     values = []
     for first, second in torch.as_tensor(np.stack(drawn), device=maps.device).split(max(1, _ELEMENTS // k), dim=1):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcvideo import console, distributed
-from gcvideo.console import percent, printable
+from gcvideo.console import printable
 from gcvideo.errors import ConfigError, DataError
 from gcvideo.files import write_json
 
@@ -17,64 +17,52 @@ if TYPE_CHECKING:
     from gcvideo.eval.predictions import Predictions
 
 
-MEASURES = {"top1": "top-1", "top5": "top-5", "mAP": "mAP", "chance": "mAP by chance"}
-FIGURES = ("ap", "threshold", "precision", "recall", "f1")  # of each class, where videos have several labels
-
-
 def run(args: argparse.Namespace) -> int:
     """Test, or re-score; prints tables and writes the results."""
     if [bool(args.checkpoint), bool(args.from_predictions), bool(args.mean)].count(True) != 1:
         raise ConfigError("give either a checkpoint, or --from-predictions FILE, or --mean RUN RUN ...")
-    if args.mean:
-        results = mean_of_tests(args.mean)
-        if args.json:
-            write_json(args.json, results)
-        return 0
     for option in ("ensemble", "subset", "compare", "weights"):
         if getattr(args, option) and not args.from_predictions:
             raise ConfigError(f"--{option} re-scores a predictions.npz: give one with --from-predictions FILE")
-    results, predictions = (rescore if args.from_predictions else _test)(args)
+    results, predictions = (mean_of_tests if args.mean else rescore if args.from_predictions else _test)(args)
     if distributed.is_main():
-        _show(results)
-        if args.from_predictions:
-            _show_classes(results)
+        from gcvideo.report.page import render
+
+        console.say(render("test.txt.j2", results=results, rescored=args.from_predictions).strip("\n"))
+        for failure in results.get("failures", ())[:10]:
+            console.warn(f"{printable(failure['path'] or failure['id'])}: {printable(failure['reason'])}")
         if args.json:
             write_json(args.json, results)
-        if args.html:
+        if args.html and predictions is not None:
             from gcvideo.report.pages import write_test_report
 
             write_test_report(args.html, results, predictions)
             console.say(f"report: {args.html}")
-    return 0 if results["answered"] else 2
+    return 0 if results.get("answered", True) else 2
 
 
-def mean_of_tests(runs: list[str]) -> dict[str, Any]:
-    """Mean and standard deviation (n - 1) of the video accuracies of several tests, which are printed."""
-    files = [str(Path(run) / "results.json" if Path(run).is_dir() else run) for run in runs]
+def mean_of_tests(args: argparse.Namespace) -> tuple[dict[str, Any], None]:
+    """Mean and standard deviation (n - 1) of the video accuracies of several tests."""
     tests: dict[str, dict[str, Any]] = {}
-    protocol, tops = "", list[str]()
-    for file in files:
+    protocols: dict[str, str] = {}  # -> the first file
+    for run in args.mean:
+        file = str(Path(run) / "results.json" if Path(run).is_dir() else run)
         try:
             test = json.loads(Path(file).read_text(encoding="utf-8"))
-            tests[file] = {name: test[name] for name in ("annotation", "videos", "failed")}
-            tops = tops or [top for top in MEASURES if top in test["video"]]
-            tests[file] |= {top: test["video"][top] for top in tops}
-            own = f"{test['protocol']}, {test['ensemble']}"
+            protocols.setdefault(f"{test['protocol']}, {test['ensemble']}", file)
+            tests[file] = {**{name: test[name] for name in ("annotation", "videos", "failed")}, **test["video"]}
         except (OSError, ValueError, KeyError, TypeError):
             raise DataError(f"{file}: holds no results of a test; run gcvideo test on this run first") from None
-        if own != (protocol := protocol or own):
-            raise DataError(f"{file}: was tested by {own}, but {files[0]} by {protocol}; test both in one way")
-    if len(tests) < max(2, len(files)):
+    if len(protocols) > 1:
+        (own, first), (other, file) = [*protocols.items()][:2]
+        raise DataError(f"{file}: was tested by {other}, but {first} by {own}; test both in one way")
+    if len(tests) < max(2, len(args.mean)):
         raise ConfigError("--mean: give at least two runs, each once")
-    values = {top: [test[top] for test in tests.values()] for top in tops}
-    mean, sd = ({top: f(v) for top, v in values.items()} for f in (statistics.fmean, statistics.stdev))
-    rows = [[test[name] for name in ("annotation", "videos", "failed", *values)] for test in tests.values()]
-    rows += [["mean", "", "", *mean.values()], ["standard deviation", "", "", *sd.values()]]
-    rows = [[*row[:3], *map(percent, row[3:])] for row in rows]
-    console.table(
-        rows, columns=["test on", "videos", "unreadable", *(f"video {MEASURES[top]}" for top in tops)], title=protocol
-    )
-    return {"protocol": protocol, "tests": tests, "mean": mean, "sd": sd}
+    values = {top: [each[top] for each in tests.values()] for top in test["video"]}
+    results: dict[str, Any] = {"protocol": next(iter(protocols)), "tests": tests}
+    for name, function in (("mean", statistics.fmean), ("sd", statistics.stdev)):
+        results[name] = {top: function(of) for top, of in values.items()}
+    return results, None
 
 
 def _test(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
@@ -135,49 +123,3 @@ def _chosen(predictions: Predictions, args: argparse.Namespace) -> Predictions:
         predictions = predictions.select([id in wanted for id in predictions.ids])
         predictions.failures = [failure for failure in predictions.failures if failure.id in wanted]
     return predictions
-
-
-def _show(results: dict[str, Any]) -> None:
-    """Print the accuracies by name, and the videos that failed."""
-    names = {"clip": "clip (each view alone)", "video": "video (views ensembled)"}
-    if results["failed"]:
-        names["video_of_all"] = "video, the unreadable counted as wrong"
-    tops = [top for top in MEASURES if top in results.get("video", {})]
-    rows = [[names[kind], *(percent(results[kind][top]) for top in tops)] for kind in names if kind in results]
-    counted = f"{results['answered']} of {results['videos']} videos, {results['protocol']}, {results['ensemble']}"
-    if rows:
-        console.table(rows, columns=["accuracy", *map(MEASURES.__getitem__, tops)], title=counted)
-    else:
-        console.say(f"{counted}: no accuracy, because no video has a label or could be read")
-    for text in filter(None, (results.get("context"), results.get("verdict"))):
-        console.say(text)
-    for failure in results["failures"][:10]:
-        console.warn(f"{printable(failure['path'] or failure['id'])}: {printable(failure['reason'])}")
-
-
-def _show_classes(results: dict[str, Any]) -> None:
-    """Print what re-scoring adds: accuracy by class, calibration, the comparison."""
-    for network in results.get("networks", []):
-        tops = " and ".join(percent(network["video"][top]) for top in MEASURES if top in network["video"])
-        console.say(f"{printable(network['predictions'])} alone, weight {network['weight']:g}: {tops}")
-    console.say()
-    if "thresholds" in results:
-        found = results["per_class"]
-        rows = [[printable(row["class"]), row["videos"], *(f"{row[of]:.4f}" for of in FIGURES)] for row in found]
-        console.table(rows, columns=["class", "videos", *FIGURES])
-        return
-    rows = [
-        [printable(row["class"]), row["videos"], percent(row["top1"]), printable(row["most_taken_for"] or "")]
-        for row in sorted(results["per_class"], key=lambda row: row["top1"])
-    ]
-    console.table(rows, columns=["class", "videos", "top-1", "most often taken for"])
-    console.say(f"\nmean of the classes' top-1: {percent(results['mean_class_top1'])}")
-    console.say(f"expected calibration error: {results['calibration']['expected_calibration_error']:.4f}")
-    if "mcnemar" in results:
-        test = results["mcnemar"]
-        console.say(
-            f"against {printable(test['second'])}, {test['videos']} videos in common: "
-            f"{percent(test['top1_first'])} and {percent(test['top1_second'])}; only the first is right on "
-            f"{test['only_first_right']}, only the second on {test['only_second_right']}; "
-            f"McNemar's exact p = {test['p_value']:.4g}"
-        )

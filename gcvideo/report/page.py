@@ -19,6 +19,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from gcvideo import console
 from gcvideo.config import flatten
 from gcvideo.console import clock, duration, percent, printable
 from gcvideo.files import write_atomically
@@ -73,6 +74,13 @@ def columns(rows: Sequence[dict[str, object]]) -> dict[str, bool]:
     return {name: all(number.fullmatch(str(row.get(name, "–"))) for row in rows) for name in names}
 
 
+def aligned(rows: Sequence[dict[str, object]]) -> Markup:
+    """Filter: rows by column name as a table of plain text; a dash for what a row does not have."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[_one_line(row.get(name, "–")) for name in names] for row in rows]
+    return Markup("\n".join(console.aligned(cells, names)))
+
+
 ENVIRONMENT = Environment(
     loader=FileSystemLoader(TEMPLATES),
     autoescape=select_autoescape(["html.j2"]),
@@ -83,6 +91,6 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-FILTERS = (clock, columns, duration, flatten, percent, plain, printable, svg, text)
+FILTERS = (aligned, clock, columns, duration, flatten, percent, plain, printable, svg, text)
 ENVIRONMENT.filters.update({function.__name__: function for function in FILTERS})
 ENVIRONMENT.globals["colours"] = colour(np.linspace(0, 1, 256)).tolist()  # RGB of maps, from 0 to 1

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from gcvideo.commands.test import FIGURES
 from gcvideo.config import TestConfig, config_from_dict
 from gcvideo.data.dataset import ClipBatch, VideoViews
 from gcvideo.errors import ConfigError, DataError
@@ -92,7 +91,8 @@ def test_mean_average_precision_stands_beside_chance(tmp_path: Path) -> None:
     assert at["loss"] == pytest.approx(float(loss), rel=1e-5)
     predictions.ensemble = "logits"  # scores are logits then, thresholds are not
     for row, same in zip(details(predictions, thresholds=limits)["per_class"], at["per_class"], strict=True):
-        assert [row[key] for key in FIGURES] == pytest.approx([same[key] for key in FIGURES], rel=1e-5)
+        figures = ("ap", "threshold", "precision", "recall", "f1")
+        assert [row[key] for key in figures] == pytest.approx([same[key] for key in figures], rel=1e-5)
     predictions.save(tmp_path / "predictions.npz")
     again = Predictions.load(tmp_path / "predictions.npz")
     assert details(again) == details(predictions)
