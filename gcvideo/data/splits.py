@@ -6,7 +6,8 @@ from pathlib import Path
 from gcvideo import distributed
 from gcvideo.config import RunConfig, SplitConfig
 from gcvideo.console import warn
-from gcvideo.data.annotations import PUBLISHED_CLASSES, load_classes, load_records, normalize
+from gcvideo.data.annotations import PUBLISHED_CLASSES, load_classes, load_records
+from gcvideo.data.annotations.labels import normalize
 from gcvideo.data.bad_videos import read_bad_videos
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, DataError

@@ -13,7 +13,8 @@ import av
 import numpy as np
 import yaml
 
-from gcvideo.data.annotations import EVERY_SUBSET, Readings, load_records, looks_like
+from gcvideo.data.annotations import load_records, looks_like
+from gcvideo.data.annotations.table import EVERY_SUBSET, Readings
 from gcvideo.data.records import VideoRecord
 from gcvideo.errors import DamagedVideoError, VideoError
 from gcvideo.files import hash_file, write_atomically

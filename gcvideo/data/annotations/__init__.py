@@ -7,26 +7,16 @@ from pathlib import Path
 from gcvideo.config import import_object
 from gcvideo.console import warn
 from gcvideo.data.annotations import official
-from gcvideo.data.annotations.classes import PUBLISHED_CLASSES, load_classes
 from gcvideo.data.annotations.folders import read_class_folders, videos_under
+from gcvideo.data.annotations.labels import PUBLISHED_CLASSES, load_classes, normalize
 from gcvideo.data.annotations.lists import find_labels, header_of, read_lines, read_list
 from gcvideo.data.annotations.official import clip_name
 from gcvideo.data.annotations.parquet import SHARD_FILES, read_index
-from gcvideo.data.annotations.table import EVERY_SUBSET, Annotation, Readings, Row, file_finder, make_table, normalize
+from gcvideo.data.annotations.table import Annotation, Readings, Row, file_finder, make_table
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, DataError
 
-__all__ = [
-    "EVERY_SUBSET",
-    "PUBLISHED_CLASSES",
-    "Readings",
-    "clip_name",
-    "load_classes",
-    "load_records",
-    "looks_like",
-    "normalize",
-    "videos_under",
-]
+__all__ = ["PUBLISHED_CLASSES", "clip_name", "load_classes", "load_records", "looks_like", "videos_under"]
 
 FORMATS: dict[str, Callable[[Annotation], RecordTable]] = {
     "kinetics": official.read_kinetics_csv,
@@ -122,24 +112,26 @@ def load_records(
     names = tuple(map(normalize, classes)) if classes is not None else None
     limit = num_classes or len(names or ()) or None
     filled = Readings() if readings is None else readings
-    source = Annotation(path, folder, root is not None, names, limit, names_only, subset, split, filled, several)
-    error: DataError | None = None
+    source = Annotation(path, folder, root is not None, names, limit, names_only, subset, split, several, filled)
     try:
         format = looks_like(path) if format == "auto" else format
         table = FORMATS[format](source) if format in FORMATS else _read_with(source, format)
-    except (OSError, ValueError, csv.Error) as problem:
-        raise DataError(f"{path}: not a readable text file in UTF-8 or UTF-16 ({problem})") from None
-    except DataError as problem:
-        error = problem
-    for row in filled.refusals if readings is None else ():
-        if row.id not in leave_out:
-            raise DataError(f"{row.file}:{row.line}: {row.reason}{row.hint}")
-    if error is not None:
-        raise error
-    if readings is None and not len(table):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError, csv.Error) as problem:
+        if ":" in format:
+            raise  # of the user's own reader
+        found = f"no readable annotation (data.format {format}; {type(problem).__name__}: {problem})"
+        raise DataError(f"{path}: {found}; a list has lines of `path label`, in UTF-8 or UTF-16") from None
+    if readings is not None:
+        return table
+    if bad := [row for row in filled.refusals if row.id not in leave_out]:
+        more = f" (the first of {len(bad):,} rows that cannot be used)" if len(bad) > 1 else ""
+        hint = filled.hint if bad[0].kind == "missing" or bad[0].reason.startswith("expected") else ""
+        where = f"{path}:{bad[0].line}" if bad[0].line else bad[0].path
+        raise DataError(f"{where}: {bad[0].reason}{hint}{more}")
+    if not len(table):
         which = f" of those in {folder}; expected files named like {table.missing[0]}.mp4" if table.missing else ""
         raise DataError(f"{path}: lists no videos{which}")
-    if readings is None and filled.refusals:
+    if filled.refusals:
         warn(f"{path}: {len(filled.refusals):,} rows cannot be used; left out, as the list of bad videos says")
     return table
 
@@ -154,6 +146,4 @@ def _read_with(annotation: Annotation, name: str) -> RecordTable:
         for number, (path, label, *times) in enumerate(read(annotation.path, annotation.root), start=1):
             yield Row(number, str(path), "" if label is None else str(label), "", *times)
 
-    return make_table(
-        annotation, rows(), find=file_finder(annotation.root), labels="sets" if annotation.several else "any"
-    )
+    return make_table(annotation, rows(), find=file_finder(annotation.root), several=annotation.several or False)

@@ -25,9 +25,8 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from gcvideo.data.annotations.folders import SUFFIXES
-from gcvideo.data.annotations.official import find_by_stem
-from gcvideo.data.annotations.several import split_labels
+from gcvideo.data.annotations.folders import SUFFIXES, find_by_stem
+from gcvideo.data.annotations.labels import split_cells
 from gcvideo.errors import DataError, VideoError
 from gcvideo.files import replacing
 from gcvideo.video import open_video
@@ -195,7 +194,7 @@ def write_label_list(
     sets = max(map(len, labels.values())) > 1
     column = ("labels" if plain else "class_names") if sets else "label" if plain else "class"
     cells = {"|".join(each): tuple(each) for each in labels.values()}
-    if sets and split_labels(dict.fromkeys(cells, 1), classes=(), several=True) != cells:
+    if sets and split_cells(dict.fromkeys(cells, 1), classes=(), several=True) != cells:
         raise DataError("some videos have several labels, which | separates in lists; begin or end none by [ ] ' or \"")
     columns = slice(None) if any(start for _, start, _ in labels) else slice(0, None, 3)
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

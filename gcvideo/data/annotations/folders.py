@@ -1,12 +1,13 @@
 """A folder with a folder of videos for each class, and which files and folders are videos."""
 
 import os
-from collections.abc import Sequence
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
-from gcvideo.config.checks import nearest
 from gcvideo.console import printable, warn
-from gcvideo.data.annotations.table import SUBSETS, UNKNOWN, Annotation, normalize
+from gcvideo.data.annotations.labels import normalize
+from gcvideo.data.annotations.table import SUBSETS, Annotation, Find, Row, make_table
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.video.frame_folder import FLOW, find_pictures
@@ -22,42 +23,30 @@ def read_class_folders(annotation: Annotation) -> RecordTable:
     the folder, or to the root where one is given that the folder lies in.
 
     Raises:
-        DataError: the folders are splits, one is no class, or a link gives a video two classes.
+        DataError: the folders are splits, or a link gives a video two classes.
     """
     folder = annotation.path
     names = sorted(name for name in os.listdir(folder) if (folder / name).is_dir() and not name.startswith("."))
     if names and not annotation.classes and {name.lower() for name in names} <= SUBSETS.keys():
         raise DataError(f"{folder}: holds folders of splits ({', '.join(names)}); give {folder / names[0]}")
     found = videos_under(folder)
-    files = [path for path in found if os.sep in path]
-    names = names if files or not found else []
-    files = files if names else found
-    classes = annotation.classes or tuple(map(normalize, names)) or None
-    index = {name: label for label, name in enumerate(classes or ())}
-    for name in names:
-        if normalize(name) not in index:
-            raise DataError(f"{folder / name}: unknown class{nearest(name, classes or ())}")
+    owners = {path: path.split(os.sep)[0] for path in found if os.sep in path}
+    loose = [path for path in found if path not in owners] if owners else []
+    empty = sorted({*names} - {*owners.values()}) if owners else []
+    for text, left in (("videos lie beside the class folders", loose), ("class folders hold no videos", empty)):
+        if left:
+            warn(f"{folder}: {len(left):,} {text} ({printable(left[0])} ...); left out")
+    paths = [os.path.join(folder, path) for path in (*names, *owners)]
+    first: dict[str, str] = {}  # by the real path, which is needed only where there are links
+    for path in paths if any(map(os.path.islink, paths)) else ():
+        other = first.setdefault(os.path.realpath(path), path)
+        if Path(path).relative_to(folder).parts[0] != Path(other).relative_to(folder).parts[0]:
+            raise DataError(f"{other} and {path} are one, by a link, in two classes; remove one of them")
     inside = annotation.root_given and folder.is_relative_to(annotation.root)
-    root = annotation.root if inside else folder
-    if loose := sorted({*found} - {*files}):
-        warn(f"{folder}: {len(loose):,} videos lie beside the class folders ({printable(loose[0])} ...); left out")
-    paths = [os.path.join(folder, path)[len(os.path.join(root, "")) :] for path in files]
-    labels = [index[normalize(path.split(os.sep, 1)[0])] if names else UNKNOWN for path in files]
-    _require_one_class(folder, names, range(len(names)))
-    _require_one_class(folder, files, labels)
-    used = {*labels}
-    if empty := [name for name in names if index[normalize(name)] not in used]:
-        warn(f"{folder}: {len(empty):,} class folders hold no videos of their own ({printable(empty[0])} ...)")
-    return RecordTable(ids=paths, paths=paths, labels=labels, root=root, classes=classes, source=str(folder))
-
-
-def _require_one_class(folder: Path, paths: Sequence[str], labels: Sequence[int]) -> None:
-    places = [os.path.join(folder, path) for path in paths]
-    first: dict[str, int] = {}  # by the real path, which is needed only where there are links
-    for index, place in enumerate(places) if any(map(os.path.islink, places)) else ():
-        other = first.setdefault(os.path.realpath(place), index)
-        if labels[index] != labels[other]:
-            raise DataError(f"{places[other]} and {place} are one, by a link, in two classes; remove one of them")
+    classes = annotation.classes or (tuple(dict.fromkeys(map(normalize, names))) if owners else None)
+    annotation = replace(annotation, root=annotation.root if inside else folder, classes=classes)
+    rows = [Row(0, os.path.join(os.path.abspath(folder), path), owners.get(path, "")) for path in owners or found]
+    return make_table(annotation, rows, kind="names")
 
 
 def videos_under(root: str | Path, *, files_only: bool = False) -> list[str]:
@@ -85,3 +74,23 @@ def videos_under(root: str | Path, *, files_only: bool = False) -> list[str]:
                 found += files
             seen.add(real)
     return sorted(found, key=lambda path: (path.split(os.sep)[:-1], path))
+
+
+def find_by_stem(root: Path) -> Find:
+    """Finds videos with any suffix, as transcoded copies have, by as many of the last parts of a path as one has."""
+    places: dict[str, dict[str, str]] = defaultdict(dict)  # the last parts of paths, without the suffix -> their stems
+
+    def tails(path: str) -> list[str]:
+        stem, suffix = os.path.splitext(path)
+        parts = (stem if suffix.lower() in VIDEO_SUFFIXES else path).split("/")
+        return ["/".join(parts[first:]) for first in range(len(parts))]
+
+    for path in videos_under(root):  # a file comes behind the folder of its frames
+        for tail in tails(path):
+            places[tail][tails(path)[0]] = path
+
+    def find(path: str) -> str | None:
+        found = next((found for tail in tails(path) if (found := places.get(tail))), {})
+        return next(iter(found.values())) if len(found) == 1 else None
+
+    return find

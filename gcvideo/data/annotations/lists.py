@@ -1,58 +1,58 @@
 """Lists with one video per line: ``path label`` and its variants, with or without a header line.
 
 One layout is chosen for all rows of a file: a separator (tab, semicolon, comma or space) and the columns. Without a
-header these are ``path``, ``path label``, ``path frames label`` (the number of frames is ignored) or
-``path start end label`` (a segment, in seconds): those with which most of the first rows name an existing file. Of a
-folder of frames the number of frames must be that of its pictures, and four columns are ``path offset frames label``:
-so many frames from that one on, counted from 0. Paths may hold separators. A label is an integer or a class name. A
-header names the columns in any order: those, ``class`` (names), ``class_id`` (numbers from 0), ``labels`` (several),
-``split`` (see ``SPELLINGS`` for others); further columns are ignored. Where ``labels`` comes last, all that is left of
-a row are labels: ``path 1 4 7``.
+header the path of a row ends where a file exists, and what follows in most of the first rows is ``label``,
+``frames label`` (the number of frames is ignored), ``start end label`` (a segment, in seconds), or several labels where
+the lengths of the rows show it. Of a folder of frames the number of frames must be that of its pictures, and four
+columns are ``path offset frames label``: so many frames from that one on, counted from 0. A label is an integer or a
+class name. A header names the columns in any order: those, ``class`` (names), ``class_id`` (numbers from 0), ``labels``
+(several), ``split`` (see ``SPELLINGS`` for others); further columns are ignored. Where ``labels`` comes last, all that
+is left of a row are labels: ``path 1 4 7``.
 """
 
 import codecs
 import csv
+import io
 import itertools
 import json
 import math
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from gcvideo.data.annotations.table import SUBSETS, Annotation, Find, Labels, Row, file_finder, make_table
+from gcvideo.data.annotations.labels import Kind
+from gcvideo.data.annotations.table import SUBSETS, Annotation, Find, Row, file_finder, make_table
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.video.frame_folder import count_frames
 
-SEPARATORS = ("\t", ";", ",", " ")
+SEPARATORS = (",", "\t", ";", " ")
 SPELLINGS = """file:path filename:path file_name:path filepath:path file_path:path video:path video_path:path
 classes:labels tags:labels label_ids:labels class_ids:labels
 class_name:class label_name:class label_id:class_id class_index:class_id label_index:class_id
 time_start:start start_time:start starttime:start time_end:end end_time:end endtime:end subset:split
 set:split partition:split frame_dir:path video_file_name:path total_frames:frames num_frames:frames"""
 ALIASES = dict(pair.split(":") for pair in SPELLINGS.split())
-LABELS: dict[str, Labels] = {"class": "names", "label": "some", "class_id": "numbers", "labels": "sets"}
-LABELS["class_names"] = "sets of names"
+# What a column of labels holds, and whether several in each cell (None: as it looks).
+LABELS: dict[str, tuple[Kind, bool | None]] = {"class": ("names", False), "label": ("any", None)}
+LABELS |= {"class_id": ("numbers", False), "labels": ("any", True), "class_names": ("names", True)}
 KNOWN = {"youtube_id", "path", "offset", "frames", *LABELS, *ALIASES.values()}
 OTHER_TIMES = re.compile(r"(^|.*[-_ ])(start|begin|end|stop)(time|frame|sec|ms)?s?([-_ ].*)?|t0|t1|from|to|onset")
-NUMBER = re.compile(r"[\d.,;|]*")
-DIGITS = re.compile(r"\d+(,\d+)*")
 SECONDS = re.compile(r"\d+(\.\d*)?")
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # which Windows programs put first
 OTHER_COLUMNS = (
-    "other columns need a header line: path,label or path,start,end,label or label,youtube_id,time_start,time_end; "
-    "of folders of frames path,offset,frames,label"
+    "other columns need a header line: path,label or path,labels or path,start,end,label or "
+    "label,youtube_id,time_start,time_end; of folders of frames path,offset,frames,label"
 )
 NO_ROW = re.compile(r"\s*(\"?sep=.\"?\s*)?")  # empty; or what tells Excel the separator
-ROWS_TO_TRY = 1000  # for an existing file
-VOTES = 100  # rows that decide on a layout
+ROWS_TO_TRY = 1000  # which decide on a layout
+COLUMNS = ((), ("label",), ("frames", "label"), ("start", "end", "label"))  # behind the path, by their number
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """How all rows of a list are read: what separates the columns, their names, and whether they stand in a header."""
 
     separator: str
@@ -62,25 +62,16 @@ class Layout:
     def __str__(self) -> str:
         return f"`{self.separator.join(self.columns)}`"
 
-    def parse(self, text: str) -> dict[str, str] | None:
+    def parse(self, text: str, find: Find) -> dict[str, str] | None:
         """Values of the columns; None where the row has other columns, or values that are no times or frames."""
         others = len(self.columns) - 1
-        gathers = self.columns[0] == "path" and self.columns[-1] == "labels"
-        text = text if self.is_header else text.strip()
-        if self.separator == " ":
-            fields = [field.strip('"') for field in text.split()]
-            if self.columns[0] == "path" and not gathers:  # which may hold separators
-                fields = [field.strip('" ') for field in text.rsplit(None, others) if "\t" not in text]
-        else:
-            fields = next(csv.reader([text], delimiter=self.separator, skipinitialspace=True))
-            if self.columns[0] == "path" and not gathers:
-                cut = max(len(fields) - others, 0)
-                fields = [self.separator.join(fields[:cut]), *fields[cut:]]
-        if gathers and len(fields) > others:  # the path ends where nothing but numbers follows
-            numbers = [*itertools.takewhile(NUMBER.fullmatch, fields[::-1])]
-            cut = max(len(fields) - len(numbers), 1) if len(numbers) >= others else 1
+        fields = split_row(text, self.separator)
+        if self.columns[0] == "path":  # which may hold separators
+            cut = max(len(fields) - others, 0)
+            if self.columns[-1] == "labels":
+                cut = next((n for n in range(cut, 0, -1) if find(self.separator.join(fields[:n]))), min(cut, 1))
+                fields[cut + others - 1 :] = [",".join(fields[cut + others - 1 :])]
             fields = [self.separator.join(fields[:cut]), *fields[cut:]]
-            fields[others:] = [",".join(fields[others:])]
         row = dict(zip(self.columns, map(str.strip, fields), strict=False))
         start, end = row.get("start"), row.get("end")
         fits = (
@@ -93,57 +84,40 @@ class Layout:
         return row if fits else None
 
 
-LAYOUTS = [Layout(",", ("path",))] + [
-    Layout(separator, ("path", *columns))
-    for separator in SEPARATORS
-    for columns in (("label",), ("frames", "label"), ("start", "end", "label"), ("offset", "frames", "label"))
-]
-SEVERAL = [Layout(separator, ("path", *more, "labels")) for separator in SEPARATORS for more in ((), ("frames",))]
+def split_row(text: str, separator: str) -> list[str]:
+    """The cells of a line. Spaces separate where no tab does."""
+    if separator == " ":
+        return [] if "\t" in text else [cell.strip('"') for cell in text.split()]
+    return next(csv.reader([text], delimiter=separator, skipinitialspace=True))
 
 
 def read_list(annotation: Annotation) -> RecordTable:
     """Records of a list.
 
     Raises:
-        DataError: the first row can be read in two ways, or no row names an existing file.
+        DataError: the rows can be read in two ways, or no row names an existing file.
     """
     find = file_finder(annotation.root)
     layout = header_of(annotation.path) or choose_layout(annotation, find)
     column = next((name for name in LABELS if name in layout.columns), "label")
-    between = [0.0]  # the largest number between path and label; infinite where these can be nothing else
+    in_splits = annotation.path.stem == "metadata"  # whose folders may be those of splits
 
     def rows() -> Iterator[Row]:
-        for line, row in read_rows(annotation, layout):
-            path, numbers = row["path"], [row[name] for name in ("offset", "frames") if name in row]
+        for line, row, wrong in read_rows(annotation, layout, find):
+            path, numbers = row["path"], [int(row[name]) for name in ("offset", "frames") if name in row]
             frames = count_frames(os.path.join(annotation.root, find(path) or "\0")) if numbers else None
-            if frames is not None and numbers:
-                first, last = (0, *map(int, numbers))[-2:]
-                if last + first > frames or (len(numbers) == 1 and last != frames):
-                    reason = f"has {frames} pictures, but the row says {' and '.join(numbers)}"
-                    annotation.refuse(line, path, path, f"{path}: {reason}")
-                    continue
-                if len(numbers) == 2:
-                    path += f"#frames={first},{first + last}"
-                if len(numbers) == 1 or first >= last or (first, last) == (0, frames):
-                    between[0] = math.inf
-            elif len(numbers) < 2:
-                for text in map(row.__getitem__, layout.columns[1:-1]):
-                    between[0] = max(between[0], int(text) if text.isdecimal() else math.inf)
-            start, end = _seconds(row.get("start")), _seconds(row.get("end"))
-            folder = path.split("/")[0] if annotation.path.stem == "metadata" else ""  # which may be that of a split
-            split = row.get("split", folder if folder.lower() in SUBSETS else "")
-            yield Row(line, path, row.get(column, ""), "", start, end, split)
+            if frames is not None:
+                first, last = (0, *numbers)[-2:]
+                if first + last > frames or (len(numbers) == 1 and last != frames):
+                    wrong = f"{path}: has {frames} pictures, but the row says {' and '.join(map(str, numbers))}"
+                path += f"#frames={first},{first + last}" if len(numbers) == 2 else ""
+            split = path.split("/")[0] if in_splits and path.split("/")[0].lower() in SUBSETS else ""
+            times = _seconds(row.get("start")), _seconds(row.get("end"))
+            yield Row(line, path, row.get(column, ""), "", *times, row.get("split", split), wrong)
 
-    labels: Labels = "sets" if annotation.several else LABELS[column]
-    hint = f"; the rows are read as {layout}; {OTHER_COLUMNS}"
-    table = make_table(annotation, rows(), find=find, labels=labels, hint=hint)
-    limit = annotation.limit or table.labels.max(initial=0) + 1
-    if not layout.is_header and len(layout.columns) > 2 and between[0] < limit:
-        other = "`path start end label` (seconds)" if "offset" in layout.columns else "have several labels"
-        more = "" if "offset" in layout.columns else " or path,labels"
-        fix = f"add a header line: {','.join(layout.columns)}{more}, and separate by commas"
-        raise annotation.error(1, f"the rows may be {layout} or {other}; {fix}")
-    return table
+    kind, several = LABELS[column]
+    annotation.readings.hint = f"; the rows are read as {layout}; {OTHER_COLUMNS}"
+    return make_table(annotation, rows(), find=find, kind=kind, several=annotation.several or several)
 
 
 def header_of(path: Path) -> Layout | None:
@@ -173,57 +147,62 @@ def find_labels(path: Path, subset: str | None) -> Path:
     return next((table for table in tables if (header := header_of(table)) and {*LABELS} & {*header.columns}), path)
 
 
-def read_rows(annotation: Annotation, layout: Layout) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line and columns of each row; rows with other columns are refused."""
+def read_rows(annotation: Annotation, layout: Layout, find: Find) -> Iterator[tuple[int, dict[str, str], str]]:
+    """Line and columns of each row, and what is wrong with it; its path then is the row itself."""
     times = " (seconds, start before end)" if "start" in layout.columns else ""
-    fix = "" if layout.is_header else "; for several labels a video, add a header line: path,labels"
     for line, text in itertools.islice(read_lines(annotation.path), layout.is_header, None):
-        row = layout.parse(text)
-        if row is None:
-            annotation.refuse(line, text, text, f"expected {layout} as in the other rows{times}, found {text!r}", fix)
-        else:
-            yield line, row
+        row = layout.parse(text, find)
+        wrong = f"expected {layout} as in the other rows{times}, found {text.strip()!r}"
+        yield (line, row, "") if row else (line, {"path": text.strip()}, wrong)
 
 
 def choose_layout(annotation: Annotation, find: Find) -> Layout:
-    """The layout with which most of the first rows name an existing file.
+    """The layout of a list without a header.
 
     Raises:
-        DataError: no row names an existing file, or the first that does can be read in two ways.
+        DataError: no row names an existing file, the first that does can be read in two ways, or all can.
     """
     lines = list(itertools.islice(read_lines(annotation.path), ROWS_TO_TRY))
-
-    def tells_frames(row: dict[str, str]) -> bool:
-        """Whether the first number is that of the pictures in a folder, in the layout that has it, or is not."""
-        path = find(row["path"])
-        frames = count_frames(os.path.join(annotation.root, path)) if path else None
-        return path is not None and ("frames" in row) == ([*row.values()][1].split(",")[0] == str(frames))
-
-    for layout in SEVERAL:
-        cells = [row["labels"] for _, text in lines if (row := layout.parse(text)) and tells_frames(row)]
-        counts = Counter(cell.count(",") + 1 for cell in cells if annotation.several or DIGITS.fullmatch(cell))
-        # No single label with stray columns gives rows of three lengths, nor several longer than a segment.
-        long = sum(counts.values()) - counts[1] - counts[2] - counts[3]
-        if counts and (annotation.several or len(counts) > 2 or long > 1):
-            return layout
-    votes: Counter[Layout] = Counter()
+    rows: dict[str, list[tuple[int | None, list[str]]]] = defaultdict(list)  # pictures in a folder, what follows it
     for line, text in lines:
-        found = []
-        for layout in LAYOUTS:
-            path = find(row["path"]) if (row := layout.parse(text)) else None
-            other = "start" if path and os.path.isdir(annotation.root / path) else "offset"
-            found += [layout] if path and other not in layout.columns else []
-        if len(found) > 1 and not votes:
-            raise annotation.error(line, f"{text!r} reads as {' and as '.join(map(str, found))}; add a header line")
-        votes.update(found if len(found) == 1 else ())
-        if votes.total() == VOTES:
-            break
-    if votes:
-        return votes.most_common(1)[0][0]
-    for line, text in lines[:1]:
+        found = {}
+        for separator in SEPARATORS:
+            cells = split_row(text.strip(), separator)
+            for cut in range(1, len(cells) + 1):
+                if path := find(separator.join(cells[:cut])):
+                    found[separator if cells[cut:] else ",", path] = cells[cut:]
+        if len(found) > 1 and not rows:
+            files = " and ".join(repr(path) for _, path in found)
+            raise DataError(f"{annotation.path}:{line}: {text!r} begins with the files {files}; add a header line")
+        for (separator, path), rest in found.items() if len(found) == 1 else ():
+            rows[separator].append((count_frames(os.path.join(annotation.root, path)), rest))
+    separator, usual = max(rows.items(), key=lambda item: len(item[1]), default=(",", []))
+    length = Counter(len(rest) for _, rest in usual).most_common(1)[0][0] if usual else 0
+    numbers = [(frames, rest) for frames, rest in usual if rest and all(map(str.isdecimal, rest))]
+    framed = 2 * sum(rest[:1] == [str(frames)] for frames, rest in numbers) > len(numbers)
+    lengths = Counter(len(rest) - framed for _, rest in numbers)
+    # No single label with stray columns gives rows of three lengths, nor several longer than a segment.
+    if numbers and (annotation.several or len(lengths) > 2 or sum(n > 3 for n in lengths.elements()) > 1):
+        return Layout(separator, ("path", "frames", "labels") if framed else ("path", "labels"))
+    if (lines and not rows) or length > 3:
         expected = f"`path label` of a video file in {annotation.root} (or a folder of numbered pictures)"
-        raise annotation.error(line, f"expected {expected}, found {text!r}; {OTHER_COLUMNS}")
-    return LAYOUTS[0]
+        where = f"{annotation.path}:{lines[0][0]}"
+        raise DataError(f"{where}: expected {expected}, found {lines[0][1]!r}; {OTHER_COLUMNS}")
+    middle = COLUMNS[length] if length < 3 or usual[0][0] is None else ("offset", "frames", "label")
+    layout = Layout(separator, ("path", *middle))
+    limit = annotation.limit or 1 + max((int(rest[-1]) for _, rest in numbers), default=0)
+
+    def tells(frames: int | None, between: list[str]) -> bool:
+        """Whether the numbers between path and label can be nothing else."""
+        if frames is None or not all(map(str.isdecimal, between)):
+            return any(not number.isdecimal() or int(number) >= limit for number in between)
+        return len(between) < 2 or int(between[0]) >= int(between[1]) or between == ["0", str(frames)]
+
+    if length > 1 and not any(tells(frames, rest[:-1]) for frames, rest in usual if len(rest) == length):
+        header, other = ",".join(layout.columns), "path,start,end,label" if "offset" in middle else "path,labels"
+        fix = f"add a header line, {header} or {other}, and separate by commas"
+        raise DataError(f"{annotation.path}:1: the rows may be {layout} or `{other}`; {fix}")
+    return layout
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -232,17 +211,17 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     JSON lines become those of a table of the columns that are known.
     """
     data = path.read_bytes()
+    text = data.decode("utf-16" if data[:2] in UTF16_MARKS else "utf-8-sig")
     if path.suffix == ".jsonl":
-        try:
-            rows = [dict(json.loads(line)) for line in data.decode("utf-8-sig").split("\n") if line.strip()]
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path}: expected a JSON object a line; {error}") from None
+        rows = [dict(json.loads(line)) for line in text.split("\n") if line.strip()]
         names = [name for name in dict.fromkeys(itertools.chain(*rows)) if ALIASES.get(name, name) in KNOWN]
-        table = [names, *([row.get(name) for name in names] for row in rows)]
-        cells = [[cell if isinstance(cell, list) else [cell] * (cell is not None) for cell in row] for row in table]
-        texts = [['"{}"'.format("|".join(map(str, cell)).replace('"', '""')) for cell in row] for row in cells]
-        return enumerate(map(",".join, texts))
-    lines = enumerate(data.decode("utf-16" if data[:2] in UTF16_MARKS else "utf-8-sig").split("\n"), start=1)
+        cells = [[row.get(name) for name in names] for row in rows]
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows(
+            ["|".join(map(str, cell)) if isinstance(cell, list) else cell for cell in row] for row in [names, *cells]
+        )
+        text = table.getvalue()
+    lines = enumerate(text.split("\n"), start=path.suffix != ".jsonl")
     return ((number, line.strip(" \r\ufeff")) for number, line in lines if not NO_ROW.fullmatch(line))
 
 

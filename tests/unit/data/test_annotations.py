@@ -126,7 +126,7 @@ def test_kinetics_csv_mistakes_are_named_in_one_line(tmp_path, rows, classes, me
 
 
 def test_kinetics_csv_without_times(tmp_path):
-    with pytest.raises(DataError, match="expected the columns youtube_id, time_start and time_end"):
+    with pytest.raises(DataError, match="it lacks one of the columns youtube_id, time_start and time_end"):
         load_records(write(tmp_path / "a.csv", "label,youtube_id,split", "a,0wR5jVB-WPk,val"))
 
 
@@ -195,15 +195,18 @@ def test_list_takes_a_root_and_absolute_paths(tmp_path):
             ["a.mp4 0", "", "gone.mp4 1"],
             r"list.txt:3: .*/gone.mp4: no such video file; the rows are read as `path label`",
         ),
-        (["gone.mp4 0", "a.mp4 0", "also gone.mp4 1"], r"list.txt:1: .*no such video file \(and 1 more of 3 rows\)"),
+        (
+            ["gone.mp4 0", "a.mp4 0", "also gone.mp4 1"],
+            r"list.txt:1: .*no such video file.* \(the first of 2 rows that",
+        ),
         (["frames 5 1"], r"list.txt:1: expected .* \(or a folder of numbered pictures\), found 'frames 5 1'"),
         (["what is this"], r"list.txt:1: expected `path label` of a video .*, found 'what is this'"),
         (["a.mp4,jump"], r"list.txt:1: label 'jump' is an unknown class; did you mean 'jumps'"),
         (
             ["b.mp4 0", "", "a.mp4 2", "a.mp4 2", "b.mp4 1"],
-            r"list.txt:5: b.mp4 has another label than in line 1; remove",
+            r"list.txt:1: b.mp4 has another label than in line 5; remove one line \('0' here, '1' there\)",
         ),
-        (["a.mp4,-1", "b.mp4,jumps", "b.mp4,runs"], r"list.txt:3: b.mp4 has another label than in line 2"),
+        (["a.mp4,-1", "b.mp4,jumps", "b.mp4,runs"], r"list.txt:2: b.mp4 has another label than in line 3"),
         ([""], r"list.txt: lists no videos"),
     ],
 )
@@ -222,7 +225,7 @@ def test_a_video_may_be_listed_twice_with_one_label_or_without(tmp_path):
 
 def test_binary_annotation_is_refused(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"\x93\x00\x00\x9f")
-    with pytest.raises(DataError, match="not a readable text file"):
+    with pytest.raises(DataError, match=r"no readable annotation .*UnicodeDecodeError"):
         load_records(tmp_path / "list.txt")
 
 
@@ -249,7 +252,7 @@ def test_class_folders(tmp_path):
     ]
     assert table.classes == ("jump", "run")
     assert load_records(tmp_path, classes=["run", "jump"]).labels.tolist() == [1, 1, 0]
-    with pytest.raises(DataError, match="jump: unknown class; did you mean 'jumps'"):
+    with pytest.raises(DataError, match=r"jump/a.avi: label 'jump' is an unknown class; did you mean 'jumps'"):
         load_records(tmp_path, classes=["jumps", "run"])
 
 
@@ -258,7 +261,7 @@ def test_videos_beside_class_folders_are_counted_and_named(tmp_path, capsys):
     assert [record.id for record in load_records(tmp_path)] == ["jump/a.mp4", "run/b.mp4"]
     said = capsys.readouterr().err
     assert "2 videos lie beside the class folders (c.mp4 ...); left out" in said
-    assert "1 class folders hold no videos of their own (sit ...)" in said
+    assert "1 class folders hold no videos (sit ...)" in said
 
 
 def test_a_link_must_not_give_a_video_a_second_class(tmp_path):
@@ -298,7 +301,7 @@ def test_parquet_index(tmp_path):
     with pytest.raises(DataError, match="expected 0 to 0"):
         load_records(tmp_path / "index.parquet", num_classes=1)
     (tmp_path / "bad.parquet").write_bytes(b"no")
-    with pytest.raises(DataError, match="not an index of videos"):
+    with pytest.raises(DataError, match="format index; ArrowInvalid"):
         load_records(tmp_path / "bad.parquet")
 
 

@@ -61,7 +61,7 @@ def test_lists_with_offsets_give_the_exact_frames(root):
         read(root, "jump/a 8 4 0", "jump/b 5 5 0")
     header = "path,offset,frames,label"
     assert rows(read(root, header, "jump/a,2,4,0")) == [("jump/a#frames=2,6", 0)]
-    with pytest.raises(DataError, match=rf"list.txt:1: the rows may be .* or `path start end .*: {header}, and"):
+    with pytest.raises(DataError, match=rf"list.txt:1: the rows may be .* or `path,start,end,label`; .* {header} or"):
         read(root, "jump/a 2 4 0", "jump/b 3 5 1")
 
 
