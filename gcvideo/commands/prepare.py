@@ -5,22 +5,14 @@ Each task is a function of its arguments that returns what it did: the table tha
 
 import argparse
 import dataclasses
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from gcvideo.console import printable, say, table, warn
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
 from gcvideo.parts import Part
-
-
-def option_fields() -> dict[str, dict[str, Any]]:
-    """What other tables tell: the editions of Kinetics, and the presets of an encoding."""
-    from gcvideo.prepare.download import BASE, EDITIONS
-    from gcvideo.prepare.encode import PRESETS
-
-    presets = "; ".join(f"{name}: {preset['about']}" for name, preset in PRESETS.items())
-    preset = {"choices": PRESETS, "help": f"{presets} (%(default)s)"}
-    return {"name": {"choices": EDITIONS}, "base": {"default": BASE}, "preset": preset}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -143,26 +135,26 @@ def verify(args: argparse.Namespace) -> dict[str, Any]:
 def transcode(args: argparse.Namespace) -> dict[str, Any]:
     """Copy videos into a faster layout, or measure what each preset would give."""
     from gcvideo.prepare import transcode as work
-    from gcvideo.prepare.encode import Encoding
+    from gcvideo.prepare.encode import PRESETS, Encoding
 
-    if args.compare:
-        done = work.compare_presets(args.source, videos=args.compare, short_side=args.short_side, workers=args.workers)
-    elif args.out is None:
+    if not (args.out or args.compare):
         raise DataError("transcode: give a folder for the copies, or --compare N to measure the presets")
-    else:
-        encoding = Encoding(preset=args.preset, short_side=args.short_side, audio=args.audio)
-        options: dict[str, Any] = {"workers": args.workers, "part": Part.from_args(args)}
-        done = {args.preset: work.transcode(args.source, args.out, encoding, **options)}
+    options: dict[str, Any] = {"most": args.compare, "workers": args.workers, "part": Part.from_args(args)}
+    done = {}
+    with tempfile.TemporaryDirectory(prefix="gcvideo-presets-") as folder:
+        for preset in PRESETS if args.compare else [args.preset]:
+            encoding = Encoding(preset=preset, short_side=args.short_side, audio=args.audio)
+            out = Path(folder) / preset if args.compare else args.out
+            done[preset] = work.transcode(args.source, out, encoding, **options)
     rows = []
     for preset, result in done.items():
         old, new = result.old, result.new
         sizes = (old.bytes / 1e6, new.bytes / 1e6, new.bytes / max(old.bytes, 1))
         rows.append((preset, result.videos, *sizes, old.clip_ms, new.clip_ms, old.clip_ms / new.clip_ms))
-    columns = ("preset", "videos", "MB before", "MB", "ratio", "ms/clip before", "ms/clip", "times faster")
-    table(rows, columns=columns)
-    for result in done.values():
         for path, reason in result.failures.items():
             warn(printable(f"not transcoded: {path}: {reason}"))
+    columns = ("preset", "videos", "MB before", "MB", "ratio", "ms/clip before", "ms/clip", "times faster")
+    table(rows, columns=columns)
     for annotation in [] if args.compare else args.annotation:
         say(f"annotation: {work.copy_annotation(annotation, args.source, args.out)}")
     return {preset: dataclasses.asdict(result) for preset, result in done.items()}

@@ -10,44 +10,42 @@ import fcntl
 import gzip
 import os
 import shutil
-import ssl
 import tarfile
-import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from http.client import HTTPException, HTTPResponse
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.error import HTTPError, URLError
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit
-from urllib.request import Request, getproxies, proxy_bypass, urlopen
 
+import requests
 import yaml
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from gcvideo.console import say
 from gcvideo.errors import DataError
 from gcvideo.files import hash_text, write_atomically
 from gcvideo.journal import Journal
-from gcvideo.prepare.jobs import run_jobs
+from gcvideo.prepare.jobs import scan
 from gcvideo.video.stream import without_credentials
 
 BASE = "https://s3.amazonaws.com/kinetics"
 EDITIONS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("kinetics.yaml").read_text("utf-8"))
 REPLACEMENTS = "replacement_for_corrupted_k400.tgz"
 TIMEOUT = 60  # seconds without a byte
-WAITS = (1, 2, 4, 8, 16, 32)  # seconds before each further try
-TEMPORARY = {408, 425, 429, 500, 502, 503, 504}  # codes of HTTP after which the same request may succeed
-CUT = (ConnectionError, TimeoutError, HTTPException, ssl.SSLError)
+TRIES, FIRST_WAIT = 6, 1.0  # further tries of a request, and the seconds before them, which double
+MOST_CUTS = 20  # of the connection within one file
+TEMPORARY = (408, 425, 429, 500, 502, 503, 504)  # codes of HTTP after which the same request may succeed
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(NamedTuple):
     """A tar file on the server.
 
     Attributes:
-        key: its name in the journal: split/name.
+        split: train, val or test.
         url: its address.
         path: where it is kept until it is unpacked.
         folder: for its files.
@@ -55,12 +53,17 @@ class Archive:
         tag: changes when the file does; "" where the server gives none.
     """
 
-    key: str
+    split: str
     url: str
     path: Path
     folder: Path
-    size: int = 0
-    tag: str = ""
+    size: int
+    tag: str
+
+    @property
+    def key(self) -> str:
+        """Its name in the journal."""
+        return f"{self.split}/{self.path.name}"
 
     @property
     def part(self) -> Path:
@@ -98,10 +101,8 @@ def download_kinetics(
         DataError: the folder holds another data set, the disk is too small, or a file cannot be downloaded or unpacked;
             the others are then complete.
     """
-    (edition, suffixes, _), out, splits = EDITIONS[name].values(), Path(out).expanduser(), list(dict.fromkeys(splits))
+    (edition, suffixes, _), out = EDITIONS[name].values(), Path(out).expanduser()
     base = f"{base.rstrip('/')}/{edition}"
-    if urlsplit(base).scheme not in ("http", "https"):
-        raise DataError(f"--base: expected an address that begins with https:// or http://, not {base}")
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".download.lock").open("w") as lock:  # workers inherit it, and may outlive a killed command by seconds
         try:
@@ -110,47 +111,36 @@ def download_kinetics(
             say(f"{out}: another download into this folder is running; waiting for its end")
             fcntl.flock(lock, fcntl.LOCK_EX)
         journal = Journal(out / "download.jsonl", {"format": 1, "edition": edition})
-        if journal.path.exists() and not journal.fits:
+        if journal.is_foreign:
             raise DataError(f"{out}: holds another data set ({journal.path.name}); give another folder")
-        for split in splits:
+        counts, listed = dict.fromkeys(splits, 0), dict[str, Path]()  # address -> place of the tar file
+        for split in counts:
             _save_annotation(f"{base}/annotations/{split}", suffixes[split], out / f"annotations/{split}.csv")
-        listed = [archive for split in splits for archive in _list_archives(base, edition, split, out)]
-        unpacked: dict[Archive, dict[str, int] | None] = {}  # sizes of files by name, None where they are not there
-        for _, archive, error in run_jobs(_measure, listed, title="look up", unit="tars", workers=workers):
-            if archive is None:
-                raise DataError(error)
-            unpacked[archive] = _unpacked_files(archive, journal)
-            if unpacked[archive] and not keep_tars:
-                archive.path.unlink(missing_ok=True)
-        todo = [archive for archive, files in unpacked.items() if files is None]
-        _require_space(out, todo, 2 if keep_tars else 1, workers)
+            listed |= _list_archives(base, edition, split, out)
+        with ThreadPoolExecutor(workers) as pool:
+            looked_up = pool.map(partial(_look_up, places=listed, out=out), listed)
+            archives = {archive.key: archive for archive in looked_up}
+        todo = [archive for archive in archives.values() if not _is_unpacked(archive, journal)]
+        _require_space(out, todo, keep_tars, workers)
         for archive in todo:
-            (out / f"{archive.key.split('/')[0]}.parquet").unlink(missing_ok=True)
-        unpacked |= _fetch(todo, journal, keep_tars, workers)
-    counts = [(a.key.split("/")[0], len(files or ())) for a, files in unpacked.items() if a.path.name != REPLACEMENTS]
-    return {split: sum(count for owner, count in counts if owner == split) for split in splits}
+            journal.forget(archive.key)
+            (out / f"{archive.split}.parquet").unlink(missing_ok=True)
+        fetch = partial(_fetch, archives=archives, keep_tars=keep_tars, parent=os.getpid())
+        options: dict[str, Any] = {"title": "download", "unit": "tars", "must": True, "workers": workers}
+        rows = scan(fetch, list(archives), journal=journal, stamp=lambda key: archives[key].size, **options)
+    for key, archive in archives.items():
+        counts[archive.split] += len(rows[key]) if archive.path.name != REPLACEMENTS else 0
+    return counts
 
 
-def _fetch(todo: Sequence[Archive], journal: Journal, keep_tars: bool, workers: int) -> dict[Archive, Any]:
-    """Download and unpack archives; each goes into the journal as soon as its files are there."""
-    parent = os.getpid()
-
-    def fetch(archive: Archive) -> dict[str, int]:
-        _download(archive, parent=parent)
-        return unpack(archive.path, archive.folder)
-
-    unpacked, failures = {}, []
-    for archive, files, error in run_jobs(fetch, todo, title="download", unit="tars", workers=workers):
-        if files is not None:
-            unpacked[archive] = files
-            journal.add(archive.key, files, archive.size)
-            if not keep_tars:
-                archive.path.unlink()
-        else:
-            failures.append(error)
-    if failures:
-        raise DataError(f"{failures[0]}; {len(failures)} of {len(todo)} tar files failed; the same command resumes")
-    return unpacked
+def _fetch(key: str, archives: dict[str, Archive], keep_tars: bool, parent: int) -> dict[str, int]:
+    """Download and unpack an archive; returns the sizes of its files by name."""
+    archive = archives[key]
+    _download(archive, parent)
+    files = unpack(archive.path, archive.folder)
+    if not keep_tars:
+        archive.path.unlink()
+    return files
 
 
 def unpack(archive: Path, folder: Path) -> dict[str, int]:
@@ -176,10 +166,7 @@ def unpack(archive: Path, folder: Path) -> dict[str, int]:
                 raise tarfile.ReadError("it has no end mark")
             while tar.fileobj.read(1 << 20):  # to the checksum of the compressed file
                 pass
-            if hasattr(tarfile, "data_filter"):  # Python 3.12, and later releases of 3.10 and 3.11
-                tar.extraction_filter = tarfile.data_filter
-            for parent in {(folder / member.name).parent for member in members}:
-                parent.mkdir(parents=True, exist_ok=True)  # tarfile fails where another process makes it just then
+            folder.mkdir(parents=True, exist_ok=True)
             tar.extractall(folder, members)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         archive.unlink()
@@ -192,111 +179,94 @@ def unpack(archive: Path, folder: Path) -> dict[str, int]:
 def _save_annotation(url: str, suffixes: Sequence[str], path: Path) -> None:
     """Save the first annotation of these suffixes that is a table of Kinetics, unless there is one."""
     for suffix in suffixes:
-        if not path.exists() and b"youtube_id" in (content := _get(url + suffix)).partition(b"\n")[0]:
+        if not path.exists() and b"youtube_id" in (content := _open(url + suffix).content).partition(b"\n")[0]:
             write_atomically(path, content)
     if not path.exists():
         raise DataError(f"{url}{suffixes[-1]}: expected the columns of Kinetics (youtube_id, time_start, ...)")
 
 
-def _list_archives(base: str, edition: str, split: str, out: Path) -> list[Archive]:
-    """The tar files of a split, without their sizes."""
+def _list_archives(base: str, edition: str, split: str, out: Path) -> dict[str, Path]:
+    """Where the tar files of a split go, by their addresses."""
     address = f"{base}/{split}/k{edition}_{split}_path.txt"
-    urls = [line.strip() for line in _get(address).decode(errors="replace").split("\n") if line.strip()]
-    urls += [f"{base}/{REPLACEMENTS}"] * ((edition, split) == ("400", "train"))
-    archives = {}
-    for url in urls:
+    urls = _open(address).text.split("\n") + [f"{base}/{REPLACEMENTS}"] * ((edition, split) == ("400", "train"))
+    places = {}
+    for url in filter(None, map(str.strip, urls)):
         name = PurePosixPath(unquote(urlsplit(url).path)).name
         if not name.endswith((".tar", ".tar.gz", ".tgz")):
             raise DataError(f"{address}: expected addresses of tar files, found {url[:200]!r}")
-        folder = out / split / "replacement" if name == REPLACEMENTS else out / split
         url = quote(urljoin(address, url.replace(f"{BASE}/{edition}", base, 1)), safe="%/:,()?=&")
-        archives[name] = Archive(f"{split}/{name}", url, out / "tars" / split / name, folder)
-    return list(archives.values())
+        places[url] = out / "tars" / split / name
+    return places
 
 
-def _measure(archive: Archive) -> Archive:
-    """The same archive with its size and tag."""
-    with _patiently(archive.url, lambda: _open(archive.url, Range="bytes=0-0")) as response:
-        headers = response.headers
-    size = headers.get("Content-Range", headers.get("Content-Length", "")).rpartition("/")[2]
-    if not size.isdecimal() or not int(size):
-        raise DataError(f"{archive.url}: the server tells no size of this file, or that it is empty")
-    tag = headers.get("ETag", "W/")
+def _look_up(url: str, places: dict[str, Path], out: Path) -> Archive:
+    """An archive as the server has it now."""
+    headers, path = _open(url, "HEAD").headers, places[url]
+    size, tag, split = int(headers.get("Content-Length", 0)), headers.get("ETag", "W/"), path.parent.name
+    if not size:
+        raise DataError(f"{url}: the server tells no size of this file, or that it is empty")
     tag = headers.get("Last-Modified", "") if tag.startswith("W/") else tag  # If-Range takes no weak tags
-    return replace(archive, size=int(size), tag=tag)
+    folder = out / split / "replacement" if path.name == REPLACEMENTS else out / split
+    return Archive(split, url, path, folder, size, tag)
 
 
-def _unpacked_files(archive: Archive, journal: Journal) -> dict[str, int] | None:
-    """Sizes of the files of an archive by name; None where it is not unpacked, or not all of them are there."""
-    files = journal.find(archive.key, archive.size)
-    return files if files and all(_size(archive.folder / name) == size for name, size in files.items()) else None
+def _is_unpacked(archive: Archive, journal: Journal) -> bool:
+    """Whether all files of an archive are there."""
+    files = journal.find(archive.key, archive.size) or {"": 1}
+    return all(_size(archive.folder / name) == size for name, size in files.items())
 
 
-def _require_space(out: Path, todo: Sequence[Archive], copies: int, workers: int) -> None:
+def _require_space(out: Path, todo: Sequence[Archive], keep_tars: bool, workers: int) -> None:
     """Videos do not compress, so the files of an archive take its size again."""
     sizes = sorted((archive.size for archive in todo), reverse=True)
-    need = copies * sum(sizes) - sum(_size(archive.path) + _size(archive.part) for archive in todo)
-    need += sum(sizes[:workers]) if copies == 1 else 0
+    there = sum(_size(archive.path) + _size(archive.part) for archive in todo)
+    need = sum(sizes) + sum(sizes if keep_tars else sizes[:workers]) - there
     if need > (free := shutil.disk_usage(out).free):
         raise DataError(f"{out}: {need / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB free; choose another disk")
 
 
-def _download(archive: Archive, *, parent: int) -> None:
+def _download(archive: Archive, parent: int) -> None:
     """Download a file, or the rest of it."""
     if _size(archive.path) == archive.size:
         return
     archive.path.parent.mkdir(parents=True, exist_ok=True)
     for old in set(archive.path.parent.glob(f".*.{archive.path.name}.part")) - {archive.part}:  # it has changed since
         old.unlink()
-    while _size(archive.part) < archive.size:
-        _patiently(archive.url, lambda: _receive(archive, parent))
-    os.replace(archive.part, archive.path)
+    for _ in range(MOST_CUTS):
+        have = _size(archive.part)
+        with _open(
+            archive.url, Range=f"bytes={have}-", **({"If-Range": archive.tag} if archive.tag else {})
+        ) as response:
+            have = have if response.status_code == requests.codes.partial else 0
+            if have + int(response.headers.get("Content-Length", 0)) != archive.size:
+                raise DataError(f"{archive.url}: has changed on the server; the same command begins it again")
+            with archive.part.open("ab" if have else "wb") as file, suppress(requests.RequestException):
+                for block in response.iter_content(1 << 16):
+                    file.write(block)
+                    if os.getppid() != parent:  # which was killed
+                        os._exit(0)
+        if (size := _size(archive.part)) == archive.size:
+            return os.replace(archive.part, archive.path)
+    raise DataError(f"{archive.url}: the connection was cut too often, last after {size:,} of {archive.size:,} bytes")
 
 
-def _receive(archive: Archive, parent: int) -> None:
-    """Append to a file what is missing, until the connection ends."""
-    have = _size(archive.part)
-    condition = {"If-Range": archive.tag} if archive.tag else {}
-    with _open(archive.url, Range=f"bytes={have}-", **condition) as response:
-        first, _, total = response.headers.get("Content-Range", f"bytes 0-/{response.length}").partition("/")
-        resumed = first.startswith(f"bytes {have}-")
-        if total != str(archive.size) or not (resumed or first.startswith("bytes 0-")):
-            raise DataError(f"{archive.url}: asked for {have}- of {archive.size}, got {first[6:]} of {total}")
-        with archive.part.open("ab" if resumed else "wb") as file, suppress(*CUT):
-            while block := response.read1(1 << 20):
-                file.write(block)
-                if os.getppid() != parent:  # which was killed
-                    os._exit(0)
-    if (size := _size(archive.part)) <= have:
-        raise ConnectionError(f"the connection was cut after {size:,} of {archive.size:,} bytes")
-
-
-def _get(url: str) -> bytes:
-    return _patiently(url, lambda: _open(url).read())
-
-
-def _open(url: str, **headers: str) -> HTTPResponse:
-    return urlopen(Request(url, headers={"User-Agent": "gcvideo", **headers}), timeout=TIMEOUT)
-
-
-def _patiently(url: str, action: Callable[[], Any]) -> Any:
-    """Call until it succeeds; waits grow.
+def _open(url: str, method: str = "GET", **headers: str) -> requests.Response:
+    """A response, its content not yet read where a range is asked for; what may succeed later is tried again.
 
     Raises:
         DataError: it fails too often, or for good.
     """
-    for wait in (*WAITS, None):
-        try:
-            return action()
-        except HTTPError as error:
-            reason = f"HTTP {error.code} {' '.join(str(error.reason).split())}"
-            wait = wait if error.code in TEMPORARY else None
-        except (URLError, *CUT) as error:
-            reason = str(getattr(error, "reason", "") or error) or type(error).__name__
-        if wait is None:
-            proxy = None if proxy_bypass(urlsplit(url).hostname or "") else getproxies().get(urlsplit(url).scheme)
-            raise DataError(without_credentials(f"{url}{f', through the proxy {proxy}' if proxy else ''}: {reason}"))
-        time.sleep(wait)
+    session = requests.Session()
+    tries = Retry(TRIES, backoff_factor=FIRST_WAIT, status_forcelist=TEMPORARY, raise_on_status=False)
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=tries))
+    session.headers.update({"User-Agent": "gcvideo", "Accept-Encoding": "identity", **headers})
+    try:
+        response = session.request(method, url, stream="Range" in headers, timeout=TIMEOUT)
+        response.raise_for_status()
+        return response
+    except requests.RequestException as error:
+        raise DataError(without_credentials(f"{url}: {error}")) from None
 
 
 def _size(path: Path) -> int:

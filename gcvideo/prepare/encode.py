@@ -15,8 +15,8 @@ from gcvideo.video import open_video
 from gcvideo.video.mp4_tables import PREPARED
 from gcvideo.video.pyav_decoder import orientation_of
 
-# Name -> {"about": what it is good for, "options": of libx264}.
-PRESETS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text("utf-8"))
+# Name -> options of libx264.
+PRESETS: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text("utf-8"))
 CRF = "23"  # libx264's default quality
 
 
@@ -88,7 +88,7 @@ def _encode(source: str, target: str, encoding: Encoding, height: int, width: in
         new.metadata["comment"] = PREPARED.decode()
         track = old.streams.video[0]
         track.codec_context.thread_count = 1  # one worker process a core already
-        options = {"crf": CRF, "threads": "1", **PRESETS[encoding.preset]["options"]}
+        options = {"crf": CRF, "threads": "1", **PRESETS[encoding.preset]}
         pictures = new.add_stream("libx264", rate=track.average_rate or 25, options=options)
         pictures.height, pictures.width, pictures.pix_fmt = height, width, "yuv420p"
         pictures.codec_context.time_base = track.time_base

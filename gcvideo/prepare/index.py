@@ -3,9 +3,8 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,8 +28,7 @@ SCHEMA = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.it
 LIMITS: dict[str, Any] = {"seconds": 120, "memory": 4 << 30}
 
 
-@dataclass(frozen=True)
-class Index:
+class Index(NamedTuple):
     """An index that was made, and what was found on the way.
 
     Attributes:
@@ -99,17 +97,15 @@ def make_index(
     rows = [{**found[record.path], "path": os.path.relpath(record.path, folder)} for record in records]
     lines = sorted(f"{r.id}\t{r.label_text}\t{row.get('hash')}\n" for r, row in zip(records, rows, strict=True))
     content = hash_text("".join(lines))
-    fingerprints = {"fingerprint": records.fingerprint, "content": content}
-    table = write_index(out, records, rows, root=os.path.relpath(folder, out.parent), **fingerprints)
+    root = os.path.relpath(folder, out.parent)
+    table = write_index(out, records, rows, root=root, fingerprint=records.fingerprint, content=content)
     journal.remove()
     used = {row["path"] for row in rows}
     ids = {clip_name(path) for path in used} | {record.id for record in records}
     unused = [path for path in videos_under(folder) if path not in used]
-    extra = [path for path in unused if clip_name(path) not in ids]
-    replaced = [path for path in unused if clip_name(path) in ids]
+    extra, replaced = ([path for path in unused if (clip_name(path) in ids) == known] for known in (False, True))
     unreadable = [(row["path"], row["error"]) for row in rows if "error" in row]
-    lists = {"missing": records.missing, "extra": extra, "replaced": replaced, "unreadable": unreadable}
-    return Index(out, table, **fingerprints, **lists)  # type: ignore[arg-type]
+    return Index(out, table, records.fingerprint, content, records.missing, extra, replaced, unreadable)
 
 
 def describe_video(path: str) -> Row:

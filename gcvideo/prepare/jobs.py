@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from gcvideo import distributed
 from gcvideo.console import Progress
 from gcvideo.data.worker_pool import Hold, WorkerPool
-from gcvideo.errors import GcvideoError, VideoError
+from gcvideo.errors import DataError, GcvideoError, VideoError
 from gcvideo.journal import Journal, Row
 from gcvideo.parts import WHOLE, Part
 from gcvideo.video.frame_folder import list_files
@@ -97,6 +97,16 @@ def run_jobs(
                 break
 
 
+def stamp_of(path: str) -> Any:
+    """Size and time of change of a video's files, or of its shard; None where they do not exist, or are no video."""
+    member = parse_member(path)
+    try:
+        stats = [os.stat(file) for file in list_files(member.shard if member else path)]
+    except (OSError, DecodeError):
+        return None
+    return [sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)]
+
+
 def scan(
     function: Callable[[str], Row],
     paths: Sequence[str],
@@ -104,9 +114,11 @@ def scan(
     journal: Journal,
     title: str,
     part: Part = WHOLE,
+    stamp: Callable[[str], Any] = stamp_of,
+    must: bool = False,
     **options: Any,
 ) -> dict[str, Row]:
-    """Apply a function to every video whose row is not in the journal, or that has changed since.
+    """Apply a function to every video, or other item, whose row is not in the journal, or that has changed since.
 
     Args:
         function: path -> row.
@@ -114,24 +126,31 @@ def scan(
         journal: rows of earlier runs; every new row is added at once.
         title: of the progress bar.
         part: of the videos.
-        **options: ``workers``, ``seconds`` and ``memory`` of ``run_jobs``.
+        stamp: path -> JSON value that changes when the video does.
+        must: all have to succeed; those that failed are tried again by the next run.
+        **options: those of ``run_jobs``.
 
     Returns:
         path -> row, in the order of ``paths``; ``{"error": reason}`` for a video on which the function failed.
 
     Raises:
+        DataError: one that must succeed has failed; the others are done.
         PartDone: it is a part, and its videos are done.
     """
     paths = list(dict.fromkeys(paths))
     mine = part.share(paths)
-    rows = {path: row for path in mine if (row := journal.find(path, _stamp(path))) is not None}
+    rows = {path: row for path in mine if (row := journal.find(path, stamp(path))) is not None}
     waiting = [path for path in mine if path not in rows]
     title = title if part.is_whole else f"{title} {part}"
     for path, row, error in run_jobs(function, waiting, title=title, done=len(rows), **options):
         rows[path] = {"error": error} if row is None else row
-        journal.add(path, rows[path], _stamp(path))
+        if row is not None or not must:
+            journal.add(path, rows[path], stamp(path))
+    failed = [f"{path}: {row['error']}" for path, row in rows.items() if "error" in row]
+    if failed and must:
+        raise DataError(f"{failed[0]}; {len(failed)} of {len(paths)} {title} jobs failed; the same command resumes")
     if not part.is_whole:
-        raise PartDone(part, len(rows), sum("error" in row for row in rows.values()))
+        raise PartDone(part, len(rows), len(failed))
     return {path: rows[path] for path in paths}
 
 
@@ -143,13 +162,3 @@ def reason_of(error: Exception) -> str:
         return error.reason if isinstance(error, VideoError) else str(error)
     text = " ".join(str(getattr(error, "strerror", None) or error).split())  # an OSError's text repeats its number
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _stamp(path: str) -> Any:
-    """Size and time of change of a video's files, or of its shard; None where they do not exist, or are no video."""
-    member = parse_member(path)
-    try:
-        stats = [os.stat(file) for file in list_files(member.shard if member else path)]
-    except (OSError, DecodeError):
-        return None
-    return [sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)]

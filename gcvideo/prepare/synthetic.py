@@ -22,9 +22,9 @@ gradient is the mean of (prediction - label) given the cue, or given the rings. 
 the two colours, both are zero: no f and g have a lower loss.
 """
 
-import json
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,9 +33,10 @@ import numpy as np
 import yaml
 
 from gcvideo.errors import DataError
-from gcvideo.files import write_atomically, write_json
+from gcvideo.files import write_atomically
+from gcvideo.journal import Journal, Row
 from gcvideo.prepare.encode import encode_frames
-from gcvideo.prepare.jobs import run_jobs
+from gcvideo.prepare.jobs import scan
 
 CLASSES: tuple[str, ...] = tuple(yaml.safe_load(Path(__file__).with_name("synthetic.yaml").read_text("utf-8")))
 WIDTH, HEIGHT = 72, 60  # pixels
@@ -83,24 +84,35 @@ def make_synthetic(
         DataError: the folder holds something else, such as a set made with other arguments.
     """
     folder = Path(folder).expanduser()
-    wanted: dict[str, Any] = {"recipe": RECIPE, "train": train, "val": val, "seed": seed}
+    settings: dict[str, Any] = {"recipe": RECIPE, "train": train, "val": val, "seed": seed}
     classes, draw = CLASSES, draw_clip
     if task == "context":
-        wanted |= {"task": task, "distance": distance}
+        settings |= {"task": task, "distance": distance}
         classes, draw = tuple(CUE_COLOURS), partial(draw_cues, distance=distance)
-    _claim(folder, wanted)
-    plan = partial(_plan, draw=draw, classes=len(classes))
-    splits = {"train": plan(folder / "train", train, (seed, 0)), "val": plan(folder / "val", val, (seed, 1))}
-    videos = [video for split in splits.values() for video in split]
-    missing = [video for video in videos if not video.path.is_file()]
-    done = len(videos) - len(missing)
-    for video, _, error in run_jobs(_make_video, missing, title="synthetic set", done=done, workers=workers):
-        if error:
-            raise DataError(f"{video.path}: {error}")
-    for split, listed in splits.items():
-        lines = ["label,youtube_id,time_start,time_end,split\n"]
-        lines += [f"{classes[v.label]},{v.id},{v.start},{v.start + SECONDS},{split}\n" for v in listed]
-        write_atomically(folder / f"{split}.csv", "".join(lines).encode())
+    if train < 1 or val < 1:
+        raise DataError(f"{folder}: a synthetic set needs at least one video in each split")
+    journal = Journal(folder / "synthetic.jsonl", settings)
+    if not journal.fits and folder.exists() and any(folder.iterdir()):
+        raise DataError(f"{folder}: holds something else than the synthetic set of {settings}; choose another folder")
+    tables, videos = {}, {}
+    for number, (split, count) in enumerate({"train": train, "val": val}.items()):
+        rng, rows = np.random.default_rng((seed, number)), ["label,youtube_id,time_start,time_end,split\n"]
+        for index, label in enumerate(rng.permutation(np.arange(count) % len(classes)).tolist()):
+            name, start = "".join(rng.choice(list(ID_LETTERS), 11)), int(rng.integers(0, 290))  # as if cut out
+            rows.append(f"{classes[label]},{name},{start},{start + SECONDS},{split}\n")
+            path = folder / split / f"{name}_{start:06d}_{start + SECONDS:06d}.mp4"
+            videos[str(path)] = label, (seed, number, index)
+        tables[split] = "".join(rows)
+
+    def make_video(path: str) -> Row:
+        label, own_seed = videos[path]
+        frames = draw(label, np.random.default_rng(own_seed))
+        write_atomically(path, encode_frames(frames, fps=FPS, options=ENCODER))
+        return {}
+
+    scan(make_video, list(videos), journal=journal, title="synthetic set", must=True, workers=workers)
+    for split, table in tables.items():
+        write_atomically(folder / f"{split}.csv", table.encode())
     return folder / "train.csv", folder / "val.csv"
 
 
@@ -114,33 +126,30 @@ class Motion(NamedTuple):
 
 def draw_motion(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> Motion:
     """A random motion of a class: its speed and the moments of turning vary, its order does not."""
-    time = np.linspace(0, 1, frames, dtype=np.float32)
-    still = np.zeros_like(time)
-    motion = Motion(still, still, still)
-    name = CLASSES[label]
-    pace = np.float32(rng.uniform(0.85, 1.15))
-    if name in ("left then right", "right then left"):
-        turning_point = np.float32(rng.uniform(0.42, 0.58))
-        distance = 60 * pace * np.abs(time - turning_point)
-        return motion._replace(x=distance if name == "left then right" else -distance)
+    time, name = np.linspace(0, 1, frames, dtype=np.float32), CLASSES[label]
+    still, pace = np.zeros_like(time), np.float32(rng.uniform(0.85, 1.15))
+    sign = -1 if name in ("right then left", "shrinking", "circling counterclockwise") else 1
+    if "then" in name:
+        return Motion(sign * 60 * pace * np.abs(time - np.float32(rng.uniform(0.42, 0.58))), still, still)
     if name in ("growing", "shrinking"):
-        growth = 2 * pace * time
-        return motion._replace(growth=growth if name == "growing" else -growth)
-    if name in ("circling clockwise", "circling counterclockwise"):
+        return Motion(still, still, sign * 2 * pace * time)
+    if "circling" in name:
         angle = 2 * math.pi * pace * time + np.float32(rng.uniform(0, 2 * math.pi))
         radius = np.float32(rng.uniform(10, 15))
-        down = 1 if name == "circling clockwise" else -1  # y points down
-        return motion._replace(x=radius * np.cos(angle), y=down * radius * np.sin(angle))
-    bounces = 2 if name == "bouncing twice" else 3
-    height = np.float32(rng.uniform(15, 23))
-    return motion._replace(y=-height * np.abs(np.sin(math.pi * (bounces * time + np.float32(rng.uniform())))))
+        return Motion(radius * np.cos(angle), sign * radius * np.sin(angle), still)  # y points down
+    bounces, height = 2 if name == "bouncing twice" else 3, np.float32(rng.uniform(15, 23))
+    return Motion(still, -height * np.abs(np.sin(math.pi * (bounces * time + np.float32(rng.uniform())))), still)
 
 
 def draw_clip(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> np.ndarray:
     """The frames of one clip of a class, uint8 (T, H, W, 3) RGB."""
     motion = draw_motion(label, rng, frames=frames)
     images = np.repeat(_draw_background(rng)[None], frames, axis=0)
-    for x, y in _draw_places(rng):
+    left, top = rng.uniform(0, (WIDTH, HEIGHT)).tolist()
+    offsets = rng.uniform(-0.25, 0.25, (COLUMNS, ROWS, 2)).tolist()
+    for column, row in itertools.product(range(COLUMNS), range(ROWS)):  # a grid, each disc a little off its point
+        x = np.float32(left + (column + offsets[column][row][0]) * WIDTH / COLUMNS)
+        y = np.float32(top + (row + column % 2 / 2 + offsets[column][row][1]) * HEIGHT / ROWS)
         radius = SMALLEST * (LARGEST / SMALLEST) ** ((np.float32(rng.uniform()) + motion.growth) % 1)
         colour = rng.uniform(140, 240, 3).astype(np.float32)
         shade = rng.uniform(-25, 25, 2).astype(np.float32)
@@ -161,26 +170,23 @@ def frames_apart(distance: str) -> int:
     return rings - (disc + CUE_STAYS - 1) + 1
 
 
-class Cues(NamedTuple):
-    """What a video of the task ``context`` shows."""
+def choose_cues(label: int, rng: np.random.Generator) -> tuple[int, tuple[int, int]]:
+    """Random cues of a label, an index into ``CUE_COLOURS``.
 
-    shade: int  # of the disc: 0 black, 1 white
-    rings: tuple[int, int]  # colours of the rings around the black centre and around the white one
-
-
-def choose_cues(label: int, rng: np.random.Generator) -> Cues:
-    """Random cues of a label, an index into ``CUE_COLOURS``."""
+    Returns:
+        the shade of the disc, 0 black or 1 white; colours of the rings around the black and around the white centre.
+    """
     shade, other = int(rng.integers(2)), int(label + rng.integers(1, len(CUE_COLOURS))) % len(CUE_COLOURS)
-    return Cues(shade, (other, label) if shade else (label, other))
+    return shade, (other, label) if shade else (label, other)
 
 
 def draw_cues(label: int, rng: np.random.Generator, *, distance: str = "both") -> np.ndarray:
     """The frames of one clip of the task ``context``, uint8 (T, H, W, 3) RGB; ``distance`` is one of ``DISTANCES``."""
-    cues, side, place = choose_cues(label, rng), rng.integers(2), rng.integers(2)
+    (shown, colours), side, place = choose_cues(label, rng), rng.integers(2), rng.integers(2)
     disc, rings, opposite = DISTANCES[distance]
     images = np.repeat(_draw_background(rng, CUE_SIDE, CUE_SIDE)[None] + 50, CUE_FRAMES, axis=0)
-    _paint(images[disc : disc + CUE_STAYS], 8 + 16 * side, rng.uniform(8, 24), 7, (255 * cues.shade,) * 3)
-    for shade, colour in enumerate(cues.rings):
+    _paint(images[disc : disc + CUE_STAYS], 8 + 16 * side, rng.uniform(8, 24), 7, (255 * shown,) * 3)
+    for shade, colour in enumerate(colours):
         x, y = 8 + 16 * (side ^ opposite), 8 + 16 * (shade ^ place) + rng.uniform(-1, 1)
         _paint(images[rings : rings + CUE_STAYS], x, y, 7, list(CUE_COLOURS.values())[colour])
         _paint(images[rings : rings + CUE_STAYS], x, y, 4, (255 * shade,) * 3)
@@ -192,18 +198,6 @@ def _paint(images: np.ndarray, x: float, y: float, radius: float, colour: Sequen
     rows, columns = np.mgrid[0 : images.shape[1], 0 : images.shape[2]]
     inside = np.clip(radius - np.hypot(columns - x, rows - y) + 0.5, 0, 1)[..., None]
     images += (np.array(colour) - images) * inside
-
-
-def _draw_places(rng: np.random.Generator) -> list[tuple[np.float32, np.float32]]:
-    """Centres (x, y) of the discs: a grid at a random place, each disc a little off its point."""
-    left, top = rng.uniform(0, WIDTH), rng.uniform(0, HEIGHT)
-    places = []
-    for column in range(COLUMNS):
-        for row in range(ROWS):
-            x = left + (column + rng.uniform(-0.25, 0.25)) * WIDTH / COLUMNS
-            y = top + (row + column % 2 / 2 + rng.uniform(-0.25, 0.25)) * HEIGHT / ROWS
-            places.append((np.float32(x), np.float32(y)))
-    return places
 
 
 def _draw_background(rng: np.random.Generator, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -219,42 +213,3 @@ def _draw_background(rng: np.random.Generator, height: int = HEIGHT, width: int 
 
 def _wrap(distance: np.ndarray, length: int) -> np.ndarray:
     return (distance + length / 2) % length - length / 2
-
-
-class _Video(NamedTuple):
-    """One video to be made."""
-
-    path: Path
-    label: int
-    id: str
-    start: int  # seconds, as if cut out of a longer video
-    seed: tuple[int, int, int]
-    draw: Callable[[int, np.random.Generator], np.ndarray]
-
-
-def _plan(folder: Path, count: int, seed: tuple[int, int], draw: Callable, classes: int) -> list[_Video]:
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(count) % classes)
-    videos = []
-    for index, label in enumerate(labels.tolist()):
-        name = "".join(rng.choice(list(ID_LETTERS), 11))
-        start = int(rng.integers(0, 290))
-        path = folder / f"{name}_{start:06d}_{start + SECONDS:06d}.mp4"
-        videos.append(_Video(path, label, name, start, (*seed, index), draw))
-    return videos
-
-
-def _make_video(video: _Video) -> None:
-    frames = video.draw(video.label, np.random.default_rng(video.seed))
-    write_atomically(video.path, encode_frames(frames, fps=FPS, options=ENCODER))
-
-
-def _claim(folder: Path, wanted: dict[str, Any]) -> None:
-    """Write down what the folder is to hold, or check that it is the same as before."""
-    if wanted["train"] < 1 or wanted["val"] < 1:
-        raise DataError(f"{folder}: a synthetic set needs at least one video in each split")
-    note = folder / "synthetic.json"
-    found = json.loads(note.read_text()) if note.is_file() else "other files"
-    if found != wanted and folder.exists() and any(folder.iterdir()):
-        raise DataError(f"{folder}: holds {found}, not the synthetic set of {wanted}; choose another folder")
-    write_json(note, wanted)

@@ -1,12 +1,10 @@
 """Transcode a folder of videos to a layout that is fast to read clips from, and measure the gain."""
 
-import functools
 import math
 import os
 import random
-import tempfile
 import time
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -19,7 +17,7 @@ from gcvideo.errors import DataError
 from gcvideo.files import write_atomically
 from gcvideo.journal import Journal, Row
 from gcvideo.parts import WHOLE, Part
-from gcvideo.prepare.encode import PRESETS, Encoding, encode_video
+from gcvideo.prepare.encode import Encoding, encode_video
 from gcvideo.prepare.jobs import run_jobs, scan
 from gcvideo.video import open_video
 
@@ -58,13 +56,14 @@ def transcode(
     target: str | Path,
     encoding: Encoding,
     *,
+    most: int | None = None,
     workers: int | None = None,
     part: Part = WHOLE,
 ) -> Transcoding:
     """Transcode every video under ``source``; its copy has the same place under ``target`` and the suffix ``.mp4``.
 
     Videos that an earlier run has written are kept; those that failed are tried again. Originals are only read. Parts
-    share the work; the whole job puts it together.
+    share the work; the whole job puts it together. Of more than ``most`` videos a random sample is taken.
 
     Raises:
         DataError: a folder that cannot be used, two videos that would get the same name, or a ``target`` that holds
@@ -72,27 +71,21 @@ def transcode(
         PartDone: this is a part, and its videos are done.
     """
     source, target = Path(source).expanduser(), Path(target).expanduser()
-    copies = _copies(source, target)
+    inside, outside = target.resolve(), source.resolve()
+    if inside.is_relative_to(outside) or outside.is_relative_to(inside):
+        raise DataError(f"{target}: must lie outside of {source}, and not around it")
+    names = videos_under(source, files_only=True)
+    if not names:
+        raise DataError(f"{source}: no folder of videos in files; folders of frames are read as they are")
+    names = random.Random(0).sample(names, most) if most and most < len(names) else names
+    copies = {str(source / name): str(target / os.path.splitext(name)[0]) + ".mp4" for name in names}
+    for copy, count in Counter(copies.values()).items():
+        if count > 1:
+            raise DataError(f"{source}: {count} videos would become {copy}; rename all but one")
     journal = Journal(target / JOURNAL, encoding._asdict(), rank=part.number - 1)
     if journal.is_foreign:
         raise DataError(f"{target}: holds videos transcoded with other settings; choose another folder")
     return transcode_files(copies, encoding, journal, workers, part)
-
-
-def compare_presets(
-    source: str | Path, *, videos: int = 8, short_side: int = 256, workers: int | None = None
-) -> dict[str, Transcoding]:
-    """Transcode a few videos with every preset, in a temporary folder, and measure bytes and decode cost of each."""
-    source = Path(source).expanduser()
-    paths = [str(source / path) for path in _videos(source)]
-    chosen = random.Random(0).sample(paths, min(videos, len(paths)))
-    results = {}
-    with tempfile.TemporaryDirectory(prefix="gcvideo-presets-") as folder:
-        for preset in PRESETS:
-            copies = {path: os.path.join(folder, preset, f"{number}.mp4") for number, path in enumerate(chosen)}
-            encoding, journal = Encoding(preset=preset, short_side=short_side), Journal(f"{folder}/{preset}.jsonl", {})
-            results[preset] = transcode_files(copies, encoding, journal, workers)
-    return results
 
 
 def copy_annotation(annotation: str | Path, source: str | Path, target: str | Path) -> Path:
@@ -124,37 +117,15 @@ def transcode_files(
     for path, copy in copies.items():
         if not os.path.isfile(copy):
             journal.forget(path)
-    function = functools.partial(_copy_video, copies=copies, encoding=encoding)
-    rows = scan(function, list(copies), journal=journal, title="transcode", part=part, **LIMITS, workers=workers)
+
+    def copy_video(path: str) -> Row:
+        Path(copies[path]).unlink(missing_ok=True)  # of the video as it was before it changed
+        return {"frames": encode_video(path, copies[path], encoding)}
+
+    rows = scan(copy_video, list(copies), journal=journal, title="transcode", part=part, **LIMITS, workers=workers)
     failures = {path: row["error"] for path, row in rows.items() if "error" in row}
     old, new = _costs([(path, copy) for path, copy in copies.items() if path not in failures])
     return Transcoding(len(copies) - len(failures), old, new, failures)
-
-
-def _copy_video(path: str, *, copies: Mapping[str, str], encoding: Encoding) -> Row:
-    Path(copies[path]).unlink(missing_ok=True)  # of the video as it was before it changed
-    return {"frames": encode_video(path, copies[path], encoding)}
-
-
-def _videos(source: Path) -> list[str]:
-    paths = videos_under(source, files_only=True)
-    if not paths:
-        raise DataError(f"{source}: no folder of videos in files; folders of frames are read as they are")
-    return paths
-
-
-def _copies(source: Path, target: Path) -> dict[str, str]:
-    """Original -> copy, of every video."""
-    inside, outside = target.resolve(), source.resolve()
-    if inside.is_relative_to(outside) or outside.is_relative_to(inside):
-        raise DataError(f"{target}: must lie outside of {source}, and not around it")
-    owners: dict[str, str] = {}  # copy -> original
-    for relative in _videos(source):
-        path, copy = str(source / relative), str(target / os.path.splitext(relative)[0]) + ".mp4"
-        if copy in owners:
-            raise DataError(f"{path} and {owners[copy]} would both become {copy}; rename one of them")
-        owners[copy] = path
-    return {path: copy for copy, path in owners.items()}
 
 
 def _costs(pairs: list[tuple[str, str]], *, sample: int = 24) -> list[Cost]:

@@ -1,7 +1,5 @@
 """Verify a data set: decode whole videos, compare rows and contents, and list what to leave out."""
 
-from __future__ import annotations
-
 import base64
 import itertools
 import json
@@ -33,6 +31,7 @@ ONLY_REPORTED = (*SOUND, "alike")
 SUBSETS = ("train", "val", "test")
 SEVERAL = " | "  # between the labels of a video
 LOOKS_SAME = "the same pictures"
+Damage = tuple[int | None, int, str]  # of a picture: its time, the number of frames before it, and why
 
 
 class Finding(NamedTuple):
@@ -126,8 +125,8 @@ def verify(
     first = {(finding.list, finding.line, finding.id, finding.kind): finding for finding in reversed(findings)}
     findings = [finding for _, finding in sorted(first.items())]
     listed = [finding for finding in findings if finding.kind not in ONLY_REPORTED]
-    reduced = {"leak": {"training_only": True}}
-    bad = [{"id": f.id, "path": f.path, "reason": f.reason, **reduced.get(f.kind, {})} for f in listed]
+    leak = {"training_only": True}
+    bad = [{"id": f.id, "path": f.path, "reason": f.reason} | (leak if f.kind == "leak" else {}) for f in listed]
     _write_lines(quarantine, bad)
     _write_lines(report_path(quarantine), [finding._asdict() for finding in findings])
     journal.remove()
@@ -181,8 +180,7 @@ def strict_decode(file: str, expected: int) -> tuple[list[int], str]:
         Numbers of the damaged pictures, in the order shown; and what is wrong, "" if nothing is.
     """
     times: list[int] = []
-    failed: list[tuple[int | None, int, str]] = []  # time, frames before it, why
-    marked: list[tuple[int | None, int, str]] = []
+    failed, marked = list[Damage](), list[Damage]()
     count, cut = 0, False  # whether the last packet fails
     # A file must not be taken for a URL or open one, for any name or content that it may have.
     options = {"protocol_whitelist": "file"}
@@ -191,13 +189,11 @@ def strict_decode(file: str, expected: int) -> tuple[list[int], str]:
             covers = av.stream.Disposition.attached_pic
             stream = next(stream for stream in container.streams.video if not stream.disposition & covers)
             decoder: Any = stream.codec_context
-            decoder.thread_count = 1
-            decoder.options = {"err_detect": "explode"}
-            for packet in itertools.chain(container.demux(stream), [None]):
-                if packet is not None and not packet.size:
-                    continue
-                if packet is not None and packet.pts is not None and not packet.is_discard:
-                    times.append(packet.pts)
+            decoder.thread_count, decoder.options = 1, {"err_detect": "explode"}
+            for packet in itertools.chain((packet for packet in container.demux(stream) if packet.size), [None]):
+                time = None if packet is None else packet.pts
+                if packet is not None and time is not None and not packet.is_discard:
+                    times.append(time)
                 cut = cut and packet is None
                 try:
                     for frame in decoder.decode(packet):
@@ -205,31 +201,26 @@ def strict_decode(file: str, expected: int) -> tuple[list[int], str]:
                             marked.append((frame.pts, count, "marked by the decoder"))
                         count += 1
                 except av.FFmpegError as error:
-                    failed.append((packet.pts if packet else None, count, reason_of(error)))
+                    failed.append((time, count, reason_of(error)))
                     cut = True
     except (av.FFmpegError, ValueError, EOFError, StopIteration) as error:
         failed.append((None, count, reason_of(error)))
-    if count == expected:
-        failed = failed[: len(failed) - cut]
-        failed = failed if any(before for _, before, _ in failed) else []  # it begins between key pictures
-    damaged = failed + marked
-    known = len(set(times)) == len(times) == expected
-    number_of = {time: number for number, time in enumerate(sorted(times))} if known else {}
-    pictures = sorted({number_of.get(time, before) if time is not None else before for time, before, _ in damaged})
-    if damaged:
-        return pictures, f"is damaged at frame{'s' * (len(pictures) > 1)} {_ranges(pictures)} ({damaged[0][2]})"
+    if count == expected:  # it begins between key pictures, or ends within a picture
+        failed = [damage for damage in failed[: len(failed) - cut] if damage[1]]
+    shown = sorted({*times}) if len({*times}) == expected else []
+    numbers: dict[int | None, int] = {time: number for number, time in enumerate(shown)}
+    pictures = sorted({numbers.get(time, before) for time, before, _ in failed + marked})
+    if pictures:
+        why = (failed + marked)[0][2]
+        return pictures, f"is damaged at frame{'s' * (len(pictures) > 1)} {_ranges(pictures)} ({why})"
     return [], f"only {count} of {expected} frames can be decoded" if count != expected else ""
 
 
 def _ranges(numbers: Sequence[int], *, most: int = 8) -> str:
     """Rising numbers as text: "3, 7-9"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1][1:] = [number]
-        else:
-            runs.append([number])
-    return ", ".join("-".join(map(str, run)) for run in runs[:most]) + " ..." * (len(runs) > most)
+    runs = [[n for _, n in run] for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+    texts = [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs[:most]]
+    return ", ".join(texts) + " ..." * (len(runs) > most)
 
 
 def read_lists(
@@ -295,21 +286,18 @@ def _pairs(entries: Sequence[Entry], rows: dict[str, Row]) -> Iterator[Finding]:
     for entry in sorted(entries, key=lambda entry: entry.order):
         same = contents.setdefault(rows[entry.record.path].get("hash", entry.record.path), {})
         same.setdefault((entry.order, entry.label, entry.record.start, entry.record.end), []).append(entry)
-    shown, hashes, seconds, groups = [], [], [], []
-    numbers: dict[frozenset[Any], int] = {}  # of sets of lists and labels
     for same in contents.values():
         for first, *others in same.values():
             yield from (entry.found("repeated", f"the same as {first}") for entry in others)
         for one, two in itertools.combinations(same.values(), 2):
             yield from _compare(one, two, "the same clip")
-        row = rows[next(iter(same.values()))[0].record.path]
-        if "print" in row:
-            shown.append(list(same.values()))
-            hashes.append(base64.b64decode(row["print"]))
-            seconds.append(row["seconds"])
-            groups.append(numbers.setdefault(frozenset(key[:2] for key in same), len(numbers)))
+    shown = [(rows[next(iter(same.values()))[0].record.path], same) for same in contents.values()]
+    shown = [(row, same) for row, same in shown if "print" in row]
+    hashes, seconds = [base64.b64decode(row["print"]) for row, _ in shown], [row["seconds"] for row, _ in shown]
+    numbers: dict[frozenset[Any], int] = {}  # of sets of lists and labels
+    groups = [numbers.setdefault(frozenset(key[:2] for key in same), len(numbers)) for _, same in shown]
     for i, j in alike(hashes, seconds, groups):
-        for pair in itertools.product(shown[i], shown[j]):
+        for pair in itertools.product(shown[i][1].values(), shown[j][1].values()):
             one, two = sorted(pair, key=lambda entries: entries[0].order)
             yield from _compare(one, two, LOOKS_SAME)
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from gcvideo.errors import VideoError
 from gcvideo.video.mp4_slice import in_memory
 
-# In a folder of shards: what every shard holds, and the table of videos that training reads.
+# In a folder of shards: what every shard holds, the journal of their writing, and the table that training reads.
 MANIFEST = "shards.json"
+JOURNAL = "shards.jsonl"
 INDEX = "shards.parquet"
 
 _PATH = re.compile(r"(?P<shard>.+)#(?P<offset>\d{1,18})\+(?P<size>\d{1,18})/(?P<name>[^/]+)", re.DOTALL)

@@ -11,9 +11,9 @@ from gcvideo.data.annotations.labels import normalize
 from gcvideo.data.annotations.table import Annotation
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
-from gcvideo.video.tar_members import INDEX, MANIFEST
+from gcvideo.video.tar_members import INDEX, JOURNAL, MANIFEST
 
-SHARD_FILES = {INDEX, MANIFEST, f"{MANIFEST}.partial"}  # in a folder of shards, which may be incomplete
+SHARD_FILES = {INDEX, MANIFEST, JOURNAL}  # in a folder of shards, which may be incomplete
 
 
 def read_index(annotation: Annotation) -> RecordTable:

@@ -10,7 +10,6 @@ import signal
 import tarfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -43,8 +42,8 @@ class Server(ThreadingHTTPServer):
         self.base = f"http://127.0.0.1:{self.server_port}"
 
     def bodies(self) -> list[tuple[str, str]]:
-        """Requests for more than a size."""
-        return [(path, asked) for path, asked in self.asked if asked and asked != "bytes=0-0"]
+        """Requests for tar files, not only for their sizes."""
+        return [(path, asked) for path, asked in self.asked if asked.startswith("bytes=")]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -53,10 +52,13 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
-        asked = self.headers.get("Range", "")
+        asked = self.headers.get("Range", "") if self.command == "GET" else "HEAD"
         self.server.asked.append((self.path, asked))
-        count = sum(1 for path, other in self.server.asked if path == self.path and (other != "bytes=0-0"))
+        count = sum(1 for path, other in self.server.asked if path == self.path and other != "HEAD")
         if self.server.twist(self, count):
             return
         if self.path not in self.server.files:
@@ -77,7 +79,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
         self.send_header("Content-Length", str(end - start))
         self.end_headers()
-        self.wfile.write(content[start : min(end, until or end)])
+        if self.command == "GET":
+            self.wfile.write(content[start : min(end, until or end)])
 
 
 def make_tar(*files: tuple[str, bytes], mode: str = "w:gz") -> bytes:
@@ -99,7 +102,9 @@ def clip(tmp_path_factory) -> bytes:
 def server(clip, monkeypatch) -> Iterator[Server]:
     """A small Kinetics-400: two tars and a replacement to train on, one to validate on; one video is missing."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "WAITS", (0, 0))
+    monkeypatch.setattr(download, "TRIES", 2)
+    monkeypatch.setattr(download, "FIRST_WAIT", 0)
+    monkeypatch.setattr(download, "MOST_CUTS", 3)
     server = Server()
     other = os.urandom(200_000)  # longer than one block of the network
     rows = "".join(f'"air drumming",{name},3,13,train\n' for name in IDS)
@@ -179,7 +184,7 @@ def test_a_cut_connection_is_resumed_where_it_was_cut(server, tmp_path, ranges):
     cut = "/400/train/part%201.tar.gz"
 
     def twist(request: Handler, count: int) -> bool:
-        if request.path == cut and request.headers["Range"] != "bytes=0-0" and count == 1:
+        if request.path == cut and request.command == "GET" and count == 1:
             request.send(server.files[cut], until=120_000)
             return True
         return False
@@ -195,30 +200,28 @@ def test_a_cut_connection_is_resumed_where_it_was_cut(server, tmp_path, ranges):
 @pytest.mark.slow
 def test_a_file_that_changed_on_the_server_is_downloaded_from_its_beginning(server, tmp_path):
     old = server.files["/400/val/part_0.tar.gz"]
-    server.files["/400/val/part_0.tar.gz"] = new = make_tar(("other.mp4", os.urandom(1000)))
+    server.files["/400/val/part_0.tar.gz"] = make_tar(("other.mp4", os.urandom(1000)))
     (tmp_path / "tars" / "val").mkdir(parents=True)
-    archive = download.Archive("", "", tmp_path / "tars/val/part_0.tar.gz", tmp_path, len(old), f'"{hash(old)}"')
+    archive = download.Archive("val", "", tmp_path / "tars/val/part_0.tar.gz", tmp_path, len(old), f'"{hash(old)}"')
     archive.part.write_bytes(old[:50])
     download_kinetics("kinetics400", tmp_path, splits=["val"], base=server.base)
     assert [asked for _, asked in server.bodies()] == ["bytes=0-"]
     assert tree(tmp_path / "val") == ["other.mp4"]
-    # The same length and another tag, between the look at the server and the download: If-Range.
+    # Another file between the look at the server and the second half of the download: If-Range.
     (tmp_path / "val" / "other.mp4").unlink()
-    changed = bytearray(new)
-    served = iter([new, old])  # 50 bytes of the one, then only the other
-    server.files["/400/val/part_0.tar.gz"] = bytes(changed)
+    server.files["/400/val/part_0.tar.gz"] = make_tar(("other.mp4", os.urandom(200_000)))
 
     def twist(request: Handler, count: int) -> bool:
-        if request.path.endswith("part_0.tar.gz") and request.headers["Range"] != "bytes=0-0":
-            request.send(next(served), until=50)
+        if request.path.endswith("part_0.tar.gz") and request.command == "GET":
+            request.send(server.files[request.path], until=150_000)
+            server.files[request.path] = old
             return True
         return False
 
     server.twist = twist
-    with pytest.raises(
-        DataError, match=rf"asked for 50- of {len(new)}, got .* of {len(old)}; 1 of 1 tar files failed; the same"
-    ):
+    with pytest.raises(DataError, match=r"has changed on the server; .*; 1 of 1 download jobs failed; the same"):
         download_kinetics("kinetics400", tmp_path, splits=["val"], base=server.base)
+    assert server.bodies()[-1][1] == "bytes=131072-"
 
 
 def test_temporary_errors_are_tried_again_and_others_named(server, tmp_path):
@@ -240,12 +243,12 @@ def test_temporary_errors_are_tried_again_and_others_named(server, tmp_path):
         return False
 
     server.twist = refuse
-    with pytest.raises(DataError, match=r"val/part_0.tar.gz: HTTP 503 Service Unavailable$"):
+    with pytest.raises(DataError, match=r"val/part_0.tar.gz: 503 .*Service Unavailable"):
         download_kinetics("kinetics400", tmp_path / "b", splits=["val"], base=server.base)
     server.twist = lambda request, count: False
     del server.files["/400/val/part_0.tar.gz"]
     server.asked.clear()
-    with pytest.raises(DataError, match=r"val/part_0.tar.gz: HTTP 404 Not Found$"):
+    with pytest.raises(DataError, match=r"val/part_0.tar.gz: 404 .*Not Found"):
         download_kinetics("kinetics400", tmp_path / "b", splits=["val"], base=server.base)
     assert sum(path.endswith("part_0.tar.gz") for path, _ in server.asked) == 1
 
@@ -263,32 +266,15 @@ def test_redirects_are_followed_and_proxies_named(server, tmp_path, monkeypatch)
     assert len(tree(tmp_path / "val")) == 1
     monkeypatch.delenv("no_proxy")
     monkeypatch.delenv("NO_PROXY", raising=False)
-    monkeypatch.setattr(urllib.request, "_opener", None)  # which has read the variables before
     monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:1")
-    with pytest.raises(DataError, match=r"csv, through the proxy http://\*\*\*@127.0.0.1:1: .*refused"):
+    with pytest.raises(DataError, match=r"csv: .*proxy.*refused") as caught:
         download_kinetics("kinetics400", tmp_path / "b", splits=["val"], base=server.base)
-
-
-def test_a_part_that_was_not_asked_for_is_not_taken(server, tmp_path):
-    def twist(request: Handler, count: int) -> bool:
-        if not request.path.endswith("tar.gz") or request.headers["Range"] == "bytes=0-0":
-            return False
-        content = server.files[request.path]
-        request.send_response(206)
-        request.send_header("Content-Range", f"bytes 9-{len(content) - 1}/{len(content)}")
-        request.send_header("Content-Length", str(len(content) - 9))
-        request.end_headers()
-        request.wfile.write(content[9:])
-        return True
-
-    server.twist = twist
-    with pytest.raises(DataError, match=r"val/part_0.tar.gz: asked for 0- of \d+, got 9-\d+ of \d+"):
-        download_kinetics("kinetics400", tmp_path, splits=["val"], base=server.base)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_connection_that_is_always_cut_ends_with_one_line(server, tmp_path):
     def twist(request: Handler, count: int) -> bool:
-        if request.path.endswith("tar.gz") and request.headers["Range"] != "bytes=0-0":
+        if request.path.endswith("tar.gz") and request.command == "GET":
             request.send(server.files[request.path], until=30)
             return True
         return False
@@ -296,7 +282,7 @@ def test_a_connection_that_is_always_cut_ends_with_one_line(server, tmp_path):
     server.twist, server.ranges = twist, False
     with pytest.raises(
         DataError,
-        match=r"tar.gz: the connection was cut after 30 of [\d,]+ bytes; 1 of 1 tar files failed",
+        match=r"tar.gz: the connection was cut too often, last after 0 of [\d,]+ bytes; 1 of 1 download jobs failed",
     ):
         download_kinetics("kinetics400", tmp_path, splits=["val"], base=server.base)
 
@@ -343,8 +329,8 @@ def test_a_folder_holds_one_data_set(server, tmp_path):
     download_kinetics("kinetics400", tmp_path, splits=["val"], base=server.base)
     with pytest.raises(DataError, match="holds another data set"):
         download_kinetics("kinetics600", tmp_path, splits=["val"], base=server.base)
-    with pytest.raises(DataError, match=r"--base: expected an address that begins with https"):
-        download_kinetics("kinetics600", tmp_path, base="ftp://127.0.0.1")
+    with pytest.raises(DataError, match=r"ftp://.*: No connection adapters"):
+        download_kinetics("kinetics400", tmp_path / "b", base="ftp://127.0.0.1")
 
 
 def test_kinetics600_has_class_archives_and_annotations_called_txt(server, tmp_path, clip):
@@ -394,12 +380,8 @@ def special(name: str, kind: bytes, link: str = "") -> bytes:
     ],
     ids=lambda member: f"{member[0]}-{member[1].decode()}",
 )
-@pytest.mark.parametrize("filtered", [True, False])
-def test_a_malicious_archive_is_refused_whole(tmp_path, monkeypatch, member, filtered):
-    content = special(*member)
-    if not filtered:
-        monkeypatch.delattr(tarfile, "data_filter", raising=False)
-    (tmp_path / "evil.tar.gz").write_bytes(content)
+def test_a_malicious_archive_is_refused_whole(tmp_path, member):
+    (tmp_path / "evil.tar.gz").write_bytes(special(*member))
     with pytest.raises(DataError, match=r"'.*' is a link, a device or outside; nothing was"):
         unpack(tmp_path / "evil.tar.gz", tmp_path / "folder")
     assert tree(tmp_path) == ["evil.tar.gz"]
@@ -442,7 +424,7 @@ def test_a_killed_download_loses_nothing(server, tmp_path):
     reached, proceed = threading.Event(), threading.Event()
 
     def twist(request: Handler, count: int) -> bool:
-        if request.path != cut or request.headers["Range"] == "bytes=0-0" or count > 1:
+        if request.path != cut or request.command == "HEAD" or count > 1:
             return False
         request.send(content, until=100_000)
         request.wfile.flush()

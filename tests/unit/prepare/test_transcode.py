@@ -189,7 +189,7 @@ def test_folders_that_cannot_be_used_are_refused(tree, tmp_path, clip):
     with pytest.raises(DataError, match="other settings"):
         transcode(tree, tmp_path / "out", Encoding(short_side=40))
     shutil.copy(clip, tree / "日本 語" / "-a b.avi")
-    with pytest.raises(DataError, match="would both become"):
+    with pytest.raises(DataError, match="2 videos would become"):
         transcode(tree, tmp_path / "other", SMALL)
 
 

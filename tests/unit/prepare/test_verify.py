@@ -23,7 +23,7 @@ from gcvideo.errors import DataError
 from gcvideo.journal import Journal
 from gcvideo.parts import Part
 from gcvideo.prepare import verify as verifying
-from gcvideo.prepare.jobs import PartDone, _stamp
+from gcvideo.prepare.jobs import PartDone, stamp_of
 from gcvideo.prepare.verify import Finding, report_path, verify, verify_video
 from tests.processes import killed_after_rows
 from tests.videos import moving_frames, remux, write_video
@@ -463,7 +463,7 @@ def test_a_part_that_was_killed_resumes(place, tmp_path):
     killed_after_rows(1, partial(verify, [rows], out, workers=1, part=Part(1, 2)), tmp_path / "said.txt")
     assert len(Journal(f"{out}.partial", {"format": 2}).rows()) == 1
     first = load_records(rows)[0].path
-    Journal(f"{out}.partial", {"format": 2}).add(first, {"kind": "sound", "frames": 1, "seconds": 0.0}, _stamp(first))
+    Journal(f"{out}.partial", {"format": 2}).add(first, {"kind": "sound", "frames": 1, "seconds": 0.0}, stamp_of(first))
     for number in (1, 2):
         with pytest.raises(PartDone, match=rf"part {number}/2 is done \(3 videos\)"):
             verify([rows], out, workers=1, part=Part(number, 2))

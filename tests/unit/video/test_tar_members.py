@@ -158,7 +158,7 @@ def test_sets_that_are_not_whole_say_what_to_do(videos, copy):
     write_shards(videos / "list.txt", copy, shard_bytes=30_000, workers=1)
     assert (copy / INDEX).read_bytes() == index
     (copy / INDEX).unlink()
-    (copy / MANIFEST).rename(copy / f"{MANIFEST}.partial")
+    (copy / MANIFEST).unlink()
     with pytest.raises(DataError, match="not all shards are there yet; run the same"):
         load_records(copy)
 
@@ -191,12 +191,6 @@ def test_a_damaged_shard_costs_its_videos_and_not_the_run(copy):
     assert lost
     assert failures.keys() == lost | {"broken.mp4"}
     assert all("not at this place" in failures[id_].reason for id_ in lost - {"broken.mp4"})
-
-
-def test_a_finished_shard_that_is_damaged_is_not_indexed(videos, copy):
-    (copy / "shard-000001.tar").write_bytes(b"x" * 10_240)
-    with pytest.raises(DataError, match=r"shard-000001\.tar: damaged shard .*remove it"):
-        write_shards(videos / "list.txt", copy, shard_bytes=30_000, workers=1)
 
 
 def test_a_file_of_such_a_name_is_a_file(videos, tmp_path):
