@@ -233,11 +233,6 @@ def broadcast_tensors(tensors: Iterable[torch.Tensor]) -> None:
             dist.broadcast(tensor, src=0)
 
 
-def barrier() -> None:
-    """Wait until every process has come here."""
-    agree(0)
-
-
 def _group() -> Any:
     """``torch.distributed`` where this process has joined a group, else None."""
     if world_size() == 1:

@@ -44,7 +44,7 @@ def finish(own: list[VideoScores], records: RecordTable, folder: RunFolder) -> P
     assert details(predictions)["per_class"]
     if distributed.is_main():
         folder.save_validation(predictions, records, epoch=1.0)
-    distributed.barrier()
+    distributed.agree(0)
     return predictions
 
 
@@ -52,7 +52,7 @@ def _run(videos: int, place: str) -> None:
     with distributed.init_from_env():
         own = made_up(videos, classes=400, rank=distributed.rank(), world=distributed.world_size())
         records = RecordTable.of_files([f"{index:05}.mp4" for index in range(videos)])
-        distributed.barrier()
+        distributed.agree(0)
         began, cpu = time.perf_counter(), time.process_time()
         finish(own, records, RunFolder(RunConfig(name="made_up", output=place)))
         if distributed.is_main():

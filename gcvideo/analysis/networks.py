@@ -37,7 +37,7 @@ def load(args: argparse.Namespace, *, defaults: tuple[str, ...] = ()) -> tuple[T
 def view_loader(config: RunConfig, records: RecordTable) -> Loader[VideoViews]:
     """All views of each video, decoded by the config's workers."""
     dataset = ViewDataset(records, data=config.data, test=config.test)
-    return eval_loader(dataset, rank=0, world_size=1, workers=min(config.data.workers, len(records)))
+    return eval_loader(dataset, rank=0, world_size=1, workers=min(config.data.worker_count, len(records)))
 
 
 def load_predictions(place: str) -> Predictions:

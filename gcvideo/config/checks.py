@@ -30,7 +30,7 @@ def check_ranges(section: str, config: Any) -> None:
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 words = "a finite number"
-            elif words is None or number is None or _LIES[words](number):
+            elif words is None or not isinstance(number, (int, float)) or _LIES[words](number):
                 continue
             raise ConfigError(f"{section}.{name}: must be {words}, is {number}".lstrip("."))
 

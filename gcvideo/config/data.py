@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import yaml
 
+from gcvideo import distributed
 from gcvideo.config.checks import check_ranges
 from gcvideo.errors import ConfigError
 
@@ -124,7 +125,8 @@ class DataConfig:
             they count as failed. Rows of the annotation that it names, and that would be an error, are left out.
         backend: decoder: auto (decord where it reads a file correctly, else PyAV), decord, pyav or torchcodec, which
             needs ``pip install "gcvideo[torchcodec]"`` and FFmpeg's libraries.
-        workers: decoding processes; 0: decode in the main process.
+        workers: decoding processes of each process; 0: decode in the main process. auto: one for each core that the
+            process may use, which are those of its machine or job divided among the processes there.
         video_timeout: time limit for decoding one video, in seconds; then its worker process is killed and the video
             quarantined.
         worker_memory: memory limit of one worker process, in GiB; a video that needs more is refused.
@@ -151,7 +153,7 @@ class DataConfig:
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
     quarantine: str | None = None
     backend: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
-    workers: int = 4
+    workers: int | Literal["auto"] = "auto"
     video_timeout: float = 60.0
     worker_memory: float = 8.0
 
@@ -162,6 +164,11 @@ class DataConfig:
             raise ConfigError(f"data.short_side: [{low}, {high}] must rise, from data.crop ({self.crop}) or more")
         if self.target_fps is not None and self.convention == "mmaction2":
             raise ConfigError("data.target_fps: belongs to PySlowFast's conventions; data.convention is mmaction2")
+
+    @property
+    def worker_count(self) -> int:
+        """Decoding processes of this process."""
+        return distributed.cores() if self.workers == "auto" else self.workers
 
 
 @dataclass(kw_only=True)

@@ -30,10 +30,10 @@ class Quarantine:
 
     - A record that killed a worker process is suspect: it is read once more, with the other decoder. If it kills again,
       it is bad at once.
-    - A record that no decoder could read is bad from the *next* epoch on. Some videos are damaged in places: one clip
-      of them can be read and another cannot. As a record's state never changes within an epoch, an epoch is the same
-      whenever, and on whichever process, the damage is found; so a resumed run sees exactly the clips of a run that
-      was never interrupted.
+    - A record that no decoder could read is bad from the epoch *after the next* on, as the next one is being read by
+      then. Some videos are damaged in places: one clip of them can be read and another cannot. As a record's state
+      never changes within an epoch, an epoch is the same whenever, and on whichever process, the damage is found; so a
+      resumed run sees exactly the clips of a run that was never interrupted.
 
     The file has one JSON object a line (id, path, reason, from_epoch) and only ever grows. Loaders read it before every
     epoch, and processes tell each other what they found; only rank 0 writes. Delete lines to try videos again.

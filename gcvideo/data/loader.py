@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -94,7 +94,6 @@ class Loader(Generic[T]):
         tasks: one an item.
         workers: worker processes; 0 loads in this one.
         pin_memory: items of worker processes come in page-locked memory.
-        pool: worker processes that stay for the next loader; None: own ones, which end with the loop.
     """
 
     dataset: ClipDataset | ViewDataset
@@ -103,25 +102,20 @@ class Loader(Generic[T]):
     tasks: Sequence[Any]
     workers: int
     pin_memory: bool = False
-    pool: WorkerPool[Any, T] | None = None
-    _started: list[Iterator[T]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def start(self) -> Loader[T]:
-        """Have the workers begin now, not when the first item is asked for; they stay in ``pool`` for other loaders."""
-        self.pool = self.pool or self.make_pool()
-        self._started.append(iter(self))
-        return self
-
     def __iter__(self) -> Iterator[T]:
-        if self._started:
-            return self._started.pop()
-        if self.workers == 0:
-            return (self.note(self.load(task, lambda item: None)) for task in self.tasks)
-        results = self.pool.stream(self.tasks) if self.pool else self.make_pool().map(self.tasks)
-        return (self.note(item) for item in results)
+        return self._items(self.make_pool().map)
+
+    def stream(self, pool: WorkerPool[Any, T]) -> Iterator[T]:
+        """The items by workers that stay for the next loader: they begin now, or after those of the one before."""
+        return self._items(pool.stream)
+
+    def _items(self, run: Callable[[Sequence[Any]], Iterator[T]]) -> Iterator[T]:
+        found = run(self.tasks) if self.workers else (self.load(task, lambda item: None) for task in self.tasks)
+        return (self.note(item) for item in found)
 
     def make_pool(self) -> WorkerPool[Any, T]:
         """Worker processes for this loader, and for others with the same ``load``; they start with the first task."""
@@ -148,7 +142,6 @@ def train_loader(
     world_size: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
-    pool: WorkerPool[Any, ClipBatch] | None = None,
     data_of: Callable[[int], DataConfig] | None = None,
 ) -> Loader[ClipBatch]:
     """The micro-batches of one process for one epoch, from a step on.
@@ -171,7 +164,6 @@ def train_loader(
         world_size: number of processes.
         workers: worker processes; 0 decodes in this one, where a crash of the decoder ends the run.
         pin_memory: batches of worker processes come in page-locked memory, which saves ``pin_memory()`` its copy.
-        pool: of the loader of another epoch of the same data set: its worker processes stay.
         data_of: which clips to cut in an epoch, where ``dataset.data`` is not for all.
 
     Every process must call it: they tell each other which videos they could not read.
@@ -206,11 +198,12 @@ def train_loader(
         return ClipBatch(torch.cat(clips), torch.cat(labels), torch.cat(indices), [*itertools.chain(*failures)])
 
     def note(batch: ClipBatch) -> ClipBatch:
-        failures = [dataset.quarantine.add(failure, from_epoch=epoch + 1) for failure in batch.failures]
+        # The next epoch may be read already, by other processes too, so it is read as if nothing had been found.
+        failures = [dataset.quarantine.add(failure, from_epoch=epoch + 2) for failure in batch.failures]
         return batch._replace(failures=failures)
 
     tasks = [(epoch, slots) for slots in share.reshape(-1, videos)[:most].tolist()]
-    return Loader(dataset, load, note, tasks, workers, pin_memory, pool)
+    return Loader(dataset, load, note, tasks, workers, pin_memory)
 
 
 def eval_loader(
@@ -255,7 +248,7 @@ class Prefetcher:
         waited: seconds spent waiting for the loader since the last ``reset``.
     """
 
-    def __init__(self, loader: Loader[ClipBatch], device: torch.device) -> None:
+    def __init__(self, loader: Iterable[ClipBatch], device: torch.device) -> None:
         self.loader, self.device = loader, device
         self.waited = 0.0
         self._batches = self._copy_ahead() if device.type == "cuda" else self._load()

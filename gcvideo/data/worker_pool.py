@@ -21,6 +21,9 @@ import os
 import pickle
 import resource
 import signal
+import time
+import typing
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from multiprocessing import connection, util
@@ -72,13 +75,16 @@ class WorkerPool(Generic[Task, Result]):
     def __post_init__(self) -> None:
         self._held = np.frombuffer(mmap.mmap(-1, 8 * self.workers), dtype=np.int64)  # item in hand, of each worker
         self._running: list[_Worker] = []
-        self._stream: object = None  # the one in progress
-        self._idle_deaths = 0
+        self._todo: deque[Task] = deque()
+        self._sent = self._done = 0  # tasks given to workers, and results given to the caller
+        self._ready: dict[int, Any] = {}  # number of the task -> result
+        self._measured = self._idle_deaths = 0
+        self._busy = 0.0
         # Without a finalizer, workers would outlive a process that exits in the middle of a loop over the results.
         util.Finalize(self, _kill, args=(self._running,), exitpriority=10)
 
     def map(self, tasks: Iterable[Task]) -> Iterator[Result]:
-        """Results of all tasks, which are drawn as workers become free; then the workers end.
+        """Results of all tasks; then the workers end.
 
         Raises:
             Exception: what ``work`` raised for a task, instead of its result.
@@ -90,71 +96,67 @@ class WorkerPool(Generic[Task, Result]):
             self.close()
 
     def stream(self, tasks: Iterable[Task]) -> Iterator[Result]:
-        """As ``map``, but the workers begin at once, and stay for the next stream. A new stream ends the one before.
+        """As ``map``, but the workers begin at once, and stay for the next stream, whose tasks they take after these.
+
+        Streams must be read in the order in which they were made, each to its end.
 
         Args:
             tasks: the workers have the state that they were forked with, when the first tasks of all came.
         """
-        if self._stream is not None:
-            self.close()
-        for number, worker in enumerate(self._running):
-            if self.memory_limit is not None and worker.grown() > self.memory_limit / 2:  # a decoder that leaks
-                worker.close()
-                self._running[number] = self._start(number)
-        self._stream = token = object()
-        todo = enumerate(tasks)
-        return self._results(todo, self._send(todo, self.workers * self.prefetch), token)
+        tasks = list(tasks)
+        self._todo.extend(tasks)
+        self._send()
+        return (self._next() for _ in tasks)
+
+    def rate(self) -> float:
+        """Tasks a second that the workers can do, by the time that they took for those done since the last call."""
+        rate = self.workers * self._measured / self._busy
+        self._measured, self._busy = 0, 0.0
+        return rate
 
     def close(self) -> None:
         """End the workers, with what they have not finished."""
-        self._stream = None
         _kill(self._running)
+        self._todo.clear()
+        self._ready.clear()
+        self._done = self._sent
 
-    def _send(self, todo: Iterator[tuple[int, Task]], most: int) -> int:
-        """Give tasks to the workers with the fewest, new ones where all are busy; returns how many."""
-        tasks = list(itertools.islice(todo, most))
-        for task in tasks:
+    def _send(self) -> None:
+        """Give tasks to the workers with the fewest, new ones where all are busy, so many as may be in flight."""
+        while self._todo and self._sent - self._done < self.workers * self.prefetch:
             worker = min(self._running, key=lambda worker: len(worker.pending), default=None)
             if worker is None or (worker.pending and len(self._running) < self.workers):
                 worker = self._start(len(self._running))
                 self._running.append(worker)
-            worker.send(*task)
-        return len(tasks)
+            worker.send(self._sent, self._todo.popleft())
+            self._sent += 1
 
-    def _results(self, todo: Iterator[tuple[int, Task]], sent: int, token: object) -> Iterator[Result]:
-        ready: dict[int, Any] = {}  # number of the task -> result
-        done = 0
-        try:
-            while done < sent:
-                while not ready or (self.ordered and done not in ready):
-                    ready.update(self._receive())
-                result = ready.pop(done if self.ordered else next(iter(ready)))
-                done += 1
-                sent += self._send(todo, self.workers * self.prefetch - (sent - done))
-                if done == sent:
-                    self._stream = None  # before the caller has taken the last one: he may not ask for more
-                if isinstance(result, Exception):
-                    raise result
-                yield result
-        finally:
-            if self._stream is token:
-                self.close()
+    def _next(self) -> Result:
+        while not self._ready or (self.ordered and self._done not in self._ready):
+            self._receive()
+        result = self._ready.pop(self._done if self.ordered else next(iter(self._ready)))
+        self._done += 1
+        self._send()
+        if isinstance(result, Exception):
+            raise result
+        return typing.cast(Result, result)
 
     def _start(self, number: int) -> _Worker:
         self._held[number] = NOTHING
         return _Worker(self.prefetch, self._run, number)
 
-    def _receive(self) -> dict[int, Any]:
-        """Wait for results, or for the death of a worker; returns results by the number of their task."""
-        results: dict[int, Any] = {}
+    def _receive(self) -> None:
+        """Wait for results, or for the death of a worker."""
+        if not self._running:
+            raise RuntimeError("the workers have ended")
         sources: dict[Any, _Worker] = {worker.connection: worker for worker in self._running}
         for source in connection.wait(list(sources)):
             try:
-                results.update([sources[source].receive(pin_memory=self.pin_memory)])
-                self._idle_deaths = 0
+                number, seconds, self._ready[number] = sources[source].receive(pin_memory=self.pin_memory)
             except (EOFError, OSError):
                 self._replace(sources[source])
-        return results
+            else:
+                self._idle_deaths, self._measured, self._busy = 0, self._measured + 1, self._busy + seconds
 
     def _replace(self, worker: _Worker) -> None:
         """Restart a dead worker, report its item, and resend its tasks."""
@@ -182,8 +184,9 @@ class WorkerPool(Generic[Task, Result]):
         gc.freeze()  # keeps inherited memory shared: the garbage collector would write to all of it
         torch.set_num_threads(1)
         _limit(resource.RLIMIT_CORE, 0)
+        inherited = _address_space()
         if self.memory_limit is not None:
-            _limit(resource.RLIMIT_AS, _address_space() + self.memory_limit)
+            _limit(resource.RLIMIT_AS, inherited + self.memory_limit)
 
         def hold(item: int) -> None:
             self._held[number] = item
@@ -199,14 +202,17 @@ class WorkerPool(Generic[Task, Result]):
             except (EOFError, OSError):
                 os._exit(0)
             hold(NOTHING)  # starts the alarm also for work that holds no item
+            began = time.perf_counter()
             try:
                 packed = _pack(self.work(task, hold), files[slot])
             except Exception as error:
                 packed = _pack(ExceptionWithTraceback(error, error.__traceback__), files[slot])
             hold(NOTHING)
-            message = pickle.dumps((task_number, slot, packed))
+            message = pickle.dumps((task_number, time.perf_counter() - began, slot, packed))
             signal.setitimer(signal.ITIMER_REAL, 0)  # the main process may take its time to receive
             link.send_bytes(message)
+            if self.memory_limit is not None and _address_space() - inherited > self.memory_limit / 2:
+                os._exit(0)  # the decoder leaks: another process takes over before memory is short
 
 
 class _Worker:
@@ -218,29 +224,21 @@ class _Worker:
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=run, args=(number, theirs, self._files), daemon=True)
-        self._size = _address_space()
         self.process.start()
         theirs.close()
-
-    def grown(self) -> int:
-        """Bytes of address space that the worker has taken since it was forked."""
-        try:
-            return _address_space(self.process.pid) - self._size
-        except OSError:  # it has died, which the next receive finds
-            return 0
 
     def send(self, number: int, task: Any) -> None:
         self.pending[number] = task
         with contextlib.suppress(OSError):  # it has just died: the next worker gets what is pending
             self.connection.send((number, task))
 
-    def receive(self, *, pin_memory: bool) -> tuple[int, Any]:
-        number, slot, packed = pickle.loads(self.connection.recv_bytes())
+    def receive(self, *, pin_memory: bool) -> tuple[int, float, Any]:
+        number, seconds, slot, packed = pickle.loads(self.connection.recv_bytes())
         with open(self._files[slot], "rb", closefd=False) as file:
             file.seek(0)
             result = _Unpickler(packed, file, pin_memory).load()
         del self.pending[number]
-        return number, result
+        return number, seconds, result
 
     def close(self) -> None:
         self.connection.close()
@@ -304,9 +302,9 @@ def _cause_of_death(exitcode: int | None, time_limit: float | None) -> str:
     return f"its process ended with exit code {exitcode}"
 
 
-def _address_space(process: int | str | None = "self") -> int:
+def _address_space() -> int:
     """Bytes of address space in use. A limit must lie above what was inherited, which a GPU's driver makes huge."""
-    return int(Path(f"/proc/{process}/statm").read_text().split()[0]) * mmap.PAGESIZE
+    return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
 
 
 def _limit(what: int, amount: int) -> None:

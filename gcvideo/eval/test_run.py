@@ -99,7 +99,7 @@ def _score_records(model: nn.Module, records: RecordTable, config: RunConfig, *,
         dataset,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
-        workers=config.data.workers,
+        workers=config.data.worker_count,
         skip=[video.index for video in finished],
     )
     share = math.ceil((len(records) - len(finished)) / distributed.world_size())

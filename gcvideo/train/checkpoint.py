@@ -27,12 +27,14 @@ The learning rate is a pure function of the step and every random draw one of (s
 so neither a scheduler nor random states have to be saved; bf16 needs no gradient scaler.
 """
 
+import copy
 import io
 import os
 import pickle
 import shutil
 import time
 import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,8 @@ class CheckpointFolder:
         self.last = self.folder / "last.pt"
         self.best = self.folder / "best.pt"
         self._saved = time.monotonic()
+        self._writer, self._written = ThreadPoolExecutor(1), Future[None]()
+        self._written.set_result(None)
 
     def minutes_since_save(self) -> float:
         """Minutes since the last ``save`` of this process, or since the start."""
@@ -104,6 +108,7 @@ class CheckpointFolder:
 
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
         """Write a checkpoint and link ``last.pt`` to it; with ``best`` also ``best.pt``."""
+        self._saved = time.monotonic()
         numbered = self.folder / f"step_{state['step']:08d}.pt"
         save_checkpoint(numbered, state)
         for name in (self.last, self.best) if best else (self.last,):
@@ -116,7 +121,18 @@ class CheckpointFolder:
             old.unlink(missing_ok=True)
         for leftover in self.folder.glob(".*.pt*"):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
-        self._saved = time.monotonic()
+
+    def save_in_thread(self, state: dict[str, Any], *, best: bool = False) -> None:
+        """Copy a state, and ``save`` the copy while the training goes on; an error in that is raised by ``wait``."""
+        self.wait()
+        copied = copy.deepcopy(state)
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()  # the thread reads the copy on another stream
+        self._written = self._writer.submit(self.save, copied, best=best)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on the disk."""
+        self._written.result()
 
     def load_latest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read, with its ``path``; None if there is no checkpoint.

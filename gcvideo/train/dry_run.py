@@ -15,7 +15,7 @@ from gcvideo import device as runtime
 from gcvideo import distributed
 from gcvideo.config import AugmentConfig, RunConfig
 from gcvideo.console import duration, say, table
-from gcvideo.train.logger import bound
+from gcvideo.train.logger import bounds
 from gcvideo.train.schedule import Shape
 from gcvideo.train.trainer import Parts, Trainer
 
@@ -32,8 +32,9 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     the cost is that with the largest that fits. This needs a single process: others would wait.
 
     Returns:
-        "parameters", "device", "memory_bytes", "data_seconds" and "compute_seconds" of a step, "clips_per_second",
-        "steps", "hours", "bound_by", and "largest_batch", clips of all processes at a time.
+        "parameters", "device", "memory_bytes", "data_seconds" (waiting for clips), "reading_seconds" (of the workers
+        together) and "compute_seconds" of a step, "clips_per_second", "steps", "hours", "bound_by", and
+        "largest_batch", clips of all processes at a time.
 
     Raises:
         RuntimeError: memory is full.
@@ -61,35 +62,37 @@ def estimate_cost(config: RunConfig) -> dict[str, Any]:
 
     Every shape of clips gets a few steps, and times are means over the training. The first steps are left out: they
     include the start of workers, allocations, the choice of algorithms and the recording of a CUDA graph. Workers
-    decode ahead, so the time to finish takes the larger of data and compute if there are workers.
+    decode ahead, so the time to finish takes the larger of reading and compute if there are workers.
     """
     trainer = Trainer(config)
     parts = trainer.build()
     schedule, network = parts.schedule, parts.step.network
-    total, workers = schedule.total_steps, config.data.workers
+    total, workers = schedule.total_steps, config.data.worker_count
     steps = Counter[Shape]()
     for epoch, shape in enumerate(schedule.shapes):
         steps[shape] += schedule.steps(epoch)
     times = {shape: _take_steps(trainer, parts, DRY_STEPS, epoch=schedule.shapes.index(shape)) for shape in steps}
     # Means of a step: its clips, and its seconds.
     clips = config.train.batch_size * sum(count * shape.batch for shape, count in steps.items()) / total
-    data, compute = (sum(count * times[shape][i] for shape, count in steps.items()) / total for i in (0, 1))
-    step = max(data, compute) if workers else data + compute
+    data, reading, compute = (sum(count * times[shape][i] for shape, count in steps.items()) / total for i in range(3))
+    step = max(data, reading, compute) if workers else data + compute
     results: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "device": runtime.describe(trainer.device, parts.step.precision),
         "memory_bytes": max(distributed.gather_objects(runtime.memory_peak(trainer.device))),
         "data_seconds": data,
+        "reading_seconds": reading,
         "compute_seconds": compute,
         "clips_per_second": clips / step,
         "steps": total,
         "hours": total * step / 3600,
-        "bound_by": bound(data, compute, workers=workers),
+        "bound_by": "data" if reading > compute else "compute",
     }
     say(f"{results['device']}; {results['parameters']:,} parameters")
     say(f"memory of one process: {results['memory_bytes'] / 2**30:.2f} GiB at its peak")
     mean = ", averaged over all shapes" if len(steps) > 1 else ""
     say(f"a step of {clips:.4g} clips{mean}: {1000 * data:.0f} ms waiting for data, {1000 * compute:.0f} ms computing")
+    say(bounds(clips, reading, compute, data=config.data))
     say(f"{clips / step:.3g} clips/s; {total:,} steps take {duration(total * step)}, validation and saving left out")
     say("dry run: everything fits together; nothing was kept")
     return results
@@ -195,8 +198,8 @@ def overfitting(config: RunConfig, videos: int) -> RunConfig:
     return config
 
 
-def _take_steps(trainer: Trainer, parts: Parts, count: int, *, epoch: int = 0) -> tuple[float, float]:
-    """Take an epoch's first steps as a training would; mean seconds of data and of compute once they are warm."""
+def _take_steps(trainer: Trainer, parts: Parts, count: int, *, epoch: int = 0) -> tuple[float, float, float]:
+    """Take an epoch's first steps as a training would; mean seconds of waits, reading and compute once warm."""
     schedule, step = parts.schedule, parts.step
     step.train_mode(batch_norm_splits=schedule.shapes[epoch].batch)
     count = min(step.warm_up + count, schedule.steps(epoch))
@@ -211,5 +214,5 @@ def _take_steps(trainer: Trainer, parts: Parts, count: int, *, epoch: int = 0) -
             began = time.perf_counter()
     step.meter.read()
     elapsed, waited = time.perf_counter() - began, batches.reset()
-    steps = count - warm_up
-    return waited / steps, max(elapsed - waited, 0.0) / steps
+    waited, computed = waited / (count - warm_up), max(elapsed - waited, 0.0) / (count - warm_up)
+    return waited, trainer.reading_seconds(waited), computed

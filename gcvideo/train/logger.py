@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gcvideo import distributed
+from gcvideo.config import DataConfig
 from gcvideo.console import duration, percent, say, warn
 from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.device import describe, versions
@@ -180,7 +181,7 @@ def training_results(state: TrainState) -> dict[str, Any]:
         "seconds": state.clock.seconds,
         "data_seconds": data,
         "compute_seconds": compute,
-        "bound_by": bound(data, compute, workers=config.data.workers),
+        "bound_by": bound(data, compute, workers=config.data.worker_count),
         "failures": {"count": len(failed), "videos": failed},
         "versions": versions(),
     }
@@ -210,11 +211,33 @@ def summarize(state: TrainState, val_set: ViewDataset | None, results: dict[str,
         )
     say(f"trained in {duration(state.clock.seconds)}; everything is in {config.run_dir}")
     share = results["data_seconds"] / max(results["data_seconds"] + results["compute_seconds"], 1e-9)
-    advice = f"; raise data.workers ({config.data.workers} now) or shrink the videos with gcvideo prepare"
-    bound_by = results["bound_by"]
-    say(f"The run was {bound_by}-bound: it waited for clips in {share:.0%} of its time{advice * (bound_by == 'data')}.")
+    bound_by, fix = results["bound_by"], reading_fix(config.data)
+    say(f"The run was {bound_by}-bound: it waited for clips in {share:.0%} of its time{fix * (bound_by == 'data')}.")
     if not overfit and (verdict := state.details.get("verdict")):
         say(verdict)
+
+
+def bounds(clips: float, reading: float, computing: float, *, data: DataConfig) -> str:
+    """A line on what bounds a training: the clips/s that reading and that computing allow, and the fix.
+
+    Args:
+        clips: of a step, of all processes.
+        reading: seconds that one process's workers take to read its share of them.
+        computing: seconds that a step computes.
+        data: of the run.
+    """
+    bound = "computing is the bound" if reading <= computing else f"reading is the bound{reading_fix(data)}"
+    return (
+        f"reading can deliver {clips / reading:.3g} clips/s (measured here, data.workers={data.worker_count}), "
+        f"computing takes {clips / computing:.3g}: {bound}"
+    )
+
+
+def reading_fix(data: DataConfig) -> str:
+    """What to do where reading is the bound, as the end of a sentence."""
+    cores = distributed.cores()
+    more = f"raise data.workers ({data.worker_count} now, of {cores} cores), " if data.worker_count < cores else ""
+    return f"; {more}shrink the videos with gcvideo prepare transcode, or try another data.backend"
 
 
 def bound(data_seconds: float, compute_seconds: float, *, workers: int) -> str:

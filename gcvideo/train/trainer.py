@@ -14,8 +14,8 @@ from gcvideo import device as runtime
 from gcvideo import distributed
 from gcvideo.config import RunConfig, import_object
 from gcvideo.console import Progress, log_to, say
-from gcvideo.data.dataset import ClipDataset, ViewDataset
-from gcvideo.data.loader import Prefetcher, eval_loader, train_loader
+from gcvideo.data.dataset import ClipBatch, ClipDataset, ViewDataset
+from gcvideo.data.loader import Loader, Prefetcher, eval_loader, train_loader
 from gcvideo.data.splits import load_split, spread
 from gcvideo.errors import ConfigError
 from gcvideo.eval.evaluator import evaluate
@@ -89,6 +89,7 @@ class Trainer:
         self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
         self.agree_late = distributed.LateAgreement()
         self.pool: Any = None  # the worker processes of the loaders of all epochs
+        self.laps = 0  # lines of the log
         self.share: dict[str, Any] = {"rank": distributed.rank(), "world_size": distributed.world_size()}
         runtime.tune(self.device)
 
@@ -109,6 +110,7 @@ class Trainer:
         config = self.config
         with StopSignals() as stop, contextlib.ExitStack() as stack:
             stack.callback(self.folder.leave)
+            stack.callback(self.checkpoints.wait)
             stack.callback(lambda: self.pool.close() if self.pool else None)
             distributed.on_main(lambda: self.folder.open(resume=resume, overwrite=overwrite))
             with log_to(self.folder.log):
@@ -160,9 +162,15 @@ class Trainer:
         guard = NonFiniteGuard(step.meter, records, self.folder.path / "nonfinite.json")
         return Parts(train_set, val_set, schedule, step, state, guard)
 
-    def batches(self, parts: Parts, epoch: int, *, start_step: int = 0, most: int | None = None) -> Prefetcher:
-        """Micro-batches of this process in one epoch, from a step on, on its device; workers begin to read them."""
-        loader = train_loader(
+    def batches(self, parts: Parts, epoch: int, **limits: int) -> Prefetcher:
+        """Micro-batches of ``loader`` on the device; the workers begin to read them after those asked for before."""
+        loader = self.loader(parts, epoch, **limits)
+        self.pool = self.pool or loader.make_pool()
+        return Prefetcher(loader.stream(self.pool), self.device)
+
+    def loader(self, parts: Parts, epoch: int, *, start_step: int = 0, most: int | None = None) -> Loader[ClipBatch]:
+        """Micro-batches of this process in one epoch, from a step on. Every process must call it."""
+        return train_loader(
             parts.train_set,
             batch_size=self.micro_batch * parts.schedule.shapes[epoch].batch,
             accumulate=self.config.train.accumulate,
@@ -171,13 +179,14 @@ class Trainer:
             start_step=start_step,
             most=most,
             pin_memory=self.device.type == "cuda",
-            workers=self.config.data.workers,
-            pool=self.pool,
+            workers=self.config.data.worker_count,
             data_of=parts.schedule.data if self.dataset is None else None,
             **self.share,
-        ).start()
-        self.pool = loader.pool
-        return Prefetcher(loader, self.device)
+        )
+
+    def reading_seconds(self, waited: float) -> float:
+        """Seconds that reading takes for a step, as the workers have measured; without them it is what a step waits."""
+        return self.config.train.accumulate / self.pool.rate() if self.config.data.worker_count else waited
 
     def _train(self, parts: Parts, stop: StopSignals, logger: MetricsLogger) -> None:
         """Train every step of every epoch that is left."""
@@ -190,6 +199,8 @@ class Trainer:
             epoch, steps = position.epoch, schedule.steps(position.epoch)
             step.train_mode(epoch=epoch, batch_norm_splits=schedule.shapes[epoch].batch)
             batches = ahead or self.batches(parts, epoch, start_step=position.epoch_step)
+            # Read during the last steps of this one and during validation.
+            ahead = self.batches(parts, epoch + 1) if epoch + 1 < schedule.epochs else None
             clips = config.train.batch_size * schedule.shapes[epoch].batch
             title, total, start = f"epoch {epoch + 1}/{schedule.epochs}", steps * clips, position.epoch_step * clips
             state.clock.start_lap()
@@ -212,10 +223,10 @@ class Trainer:
             if val_set is not None:
                 self._save(parts)  # validation can take long: a run that is stopped in it resumes from here
                 self._measure_batch_norms(parts)
-            ahead = self.batches(parts, epoch + 1) if epoch + 1 < schedule.epochs else None  # read in the meantime
             improved = val_set is not None and self._validate(parts, val_set, stop, logger)
             position.next_epoch()
             self._save(parts, best=improved)
+        self.checkpoints.wait()
 
     def _log(self, parts: Parts, batches: Prefetcher, logger: MetricsLogger, progress: Progress, lr: float) -> None:
         """Log the means of the last steps: the only place in an epoch where the host waits for the device."""
@@ -223,6 +234,9 @@ class Trainer:
         parts.guard.check_losses()
         steps, clips = means.pop("steps"), means.pop("clips")
         data, compute = (seconds / steps for seconds in state.clock.lap(batches.reset()))
+        self.laps += 1
+        if self.laps == 2:  # the first one warms up
+            say(log.bounds(clips / steps, self.reading_seconds(data), compute, data=self.config.data))
         if not self.config.optim.clip_grad_norm:
             del means["grad_norm"]
         progress.advance(0, loss=means["loss"], lr=lr, data=f"{1000 * data:.0f} ms", compute=f"{1000 * compute:.0f} ms")
@@ -243,7 +257,7 @@ class Trainer:
         began, state, network = time.monotonic(), parts.state, parts.step.tested_network
         distributed.broadcast_tensors(list(network.buffers()))
         with Progress("validate", total=len(val_set), unit="videos") as progress:
-            loader = eval_loader(val_set, workers=self.config.data.workers, **self.share)
+            loader = eval_loader(val_set, workers=self.config.data.worker_count, **self.share)
             predictions = evaluate(
                 network,
                 stop.unless_received(loader),
@@ -270,7 +284,9 @@ class Trainer:
         """Precise batch norm over the first batches of the epoch just trained."""
         step, epoch = parts.step, parts.state.position.epoch
         if count := min(self.config.train.precise_bn, parts.schedule.steps(epoch) * self.config.train.accumulate):
-            clips = (step.prepare(batch.clips) for batch in self.batches(parts, epoch, most=count))
+            # By workers of its own: the others have begun with the next epoch.
+            batches = Prefetcher(iter(self.loader(parts, epoch, most=count)), self.device)
+            clips = (step.prepare(batch.clips) for batch in batches)
             with step.autocast():
                 measure_batch_norms(step.tested_network, clips, count)
 
@@ -281,7 +297,7 @@ class Trainer:
         parts.guard.check_weights(parts.step.network, parts.step.tested_network, step=parts.state.position.step)
         checkpoint = parts.state.state_dict()
         if distributed.is_main():
-            self.checkpoints.save(checkpoint, best=best)
+            self.checkpoints.save_in_thread(checkpoint, best=best)
 
     def _save_or_stop(self, parts: Parts, stop: StopSignals, *, step: int = 0) -> None:
         """Save if it is time, save and stop if a signal came: all processes alike, a step late so that none waits."""
@@ -293,5 +309,5 @@ class Trainer:
             with parts.state.clock.paused():
                 self._save(parts)
         if order == STOP:
-            distributed.barrier()  # the first process to end can end all, and rank 0 may still be writing
+            distributed.on_main(self.checkpoints.wait)  # the first process to end can end all
             raise Stopped(stop.received or "a signal to another process")

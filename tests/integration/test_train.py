@@ -26,7 +26,6 @@ from gcvideo.data.dataset import ClipBatch, ClipDataset
 from gcvideo.data.loader import epoch_order, eval_loader, train_loader
 from gcvideo.data.splits import load_split
 from gcvideo.errors import ConfigError
-from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.metrics import TrainMeter
 from gcvideo.eval.predictions import Predictions
 from gcvideo.models.resnet3d import build_model
@@ -166,7 +165,7 @@ def test_clips_come_in_the_order_of_the_seed_from_as_many_workers_as_asked(place
     config = train_config(place, "order", seed=3, data={"workers": 2, "crop": 64, "short_side": [64, 72]}, train=train)
     trainer = Trainer(config)
     parts = trainer.build()
-    loader = trainer.batches(parts, 0).loader
+    loader = trainer.loader(parts, 0)
     assert loader.workers == 2
     assert isinstance(loader.dataset, ClipDataset)
     assert loader.dataset.seed == 3
@@ -426,28 +425,29 @@ def test_every_recipe_at_once(place: Path) -> None:
     assert 0 <= details["calibration"]["expected_calibration_error"] <= 1
 
 
-def test_the_next_epoch_is_read_during_validation_by_the_same_workers(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_next_epoch_is_read_during_the_last_step_of_this_one_by_the_same_workers(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     readers = np.frombuffer(mmap.mmap(-1, 16), dtype=np.int64)  # the last process that read in epoch 0, and in 1
-    sample = ClipDataset.sample
+    sample, step = ClipDataset.sample, TrainStep.step
 
     def note(self: ClipDataset, epoch: int, slot: int, *hold: Any) -> ClipBatch:
         readers[epoch] = os.getpid()
         return sample(self, epoch, slot, *hold)
 
-    def wait_for_readers(*arguments: Any, **options: Any) -> Predictions:
+    def wait_for_readers(*arguments: Any, number: int, **options: Any) -> list[ClipBatch]:
         end = time.monotonic() + 60
-        while not readers[1] and time.monotonic() < end:
+        while number == 1 and not readers[1] and time.monotonic() < end:
             time.sleep(0.001)
-        assert readers[1]
-        return evaluate(*arguments, **options)
+        assert number < 1 or readers[1]
+        return step(*arguments, number=number, **options)
 
     monkeypatch.setattr(ClipDataset, "sample", note)
-    monkeypatch.setattr("gcvideo.train.trainer.evaluate", wait_for_readers)
-    config = train_config(place, "ahead", data={"workers": 1}, train={"epochs": 2, "val_every": 1})
+    monkeypatch.setattr(TrainStep, "step", wait_for_readers)
+    config = train_config(place, "ahead", data={"workers": 1}, train={"epochs": 2, "val_every": 0})
     Trainer(config).fit()
     assert readers[0] == readers[1] != os.getpid()
+    assert "reading can deliver" in capsys.readouterr().out
 
 
 def test_a_dry_run_says_what_a_training_would_cost_and_leaves_nothing(
@@ -460,7 +460,8 @@ def test_a_dry_run_says_what_a_training_would_cost_and_leaves_nothing(
     assert results["steps"] == 6
     assert results["parameters"] == sum(p.numel() for p in build_model(config.model).parameters())
     assert results["hours"] * 3600 == pytest.approx(6 * 4 / results["clips_per_second"])
-    assert "steps take" in capsys.readouterr().out
+    assert results["bound_by"] == ("data" if results["reading_seconds"] > results["compute_seconds"] else "compute")
+    assert re.search(r"reading can deliver .* clips/s .*computing takes .*\n.* steps take", capsys.readouterr().out)
 
 
 def test_a_dry_run_finds_the_largest_batch_that_fits(

@@ -238,3 +238,13 @@ def test_a_saved_config_reads_back_the_same(tmp_path):
     save_config(config, tmp_path / "config.yaml")
     assert config_to_dict(load_config(tmp_path / "config.yaml")) == config_to_dict(config)
     assert config_to_dict(config_from_dict(config_to_dict(config), where="checkpoint")) == config_to_dict(config)
+
+
+def test_workers_are_a_number_or_one_a_core(monkeypatch):
+    recipe = "kinetics400/slow_r50_8x8.yaml"
+    monkeypatch.setattr("gcvideo.distributed.cores", lambda: 6)
+    assert load_config(recipe).data.workers == "auto"
+    assert [load_config(recipe, [f"data.workers={n}"]).data.worker_count for n in ("auto", 3, 0)] == [6, 3, 0]
+    for wrong in ("many", "-1", "1.5"):
+        with pytest.raises(ConfigError, match=r"data\.workers: "):
+            load_config(recipe, [f"data.workers={wrong}"])

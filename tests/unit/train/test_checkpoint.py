@@ -101,6 +101,14 @@ def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert load_checkpoint(folder.last)["step"] == 4
 
 
+def test_a_training_goes_on_while_its_copy_is_written(tmp_path: Path) -> None:
+    folder, trained = CheckpointFolder(tmp_path), state()
+    folder.save_in_thread(trained)
+    trained["model"]["weight"].zero_()
+    folder.wait()
+    assert torch.equal(load_checkpoint(folder.last)["model"]["weight"], torch.ones(100))
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("step_*"))
 
@@ -198,7 +206,8 @@ def fill_the_disk(place: Path) -> None:
     folder.save({"model": {"weight": torch.ones(10)}, "step": 1})
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     try:
-        folder.save({"model": {"weight": torch.ones(1_000_000)}, "step": 2})
+        folder.save_in_thread({"model": {"weight": torch.ones(1_000_000)}, "step": 2})
+        folder.wait()
     except OSError as error:
         print(error)
 

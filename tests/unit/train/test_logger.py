@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from gcvideo.config import DataConfig
 from gcvideo.errors import ConfigError
-from gcvideo.train.logger import MetricsLogger, read_metrics
+from gcvideo.train.logger import MetricsLogger, bounds, read_metrics
 
 
 def test_figures_are_lines_of_strict_json(tmp_path: Path) -> None:
@@ -85,3 +86,14 @@ def test_weights_and_biases_without_the_package_is_one_line(tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="pip install"):
         MetricsLogger(tmp_path, wandb="kinetics")
+
+
+def test_what_bounds_a_training_is_said_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gcvideo.distributed.cores", lambda: 4)
+    line = bounds(8, 2.0, 0.5, data=DataConfig(workers=2))
+    assert line.startswith(
+        "reading can deliver 4 clips/s (measured here, data.workers=2), computing takes 16: reading is"
+    )
+    assert "raise data.workers (2 now, of 4 cores), shrink the videos with gcvideo prepare transcode" in line
+    assert "raise" not in bounds(8, 2.0, 0.5, data=DataConfig())  # auto: one a core
+    assert bounds(8, 0.5, 2.0, data=DataConfig(workers=2)).endswith("computing is the bound")
