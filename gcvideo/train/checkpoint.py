@@ -123,7 +123,7 @@ class CheckpointFolder:
             leftover.unlink(missing_ok=True)
 
     def save_in_thread(self, state: dict[str, Any], *, best: bool = False) -> None:
-        """Copy a state, and ``save`` the copy while the training goes on; an error in that is raised by ``wait``."""
+        """Copy a state, and ``save`` the copy while the training continues; an error in that is raised by ``wait``."""
         self.wait()
         copied = copy.deepcopy(state)
         if torch.accelerator.is_available():
