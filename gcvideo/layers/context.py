@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from gcvideo.device import casts_inside
 from gcvideo.layers.trace import BlockTrace, TracedBlock, check_choice
 
 # The transformed terms of each fusion, in the order in which they are fused.
@@ -152,7 +153,7 @@ def fuse(x_NCTHW: Tensor, scale: Tensor | None = None, add: Tensor | None = None
     """Fusion of terms (N, C) with every position: x * sigmoid(scale) + add; the original code scales before it adds."""
     if scale is not None:
         x_NCTHW = x_NCTHW * _per_channel(scale.sigmoid().to(x_NCTHW.dtype))
-    if add is not None and x_NCTHW.is_cuda and add.dtype != x_NCTHW.dtype and not torch.compiler.is_compiling():
+    if add is not None and casts_inside(x_NCTHW) and add.dtype != x_NCTHW.dtype and not torch.compiler.is_compiling():
         return _MixedAdd.apply(x_NCTHW, add)
     return x_NCTHW if add is None else x_NCTHW + _per_channel(add.to(x_NCTHW.dtype))
 
@@ -259,11 +260,15 @@ class _AttentionPool(torch.autograd.Function):
         z_NCTHW, w_1C, a_NP = ctx.saved_tensors  # type: ignore[attr-defined]
         grad_NC = grad_NC.to(z_NCTHW.dtype)
         s_NP = _dot(z_NCTHW, grad_NC)
-        if z_NCTHW.is_cuda:  # the gradient of the softmax
+        if casts_inside(z_NCTHW):  # the gradient of the softmax
             d_NP = torch._softmax_backward_data(s_NP, a_NP, 1, a_NP.dtype)
         else:
             d_NP = a_NP * (s_NP - (a_NP * s_NP).sum(1, keepdim=True))
-        grad_weight_1C = _weighted_sum(z_NCTHW, d_NP, ctx.dtype).sum(0, keepdim=True)  # type: ignore[attr-defined]
+        if casts_inside(z_NCTHW) and _is_channels_last(z_NCTHW):  # as one long clip, which saves the sum over clips
+            z_NCTHW, d_1P = z_NCTHW.transpose(0, 1).flatten(1, 2).unsqueeze(0), d_NP.view(1, -1)
+            grad_weight_1C = _weighted_sum(z_NCTHW, d_1P, ctx.dtype)  # type: ignore[attr-defined]
+        else:
+            grad_weight_1C = _weighted_sum(z_NCTHW, d_NP, ctx.dtype).sum(0, keepdim=True)  # type: ignore[attr-defined]
         dtype, grid = grad_x_NCTHW.dtype, (1, *grad_x_NCTHW.shape[2:])
         a_N1THW, d_N1THW = a_NP.to(dtype).unflatten(1, grid), d_NP.to(dtype).unflatten(1, grid)
         grad_x_NCTHW = torch.addcmul(grad_x_NCTHW, a_N1THW, _per_channel(grad_NC.to(dtype)))
@@ -287,7 +292,7 @@ def _dot(x_NCTHW: Tensor, vector: Tensor) -> Tensor:
 def _weighted_sum(x_NCTHW: Tensor, weights_NP: Tensor, dtype: torch.dtype) -> Tensor:
     """Sum (N, C) over the positions, each times its weight; in ``dtype``."""
     x_NCP, weights_N1P = x_NCTHW.flatten(2), weights_NP.unsqueeze(1)
-    if x_NCTHW.is_cuda and dtype != x_NCTHW.dtype:  # which a GPU has in its accumulators
+    if casts_inside(x_NCTHW) and dtype != x_NCTHW.dtype:  # it has it in its accumulators
         return torch.bmm(weights_N1P, x_NCP.transpose(1, 2), out_dtype=dtype).squeeze(1)
     if not _is_channels_last(x_NCTHW):
         return _dot_rows(x_NCP, weights_NP).to(dtype)
