@@ -4,7 +4,6 @@ import copy
 import ctypes
 import os
 import platform
-import re
 from contextlib import suppress
 from glob import glob
 from importlib import metadata
@@ -28,20 +27,21 @@ OUT_OF_MEMORY = (
 
 
 def pick_device(setting: str = "auto") -> torch.device:
-    """The device of this process: "cpu", its own GPU for "cuda", the GPU if there is one for "auto".
+    """The device of this process: "cpu", its own GPU for "cuda", Apple's for "mps"; for "auto" the GPU if there is one.
 
     Raises:
         ConfigError: there is no such device, a GPU that torch cannot use, or there are more processes than devices.
     """
-    if setting == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        if problem := gpu_problem():
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind = next((kind for kind, found in usable.items() if found and setting in ("auto", kind)), "cpu")
+    if kind == "cpu" and setting != "cpu":
+        if setting != "mps" and (problem := gpu_problem()):
             raise ConfigError(f"device: {setting!r}: {problem}, or set device=cpu")
-        if setting == "auto":
-            return torch.device("cpu")
-        raise ConfigError("device: 'cuda' was asked for, but torch finds no GPU; set device=cpu or device=auto")
-    index, count = distributed.local_rank(), torch.cuda.device_count()
+        if setting != "auto":
+            raise ConfigError(f"device: {setting!r}: torch finds no GPU of this kind; set device=cpu or device=auto")
+    if kind == "cpu":
+        return torch.device("cpu")
+    index, count = distributed.local_rank(), torch.cuda.device_count() if kind == "cuda" else 1
     if "LOCAL_RANK" not in os.environ:  # tasks of srun, which sees to it that each finds a GPU, or lets them share
         index %= count
     if index >= count:
@@ -49,8 +49,19 @@ def pick_device(setting: str = "auto") -> torch.device:
             f"process {index} on this machine has no GPU of its own ({count} found); "
             "start fewer processes or set device=cpu"
         )
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
+    if kind == "cuda":
+        torch.cuda.set_device(index)
+    return torch.device(kind, index)
+
+
+def has_streams(device: torch.device) -> bool:
+    """Whether copies from page-locked memory run beside the work of a device, each in a stream of its own."""
+    return device.type == "cuda"
+
+
+def casts_inside(x: torch.Tensor) -> bool:
+    """Whether kernels of a tensor's device take and give several dtypes at once, which saves casts."""
+    return x.is_cuda
 
 
 def gpu_problem() -> str | None:
@@ -65,17 +76,9 @@ def gpu_problem() -> str | None:
     except RuntimeError as error:
         reason = str(error).partition(". ")[0]
     return (
-        f"torch cannot use the GPU of this machine ({reason}): its driver is {driver() or 'not loaded'}, and torch "
-        f"{torch.__version__} was built for CUDA {torch.version.cuda}; update the driver or install a torch for it"
+        f"torch cannot use the GPU of this machine ({reason}); torch {torch.__version__} was built for CUDA "
+        f"{torch.version.cuda}; update the driver or install a torch for it"
     )
-
-
-def driver() -> str | None:
-    """Version of the NVIDIA driver, None where none is loaded."""
-    with suppress(OSError):
-        found = re.search(r"\d+\.[\d.]+", Path("/proc/driver/nvidia/version").read_text())
-        return found and found[0]
-    return None
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -151,8 +154,8 @@ def bf16_is_faster(device: torch.device) -> bool:
     The same instructions are no gain on Intel's: on a Xeon without AMX a product ran at 75 GFLOP/s in bf16 and at 145
     in float32, and a step took 1.2 times as long.
     """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     info = cpu_info()
     flags = info["flags"].split()
     return "amx_bf16" in flags or ("avx512_bf16" in flags and info.get("vendor_id") == "AuthenticAMD")
@@ -168,20 +171,22 @@ def cpu_info() -> dict[str, str]:
     return {"flags": "", **{key.strip(): value.strip() for key, _, value in pairs}}
 
 
-def pick_memory_format(setting: bool | None, precision: str, *, onednn: bool) -> torch.memory_format:
-    """Memory format of (N, C, T, H, W) tensors in training.
+def pick_memory_format(setting: bool | None, precision: str, device: torch.device) -> torch.memory_format:
+    """Memory format of (N, C, T, H, W) tensors.
 
     By default ``channels_last_3d`` for bf16, where contiguous tensors spend most of the time in copies between
     layouts, and for fp32 where oneDNN computes: there a step took 0.88 times as long as with contiguous tensors in
-    oneDNN, and 0.85 times as long as with those in ATen's own convolutions. Contiguous otherwise.
+    oneDNN, and 0.85 times as long as with those in ATen's own convolutions. Contiguous otherwise, and on Apple's GPUs.
 
     Args:
         setting: ``train.channels_last``; None chooses.
         precision: "fp32" or "bf16".
-        onednn: whether oneDNN computes all convolutions: on a CPU, once ``reach_onednn`` has been called.
+        device: on a CPU, oneDNN computes all convolutions once ``reach_onednn`` has been called.
     """
-    channels_last = precision == "bf16" or onednn if setting is None else setting
-    return torch.channels_last_3d if channels_last else torch.contiguous_format
+    if setting is None:
+        onednn = device.type == "cpu" and torch.backends.mkldnn.is_available()
+        setting = onednn or (precision == "bf16" and device.type != "mps")
+    return torch.channels_last_3d if setting else torch.contiguous_format
 
 
 def reach_onednn(network: nn.Module) -> None:
@@ -192,7 +197,7 @@ def reach_onednn(network: nn.Module) -> None:
     where it changes nothing because the kernel has size 1 there. With it, a float32 training step of Slow-R50 took
     0.75 times as long as pytorchvideo's (EPYC, Zen 4).
     """
-    if torch.get_num_threads() > 1:
+    if torch.get_num_threads() > 1 or not torch.backends.mkldnn.is_available():
         return
     for module in network.modules():
         if isinstance(module, nn.Conv3d) and module.kernel_size[1:] == (1, 1) and module.stride == (1, 1, 1):
@@ -268,17 +273,17 @@ def versions() -> dict[str, str]:
 
 def describe(device: torch.device, precision: str) -> str:
     """One line on the machine, for the log."""
-    cuda = device.type == "cuda"
     threads = torch.get_num_threads()
-    name = torch.cuda.get_device_name(device) if cuda else f"CPU, {threads} thread{'s' * (threads > 1)}"
+    name = f"CPU, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else "GPU of Apple"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else name
     processes = distributed.world_size()
     return f"{name}{f' x {processes} processes' if processes > 1 else ''}, {precision}"
 
 
 def memory_peak(device: torch.device) -> int:
-    """Largest amount of memory in use so far, in bytes: of the GPU, or of this process on a CPU."""
+    """Largest amount of memory in use so far, in bytes: of an NVIDIA GPU, elsewhere of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)

@@ -31,7 +31,6 @@ def describe_machine() -> dict[str, str | int]:
     from gcvideo import device as runtime
     from gcvideo.video.reader import why_missing
 
-    cuda, gpus = torch.cuda, range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     decord = [] if why_missing("decord") else [file.name for file in metadata.files("decord") or ()]
     shm, gib = shutil.disk_usage("/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"), 2**30
     memory, quota = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
@@ -41,9 +40,7 @@ def describe_machine() -> dict[str, str | int]:
         "decoder pyav": f"FFmpeg {av.ffmpeg_version_info}",
         "decoder decord": why_missing("decord") or " ".join(name for name in decord if name.startswith("libavcodec")),
         "decoder torchcodec": why_missing("torchcodec") or "FFmpeg of this machine",
-        "device auto": runtime.gpu_problem() or ("cuda" if gpus else "cpu"),
-        "driver": str(runtime.driver()),
-        **{f"GPU {n}": f"{cuda.get_device_name(n)}, {cuda.mem_get_info(n)[1] / gib:.1f} GiB" for n in gpus},
+        "device auto": runtime.gpu_problem() or runtime.pick_device().type,
         "cores of the machine": os.cpu_count() or 0,
         "cores for this process": distributed.cores(),
         "threads of torch": torch.get_num_threads(),

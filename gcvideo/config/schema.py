@@ -28,7 +28,7 @@ class RunConfig:
         name: name of the run. Default: that of the config file.
         output: folder of runs; the run folder is ``output``/``name``.
         seed: seed of all random numbers, 0 or more.
-        device: auto (CUDA if there is a GPU), cpu or cuda.
+        device: auto (the GPU if there is one), cpu, cuda (NVIDIA's GPUs) or mps (Apple's).
         model: network: an inflated 3D ResNet, or an own backbone.
         data: videos, clip sampling, crops and decoding.
         test: multi-view test: ``clips`` x ``crops`` views of each video.
@@ -39,7 +39,7 @@ class RunConfig:
     name: str = MISSING
     output: str = "runs"
     seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     test: TestConfig = field(default_factory=TestConfig)

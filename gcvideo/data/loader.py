@@ -23,6 +23,7 @@ from gcvideo.config import DataConfig
 from gcvideo.data.bad_videos import NEVER
 from gcvideo.data.dataset import ClipBatch, ClipDataset, VideoViews, ViewDataset
 from gcvideo.data.worker_pool import Hold, WorkerPool
+from gcvideo.device import has_streams
 from gcvideo.errors import ConfigError
 
 T = TypeVar("T")
@@ -251,7 +252,7 @@ class Prefetcher:
     def __init__(self, loader: Iterable[ClipBatch], device: torch.device) -> None:
         self.loader, self.device = loader, device
         self.waited = 0.0
-        self._batches = self._copy_ahead() if device.type == "cuda" else self._load()
+        self._batches = self._copy_ahead() if has_streams(device) else self._load()
 
     def __iter__(self) -> Iterator[ClipBatch]:
         return self
@@ -269,16 +270,16 @@ class Prefetcher:
         began = time.perf_counter()
         for batch in self.loader:
             self.waited += time.perf_counter() - began
-            yield batch
+            yield batch._replace(clips=batch.clips.to(self.device), labels=batch.labels.to(self.device))
             began = time.perf_counter()
 
     def _copy_ahead(self) -> Iterator[ClipBatch]:
-        computing = torch.cuda.current_stream(self.device)
+        computing = torch.accelerator.current_stream(self.device)
         began, source = time.perf_counter(), iter(self.loader)
         copies, left = queue.Queue[Any](maxsize=2), threading.Event()
         batches = itertools.chain([next(source, None)], source)  # begun in this thread, because it forks the workers
         threading.Thread(target=_copy, args=(batches, self.device, copies, left), daemon=True).start()
-        done: deque[torch.cuda.Event] = deque()
+        done: deque[torch.Event] = deque()
         try:
             while (found := copies.get()) is not None:
                 self.waited += time.perf_counter() - began
@@ -310,14 +311,14 @@ def _copy(
         copies: the queue; it holds two, so that no end waits for a reader that has left.
         left: whether the reader has.
     """
-    torch.cuda.set_device(device)  # a new thread begins with the first one
-    stream = torch.cuda.Stream(device)
+    torch.accelerator.set_device_index(device)  # a new thread begins with the first one
+    stream = torch.Stream(device)
     try:
         for batch in batches:
             if batch is None or left.is_set():
                 break
             pinned = batch.pin_memory()  # costs nothing where the loader did it
-            with torch.cuda.stream(stream):
+            with stream:
                 clips, labels = (tensor.to(device, non_blocking=True) for tensor in (pinned.clips, pinned.labels))
                 copies.put((pinned._replace(clips=clips, labels=labels), stream.record_event()))
         copies.put(None)

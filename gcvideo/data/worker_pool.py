@@ -21,6 +21,7 @@ import os
 import pickle
 import resource
 import signal
+import tempfile
 import time
 import typing
 from collections import deque
@@ -220,7 +221,7 @@ class _Worker:
 
     def __init__(self, prefetch: int, run: Callable[..., None], number: int) -> None:
         self.pending: dict[int, Any] = {}  # number of the task -> task, in the order sent
-        self._files = [os.memfd_create("gcvideo-batch") for _ in range(prefetch)]
+        self._files = [_memory_file() for _ in range(prefetch)]
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=run, args=(number, theirs, self._files), daemon=True)
@@ -276,6 +277,14 @@ class _Unpickler(pickle.Unpickler):
         return tensor
 
 
+def _memory_file() -> int:
+    """Descriptor of a file in memory; where the system has none, as macOS, of one without a name."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("gcvideo-batch")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 def _bytes(tensor: Tensor) -> memoryview:
     return tensor.numpy().reshape(-1).view(np.uint8).data
 
@@ -304,6 +313,8 @@ def _cause_of_death(exitcode: int | None, time_limit: float | None) -> str:
 
 def _address_space() -> int:
     """Bytes of address space in use. A limit must lie above what was inherited, which a GPU's driver makes huge."""
+    if not os.path.exists("/proc"):  # macOS, which keeps no such limit
+        return 0
     return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
 
 

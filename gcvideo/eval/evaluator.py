@@ -12,6 +12,7 @@ from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import VideoViews, make_views
+from gcvideo.device import has_streams
 from gcvideo.eval.metrics import label_ranks, sigmoid, softmax
 from gcvideo.eval.predictions import Predictions, VideoScores
 
@@ -136,7 +137,7 @@ def view_batches(
         if views.failure is not None:
             owners.append(video)
             continue
-        on_device = views._replace(frames=views.frames.to(device, non_blocking=True))
+        on_device = views._replace(frames=views.frames.to(device, non_blocking=has_streams(device)))
         for view in make_views(on_device):  # (C, T, h, w)
             if batch and view.shape != batch[0].shape:
                 yield torch.stack(batch), owners

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from gcvideo.device import reach_onednn
+from gcvideo.device import pick_memory_format, reach_onednn
 
 
 def optimize_for_inference(model: nn.Module, *, precision: str = "fp32", compile: bool = False) -> nn.Module:
@@ -25,13 +25,13 @@ def optimize_for_inference(model: nn.Module, *, precision: str = "fp32", compile
         precision: ``fp32`` or ``bf16``.
     """
     model = fold_batch_norms(copy.deepcopy(model).eval())
-    on_cpu = next(model.parameters()).device.type == "cpu"
+    device = next(model.parameters()).device
     if precision == "bf16":
         to_half(model, torch.bfloat16)
     for module in model.modules():  # outputs follow the layout of the convolutions' weights
         if isinstance(module, nn.Conv3d):
-            module.to(memory_format=torch.channels_last_3d)
-    if on_cpu and not compile:
+            module.to(memory_format=pick_memory_format(None, precision, device))
+    if device.type == "cpu" and not compile:
         reach_onednn(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)

@@ -87,7 +87,7 @@ def load_trained(
             published network, or ``hf:org/name``.
         overrides: changes to the stored config, as ``key=value``. The first may be a config file instead: its data and
             views replace the stored ones.
-        device: ``auto``, ``cpu``, ``cuda`` or a device; by default the one that the config names.
+        device: ``auto``, ``cpu``, ``cuda``, ``mps`` or a device; by default the one that the config names.
         engine: what runs an exported ONNX file, ``onnxruntime`` or ``openvino``; None refuses exported files, for
             callers that look inside the network.
 

@@ -106,11 +106,11 @@ def plan_training(plan: Plan, videos: Videos) -> None:
     if sided := [name for name in videos.classes if SIDES.search(name.lower())]:
         plan.choose(f"mirrored, a video of {sided[0]!r} would show another class", {"data.flip": 0.0})
     cores, device = distributed.cores(), runtime.pick_device(plan.config.device)
-    cuda = device.type == "cuda"
-    batch = 8 if total < 64 else 32 if cuda and total > 1000 else 16
+    gpu = device.type != "cpu"
+    batch = 8 if total < 64 else 32 if gpu and total > 1000 else 16
     plan.choose(f"{total} training videos", {"train.batch_size": batch})
-    workers = min(16, max(1, cores - 1)) if cuda else min(8, max(1, cores // 2))
-    plan.choose(f"{cores} cores{', which also compute' * (not cuda)}", {"data.workers": workers})
+    workers = min(16, max(1, cores - 1)) if gpu else min(8, max(1, cores // 2))
+    plan.choose(f"{cores} cores{', which also compute' * (not gpu)}", {"data.workers": workers})
     say(f"  {runtime.describe(device, runtime.pick_precision(plan.config.train.precision, device))}")
 
 

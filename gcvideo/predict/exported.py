@@ -129,7 +129,7 @@ def _open_onnxruntime(content: bytes, device: torch.device) -> tuple[Run, str | 
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
     providers: list[Any] = ["CPUExecutionProvider"]
-    if device.type == "cuda":
+    if device.type != "cpu":
         if not _onnxruntime_has_gpu("onnxruntime"):
             raise ConfigError("onnxruntime has no GPU here: pip install onnxruntime-gpu, or run on the CPU")
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(device.index or 0), "use_tf32": "0"}))
@@ -144,8 +144,8 @@ def _open_onnxruntime(content: bytes, device: torch.device) -> tuple[Run, str | 
 def _open_openvino(content: bytes, device: torch.device) -> tuple[Run, str | None]:
     import openvino
 
-    if device.type == "cuda":
-        raise ConfigError("OpenVINO does not run on CUDA: give --device cpu")
+    if device.type != "cpu":
+        raise ConfigError("OpenVINO does not run on this GPU: give --device cpu")
     model = openvino.Core().read_model(content)
     # Else it would compute in bfloat16 where that is faster.
     options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}

@@ -329,7 +329,7 @@ def load(
     Args:
         checkpoint: a gcvideo checkpoint, the folder of a run, a file of ``gcvideo export`` (``.onnx`` or ``.pt2``), the
             folder of a published network, or ``hf:org/name`` (or ``hf:org/name@revision``) on the Hugging Face Hub.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``auto``, ``fp32`` or ``bf16``.
         compile: compile the network: a slow start, then faster.
         engine: what runs an ONNX file: ``onnxruntime``, or ``openvino`` (CPU; ``pip install 'gcvideo[openvino]'``).

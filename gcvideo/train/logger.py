@@ -31,6 +31,7 @@ from gcvideo.errors import ConfigError
 from gcvideo.eval.predictions import Predictions
 from gcvideo.files import write_atomically
 from gcvideo.train.state import TrainState
+from gcvideo.video.reader import why_missing
 
 # With worker processes that decode ahead, a wait of more than this share of the time means that they are too slow.
 DATA_BOUND_SHARE = 0.1
@@ -151,8 +152,10 @@ def announce(state: TrainState, train_set: ClipDataset, val_set: ViewDataset | N
     parameters = sum(parameter.numel() for parameter in state.step.network.parameters())
     say(f"run folder {config.run_dir}")
     say(f"{describe(state.step.device, state.step.precision)}; {parameters:,} parameters")
-    if state.step.eager_because and state.step.device.type == "cuda":
+    if state.step.eager_because and state.step.device.type != "cpu":
         say(f"steps run without a CUDA graph: {state.step.eager_because}")
+    if config.data.backend == "auto" and (missing := why_missing("decord")):
+        say(f"PyAV reads all videos: {missing.partition(';')[0]}")
     say(
         f"{len(train_set):,} training videos, {len(val_set) if val_set else 0:,} for validation; "
         f"{config.train.epochs:g} epochs, {state.schedule.total_steps:,} steps of {config.train.batch_size} clips "

@@ -70,15 +70,14 @@ class TrainStep:
         self.precision = runtime.pick_training_precision(
             config.train.precision, device, network, frames=frames, crop=crop
         )
-        onednn = device.type == "cpu" and torch.backends.mkldnn.is_available()
-        self.memory_format = runtime.pick_memory_format(config.train.channels_last, self.precision, onednn=onednn)
+        self.memory_format = runtime.pick_memory_format(config.train.channels_last, self.precision, device)
         if config.model.weights is not None:
             load_initial_weights(network, config.model.weights, classes=classes)
         freeze(network, config.train.freeze)
         if micro_batch_size(config) == 1:
             always = () if config.train.freeze_epochs else config.train.freeze
             require_batch_statistics(network, (1, 3, frames, crop, crop), frozen=always)
-        if onednn:
+        if device.type == "cpu":
             runtime.reach_onednn(network)
         network = network.to(device).to(memory_format=self.memory_format)
         # Weights are averaged after each step; batch norm statistics are those of the network itself.

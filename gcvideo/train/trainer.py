@@ -178,7 +178,7 @@ class Trainer:
             epoch=epoch,
             start_step=start_step,
             most=most,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=runtime.has_streams(self.device),
             workers=self.config.data.worker_count,
             data_of=parts.schedule.data if self.dataset is None else None,
             **self.share,

@@ -24,7 +24,7 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(runtime, "GPU_FILES", "/dev/none[0-9]")
     assert runtime.pick_device("auto") == CPU
-    with pytest.raises(ConfigError, match="finds no GPU; set device=cpu"):
+    with pytest.raises(ConfigError, match="finds no GPU of this kind; set device=cpu"):
         runtime.pick_device("cuda")
 
 
@@ -79,11 +79,12 @@ def test_each_task_of_srun_takes_its_gpu(monkeypatch: pytest.MonkeyPatch, gpus: 
 
 
 def test_channels_last_is_taken_where_it_is_faster_unless_told() -> None:
-    assert runtime.pick_memory_format(None, "bf16", onednn=False) == torch.channels_last_3d
-    assert runtime.pick_memory_format(None, "fp32", onednn=True) == torch.channels_last_3d
-    assert runtime.pick_memory_format(None, "fp32", onednn=False) == torch.contiguous_format
-    assert runtime.pick_memory_format(True, "fp32", onednn=False) == torch.channels_last_3d
-    assert runtime.pick_memory_format(False, "bf16", onednn=True) == torch.contiguous_format
+    cuda = torch.device("cuda")
+    assert runtime.pick_memory_format(None, "bf16", cuda) == torch.channels_last_3d
+    assert runtime.pick_memory_format(None, "fp32", CPU) == torch.channels_last_3d
+    assert runtime.pick_memory_format(None, "fp32", cuda) == torch.contiguous_format
+    assert runtime.pick_memory_format(True, "fp32", cuda) == torch.channels_last_3d
+    assert runtime.pick_memory_format(False, "bf16", CPU) == torch.contiguous_format
 
 
 @pytest.fixture

@@ -124,7 +124,6 @@ def test_a_bug_report_has_decoders_devices_cores_and_limits(tmp_path, monkeypatc
         "torch",
         "decoder pyav",
         "decoder decord",
-        "driver",
         "/dev/shm",
         "open files, now and at most",
         "memory",
