@@ -1,5 +1,6 @@
 """Export a network as ONNX or as an exported program of PyTorch, and check the file against the network."""
 
+import contextlib
 import copy
 import importlib.util
 import io
@@ -20,8 +21,7 @@ from gcvideo.predict.exported import FORMAT, METADATA, ExportedNetwork, describe
 LEAST = {"T": (1, 2, 4, 8), "H": (32, 64, 128, 256), "W": (32, 64, 128, 256)}
 # --half: the type of weights and activations. onnxruntime has no bfloat16 convolutions, and PyTorch's in float16 are
 # slow on most CPUs.
-HALF = {".onnx": torch.float16, ".pt2": torch.bfloat16}
-PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
+HALF = {".onnx": ("fp16", torch.float16), ".pt2": ("bf16", torch.bfloat16)}
 
 
 def export_network(
@@ -56,9 +56,10 @@ def export_network(
     if format == ".onnx" and not all(map(importlib.util.find_spec, ("onnx", "onnxruntime", "onnxscript"))):
         raise ConfigError("ONNX export needs further packages: pip install 'gcvideo[export]'")
     network = fold_batch_norms(copy.deepcopy(model).eval())
+    precision, dtype = HALF[format] if half else ("fp32", torch.float32)
     sizes = {"T": config.data.frames, "H": config.test.crop, "W": config.test.crop}
     if half:
-        network = HalfPrecision(network, HALF[format])
+        network = HalfPrecision(network, dtype)
     pairs = not is_path(config.model.arch) and config.model.arch != "slow"  # see ResNet3d.check_input
     program, limits = _trace(network, sizes, dynamic, multiples={"T": 2 if pairs else 1, "H": 1, "W": 1})
     about = {
@@ -68,7 +69,7 @@ def export_network(
         "thresholds": thresholds and list(thresholds),
         "clip": [3, *sizes.values()],
         "dynamic": limits,
-        "precision": PRECISIONS[HALF[format]] if half else "fp32",
+        "precision": precision,
         **describe_input(config),
     }
     content = _to_onnx(program, about) if format == ".onnx" else _to_pt2(program, about)
@@ -96,15 +97,14 @@ def compare(model: nn.Module, content: bytes, *, format: str) -> float:
     """
     exported = ExportedNetwork(content, suffix=format, name="the exported file")
     _, *clip = exported.about["clip"]
-    shapes = {(1, *clip), (3, *clip)}
-    if dynamic := exported.about["dynamic"]:
-        steps = {dim: 2 * limit["multiple"] for dim, limit in dynamic.items()}
-        shapes.add((2, *(dynamic.get(dim, {"least": size})["least"] for dim, size in zip("THW", clip, strict=True))))
-        shapes.add((2, *(size + steps.get(dim, 0) for dim, size in zip("THW", clip, strict=True))))
+    least, larger = list(clip), list(clip)
+    for dim, limit in exported.about["dynamic"].items():
+        least["THW".index(dim)] = limit["least"]
+        larger["THW".index(dim)] += 2 * limit["multiple"]
     generator = torch.Generator().manual_seed(0)
     differences = []
-    for batch, *sizes in sorted(shapes):
-        clips = torch.randn(batch, 3, *sizes, generator=generator)
+    for shape in sorted({(1, *clip), (3, *clip), (2, *least), (2, *larger)}):
+        clips = torch.randn(shape[0], 3, *shape[1:], generator=generator)
         with torch.no_grad():
             expected, logits = model(clips), exported(clips)
         differences.append((logits - expected).abs().max() / expected.abs().max().clamp(min=1))
@@ -114,55 +114,40 @@ def compare(model: nn.Module, content: bytes, *, format: str) -> float:
 def _trace(
     network: nn.Module, sizes: dict[str, int], dynamic: Sequence[str] | None, *, multiples: dict[str, int]
 ) -> tuple[ExportedProgram, dict[str, dict[str, int]]]:
-    """The exported program, and the limits of those of T, H and W that may vary in it."""
+    """The exported program, and the limits of those of T, H and W that may vary in it, found by running it."""
     wanted = [dim for dim in sizes if dynamic is None or dim in dynamic]
     # Sizes that are large enough for every layer, and all different, so that none is taken for another.
     roomy = {"T": max(sizes["T"], 4), "H": max(sizes["H"], 128), "W": max(sizes["W"], 128) + 32}
     example = torch.zeros(2, 3, *(roomy[dim] if dim in wanted else size for dim, size in sizes.items()))
     free = {0: Dim("batch", min=1), **{2 + "THW".index(dim): Dim.AUTO for dim in wanted}}
+    least: dict[str, int] = {}
     try:
         with torch.no_grad():
             program = torch.export.export(network, (example,), dynamic_shapes=(free,))
     except InputShapeError:
         raise
-    except Exception as error:
+    except Exception:
         if not wanted:
             raise
-        if dynamic is None:
-            return _trace(network, sizes, (), multiples=multiples)
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConfigError(f"--dynamic: the network takes clips of one size only: {reason[:200]}") from None
-    given = next(node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
-    found = [dim for dim in wanted if not isinstance(given.shape[2 + "THW".index(dim)], int)]
-    limits = _limits(program, {**sizes, **{dim: LEAST[dim][-1] for dim in found}}, found, multiples)
-    found = [dim for dim in found if sizes[dim] >= limits[dim]["least"]]
+    else:
+        nodes, inputs = program.graph.nodes, program.graph_signature.user_inputs
+        shape = next(node.meta["val"].shape for node in nodes if node.name in inputs)
+        varying = [dim for dim in wanted if not isinstance(shape[2 + "THW".index(dim)], int)]
+        least = {dim: LEAST[dim][-1] for dim in varying}
+        run = program.module()
+        for dim in varying:
+            for size in (size for size in LEAST[dim] if size % multiples[dim] == 0):
+                with torch.no_grad(), contextlib.suppress(RuntimeError, AssertionError):  # a guard of the program
+                    run(torch.zeros(1, 3, *{**sizes, **least, dim: size}.values()))
+                    least[dim] = size
+                    break
+    found = [dim for dim in least if sizes[dim] >= least[dim]]
     if found == wanted:
-        return program, limits
+        return program, {dim: {"least": least[dim], "multiple": multiples[dim]} for dim in found}
     if dynamic is None:
         return _trace(network, sizes, found, multiples=multiples)
-    fixed = next(dim for dim in wanted if dim not in found)
-    needs = f"at least {limits[fixed]['least']}" if fixed in limits else "one size only, because of one of its layers"
-    raise ConfigError(f"--dynamic {fixed}: the network would take {needs}; {fixed} is {sizes[fixed]}")
-
-
-def _limits(
-    program: ExportedProgram, sizes: dict[str, int], free: Sequence[str], multiples: dict[str, int]
-) -> dict[str, dict[str, int]]:
-    """The least size of each dimension that may vary, found by running the program, and what it is a multiple of."""
-    run = program.module()
-
-    def runs(**change: int) -> bool:
-        try:
-            with torch.no_grad():
-                run(torch.zeros(1, 3, *{**sizes, **change}.values()))
-        except (RuntimeError, AssertionError):  # a guard of the program
-            return False
-        return True
-
-    for dim in free:
-        fitting = (size for size in LEAST[dim] if size % multiples[dim] == 0 and runs(**{dim: size}))
-        sizes[dim] = next(fitting, sizes[dim])
-    return {dim: {"least": sizes[dim], "multiple": multiples[dim]} for dim in free}
+    limits = ", ".join(f"{dim} from {size}" for dim, size in least.items()) or "one size only"
+    raise ConfigError(f"--dynamic {' '.join(wanted)}: the network takes {limits}; the clips are {sizes}")
 
 
 def _to_pt2(program: ExportedProgram, metadata: dict[str, Any]) -> bytes:

@@ -112,13 +112,10 @@ class ExportedNetwork(nn.Module):
         """
         _, *sizes = self.about["clip"]
         for dim, size, given in zip("THW", sizes, clips.shape[2:], strict=True):
-            if (limits := self.about["dynamic"].get(dim)) is None:
-                fits, wanted = given == size, f"{dim} is {size}"
-            else:
-                fits = given >= limits["least"] and given % limits["multiple"] == 0
-                wanted = f"{dim} is {limits['least']} or more" + (", and even" if limits["multiple"] == 2 else "")
-            if not fits:
-                raise InputShapeError(f"{self.name}: takes clips (N, 3, T, H, W) where {wanted}, not {(*clips.shape,)}")
+            limits = self.about["dynamic"].get(dim)
+            if given != size if limits is None else given < limits["least"] or given % limits["multiple"]:
+                wanted = size if limits is None else f"{limits['least']} or more, a multiple of {limits['multiple']}"
+                raise InputShapeError(f"{self.name}: takes clips whose {dim} is {wanted}, not {(*clips.shape,)}")
         return self._run(clips)
 
 

@@ -112,10 +112,8 @@ def _csv_rows(entries: Iterable[Entry]) -> Iterator[list[Any]]:
     yield ["video", "start", "end", "rank", "label", "score", "error"]
     for entry in entries:
         span = _span(entry)
-        if entry["error"] is not None:
+        if not entry["predictions"]:  # an error; or of several labels a video, none is above its threshold
             yield [entry["video"], *span, "", "", "", entry["error"]]
-        elif not entry["predictions"]:  # of several labels a video, none is above its threshold
-            yield [entry["video"], *span, "", "", "", ""]
         for rank, part in enumerate(entry.get("timeline") or entry["predictions"], start=1):
             place = [*_span(part), 1] if "start" in part else [*span, rank]
             yield [entry["video"], *place, part["label"], f"{part['score']:.6f}", ""]

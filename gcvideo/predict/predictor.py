@@ -212,21 +212,24 @@ class Predictor:
         network, data = self._network_for(recipe), self.config.data  # refuses before any video is opened
         views = input_views(videos, fps=fps, data=data, test=recipe.test, windows=recipe.windows, workers=workers)
         outputs = view_outputs(network, views, test=recipe.test, data=data)
-        for _, portions in itertools.groupby(outputs, key=lambda pair: pair[0].index):
-            pieces = [each.failure or recipe.combine(each, of_views) for each, of_views in portions]
-            failed = next((piece for piece in pieces if isinstance(piece, Failure)), None)
-            found = failed or Embedding(*map(np.concatenate, zip(*pieces, strict=True)))
-            if isinstance(found, Embedding):
-                self._require_finite(found.vectors, "vectors")
-            yield found
+        portions = itertools.groupby(outputs, key=lambda pair: pair[0].index)
+        return (
+            self._join([each.failure or recipe.combine(each, of_views) for each, of_views in own])
+            for _, own in portions
+        )
+
+    def _join(self, portions: Sequence[Embedding | Failure]) -> Embedding | Failure:
+        if failed := next((portion for portion in portions if isinstance(portion, Failure)), None):
+            return failed
+        whole = Embedding(*map(np.concatenate, zip(*portions, strict=True)))
+        self._require_finite(whole.vectors, "vectors")
+        return whole
 
     def _network_for(self, recipe: Recipe) -> nn.Module:
         key = recipe.layer, recipe.pool != "none"
         if key not in self._networks:
             if not self.shows_layers:
-                raise ConfigError(
-                    f"{self.source}: shows no layers to embed by; give one checkpoint, not an exported file"
-                )
+                raise ConfigError(f"{self.source}: shows no layers to embed by; give one checkpoint, no exported file")
             network = FeatureNetwork(getattr(self.model, "_orig_mod", self.model), key[0], pooled=key[1])
             self._networks[key] = compile_network(network) if hasattr(self.model, "_orig_mod") else network
         return self._networks[key]

@@ -2,16 +2,13 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from gcvideo import console
 from gcvideo.config import RunConfig
 from gcvideo.data.annotations import load_records
 from gcvideo.data.crops import normalize
@@ -19,7 +16,6 @@ from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.loader import eval_loader
 from gcvideo.errors import DataError
 from gcvideo.eval.evaluator import evaluate
-from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.test_run import test_records
 from gcvideo.predict.exported import METADATA, ExportedNetwork, quiet
 
@@ -43,7 +39,8 @@ def quantize(
             each is seen.
 
     Returns:
-        the content of the new file, and what changed on these videos, before and after: see ``_compare``.
+        the content of the new file, and what changed on these videos: accuracy before and after (None where they have
+        no labels), the share with the same best label, and the mean and largest difference of scores in [0, 1].
 
     Raises:
         DataError: there are no videos, or none can be read.
@@ -55,8 +52,13 @@ def quantize(
     records = records.select(np.linspace(0, len(records) - 1, min(len(records), MOST_VIDEOS)).round())
     convention: Any = "pyslowfast_offset" if config.test.convention == "pyslowfast" else config.test.convention
     test = replace(config.test, clips=1, crops=1, convention=convention)
-    dataset = ViewDataset(records, data=config.data, test=test)
-    inputs = ({"clips": clip.numpy()} for clip in _clips(dataset, config))
+    found = list(eval_loader(ViewDataset(records, data=config.data, test=test)))
+    failures = [views.failure for views in found if views.failure is not None]
+    if len(failures) == len(found):
+        raise DataError(f"--int8: no video can be read; {failures[0].path}: {failures[0].reason}")
+    videos = [views for views in found if views.failure is None]
+    clips = (normalize(make_views(views), mean=config.data.mean, std=config.data.std).numpy() for views in videos)
+    inputs = ({"clips": clip} for clip in clips)  # (1, 3, T, H, W) each
     reader: Any = SimpleNamespace(get_next=lambda: next(inputs, None))  # all that a CalibrationDataReader has
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "source.onnx", Path(folder) / "target.onnx"
@@ -65,44 +67,20 @@ def quantize(
         with quiet():  # it advises a step that the folded batch norms make needless
             quantize_static(source, target, reader, op_types_to_quantize=QUANTISED, **options)
         model = onnx.load(target)
-    for entry in model.metadata_props:
-        if entry.key == METADATA:
-            entry.value = json.dumps({**about, "precision": "int8"})
-    after = model.SerializeToString()
-
-    def score(file: bytes) -> Predictions:
-        network = ExportedNetwork(file, suffix=".onnx", name="the exported file")
-        return evaluate(
-            network, eval_loader(dataset, workers=0), test=test, data=config.data, multi_label=config.model.multi_label
-        )
-
-    return after, _compare(score(content), score(after))
-
-
-def _clips(dataset: ViewDataset, config: RunConfig) -> Iterator[Tensor]:
-    """The middle clip (1, 3, T, H, W) of each video, normalised."""
-    failures = []
-    with console.Progress("calibrate", total=len(dataset), unit="videos") as progress:
-        for index in range(len(dataset)):
-            views = dataset[index]
-            progress.advance()
-            if views.failure is None:
-                yield normalize(make_views(views), mean=config.data.mean, std=config.data.std)
-            else:
-                failures.append(views.failure)
-    if len(failures) == len(dataset):
-        raise DataError(f"--int8: no video can be read; {failures[0].path}: {failures[0].reason}")
-
-
-def _compare(before: Predictions, after: Predictions) -> dict[str, Any]:
-    """Accuracy (where the videos have labels) and scores in [0, 1] of the same videos, before and after."""
+    entry = next(entry for entry in model.metadata_props if entry.key == METADATA)
+    entry.value = json.dumps({**about, "precision": "int8"})
+    quantised = model.SerializeToString()
+    networks = (ExportedNetwork(file, suffix=".onnx", name="the exported file") for file in (content, quantised))
+    before, after = (
+        evaluate(network, videos, test=test, data=config.data, multi_label=config.model.multi_label)
+        for network in networks
+    )
     difference = np.abs(after.averages["softmax"] - before.averages["softmax"])
-    same = before.scores.argmax(axis=1) == after.scores.argmax(axis=1)
-    return {
+    return quantised, {
         "videos": len(before),
         "top1_before": before.accuracy().get("video", {}).get("top1"),
         "top1_after": after.accuracy().get("video", {}).get("top1"),
-        "same_label": float(same.mean()),
+        "same_label": float((before.scores.argmax(axis=1) == after.scores.argmax(axis=1)).mean()),
         "mean_difference": float(difference.mean()),
         "largest_difference": float(difference.max()),
     }

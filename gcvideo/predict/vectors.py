@@ -13,7 +13,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,29 +59,29 @@ def embed_to(
     if in_one:
         records.require_text()
     info = {"checkpoint": predictor.describe(), **recipe.describe(predictor.config.data)}
+    place = f"{part.file(out if in_one else out / 'vectors.npz')}.partial"
     key = {**info, "records": records.fingerprint, "ids": records.order}
-    journal = Journal(f"{part.file(out if in_one else out / 'vectors.npz')}.partial", key)
+    journal = Journal(place, key)
     journal.require_own("checkpoint, layer, views or list of videos")
     names = file_names([record.id for record in records])
     share = part.share(range(len(records)))
-    done = {index: row for index in share if (row := journal.find(names[index])) is not None}
-    waiting = [index for index in share if index not in done]
+    waiting = [index for index in share if names[index] not in journal]
     found = predictor.embed_files(records.select(waiting), recipe, workers=workers)
     failures = []
-    with Progress("embed", total=len(share), unit="videos", start=len(done)) as progress:
+    with Progress("embed", total=len(share), unit="videos", start=len(share) - len(waiting)) as progress:
         for index, embedding in zip(waiting, found, strict=True):
             progress.advance()
             if isinstance(embedding, Failure):
                 failures.append(embedding)
                 continue
-            content = to_npz(embedding, path=records[index].path, info=info)
-            done[index] = {"npz": base64.b64encode(content).decode()} if in_one else {}
+            file = io.BytesIO()
+            more: Any = {"path": np.array(records[index].path), "info": np.array(json.dumps(info))}
+            np.savez(file, **embedding._asdict(), **more)
             if not in_one:
-                write_atomically(out / f"{names[index]}.npz", content)
-            journal.add(names[index], done[index])
-    if in_one and (done or not part.is_whole):  # the parts are complete only if each has a file
-        rows = [from_npz(io.BytesIO(base64.b64decode(done[index]["npz"]))) for index in share if index in done]
-        write_parquet(part.file(out), [records[index].path for index in share if index in done], rows, info)
+                write_atomically(out / f"{names[index]}.npz", file.getvalue())
+            journal.add(names[index], {"npz": base64.b64encode(file.getvalue()).decode()} if in_one else {})
+    if in_one and ((rows := Journal(place, key).rows()) or not part.is_whole):  # parts are complete if each has a file
+        write_parquet(part.file(out), [np.load(io.BytesIO(base64.b64decode(row["npz"]))) for row in rows], info)
     journal.remove()
     return failures
 
@@ -97,25 +97,11 @@ def file_names(ids: Iterable[str]) -> list[str]:
     return list(taken)
 
 
-def to_npz(embedding: Embedding, *, path: str, info: dict[str, Any]) -> bytes:
-    """Vectors of a video, its path, and how they were made, as the content of an ``.npz`` file."""
-    buffer = io.BytesIO()
-    arrays: Any = {**embedding._asdict(), "path": np.array(path), "info": np.array(json.dumps(info))}
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def from_npz(file: Any) -> Embedding:
-    """The vectors of ``to_npz``, from a path or an open file."""
-    with np.load(file, allow_pickle=False) as stored:
-        return Embedding(*(stored[name] for name in Embedding._fields))
-
-
-def write_parquet(path: Path, videos: Sequence[str], rows: Sequence[Embedding], info: dict[str, Any]) -> None:
-    """Write the vectors of many videos in one file."""
-    rows = rows or [Embedding(np.empty((0, 1), np.float32), np.empty(0), np.empty(0))]
-    vectors, starts, ends = map(np.concatenate, zip(*rows, strict=True))
-    paths = [video for video, each in zip(videos, rows, strict=False) for _ in each.starts]
+def write_parquet(path: Path, videos: Sequence[Mapping[str, np.ndarray]], info: dict[str, Any]) -> None:
+    """Write the vectors of many videos in one file; of each the arrays of its ``.npz`` file."""
+    videos = videos or [{"vectors": np.empty((0, 1), np.float32), "starts": np.empty(0), "ends": np.empty(0)}]
+    vectors, starts, ends = (np.concatenate([video[name] for video in videos]) for name in Embedding._fields)
+    paths = [str(video["path"]) for video in videos for _ in video["starts"]]
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
     table = pa.table({"path": pa.array(paths, pa.string()), "start": starts, "end": ends, "vector": column})
     with replacing(path) as temporary:
@@ -144,24 +130,23 @@ class VectorIndex:
             DataError: there is no such file, a part is missing, or the files were not made in the same way.
         """
         tables: list[pa.Table] = []
-        made: dict[str, tuple[str, dict[str, Any]]] = {}
+        made: dict[str, dict[str, Any]] = {}
         for file in _files(str(place)):
             try:
                 table = pq.read_table(file, columns=["path", "start", "end", "vector"], partitioning=None)
                 info = json.loads(table.schema.metadata[METADATA])
+                made.setdefault(json.dumps({**info, "checkpoint": info["checkpoint"]["sha256"]}), info)
             except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
                 raise DataError(f"{file}: not a Parquet file of gcvideo embed ({type(error).__name__})") from None
-            made.setdefault(json.dumps({**info, "checkpoint": info["checkpoint"]["sha256"]}), (file, info))
             tables += [table] * bool(len(table))
-        (file, info), *others = made.values()
-        if others:
-            raise DataError(f"{file} and {others[0][0]} were made with other checkpoints, layers or views")
+        if len(made) > 1:
+            raise DataError(f"{place}: its files were made with other checkpoints, layers or views than each other")
         if not tables:
             raise DataError(f"{place}: holds no vectors")
         table = pa.concat_tables(tables).combine_chunks()
         vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         rows = Embedding(vectors, table["start"].to_numpy(), table["end"].to_numpy())
-        return cls(table["path"].to_pylist(), rows, info)
+        return cls(table["path"].to_pylist(), rows, *made.values())
 
     def making(self) -> dict[str, Any]:
         """How the vectors were made, as arguments of ``Predictor.embed``."""
