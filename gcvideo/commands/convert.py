@@ -5,15 +5,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gcvideo import console
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict, load_config
 from gcvideo.data.annotations import load_classes
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.files import write_json
+from gcvideo.models import build_model
 from gcvideo.train.checkpoint import FORMAT
 from gcvideo.weights import convert
 from gcvideo.weights.infer import model_fields
-from gcvideo.weights.naming import BLOCK_FORMATS, Naming
+from gcvideo.weights.naming import BLOCK_FORMATS, GCVIDEO, Naming
 from gcvideo.weights.reading import Weights, read_weights, write_weights
 from gcvideo.weights.report import Report
 
@@ -23,8 +26,15 @@ def run(args: argparse.Namespace) -> None:
     if Path(args.source).expanduser().resolve() == Path(args.target).expanduser().resolve():
         raise ConfigError(f"{args.target}: source and target are the same file")
     weights = read_weights(args.source, unsafe_pickle=args.unsafe_pickle)
-    to_content = _convert_block if convert.is_block(weights.tensors, args.origin) else _convert_network
-    content, reports = to_content(weights, args)
+    block = BLOCK_FORMATS.get(args.origin)
+    if block is not None and all(map(block.knows, weights.tensors)):
+        if args.destination not in BLOCK_FORMATS:
+            raise ConfigError(f"--to {args.destination}: a context block alone goes to gcvideo, mmcv or timm")
+        content, report, _ = convert.rename(weights.tensors, block, BLOCK_FORMATS[args.destination])
+        report.source = f"{args.source} (one context block)"
+        reports = [report]
+    else:
+        content, reports = _convert_network(weights, args)
     for line in (line for report in reports for line in report.lines()):
         console.say(line)
     if args.json:
@@ -40,21 +50,15 @@ def run(args: argparse.Namespace) -> None:
     console.say(f"wrote {args.target}")
 
 
-def _convert_block(weights: Weights, args: argparse.Namespace) -> tuple[dict[str, Any], list[Report]]:
-    if args.destination not in BLOCK_FORMATS:
-        raise ConfigError(f"--to {args.destination}: a context block alone goes to gcvideo, mmcv or timm")
-    state, report = convert.convert_block(weights.tensors, args.origin, args.destination)
-    report.source = f"{args.source} (one context block)"
-    return state, [report]
-
-
 def _convert_network(weights: Weights, args: argparse.Namespace) -> tuple[dict[str, Any], list[Report]]:
     """By way of gcvideo's own names, so that there is one table a toolkit instead of one a pair."""
     if "mmcv" in (args.origin, args.destination):
         raise ConfigError(f"{args.source}: mmcv means one context block; this is none in {args.origin}")
     naming = convert.find_naming(weights.tensors, where=args.source, format=args.origin)
     config = _config(weights, naming, args)
-    state, report = convert.to_gcvideo(weights.tensors, naming, config.model)
+    with torch.device("meta"):
+        model = build_model(config.model)
+    state, report = convert.to_gcvideo(weights.tensors, naming, model)
     report.source = f"{args.source} ({naming.title})"
     if caveat := naming.caveats.get(config.model.arch):
         report.notes.append(caveat)
@@ -62,7 +66,7 @@ def _convert_network(weights: Weights, args: argparse.Namespace) -> tuple[dict[s
         return _checkpoint(state, config, weights, args), [report]
     naming = convert.naming_to_write(args.destination, config.model)
     convert.check_limits(naming, config.model, where=args.source)
-    theirs, onward = convert.from_gcvideo(state, naming)
+    theirs, onward, _ = convert.rename(state, GCVIDEO, naming)
     onward.source = f"to {naming.title}"
     return {naming.container: theirs} if naming.container else theirs, [report, onward]
 

@@ -4,13 +4,12 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gcvideo.config import ModelConfig
 from gcvideo.errors import CheckpointError
-from gcvideo.models.resnet3d import build_model
 from gcvideo.weights.inflate import fit, with_dims
-from gcvideo.weights.naming import BLOCK_FORMATS, FORMATS, GCVIDEO, TABLES, Naming, Part
+from gcvideo.weights.naming import FORMATS, GCVIDEO, TABLES, Naming
 from gcvideo.weights.report import Report
 
 State = dict[str, Tensor]
@@ -43,47 +42,36 @@ def check_limits(naming: Naming, config: ModelConfig, *, where: str) -> None:
     Raises:
         CheckpointError: its context blocks, or its input of frame differences, do not exist there.
     """
-    if config.frame_difference:
-        raise CheckpointError(
-            f"{where}: model.frame_difference is on, which {naming.title} does not know: the weights would fit and the "
-            "network see frames instead of differences"
-        )
-    context = config.context
-    for limit in naming.limits if context.kind != "none" else ():
-        value = getattr(context, limit["field"])
-        if limit.get("instantiation", context.instantiation) == context.instantiation and value not in limit["allowed"]:
+    found = [("frame_difference", config.frame_difference, (False,))]
+    for limit in naming.limits if config.context.kind != "none" else ():
+        if limit.get("instantiation", config.context.instantiation) == config.context.instantiation:
+            found.append((f"context.{limit['field']}", getattr(config.context, limit["field"]), limit["allowed"]))
+    for field, value, allowed in found:
+        if value not in allowed:
             raise CheckpointError(
-                f"{where}: model.context.{limit['field']} is {value}, which {naming.title} does not know: its blocks "
-                f"have {' or '.join(map(str, limit['allowed']))}; the weights would fit and the network be another"
+                f"{where}: model.{field} is {value}, which {naming.title} does not know: it has "
+                f"{' or '.join(map(str, allowed))}; the weights would fit and the network be another"
             )
 
 
-def to_gcvideo(tensors: Mapping[str, Tensor], naming: Naming, config: ModelConfig) -> tuple[State, Report]:
-    """State dict for the network of ``config`` from the weights of another toolkit, renamed and reshaped.
+def to_gcvideo(tensors: Mapping[str, Tensor], naming: Naming, model: nn.Module) -> tuple[State, Report]:
+    """State dict for a network from the weights of another toolkit, renamed and reshaped.
 
     2D kernels are inflated (see ``inflate``); a pointwise convolution becomes the linear map that it is.
 
     Args:
         tensors: the other toolkit's state dict.
         naming: its names.
-        config: the network they are for.
+        model: the network they are for, of which keys and shapes alone are looked at: it may be on the meta device.
 
     Returns:
         a state dict with those keys of the network for which there are weights, and the account.
     """
-    with torch.device("meta"):
-        wanted = build_model(config).state_dict()
-    return fit_state(tensors, naming, {key: tuple(tensor.shape) for key, tensor in wanted.items()})
-
-
-def fit_state(
-    tensors: Mapping[str, Tensor], naming: Naming, wanted: Mapping[str, tuple[int, ...]]
-) -> tuple[State, Report]:
-    """State dict for a network of which only keys and shapes are known; see ``to_gcvideo``."""
-    renamed, report, origin = _rename(tensors, naming, GCVIDEO, own=wanted)
+    wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    renamed, report, origin = rename(tensors, naming, GCVIDEO, own=wanted)
     state: State = {}
     for ours, tensor in renamed.items():
-        theirs = origin[ours]
+        theirs = origin.get(ours, ours)
         if ours not in wanted:
             report.unmatched[theirs] = "the network has no such layer"
         elif (fitted := fit(tensor, wanted[ours])) is None:
@@ -100,24 +88,52 @@ def fit_state(
     return state, report
 
 
-def from_gcvideo(state: Mapping[str, Tensor], naming: Naming) -> tuple[State, Report]:
-    """State dict for another toolkit from gcvideo's weights. For a 2D network, kernels are summed over time."""
-    theirs, report, _ = _rename(state, GCVIDEO, naming)
-    summed = sum(tensor.dim() == 5 and tensor.shape[2] > 1 for tensor in state.values())
-    if naming.image and summed:
-        report.notes.append(f"{summed} kernels are summed over time: the 2D network sees what this one sees of a still")
-    return theirs, report
+def rename(
+    tensors: Mapping[str, Tensor], source: Naming, target: Naming, *, own: Container[str] = ()
+) -> tuple[State, Report, dict[str, str]]:
+    """State dict for another toolkit, or for its context block, the account, and the source key of each of its keys.
 
-
-def convert_block(tensors: Mapping[str, Tensor], source: str, target: str) -> tuple[State, Report]:
-    """State dict of one context block, converted.
+    For a 2D network, kernels are summed over time: it sees what the 3D one sees of a still.
 
     Args:
-        tensors: of gcvideo's ``ContextBlock``, of GCNet's and mmcv's ``ContextBlock`` or of timm's ``GlobalContext``.
-        source, target: "gcvideo", "mmcv" or "timm".
+        tensors: a state dict.
+        source: its names.
+        target: the names and shapes to write.
+        own: keys that stay as they are where both are gcvideo's: those of own blocks and backbones, which no table
+            knows.
     """
-    state, report, _ = _rename(tensors, BLOCK_FORMATS[source], BLOCK_FORMATS[target])
-    return state, report
+    state: State = {}
+    report, origin, summed = Report(), {}, 0
+    # LN(s h) with epsilon e is LN(h) with epsilon e / s^2, so the layer before a layer norm makes up for the epsilon.
+    scale = (target.layer_norm_eps / source.layer_norm_eps) ** 0.5
+    for key, tensor in tensors.items():
+        part = source.parse(key)
+        theirs = key if source is target and key in own else target.key(part) if part else None
+        if theirs is None:
+            if reason := source.reason_ignored(key):
+                report.dropped[key] = reason
+            elif part is None:
+                report.unmatched[key] = f"not a key of {source.title} known here"
+            elif part.name in target.parts and part.fields.get("bn") == "num_batches_tracked":
+                report.dropped[key] = f"{target.title} counts no batches"
+            else:
+                report.unmatched[key] = f"{target.title} has no such layer"
+            continue
+        if part is not None:
+            if part.name == "gc_reduce" and scale != 1:
+                tensor = tensor * scale
+            if target.image and part.name in ("stem_conv", "conv", "shortcut_conv"):
+                summed += tensor.shape[2] > 1
+                tensor = tensor.sum(2)
+            if (dims := target.dims.get(part.name)) and (part.leaf == "weight" or part.name == "gc_norm"):
+                tensor = with_dims(tensor, dims)
+            if part.name == "gc_mask" and target.mask_bias:
+                state[str(target.render(target.mask_bias, part))] = tensor.new_zeros(1)
+        state[theirs], origin[theirs] = tensor, key
+    report.copied = list(origin)
+    if summed:
+        report.notes.append(f"{summed} kernels are summed over time: the 2D network sees what this one sees of a still")
+    return state, report, origin
 
 
 def halved(content: Any) -> Any:
@@ -125,65 +141,6 @@ def halved(content: Any) -> Any:
     if isinstance(content, Mapping):
         return {key: halved(value) for key, value in content.items()}
     return content.half() if isinstance(content, Tensor) and content.dim() > 1 else content
-
-
-def is_block(tensors: Mapping[str, Tensor], format: str) -> bool:
-    """Whether these are the weights of a context block alone."""
-    naming = BLOCK_FORMATS.get(format)
-    return naming is not None and all(map(naming.knows, tensors))
-
-
-def _rename(
-    tensors: Mapping[str, Tensor], source: Naming, target: Naming, own: Container[str] = ()
-) -> tuple[State, Report, dict[str, str]]:
-    """Tensors under the target's keys and in its shapes, the account, and the source key of each.
-
-    ``own`` keys keep their names where both are gcvideo's: those of own blocks and backbones, which no table knows.
-    """
-    state: State = {}
-    report, origin = Report(), {}
-    scale = _bottleneck_scale(tensors, source, target)
-    for key, tensor in tensors.items():
-        part = source.parse(key)
-        theirs = key if source is target and key in own else target.key(part) if part else None
-        if theirs is None:
-            _account_unnamed(key, part, source, target, report)
-            continue
-        if part is not None:
-            tensor = _shaped(tensor * scale if part.name == "gc_reduce" and scale != 1 else tensor, part, target)
-            if zero := target.zero_key(part):
-                state[zero] = tensor.new_zeros(1)
-        state[theirs], origin[theirs] = tensor, key
-    report.copied = list(origin)
-    return state, report, origin
-
-
-def _account_unnamed(key: str, part: Part | None, source: Naming, target: Naming, report: Report) -> None:
-    """Say why a key of the source has no key in the target."""
-    if reason := source.reason_ignored(key):
-        report.dropped[key] = reason
-    elif part is None:
-        report.unmatched[key] = f"not a key of {source.title} known here"
-    elif part.name in target.parts and part.fields.get("bn") == "num_batches_tracked":
-        report.dropped[key] = f"{target.title} counts no batches"
-    else:
-        report.unmatched[key] = f"{target.title} has no such layer"
-
-
-def _bottleneck_scale(tensors: Mapping[str, Tensor], source: Naming, target: Naming) -> float:
-    """Factor of a bottleneck's first layer that makes up for another epsilon of the layer norm after it.
-
-    LN(s h) with epsilon e is LN(h) with epsilon e / s^2, so the layer is scaled by s = sqrt(target's / source's).
-    """
-    normed = any(part.name == "gc_norm" for key in tensors if (part := source.parse(key)))
-    return (target.layer_norm_eps / source.layer_norm_eps) ** 0.5 if normed else 1.0
-
-
-def _shaped(tensor: Tensor, part: Part, naming: Naming) -> Tensor:
-    if naming.image and part.name in ("stem_conv", "conv", "shortcut_conv"):
-        tensor = tensor.sum(2)  # over time: the response to a still
-    dims = naming.dims.get(part.name) if part.leaf == "weight" or part.name == "gc_norm" else None
-    return with_dims(tensor, dims) if dims else tensor
 
 
 def _complete_norms(state: State, wanted: Mapping[str, tuple[int, ...]], naming: Naming, report: Report) -> None:

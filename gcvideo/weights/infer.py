@@ -14,10 +14,8 @@ from torch import Tensor
 from gcvideo.config.model import BLOCKS_PER_STAGE
 from gcvideo.errors import CheckpointError
 from gcvideo.models.resnet3d import TEMPORAL_KERNELS
-from gcvideo.weights.naming import GCVIDEO, TABLES, Naming, Part
+from gcvideo.weights.naming import GCVIDEO, TABLES, Naming
 from gcvideo.weights.reading import Weights
-
-Parsed = list[tuple[Part, Tensor]]
 
 
 def model_fields(weights: Weights, naming: Naming, *, arch: str | None = None) -> dict[str, Any]:
@@ -34,13 +32,14 @@ def model_fields(weights: Weights, naming: Naming, *, arch: str | None = None) -
     """
     if naming is GCVIDEO and isinstance(weights.extra.get("config"), Mapping):
         return dict(weights.extra["config"]["model"])
-    parsed = [(part, tensor) for key, tensor in weights.tensors.items() if (part := naming.parse(key))]
+    parts = ((naming.parse(key), tensor) for key, tensor in weights.tensors.items())
+    ours = {str(GCVIDEO.key(part)): tensor for part, tensor in parts if part is not None}
     stated = _stated(weights, naming)
     stated_arch = stated.pop("arch", None)
-    values = _trunk(parsed, arch=arch or stated_arch, where=weights.path)
+    values = _trunk(ours, arch=arch or stated_arch, where=weights.path)
     if not naming.image:
         values.setdefault("arch", "c2d")  # mmaction2's C2D is a network of 2D convolutions
-    if context := _context(parsed):
+    if context := _context(ours):
         if naming is not GCVIDEO and context.get("instantiation") == "gaussian":
             context["scale"] = False  # mmcv never scales the plain gaussian
         values["context"] = {**stated, **context} if context["kind"] == "nl" else context
@@ -61,44 +60,33 @@ def _stated(weights: Weights, naming: Naming) -> dict[str, Any]:
     return stated
 
 
-def _trunk(parsed: Parsed, *, arch: str | None, where: str) -> dict[str, Any]:
-    stem = _first(parsed, "stem_conv", where=where)
-    conv_a = _first(parsed, "conv", where=where, stage="2", block="0", conv="a")
-    conv_b = _first(parsed, "conv", where=where, stage="2", block="0", conv="b")
-    width, bottleneck = stem.shape[0], any(p.name == "conv" and p.fields["conv"] == "c" for p, _ in parsed)
-    values: dict[str, Any] = {"depth": _depth(parsed, bottleneck, where), "width": width}
+def _trunk(ours: Mapping[str, Tensor], *, arch: str | None, where: str) -> dict[str, Any]:
+    """Fields of the network without its blocks, from tensors by gcvideo's keys."""
+    blocks = _blocks(ours, "branch2")
+    counts = tuple(map(len, blocks.values()))
+    bottleneck = "res2.0.branch2.conv_c.weight" in ours
+    depths = [n for n, known in BLOCKS_PER_STAGE.items() if counts == known and bottleneck == (n >= 50)]
+    first = [ours.get(key) for key in ("stem.conv.weight", *(f"res2.0.branch2.conv_{x}.weight" for x in "ab"))]
+    if not depths or any(tensor is None for tensor in first):
+        raise CheckpointError(f"{where}: has {counts} blocks in res2 to res5, like no ResNet of depth 18 to 152")
+    stem, conv_a, conv_b = (tensor.shape for tensor in first if tensor is not None)
+    values: dict[str, Any] = {"depth": depths[0], "width": stem[0]}
     if bottleneck:
-        hidden = conv_a.shape[0]
-        values["groups"] = hidden // conv_b.shape[1]
-        values["width_per_group"] = hidden * 64 // (width * values["groups"])
-    head = [tensor for part, tensor in parsed if part.name == "head" and part.leaf == "weight"]
-    if head:
-        values["num_classes"] = head[0].shape[0]
-    return {**values, **_temporal(parsed, stem, arch)}
-
-
-def _depth(parsed: Parsed, bottleneck: bool, where: str) -> int:
-    blocks = tuple(map(len, _places(parsed, "conv").values()))
-    for depth, expected in BLOCKS_PER_STAGE.items():
-        if blocks == expected and bottleneck == (depth >= 50):
-            return depth
-    raise CheckpointError(f"{where}: has {blocks} blocks in res2 to res5, like no ResNet of depth 18 to 152")
-
-
-def _temporal(parsed: Parsed, stem: Tensor, arch: str | None) -> dict[str, Any]:
-    """Architecture, and the temporal kernels that differ from its own; nothing for 2D weights."""
-    if stem.dim() == 4:
-        return {"arch": arch} if arch else {}
-    convs = [(part.fields, tensor.shape[2]) for part, tensor in parsed if part.name == "conv"]
-    if any(fields["conv"] == "b" and length > 1 for fields, length in convs):
-        return {"arch": "i3d", "inflation": "3x3x3"}  # which of them have it is a matter of the architecture
-    kernels: dict[str, list[int]] = {"stem": [stem.shape[2]]}
-    for fields, length in sorted(convs, key=lambda conv: int(conv[0]["block"])):
-        if fields["conv"] == "a":
-            kernels.setdefault(f"res{fields['stage']}", []).append(length)
+        values["groups"] = conv_a[0] // conv_b[1]
+        values["width_per_group"] = conv_a[0] * 64 // (stem[0] * values["groups"])
+    if "head.proj.weight" in ours:
+        values["num_classes"] = ours["head.proj.weight"].shape[0]
+    if len(stem) == 4:
+        return {**values, "arch": arch} if arch else values
+    if any(".branch2.conv_b." in key and tensor.shape[2] > 1 for key, tensor in ours.items()):
+        return {**values, "arch": "i3d", "inflation": "3x3x3"}  # which of them have it is a matter of the architecture
+    kernels = {"stem": [stem[2]]}
+    for stage, numbers in blocks.items():
+        convs = (ours.get(f"{stage}.{number}.branch2.conv_a.weight") for number in numbers)
+        kernels[stage] = [conv.shape[2] for conv in convs if conv is not None]
     arch = arch or max(TEMPORAL_KERNELS, key=lambda name: sum(map(sum, _compare(kernels, name).values())))
     differing = {stage: kernels[stage] for stage, same in _compare(kernels, arch).items() if not all(same)}
-    return {"arch": arch, **({"temporal_kernels": differing} if differing else {})}
+    return {**values, "arch": arch, **({"temporal_kernels": differing} if differing else {})}
 
 
 def _compare(kernels: dict[str, list[int]], arch: str) -> dict[str, list[bool]]:
@@ -107,43 +95,32 @@ def _compare(kernels: dict[str, list[int]], arch: str) -> dict[str, list[bool]]:
     return {stage: [k == other for k, other in zip(along, cycle(own[stage]))] for stage, along in kernels.items()}
 
 
-def _places(parsed: Parsed, prefix: str | tuple[str, ...]) -> dict[str, list[int]]:
-    """Indices of the blocks of each stage that have parts of such a name."""
-    places = sorted({(p.fields["stage"], int(p.fields["block"])) for p, _ in parsed if p.name.startswith(prefix)})
-    return {f"res{stage}": [block for s, block in places if s == stage] for stage, _ in places}
+def _blocks(ours: Mapping[str, Tensor], part: str) -> dict[str, list[int]]:
+    """Indices of the blocks of each stage that have such a part."""
+    matches = (re.match(rf"(res\d)\.(\d+)\.{part}", key) for key in ours)
+    found = sorted({(match[1], int(match[2])) for match in matches if match})
+    return {stage: [number for other, number in found if other == stage] for stage, _ in found}
 
 
-def _context(parsed: Parsed) -> dict[str, Any]:
-    """Fields of ``ContextConfig``, empty where there is no block."""
-    if not (placed := _places(parsed, ("nl_", "gc_"))):
+def _context(ours: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Fields of ``ContextConfig``, as the first block shows them; empty where there is no block."""
+    if not (placed := _blocks(ours, "context")):
         return {}
-    names = {part.name for part, _ in parsed}
-    values: dict[str, Any]
-    if "nl_conv" in names:
-        g = _first(parsed, "nl_conv", where="", projection="g", leaf="weight")
-        values = {"kind": "nl", "stages": placed, "reduction": g.shape[1] // g.shape[0], "norm": "nl_norm" in names}
-        if "nl_concat" in names:
-            values["instantiation"] = "concatenation"
-        elif not any(part.fields.get("projection") == "theta" for part, _ in parsed):
-            values["instantiation"] = "gaussian"
-        return {**values, "bias": _has_bias(parsed, "nl_conv")}
-    fusions = {part.fields["fusion"] for part, _ in parsed if "fusion" in part.fields}
-    values = {"kind": "gc" if "gc_mask" in names else "se", "stages": placed}
-    values["fusion"] = "scale_add" if len(fusions) == 2 else fusions.pop()
-    if "gc_linear" in names:
-        return {**values, "transform": "linear", "bias": _has_bias(parsed, "gc_linear")}
-    reduce = _first(parsed, "gc_reduce", where="", leaf="weight")
-    values["reduction"] = reduce.shape[1] // reduce.shape[0]
-    values["transform"] = "bottleneck" if "gc_norm" in names else "squeeze"
-    return {**values, "bias": _has_bias(parsed, "gc_reduce")}
-
-
-def _has_bias(parsed: Parsed, name: str) -> bool:
-    return any(part.name == name and part.leaf == "bias" for part, _ in parsed)
-
-
-def _first(parsed: Parsed, name: str, *, where: str, **fields: str) -> Tensor:
-    for part, tensor in parsed:
-        if part.name == name and all(part.fields.get(field) == word for field, word in fields.items()):
-            return tensor
-    raise CheckpointError(f"{where}: not the weights of a ResNet: it has no {name} {fields or ''}".rstrip())
+    stage, numbers = next(iter(placed.items()))
+    prefix = f"{stage}.{numbers[0]}.context."
+    block = {key.removeprefix(prefix): tensor for key, tensor in ours.items() if key.startswith(prefix)}
+    values: dict[str, Any] = {"stages": placed}
+    if "g.weight" in block:
+        g, found = block["g.weight"], {"kind": "nl", "norm": "norm.weight" in block, "bias": "g.bias" in block}
+        if "concat.weight" in block:
+            found["instantiation"] = "concatenation"
+        elif "theta.weight" not in block:
+            found["instantiation"] = "gaussian"
+        return {**values, **found, "reduction": g.shape[1] // g.shape[0]}
+    fusions = [fusion for fusion in ("scale", "add") if any(key.startswith(f"transform.{fusion}.") for key in block)]
+    layers = f"transform.{fusions[0]}."
+    values |= {"kind": "gc" if "pool.weight" in block else "se", "fusion": "_".join(fusions)}
+    if (reduce := block.get(f"{layers}fc1.weight")) is None:
+        return {**values, "transform": "linear", "bias": f"{layers}fc.bias" in block}
+    values["transform"] = "bottleneck" if f"{layers}norm.weight" in block else "squeeze"
+    return {**values, "bias": f"{layers}fc1.bias" in block, "reduction": reduce.shape[1] // reduce.shape[0]}

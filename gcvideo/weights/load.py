@@ -18,7 +18,7 @@ from gcvideo.config import RunConfig
 from gcvideo.console import say
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.models.resnet3d import ResNet3d, build_model
-from gcvideo.weights.convert import find_naming, fit_state
+from gcvideo.weights.convert import find_naming, to_gcvideo
 from gcvideo.weights.hub import CONFIG, PREFIX, WEIGHTS, fetch, is_hub, refuse_code
 from gcvideo.weights.naming import GCVIDEO
 from gcvideo.weights.reading import Weights, read_weights
@@ -121,7 +121,7 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
     naming = GCVIDEO
     if 2 * len(own.keys() & weights.tensors.keys()) < len(weights.tensors):  # not this network's own names
         naming = find_naming(weights.tensors, where=weights.path)
-    state, report = fit_state(weights.tensors, naming, {key: tuple(tensor.shape) for key, tensor in own.items()})
+    state, report = to_gcvideo(weights.tensors, naming, model)
     _keep_named_rows(state, own, weights, classes, report)
     head = {key for key in own if key.startswith("head.")}
     if not head <= state.keys():

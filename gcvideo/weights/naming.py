@@ -86,11 +86,7 @@ class Naming:
 
     def key(self, part: Part) -> str | None:
         """Key of a part, or None where the toolkit has no such part."""
-        return self._render(self.parts.get(part.name, ""), part)
-
-    def zero_key(self, part: Part) -> str | None:
-        """Key of the mask's bias that stands beside a part in this toolkit alone, or None."""
-        return self._render(self.mask_bias, part) if part.name == "gc_mask" else None
+        return self.render(self.parts.get(part.name, ""), part)
 
     def reason_ignored(self, key: str) -> str | None:
         """Reason why a key is no weight of the network, where that is known."""
@@ -107,10 +103,11 @@ class Naming:
         values = {"arch": config.arch, "subsample": config.context.subsample if config.context.kind == "nl" else "none"}
         return all(values[name] in allowed for name, allowed in self.when.items())
 
-    def _render(self, template: str, part: Part) -> str | None:
+    def render(self, template: str, part: Part) -> str | None:
+        """A template with the fields of a part; None where the toolkit lacks a word, as Caffe2 num_batches_tracked."""
         try:
             fields = {f: self._words[f][w] if f in WORDS else w for f, w in part.fields.items()}
-        except KeyError:  # a word that the toolkit lacks, such as num_batches_tracked in Caffe2
+        except KeyError:
             return None
         return template.format(**fields) or None
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from gcvideo.config import ModelConfig, config_from_dict
 from gcvideo.errors import CheckpointError
 from gcvideo.models import build_model
-from gcvideo.weights.convert import check_limits, find_naming, from_gcvideo, naming_to_write, to_gcvideo
+from gcvideo.weights.convert import check_limits, find_naming, naming_to_write, rename, to_gcvideo
 from gcvideo.weights.infer import model_fields
 from gcvideo.weights.naming import FORMATS, GCVIDEO
 from gcvideo.weights.reading import Weights
@@ -39,17 +39,18 @@ def converted(format: str, weights: Weights, **context: Any) -> tuple[torch.nn.M
     if context:
         fields["context"] = {**fields["context"], **context}
     config = config_from_dict({"name": "converted", "model": fields}, where="test").model
-    state, report = to_gcvideo(weights.tensors, naming, config)
+    model = build_model(config)
+    state, report = to_gcvideo(weights.tensors, naming, model)
     assert not report.unmatched
     assert not report.missing
-    model = build_model(config).to(next(iter(weights.tensors.values())).dtype).eval()
+    model = model.to(next(iter(weights.tensors.values())).dtype).eval()
     model.load_state_dict(state)
     return model, report
 
 
 def assert_round_trip(model: Any, format: str, original: dict[str, Tensor]) -> None:
     """Back in the other toolkit's names: the same tensors, to the bit; counters of batches may have come along."""
-    back, report = from_gcvideo(model.state_dict(), naming_to_write(format, model.config))
+    back, report, _ = rename(model.state_dict(), GCVIDEO, naming_to_write(format, model.config))
     assert not report.unmatched
     extra = set(back) - set(original)
     assert all(key.endswith("num_batches_tracked") for key in extra)
@@ -102,7 +103,7 @@ def test_slow_r50_full_size_in_float32() -> None:
     with torch.no_grad():
         logits, expected = model.eval()(clips), peer(clips)
     assert (logits - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
-    peer.load_state_dict(from_gcvideo(model.state_dict(), PYTORCHVIDEO)[0])  # strict
+    peer.load_state_dict(rename(model.state_dict(), GCVIDEO, PYTORCHVIDEO)[0])  # strict
     with torch.no_grad():
         assert torch.equal(peer(clips), expected)
 
@@ -253,7 +254,7 @@ def test_weights_that_would_fit_another_network_are_refused(format: str, context
 
 
 def test_weights_for_frame_differences_are_refused() -> None:
-    assert_refused("pytorchvideo", {"frame_difference": True}, "frame_difference is on, which pytorchvideo does not")
+    assert_refused("pytorchvideo", {"frame_difference": True}, "frame_difference is True, which pytorchvideo does not")
 
 
 def assert_refused(format: str, fields: dict[str, Any], message: str) -> None:
@@ -304,7 +305,7 @@ def test_what_a_toolkit_lacks_is_named() -> None:
     from gcvideo.models import create_model
 
     model = create_model("slow_r18_gc_c345", width=8)
-    _, report = from_gcvideo(model.state_dict(), naming_to_write("pytorchvideo", model.config))
+    _, report, _ = rename(model.state_dict(), GCVIDEO, naming_to_write("pytorchvideo", model.config))
     assert set(report.unmatched) == {key for key in model.state_dict() if ".context." in key}
     assert set(report.unmatched.values()) == {"pytorchvideo has no such layer"}
 

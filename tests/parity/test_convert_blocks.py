@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from gcvideo.config import config_from_dict
 from gcvideo.layers import ContextBlock
 from gcvideo.models import build_model
-from gcvideo.weights.convert import convert_block, find_naming, from_gcvideo, naming_to_write, to_gcvideo
+from gcvideo.weights.convert import find_naming, naming_to_write, rename, to_gcvideo
 from gcvideo.weights.infer import model_fields
+from gcvideo.weights.naming import BLOCK_FORMATS, GCVIDEO
 from gcvideo.weights.reading import Weights
 from tests.parity.foreign import MmcvContextBlock, randomize_norms
 
@@ -40,7 +41,7 @@ def make_peer(toolkit: str, fusion: str, attention: bool) -> nn.Module:
 @pytest.mark.parametrize("toolkit", ["mmcv", "timm"])
 def test_block(toolkit: str, fusion: str, attention: bool) -> None:
     peer = make_peer(toolkit, fusion, attention)
-    state, report = convert_block(peer.state_dict(), toolkit, "gcvideo")
+    state, report, _ = rename(peer.state_dict(), BLOCK_FORMATS[toolkit], BLOCK_FORMATS["gcvideo"])
     block = ContextBlock(32, pool="attention" if attention else "average", fusion=fusion, reduction=4).double()
     block.load_state_dict(state)  # strict: no key is missing or left over
     picture = torch.randn(2, 32, 5, 6, dtype=torch.float64)
@@ -50,7 +51,7 @@ def test_block(toolkit: str, fusion: str, attention: bool) -> None:
     mask = {"mmcv": "conv_mask.bias", "timm": "conv_attn.bias"}[toolkit]
     assert set(report.dropped) == ({mask} if attention else set())
     assert not report.unmatched
-    back, _ = convert_block(block.state_dict(), "gcvideo", toolkit)
+    back, *_ = rename(block.state_dict(), BLOCK_FORMATS["gcvideo"], BLOCK_FORMATS[toolkit])
     assert {key: tensor.shape for key, tensor in back.items()} == {k: v.shape for k, v in peer.state_dict().items()}
     peer.load_state_dict(back)  # the mask's bias is zero now, and nothing changes
     torch.testing.assert_close(peer(picture), expected, rtol=1e-10, atol=1e-10)
@@ -68,14 +69,14 @@ def test_the_dropped_mask_bias_is_harmless(toolkit: str, bias: float) -> None:
     mask.zero_grad()
     peer(picture).square().sum().backward()
     assert mask.bias.grad.abs().max() < 1e-9 * mask.weight.grad.abs().max()  # nor would training ever move it
-    state, report = convert_block(peer.state_dict(), toolkit, "gcvideo")
+    state, report, _ = rename(peer.state_dict(), BLOCK_FORMATS[toolkit], BLOCK_FORMATS["gcvideo"])
     assert list(report.dropped.values()) == ["the softmax over positions cancels a constant added to every logit"]
     assert not any("mask" in key or "attn" in key for key in state)
 
 
 def test_timm_to_mmcv() -> None:
     timm_block, mmcv_block = make_peer("timm", "scale_add", True), make_peer("mmcv", "scale_add", True)
-    state, _ = convert_block(timm_block.state_dict(), "timm", "mmcv")
+    state, *_ = rename(timm_block.state_dict(), BLOCK_FORMATS["timm"], BLOCK_FORMATS["mmcv"])
     mmcv_block.load_state_dict(state)
     picture = torch.randn(2, 32, 5, 6, dtype=torch.float64)
     torch.testing.assert_close(mmcv_block(picture), timm_block(picture), rtol=1e-10, atol=1e-10)
@@ -102,16 +103,16 @@ def test_timm_network_with_context_blocks(attention: str, fusion: str) -> None:
     assert fields["context"]["fusion"] == fusion
     assert fields["context"]["reduction"] == 8
     config = config_from_dict({"name": "x", "model": fields}, where="test").model
-    state, report = to_gcvideo(peer.state_dict(), naming, config)
+    model = build_model(config).double().eval()
+    state, report = to_gcvideo(peer.state_dict(), naming, model)
     assert not report.unmatched
     assert not report.missing
     assert all(key.endswith("se.conv_attn.bias") for key in report.dropped)
-    model = build_model(config).double().eval()
     model.load_state_dict(state)
     picture = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected = peer(picture)
         torch.testing.assert_close(logits_of_still(model, picture), expected, rtol=1e-10, atol=1e-10)
-        back, _ = from_gcvideo(model.state_dict(), naming_to_write("timm", config))
+        back, *_ = rename(model.state_dict(), GCVIDEO, naming_to_write("timm", config))
         peer.load_state_dict(back)
         torch.testing.assert_close(peer(picture), expected, rtol=1e-10, atol=1e-10)

@@ -103,7 +103,7 @@ def test_c2d_has_the_keys_and_sizes_of_the_2d_network(depth: str) -> None:
         peer, model = timm.create_model(name), create_model(f"c2d_{depth}", num_classes=1000)
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in peer.parameters())
     state = peer.state_dict()
-    _, report = to_gcvideo(state, find_naming(state, where="test", format="timm"), model.config)
+    _, report = to_gcvideo(state, find_naming(state, where="test", format="timm"), model)
     assert (report.unmatched, report.missing) == ({}, {})
 
 
