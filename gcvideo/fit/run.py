@@ -10,7 +10,7 @@ import shlex
 import shutil
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +29,20 @@ from gcvideo.fit.look import Videos, look
 from gcvideo.fit.plan import Plan, plan_clips, plan_epochs, plan_rate, plan_training
 from gcvideo.fit.split import find_groups, folds, hold_out
 from gcvideo.fit.verdict import accuracy, judge
-from gcvideo.journal import Journal
-from gcvideo.prepare.encode import Encoding
 from gcvideo.prepare.index import write_index
-from gcvideo.prepare.transcode import clip_seconds, transcode_files
 from gcvideo.report.page import render, write_page
 from gcvideo.report.pages import score_for_page, write_run_report
-from gcvideo.report.pictures import thumbnails
 from gcvideo.train.dry_run import dry_run, find_lr
 from gcvideo.train.run_folder import RunFolder
 from gcvideo.train.trainer import Trainer
 
 TEST_SHARE, VAL_SHARE, TRIAL_SHARE = 0.2, 0.1, 0.25
-ENOUGH_TO_VALIDATE = 1000  # training videos; of fewer, each is worth more in training than for stopping early
+VALIDATED = 1000  # training videos or more; of fewer, each is worth more in training than for stopping early
 LOOK_TIME, TRIAL_TIME, RATE_TIME = 0.1, 0.25, 0.05  # shares of the time for everything
 TRIAL_EPOCHS, TRIAL_STEPS, FEWEST_STEPS = 10, 150, 20  # at most the larger of the first two, at least the last
 TRIED = 50  # videos that a trial shall test
 TEST_COST = 0.5  # time of a view of a test over that of a training clip
 SLACK = 0.95  # of the time that is left
-READING = 0.25  # share of reading in the time of a clip, from which small copies may pay
 MOST_CHECKED = 1000  # training videos whose labels are looked at
 PAUSE = 60.0  # seconds between lines of progress; the logs of trainings have all of it
 INPUT = "model.frame_difference"
@@ -65,7 +60,6 @@ class Fit:
         seconds: for everything.
         until: time of its end, by ``time.monotonic``.
         clip_seconds: of a training clip, measured.
-        copies: of videos that are slow to read -> faster ones.
     """
 
     plan: Plan
@@ -74,20 +68,15 @@ class Fit:
     seconds: float
     until: float
     clip_seconds: float = 0.0
-    copies: dict[str, str] = field(default_factory=dict)
-
-    def split(self, places: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """Some of the videos, without a share of them that is held out, and this."""
-        held = hold_out(self.videos.labels[places], self.groups[places], share, seed=self.plan.config.seed)
-        return places[~held], places[held]
 
     def parts(self, *, held_out: bool) -> Parts:
         """Places of the videos to train, validate and test on; the user's own parts are kept."""
         parts = {part: np.flatnonzero(np.array(self.videos.parts) == part) for part in ("train", "val", "test")}
-        if held_out and not len(parts["test"]):
-            parts["train"], parts["test"] = self.split(parts["train"], TEST_SHARE)
-        if not len(parts["val"]) and len(parts["train"]) >= ENOUGH_TO_VALIDATE:
-            parts["train"], parts["val"] = self.split(parts["train"], VAL_SHARE)
+        for part, share, least in (("test", TEST_SHARE, 0 if held_out else np.inf), ("val", VAL_SHARE, VALIDATED)):
+            train = parts["train"]
+            if not len(parts[part]) and len(train) >= least:
+                held = hold_out(self.videos.labels[train], self.groups[train], share, seed=self.plan.config.seed)
+                parts["train"], parts[part] = train[~held], train[held]
         say(f"  {', '.join(f'{len(places)} videos to {part}' for part, places in parts.items())}; no group is divided")
         return parts
 
@@ -97,7 +86,7 @@ class Fit:
         table.classes, table.labels = own.classes, own.labels[places].astype(np.int32)
         if own.multi_label:
             table.sets = pa.array([own.sets[i] for i in places], pa.list_(pa.int32()))
-        files = [os.path.abspath(self.copies.get(record.path, record.path)) for record in table]
+        files = [os.path.abspath(record.path) for record in table]
         root = os.path.commonpath(list(map(os.path.dirname, files)))
         rows = [{**own.rows[i], "path": os.path.relpath(file, root)} for i, file in zip(places, files, strict=True)]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,12 +96,8 @@ class Fit:
     def config(self, parts: Parts, values: dict[str, Any], *, trial: str = "") -> RunConfig:
         """The config of a training on these parts, whose annotations are written into its folder; or of a trial."""
         if trial:
-            values = {
-                **values,
-                "output": str(self.plan.config.run_dir / "trials"),
-                "name": trial,
-                "train.early_stop": 0,
-            }
+            values = {**values, "name": trial, "train.early_stop": 0}
+            values["output"] = str(self.plan.config.run_dir / "trials")
         folder, values = self.plan.variant(values).run_dir, {**values, "data.classes": None}
         for part in ("train", "val", "test"):
             places = parts.get(part, ())
@@ -122,34 +107,14 @@ class Fit:
 
     def measure(self, parts: Parts) -> None:
         """Measure the seconds of a training clip, its reading included."""
-        config = self.config({"train": parts["train"]}, {}, trial="speed")
-        self.clip_seconds = 1 / float(sparing(PAUSE)(dry_run)(config)["clips_per_second"])
+        cost = sparing(PAUSE)(dry_run)(self.config({"train": parts["train"]}, {}, trial="speed"))
+        self.clip_seconds = 1 / cost["clips_per_second"]
+        if cost["bound_by"] == "data":
+            self.videos.note("training waits for videos: copies by gcvideo prepare transcode are read faster")
 
-    def copy_videos(self, parts: Parts) -> None:
-        """Make small copies of the videos in the run's folder, if some of them show that it saves time."""
-        both = zip(self.videos.records, self.videos.rows, strict=True)
-        lengths = {record.path: row.get("duration") or 0.0 for record, row in both}
-        paths = sorted(path for path in lengths if os.path.isfile(path))
-        few = sorted(paths[:: max(1, len(paths) // 12)], key=lambda path: lengths[path])[:3]
-        read = float(np.median([clip_seconds(path, clips=2) for path in few] or [0.0]))
-        told = f"a clip is read in {1000 * read:.0f} ms of CPU time and trained on in {1000 * self.clip_seconds:.0f} ms"
-        if read < READING * self.clip_seconds:
-            return say(f"  {told}: no small copies are needed")
-        folder, side = self.plan.config.run_dir / "videos", max(self.plan.config.data.short_side)
-        copies = {path: str(folder / f"{number}.mp4") for number, path in enumerate(paths)}
-        journal, began = Journal(folder / "copies.jsonl", {"short_side": side}), time.monotonic()
-        done = transcode_files({path: copies[path] for path in few}, Encoding(short_side=side), journal)
-        rate = (time.monotonic() - began) / max(0.1, sum(lengths[path] for path in few))
-        cost = rate * sum(lengths.values())
-        left = self.until - time.monotonic() - cost
-        saved = (done.old.clip_ms - done.new.clip_ms) / 1000 * left / self.clip_seconds
-        if not saved > 2 * cost:
-            shutil.rmtree(folder, ignore_errors=True)
-            return say(f"  {told}: small copies would save {max(0.0, saved):.0f} s, and take {duration(cost)} to make")
-        say(f"  {told}: small copies are made, in about {duration(cost)}")
-        failures = transcode_files(copies, Encoding(short_side=side), journal).failures
-        self.copies = {path: copy for path, copy in copies.items() if path not in failures}
-        self.measure(parts)
+    def epoch_seconds(self, train: np.ndarray, val: np.ndarray) -> float:
+        """Of an epoch on these videos, and a validation."""
+        return self.clip_seconds * (len(train) + TEST_COST * len(val))
 
     def try_inputs(self, parts: Parts) -> None:
         """Choose frames or differences of frames by short trainings on both, tested on videos held out of training."""
@@ -157,11 +122,10 @@ class Fit:
         fold = folds(labels[train], self.groups[train], round(1 / TRIAL_SHARE), seed=self.plan.config.seed)
         pairs = [(train[fold != k], train[fold == k]) for k in np.unique(fold)]
         pairs = [(one, two) for one, two in pairs if len({*labels[one]}) == len(self.videos.classes)]
-        clips = max((len(one) + TEST_COST * len(two) for one, two in pairs), default=0)
-        most = max(TRIAL_EPOCHS, TRIAL_STEPS * batch / len(train))
+        epoch = max((self.epoch_seconds(one, two) for one, two in pairs), default=0)
         while pairs:
             seconds = TRIAL_TIME * self.seconds / 2 / len(pairs) - 3  # a start and a validation take some time
-            epochs = min(most, round(seconds / self.clip_seconds / clips, 3))
+            epochs = round(min(max(TRIAL_EPOCHS, TRIAL_STEPS * batch / len(train)), seconds / epoch), 3)
             if sum(len(two) for _, two in pairs[1:]) < TRIED and epochs * len(train) > FEWEST_STEPS * batch:
                 break
             pairs.pop()
@@ -218,9 +182,9 @@ def fit(asked: argparse.Namespace, *, began: float) -> dict[str, Any]:
     """
     plan = Plan(asked.name or Path(asked.source).expanduser().resolve().stem, asked.overrides)
     folder, data, name = plan.config.run_dir, plan.config.data, plan.config.name
-    names = [f"{name}_fold{k + 1}" for k in range(asked.folds)]
-    names += [f"{name}_s{n}" if n else name for n in reversed(range(asked.seeds))]
-    taken = [run.path for run in (RunFolder(plan.variant({"name": own})) for own in names) if run.holds_run()]
+    runs = {f"{name}_fold{k + 1}": 0 for k in range(asked.folds)}  # name -> what is added to the seed
+    runs |= {f"{name}_s{n}" if n else name: n for n in reversed(range(asked.seeds))}
+    taken = [run.path for run in (RunFolder(plan.variant({"name": own})) for own in runs) if run.holds_run()]
     if taken and not (asked.overwrite or asked.dry_run):
         fix = "give another --name, or replace it with --overwrite"
         if taken == [folder] and not (folder / "fit.json").exists():
@@ -234,10 +198,12 @@ def fit(asked: argparse.Namespace, *, began: float) -> dict[str, Any]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"{folder}: another gcvideo fit is at work here; give another --name") from None
-        return carry_out(asked, plan, videos, names, began)
+        return carry_out(asked, plan, videos, runs, began)
 
 
-def carry_out(asked: argparse.Namespace, plan: Plan, videos: Videos, names: list[str], began: float) -> dict[str, Any]:
+def carry_out(
+    asked: argparse.Namespace, plan: Plan, videos: Videos, runs: dict[str, int], began: float
+) -> dict[str, Any]:
     """The rest of ``fit``: choose, try, train the runs of these names, of which the last is the classifier, test."""
     labels, folder, seed, total = videos.labels, plan.config.run_dir, plan.config.seed, 60 * asked.minutes
     groups = find_groups([r.path for r in videos.records], labels, videos.classes, twins=videos.twins)
@@ -254,31 +220,31 @@ def carry_out(asked: argparse.Namespace, plan: Plan, videos: Videos, names: list
     parts = work.parts(held_out=not asked.folds)
     work.measure(parts)
     if not asked.dry_run:
-        work.copy_videos(parts)
         work.try_inputs(parts)
         work.find_rate(parts)
-    count, trained = (asked.folds + 1, len(labels)) if asked.folds else (asked.seeds, asked.seeds * len(parts["test"]))
+    trained = len(labels) if asked.folds else asked.seeds * len(parts["test"])
     views = trained * plan.config.test.clips * plan.config.test.crops + min(len(parts["train"]), MOST_CHECKED)
-    testing = TEST_COST * work.clip_seconds * views + 3 * (count + 1)
-    epoch = work.clip_seconds * (len(parts["train"]) + TEST_COST * len(parts["val"]))
-    given = {"seconds": max(1.0, SLACK * (work.until - time.monotonic() - testing) / count), "epoch_seconds": epoch}
+    testing = TEST_COST * work.clip_seconds * views + 3 * (len(runs) + 1)
+    epoch = work.epoch_seconds(parts["train"], parts["val"])
+    given = {"seconds": max(1.0, SLACK * (work.until - time.monotonic() - testing) / len(runs)), "epoch_seconds": epoch}
     short = plan_epochs(plan, videos=len(parts["train"]), validates=len(parts["val"]) > 0, **given)
-    say(f"  about {duration(count * epoch * plan.config.train.epochs)} of training")
+    say(f"  about {duration(len(runs) * epoch * plan.config.train.epochs)} of training")
     results = {"run": str(folder), "choices": plan.chosen, "reasons": plan.reasons, "notes": videos.notes}
     shutil.rmtree(folder / "trials", ignore_errors=True)
     if asked.dry_run:
         say("dry run: nothing was trained")
         return results
     fold = folds(labels, groups.numbers, max(asked.folds, 1), seed=seed)
-    each = [{"train": np.flatnonzero(fold != k), "test": np.flatnonzero(fold == k)} for k in range(asked.folds)]
-    runs = list(zip(names, [*each, *[parts] * asked.seeds], strict=True))
     tests: list[Predictions] = []
-    for number, (run, own) in enumerate(runs):
-        if own is not parts and (not len(own["test"]) or {*labels[own["train"]]} != {*labels}):
-            continue
+    for number, (run, more) in enumerate(runs.items()):
+        own = parts
+        if number < asked.folds:
+            own = {"train": np.flatnonzero(fold != number), "test": np.flatnonzero(fold == number)}
+            if not len(own["test"]) or {*labels[own["train"]]} != {*labels}:
+                continue
         say(f"\ntraining {number + 1} of {len(runs)}: {run}")
         stop = {} if len(own.get("val", ())) else {"train.early_stop": 0}
-        config = work.config(own, {"name": run, "seed": seed + (0 if asked.folds else len(runs) - 1 - number), **stop})
+        config = work.config(own, {"name": run, "seed": seed + more, **stop})
         work.train(config, max(1.0, (work.until - time.monotonic() - testing) / (len(runs) - number)))
         plan.explain(config.run_dir / "config.yaml")
         tests += [work.test(config)] if len(own["test"]) else []
@@ -286,14 +252,11 @@ def carry_out(asked: argparse.Namespace, plan: Plan, videos: Videos, names: list
     pooled = (Predictions.join(tests) if asked.folds else tests[-1]) if tests else None
     verdict = judge(pooled, tests, work.test(config, np.sort(checked)))
     counts = Counter(videos.classes[label] for i in parts["train"] for label in videos.sets[i])
-    values: dict[str, Any] = {"v": verdict, "counts": counts, "short": short, "grouped": groups.shown_by}
-    values |= {"run": shlex.quote(str(folder)), "test": asked.test, "seconds": seconds}
-    values |= {"minutes": asked.minutes, "folds": asked.folds, "notes": videos.notes, "stride": plan.config.data.stride}
+    values = {**vars(asked), "v": verdict, "counts": counts, "short": short, "grouped": groups.shown_by, "plan": plan}
+    values |= {"run": shlex.quote(str(folder)), "seconds": seconds, "notes": videos.notes}
     lines = [printable(line) for line in render("fit.txt.j2", **values).splitlines() if line.strip()]
-    values["suspects"] = [{**row, "pictures": thumbnails(row["path"], 8)} for row in verdict["suspects"]]
-    values["choices"] = [{"key": key, "value": plan.chosen[key], "because": why} for key, why in plan.reasons.items()]
-    values["scored"] = score_for_page(pooled) if pooled is not None else None
-    write_page(folder / "fit.html", "fit.html.j2", title=f"The classifier {plan.config.name}", lines=lines, **values)
+    values |= {"lines": lines, "scored": score_for_page(pooled) if pooled is not None else None}
+    write_page(folder / "fit.html", "fit.html.j2", title=f"The classifier {plan.config.name}", **values)
     write_json(folder / "fit.json", results := {**results, "verdict": verdict, "says": lines})
     say("\n".join(["", f"took {duration(time.monotonic() - began)}; the page: {folder / 'fit.html'}", *lines]))
     return results

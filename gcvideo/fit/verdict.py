@@ -10,6 +10,7 @@ import numpy as np
 from gcvideo.eval.metrics import wilson_interval
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.scoring import Scoring, details, score
+from gcvideo.report.pages import video_row
 
 MOST_SUSPECTS, RATIO = 50, 5.0  # by which factor another class is more probable than the label, to doubt it
 
@@ -57,9 +58,7 @@ def suspects(scored: dict[str, Scoring]) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for part, each in scored.items():
         own, best = (each.probabilities[np.arange(len(each.labels)), k] for k in (each.labels, each.predicted))
-        names, videos = each.classes, each.predictions
-        for i in np.flatnonzero(best >= RATIO * own):
-            row = {"id": videos.ids[i], "path": videos.paths[i], "part": part, "class": names[each.labels[i]]}
-            row |= {"taken_for": names[each.predicted[i]], "confidence": float(best[i])}
-            found.setdefault(row["id"], {**row, "factor": float(best[i] / own[i])})
+        for i in np.flatnonzero(best >= RATIO * own).tolist():
+            row = {**video_row(each, i), "part": part, "factor": float(best[i] / own[i])}
+            found.setdefault(row["id"], row)
     return sorted(found.values(), key=lambda row: -row["factor"])[:MOST_SUSPECTS]

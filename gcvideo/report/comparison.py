@@ -13,7 +13,6 @@ from gcvideo.predict.predictor import load
 from gcvideo.report.maps import explain_video
 from gcvideo.report.page import write_page
 from gcvideo.report.pages import maps_for_page
-from gcvideo.report.pictures import moving_picture, thumbnails
 from gcvideo.report.plots import Series, line_plot
 
 MOST_CHANGED = 8  # videos on the page, each of some 150 kB
@@ -45,10 +44,6 @@ def write_comparison(
         runs: of each network the run whose attention is shown; those without a checkpoint are left out.
     """
     changed = results.get("changed") or {"pairs": [], "videos": []}
-    videos = [
-        {**video, "pictures": thumbnails(video["path"], 6), "moving": moving_picture(video["path"])}
-        for video in changed["videos"][:MOST_CHANGED]
-    ]
     looks = []
     for network, run in zip(results["networks"], runs if changed["pairs"] else (), strict=False):
         example = {"video": changed["example"]["path"], "predictions": [{"index": changed["example"]["label"]}]}
@@ -56,8 +51,8 @@ def write_comparison(
             if found := explain_video(load(run), example, all_queries=True):
                 looks.append((network["config"], maps_for_page(found)))
     values: dict[str, Any] = {"results": results, "tables": tables_of(results)}
-    values |= {"left_out": left_out_lines(results["networks"]), "plots": plots, "changed": changed}
-    write_page(path, "comparison.html.j2", title="Networks side by side", videos=videos, looks=looks, **values)
+    values |= {"left_out": left_out_lines(results["networks"]), "plots": plots, "changed": changed, "looks": looks}
+    write_page(path, "comparison.html.j2", title="Networks side by side", most=MOST_CHANGED, **values)
 
 
 def cost_table(networks: Sequence[dict[str, Any]]) -> list[Row]:

@@ -23,7 +23,7 @@ from gcvideo import console
 from gcvideo.config import flatten
 from gcvideo.console import clock, duration, percent, printable
 from gcvideo.files import write_atomically
-from gcvideo.report.pictures import colour
+from gcvideo.report.pictures import colour, moving_picture, thumbnails
 from gcvideo.report.plots import svg
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -91,6 +91,6 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-FILTERS = (aligned, clock, columns, duration, flatten, percent, plain, printable, svg, text)
+FILTERS = (aligned, clock, columns, duration, flatten, moving_picture, percent, plain, printable, svg, text, thumbnails)
 ENVIRONMENT.filters.update({function.__name__: function for function in FILTERS})
 ENVIRONMENT.globals["colours"] = colour(np.linspace(0, 1, 256)).tolist()  # RGB of maps, from 0 to 1

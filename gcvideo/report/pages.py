@@ -97,8 +97,7 @@ def write_search_page(path: str | Path, rows: Sequence[dict[str, Any]], index: V
         rows: the query, without a similarity, and what ``index.nearest`` gave.
         index: that was searched.
     """
-    query, *found = ({**row, "pictures": thumbnails(row["path"], 4, span=(row["start"], row["end"]))} for row in rows)
-    values = {"query": query, "found": found, "info": index.info, "vectors": len(index.paths)}
+    values = {"rows": rows, "info": index.info, "vectors": len(index.paths)}
     write_page(path, "search.html.j2", title="Similar videos", **values)
 
 
@@ -113,7 +112,7 @@ def score_for_page(predictions: Predictions) -> dict[str, Any] | None:
     points = [(row["confidence"], row["accuracy"]) for row in found["calibration"]["bins"]]
     series = [Series("videos", points), Series("confidence that is right", [(0, 0), (1, 1)], marks=False)]
     plot = line_plot(series, title="Accuracy by confidence", x="mean confidence", y="accuracy")
-    mistakes = [{**row, "pictures": thumbnails(row["path"], 1)} for row in (video_row(scoring, i) for i in worst)]
+    mistakes = [video_row(scoring, i) for i in worst]
     confusion = _most_confused(np.array(found["confusion"]), scoring.classes)
     return {**found, "confusion": confusion, "reliability": plot, "mistakes": mistakes}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def words(verdict: dict[str, Any], **values: Any) -> str:
         "folds": 0,
         "test": None,
         "grouped": "x",
-        "stride": 4,
+        "plan": SimpleNamespace(config=SimpleNamespace(data=SimpleNamespace(stride=4))),
     }
     return render("fit.txt.j2", v=verdict, **{**given, "seconds": 2.0, "run": "runs/mine", **values})
 
