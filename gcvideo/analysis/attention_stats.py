@@ -27,7 +27,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from gcvideo.layers import BlockTrace, ContextBlock, NonLocalBlock
+from gcvideo.layers import BlockTrace, NonLocalBlock
 from gcvideo.layers.context import AttentionPool
 
 MEASURES = ("input", "gathered", "output", "attention", "jsd", "evenness")
@@ -174,7 +174,5 @@ def _mean(values: list[float]) -> float | None:
 
 def block_kind(block: nn.Module) -> str:
     """The instantiation of a non-local block; "shared attention" or "average pooling" for a context block."""
-    if isinstance(block, NonLocalBlock):
-        return block.instantiation
-    assert isinstance(block, ContextBlock)
-    return "shared attention" if isinstance(block.pool, AttentionPool) else "average pooling"
+    shared = "shared attention" if isinstance(getattr(block, "pool", None), AttentionPool) else "average pooling"
+    return block.instantiation if isinstance(block, NonLocalBlock) else shared

@@ -15,26 +15,29 @@ LEVEL = 0.95
 MEASURES = ("clip_top1", "clip_top5", "video_top1", "video_top5")
 
 
-def common_videos(names: Sequence[str], tests: Sequence[Predictions]) -> list[Predictions]:
-    """Of each test, the labelled videos that all tests have, in the order of their ids.
+def common_videos(names: Sequence[str], networks: Sequence[Sequence[Predictions]]) -> list[list[Predictions]]:
+    """Of each run of each network, the labelled videos that all of them have, in the order of their ids.
 
     Args:
-        names: of the tests, for the errors.
+        names: of the networks, for the errors.
+        networks: their runs.
 
     Raises:
-        DataError: the tests have no labelled video in common, several labels a video, or disagree on labels or classes.
+        DataError: the runs have no labelled video in common, several labels a video, or disagree on labels or classes.
     """
-    if several := [name for name, test in zip(names, tests, strict=True) if test.multi_label]:
+    tests = [(name, run) for name, runs in zip(names, networks, strict=True) for run in runs]
+    if several := [name for name, run in tests if run.multi_label]:
         raise DataError(f"{several[0]}: has several labels a video; only accuracies of one label a video are compared")
-    labelled = [test.select(test.labels >= 0) for test in tests]
-    shared = set.intersection(*(set(test.ids) for test in labelled))
+    tests = [(name, run.select(run.known)) for name, run in tests]
+    shared = set.intersection(*(set(run.ids) for _, run in tests))
     if not shared:
-        ids = " and ".join(dict.fromkeys(test.ids[0] for test in labelled if test.ids)) or "none"
+        ids = " and ".join(dict.fromkeys(run.ids[0] for _, run in tests if run.ids)) or "none"
         fix = "test readable videos, with the same data.test.root, which ids are relative to"
         raise DataError(f"{' and '.join(dict.fromkeys(names))}: have no labelled video in common (ids: {ids}); {fix}")
-    common = [test.select([id_ in shared for id_ in test.ids]) for test in labelled]
-    first = common[0].select(np.argsort(np.array(common[0].ids, dtype=np.str_), kind="stable"))
-    return [test.aligned_with(first, names=(name, names[0])) for name, test in zip(names, common, strict=True)]
+    tests = [(name, run.select([id_ in shared for id_ in run.ids])) for name, run in tests]
+    first = tests[0][1].select(np.argsort(np.array(tests[0][1].ids, dtype=np.str_), kind="stable"))
+    common = iter([run.aligned_with(first, names=(name, names[0])) for name, run in tests])
+    return [[next(common) for _ in runs] for runs in networks]
 
 
 def mcnemar(
@@ -48,7 +51,7 @@ def mcnemar(
     Raises:
         DataError: see ``common_videos``.
     """
-    first, second = common_videos(names, [first, second])
+    ((first,), (second,)) = common_videos(names, [[first], [second]])
     a, b = (label_ranks(test.scores, test.labels) < 1 for test in (first, second))
     only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
     return {
@@ -92,7 +95,7 @@ def compare_accuracy(
     Raises:
         DataError: see ``common_videos``.
     """
-    common = _common_runs(names, predictions)
+    common = common_videos(names, predictions)
     correct = [[_correct(run) for run in runs] for runs in common]
     values = [np.stack([right.sum(0) / total.sum(0) for right, total in runs]) for runs in correct]  # (runs, measures)
     drawn = _resample(correct, seed=seed)
@@ -131,7 +134,7 @@ def changed_videos(names: Sequence[str], predictions: Sequence[Sequence[Predicti
         agree on, the most even sides first, as {"id", "path", "class", "label", "networks"}, the last for each network
         {"network", "prediction" and "score" of its first run, "right"}; "example": the first of them, else any.
     """
-    common = _common_runs(names, predictions)
+    common = common_videos(names, predictions)
     first = common[0][0]
     wins = np.array([sum(label_ranks(run.scores, run.labels) < 1 for run in runs) for runs in common])  # (networks, V)
     share = wins / np.array([[len(runs)] for runs in common])
@@ -154,13 +157,6 @@ def changed_videos(names: Sequence[str], predictions: Sequence[Sequence[Predicti
         for name, a in zip(names, right, strict=True)
     ]
     return {"pairs": pairs, "videos": videos if disputed.any() else [], "example": videos[0]}
-
-
-def _common_runs(names: Sequence[str], predictions: Sequence[Sequence[Predictions]]) -> list[list[Predictions]]:
-    """``common_videos`` of all runs of all networks."""
-    owners = [name for name, runs in zip(names, predictions, strict=True) for _ in runs]
-    everyone = iter(common_videos(owners, [run for runs in predictions for run in runs]))
-    return [[next(everyone) for _ in runs] for runs in predictions]
 
 
 def _correct(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:

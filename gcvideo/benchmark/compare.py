@@ -26,7 +26,8 @@ from gcvideo.errors import ConfigError
 from gcvideo.eval.test_run import run_test
 from gcvideo.eval.trained import load_trained
 from gcvideo.prepare.synthetic import make_synthetic
-from gcvideo.report.comparison import left_out_lines, plots_of, tables_of, write_comparison
+from gcvideo.report.comparison import plots_of, write_comparison
+from gcvideo.report.page import render
 from gcvideo.report.plots import png
 from gcvideo.train.trainer import Trainer
 
@@ -73,9 +74,8 @@ def run(args: argparse.Namespace) -> None:
     }
     for row, accuracy in zip(results["networks"], accuracies, strict=True):
         row["accuracy"] = accuracy
-    harness.finish(args, results, tables_of(results))
-    for line in left_out_lines(results["networks"]):
-        console.warn(line)
+    console.say(render("comparison.txt.j2", results=results))
+    harness.finish(args, results, {})
     plots = plots_of(results)
     if args.html:
         write_comparison(args.html, results, plots, [places[0] for places in args.predictions or ()])

@@ -17,11 +17,9 @@ def run(args: argparse.Namespace) -> int:
     from gcvideo.cli import main
 
     started = time.monotonic()
-    overrides = [
-        *(f"data.{split}.annotation={args.data / split}.csv" for split in ("train", "val")),
-        *(f"data.{split}.root={args.data / split}" for split in ("train", "val")),
-        *args.overrides,
-    ]
+    folders = [(split, args.data / split) for split in ("train", "val")]
+    overrides = [f"data.{split}.{key}" for split, at in folders for key in (f"annotation={at}.csv", f"root={at}")]
+    overrides += args.overrides
     run_dir = load_config(CONFIG, overrides).run_dir
     steps = [
         ["prepare", "synthetic", str(args.data)],

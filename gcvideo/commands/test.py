@@ -1,20 +1,16 @@
 """``gcvideo test CHECKPOINT [CONFIG] [key=value ...]``: multi-view test; or re-score the predictions of one."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gcvideo import console, distributed
 from gcvideo.console import printable
 from gcvideo.errors import ConfigError, DataError
+from gcvideo.eval.predictions import Predictions
 from gcvideo.files import write_json
-
-if TYPE_CHECKING:
-    from gcvideo.eval.predictions import Predictions
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,15 +82,13 @@ def _test(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
 def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
     """Accuracy by name, per class, confusions, calibration; of each of several networks; with --compare, McNemar's."""
     from gcvideo.analysis.statistics import mcnemar
-    from gcvideo.eval.predictions import Predictions
     from gcvideo.eval.scoring import details, score, summary
 
     names, weights = args.from_predictions, args.weights or [1.0] * len(args.from_predictions)
     if len(weights) != len(names) or not sum(weights):
         raise ConfigError(f"--weights: give a number for each of the {len(names)} files, not all of them 0")
-    several = [Predictions.load(path) for path in names]
-    several = [_chosen(one, args) for one in [Predictions.average(several, names=names, weights=weights), *several]]
-    predictions = several[0]
+    several = [_chosen(Predictions.load(path), args) for path in names]
+    predictions = Predictions.average(several, names=names, weights=weights)
     results = {
         **{name: predictions.info.get(name) for name in ("protocol", "annotation", "fingerprint", "checkpoint")},
         **predictions.summary(),
@@ -103,7 +97,7 @@ def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
     if len(names) > 1:
         results["networks"] = [
             {"predictions": name, "weight": weight, **one.accuracy()}
-            for name, weight, one in zip(names, weights, several[1:], strict=True)
+            for name, weight, one in zip(names, weights, several, strict=True)
         ]
     if args.compare:
         other = Predictions.load(args.compare)

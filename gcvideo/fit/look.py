@@ -1,7 +1,5 @@
 """A look at a user's videos: how many of each class, lengths, rates, sizes, damaged files, copies."""
 
-from __future__ import annotations
-
 import base64
 import os
 import random
@@ -43,7 +41,6 @@ class Videos:
         labels: (V,) the label of each video, of several the rarest.
         multi_label: whether videos have several labels or none.
         twins: pairs of places of videos that show the same pictures.
-        left_out: "path: reason" of the videos that are not used.
         notes: lines that the user should read, also on the page.
     """
 
@@ -55,7 +52,6 @@ class Videos:
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     multi_label: bool = False
     twins: list[tuple[int, int]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
@@ -84,14 +80,10 @@ def look(
     lists += [("test", Path(test).expanduser())] if test else []
     beside = Path(classes or source.with_name("classes.txt"))
     names = load_classes(str(beside)) if classes or (source.is_file() and beside.is_file()) else ()
-    entries, findings = verify.read_lists([path for _, path in lists], root, names if classes else None)
+    entries, findings = verify.read_lists([path for _, path in lists], root, names or None)
     videos.multi_label = any(isinstance(entry.record.label, tuple) for entry in entries)
     between = verify.SEVERAL if videos.multi_label else "\0"
     labels = [[label for label in (entry.label or "").split(between) if label] for entry in entries]
-    if names and all(label.isdecimal() for own in labels for label in own):
-        if (last := max([int(label) for own in labels for label in own], default=0)) >= len(names):
-            raise DataError(f"{beside}: names {len(names)} classes, but {source} has label {last}; name all, from 0")
-        labels = [[names[int(label)] for label in own] for own in labels]
     rows = _open_all([entry.record.path for entry in entries], deadline)
     findings += verify.findings_of(entries, rows)
     seen = [f for f in findings if f.reason.startswith(verify.LOOKS_SAME)]
@@ -108,7 +100,8 @@ def look(
     placed = list(zip(entries, parts, labels, places, strict=True))
     bad = {place: f"{e.record.path}: has no label" for e, _, _, place in placed if e.label is None} | bad
     counts = Counter(label for _, part, own, place in placed if part == "train" and place not in bad for label in own)
-    order = sorted(counts, key=lambda c: (names.index(c) if c in names else 0, int(c) if c.isdecimal() else 0, c))
+    order = [name for name in names if counts[name]]
+    order = order or sorted(counts, key=lambda name: (int(name) if name.isdecimal() else 0, name))
     for entry, part, own, place in placed:
         if place not in bad and not {*own} <= {*order}:
             bad[place] = f"{entry.record.path}: no video of its class is there to train on"
@@ -117,11 +110,11 @@ def look(
             videos.parts.append(part)
             videos.rows.append(rows[entry.record.path])
             videos.sets.append(sorted(map(order.index, own)))
-    videos.classes, videos.left_out = tuple(order), list(map(printable, bad.values()))
+    videos.classes = tuple(order)
     # The rarest label stands for all of a video.
     videos.labels = np.array([min(own, key=lambda k: counts[order[k]], default=0) for own in videos.sets], np.int64)
     if bad:
-        videos.note(f"{len(bad):,} videos are left out: {'; '.join(videos.left_out[:3])}{' ...' * (len(bad) > 3)}")
+        videos.note(f"{len(bad):,} videos are left out: {'; '.join([*bad.values()][:3])}{' ...' * (len(bad) > 3)}")
     if len(counts) < 2:
         found = f"only the class {order[0]!r} has" if counts else "no class has"
         fix = "give each class a folder of its videos, or list them with `path label` lines"

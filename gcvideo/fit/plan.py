@@ -1,7 +1,5 @@
 """Choices of a training by what the videos and the machine are, each with its reason; they become the run's config."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """``gcvideo fit`` from beginning to end: look, split, choose, try, train, test, and say what came of it."""
 
-from __future__ import annotations
-
 import argparse
 import fcntl
 import json
@@ -95,10 +93,12 @@ class Fit:
 
     def config(self, parts: Parts, values: dict[str, Any], *, trial: str = "") -> RunConfig:
         """The config of a training on these parts, whose annotations are written into its folder; or of a trial."""
+        values = {**values, "data.classes": None}
         if trial:
-            values = {**values, "name": trial, "train.early_stop": 0}
-            values["output"] = str(self.plan.config.run_dir / "trials")
-        folder, values = self.plan.variant(values).run_dir, {**values, "data.classes": None}
+            values |= {"name": trial, "output": str(self.plan.config.run_dir / "trials")}
+        if trial or not len(parts.get("val", ())):
+            values["train.early_stop"] = 0
+        folder = self.plan.variant(values).run_dir
         for part in ("train", "val", "test"):
             places = parts.get(part, ())
             file = self.write(places, folder / f"{part}.parquet") if len(places) else None
@@ -243,8 +243,7 @@ def carry_out(
             if not len(own["test"]) or {*labels[own["train"]]} != {*labels}:
                 continue
         say(f"\ntraining {number + 1} of {len(runs)}: {run}")
-        stop = {} if len(own.get("val", ())) else {"train.early_stop": 0}
-        config = work.config(own, {"name": run, "seed": seed + more, **stop})
+        config = work.config(own, {"name": run, "seed": seed + more})
         work.train(config, max(1.0, (work.until - time.monotonic() - testing) / (len(runs) - number)))
         plan.explain(config.run_dir / "config.yaml")
         tests += [work.test(config)] if len(own["test"]) else []

@@ -1,7 +1,5 @@
 """Groups of videos that come from one source, and stratified splits and folds that never divide a group."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

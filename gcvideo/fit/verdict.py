@@ -1,7 +1,5 @@
 """The verdict on a trained classifier: how good it is, what it confuses, and which labels look wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

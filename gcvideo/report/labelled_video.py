@@ -43,7 +43,6 @@ def annotate_video(source: str, destination: str | Path, segments: Sequence[Segm
         VideoError: the source cannot be read.
         GcvideoError: the destination cannot be written.
     """
-    destination = Path(destination)
     for problem in undrawable({segment.label for segment in segments}):
         warn(f"{printable(str(destination))}: {problem}")
     try:

@@ -25,7 +25,6 @@ Place = tuple[float, float, float]  # time, height and width as fractions of a c
 
 MIDDLE: Place = (0.5, 0.5, 0.5)
 MOST_QUERIES = (8, 7, 7)  # frames, rows and columns of queries that a page offers
-MOST_KEYS = 14  # rows and columns of each of their maps; more are averaged
 
 
 def map_of_query(trace: BlockTrace, query: Place) -> Tensor:
@@ -153,9 +152,6 @@ def explain(
             layers.append(Layer(title, scaled(map_of_query(trace, query).abs())))
             continue
         maps = torch.cat([map_of_query(trace, place) for place in [query, *(places(grid) if grid else ())]]).abs()
-        if grid:
-            count, height, width = maps.shape[1:]
-            maps = F.adaptive_avg_pool3d(maps, (count, min(height, MOST_KEYS), min(width, MOST_KEYS)))
         mean, highest = trace.attention.float().abs().mean(1), maps.amax((1, 2, 3)).median()
         layers.append(Layer(f"{title}, from the ring", scaled(maps, highest), by_query=True))
         layers.append(Layer(f"{title}, mean of all queries", scaled(mean, highest)))

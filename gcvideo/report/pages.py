@@ -20,7 +20,7 @@ from gcvideo.predict.predictor import Predictor
 from gcvideo.predict.vectors import VectorIndex
 from gcvideo.report.maps import Explanation, Place, explain_video, map_stems, save_maps
 from gcvideo.report.page import write_page
-from gcvideo.report.pictures import data_uri, thumbnails
+from gcvideo.report.pictures import data_uri
 from gcvideo.report.plots import Series, line_plot
 from gcvideo.train.logger import read_metrics
 
@@ -81,10 +81,9 @@ def write_prediction_page(
     """
     videos: list[dict[str, Any]] = []
     for entry in entries:
-        readable, count = entry["error"] is None, 16 if "timeline" in entry else 8
-        pictures = thumbnails(entry["video"], count) if readable else []
-        explanation = explain_video(predictor, entry) if pictures and len(videos) < MOST_MAPS else None
-        videos.append({**entry, "pictures": pictures, "maps": maps_for_page(explanation) if explanation else None})
+        shown = entry["error"] is None and len(videos) < MOST_MAPS
+        explanation = explain_video(predictor, entry) if shown else None
+        videos.append({**entry, "maps": maps_for_page(explanation) if explanation else None})
     values = {"videos": videos, "predictor": predictor, "most_maps": MOST_MAPS, "refresh": refresh}
     write_page(path, "predictions.html.j2", title="Predictions", **values)
 

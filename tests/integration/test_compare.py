@@ -82,7 +82,7 @@ def test_accuracy_is_in_the_table_the_page_and_the_plots(tmp_path: Path, capsys:
     assert "McNemar p" in said.out
     assert f"2 plots: {tmp_path / 'png'}" in said.out
     assert page.read_text().count("<svg") == 2  # against multiply-adds and against time
-    assert "broken.mp4: " in said.err
+    assert "broken.mp4: " in said.out
     assert "broken.mp4: " in page.read_text()
 
 

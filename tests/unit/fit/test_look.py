@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from gcvideo.errors import DataError
 from gcvideo.fit.look import look
 from tests.videos import write_video
 
@@ -28,11 +27,12 @@ def test_damaged_files_that_are_equal_are_called_damaged(tmp_path: Path) -> None
     assert left_out.count("broken.mp4: is empty") == 2
 
 
-def test_labels_beyond_the_names_of_classes_are_refused(tmp_path: Path) -> None:
-    frames = np.random.default_rng(0).integers(60, 160, (6, 32, 48, 3), dtype=np.uint8)
+def test_labels_beyond_the_names_of_classes_are_left_out_and_named(tmp_path: Path) -> None:
     for clip in range(3):
+        frames = np.random.default_rng(clip).integers(60, 160, (6, 32, 48, 3), dtype=np.uint8)
         write_video(tmp_path / f"{clip}.mp4", frames)
-    (tmp_path / "list.txt").write_text("0.mp4 0\n1.mp4 1\n2.mp4 2\n")
-    (tmp_path / "classes.txt").write_text("jump\nrun\n")
-    with pytest.raises(DataError, match=r"classes.txt: names 2 classes, but .*list.txt has label 2; name all"):
-        look(tmp_path / "list.txt", deadline=time.monotonic())
+    (tmp_path / "list.txt").write_text("0.mp4 1\n1.mp4 0\n2.mp4 2\n")
+    (tmp_path / "classes.txt").write_text("run\njump\n")
+    videos = look(tmp_path / "list.txt", deadline=time.monotonic())
+    assert (videos.classes, videos.labels.tolist()) == (("run", "jump"), [1, 0])
+    assert re.search(r"1 videos are left out: .*2.mp4: label '2' is outside", videos.notes[0])
