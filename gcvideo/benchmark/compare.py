@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     }
     for row, accuracy in zip(results["networks"], accuracies, strict=True):
         row["accuracy"] = accuracy
-    console.say(render("comparison.txt.j2", results=results))
+    console.say(render("comparison.txt.j2", results=results).rstrip())
     harness.finish(args, results, {})
     plots = plots_of(results)
     if args.html:

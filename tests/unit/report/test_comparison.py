@@ -41,7 +41,7 @@ def test_parts_that_were_skipped_have_neither_column_nor_note(tmp_path: Path) ->
     rows = [measured(train=times["slow"]), measured(train=times["other"])]
     title, heads, _, first, second, *_ = printed(rows)
     assert title == "Cost"
-    assert heads.split() == "network input params (M) GMAC train ms (quartiles) train x first".split()
+    assert " ".join(heads.split()) == "network input params (M) GMAC train ms (quartiles) train x first"
     assert first.split()[-3:] == ["500.0", "(500.0–500.0)", "1.00"]
     assert second.split() == ["slow", "8×64×64", "1.50", "2.000", "1000.0", "(1000.0–1000.0)", "2.00"]
     write_comparison(tmp_path / "page.html", {"networks": rows, "scaling": None, "machine": "a CPU"}, {})
