@@ -7,13 +7,13 @@ reports the failure in the video's place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.augment import ClipAugment, build_clip_augment
@@ -28,7 +28,6 @@ from gcvideo.video import VideoReader, open_video, why_missing
 # A sample's decoded frames may take this much memory; test frames beyond it are decoded and resized in portions.
 MAX_DECODED_BYTES = 1 << 30
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -62,7 +61,7 @@ class VideoViews(NamedTuple):
         label: -1 where unknown; of a table of several labels a video all of them.
         index: of the record.
         id: of the record.
-        failure: why the video could not be read; ``frames`` is empty then.
+        failure: why the video could not be read; the tensors are empty then.
         spans: float64 (num_clips, 2), start and end of each clip, or of the window that it lies in, in seconds from the
             video's first frame.
     """
@@ -77,27 +76,14 @@ class VideoViews(NamedTuple):
     spans: Tensor = torch.empty(0, 2, dtype=torch.float64)
 
 
-def open_record(record: VideoRecord, backend: str, data: DataConfig, windows: Windows | None = None) -> VideoReader:
-    """Open the video of a record, whose rate must be known where seconds count.
-
-    Raises:
-        VideoError: it cannot be read, or is a folder of frames whose rate is needed.
-    """
-    video = open_video(record.path, backend=backend, frame_rate=data.frame_rate)
-    for needs, what in ((data.target_fps, "data.target_fps"), (record.end, "a segment"), (windows, "a window")):
-        if needs is not None and not video.timed:
-            raise VideoError(record.path, f"is a frame folder; {what} needs their rate: set data.frame_rate (--fps)")
-    return video
-
-
-def read_clips(
-    record: VideoRecord, backend: str, *, data: DataConfig, augment: ClipAugment | None, rng: np.random.Generator
+def cut_clips(
+    video: VideoReader, record: VideoRecord, *, data: DataConfig, augment: ClipAugment | None, rng: np.random.Generator
 ) -> Tensor:
-    """Training clips of one record, all of whose frames are decoded by one call.
+    """Training clips of the part of an open video that a record means, all of whose frames are decoded by one call.
 
     Args:
+        video: of the record.
         record: the video, or segment of one.
-        backend: decoder, as ``data.backend``.
         data: which clips to cut.
         augment: from ``build_clip_augment``.
         rng: from ``sample_rng``; decides everything that is random.
@@ -108,14 +94,13 @@ def read_clips(
     Raises:
         VideoError: this decoder cannot read it.
     """
-    with open_record(record, backend, data) as video:
-        first, end = record.frame_range(video.times)
-        speed = video.fps / data.target_fps if data.target_fps else 1.0
-        numbers = [
-            first + random_clip(end - first, data.frames, data.stride, rng, convention=data.convention, speed=speed)
-            for _ in range(data.augment.clips_per_video)
-        ]
-        decoded = video.frames(np.concatenate(numbers))  # (K * T, H, W, 3)
+    first, end = record.frame_range(video.times)
+    speed = video.fps / data.target_fps if data.target_fps else 1.0
+    numbers = [
+        first + random_clip(end - first, data.frames, data.stride, rng, convention=data.convention, speed=speed)
+        for _ in range(data.augment.clips_per_video)
+    ]
+    decoded = video.frames(np.concatenate(numbers))  # (K * T, H, W, 3)
     clips = []
     for frames in np.split(decoded, len(numbers)):
         box = random_box(*frames.shape[1:3], data=data, rng=rng)
@@ -165,8 +150,10 @@ def window_spans(video: VideoReader, record: VideoRecord, windows: Windows | Non
     return np.array([span]) if windows is None else windows.cut(*span, clip=clip)
 
 
-class _VideoDataset(Dataset[T]):
+class _VideoDataset:
     """Records, and which decoders may read each of them."""
+
+    windows: Windows | None = None
 
     def __init__(self, records: RecordTable, *, data: DataConfig, quarantine: Quarantine) -> None:
         missing = why_missing(data.backend)
@@ -179,23 +166,30 @@ class _VideoDataset(Dataset[T]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def _read(self, index: int, read: Callable[[VideoRecord, str], R], hold: Hold, *, epoch: int = 0) -> R:
-        """Call ``read(record, backend)``, with a second decoder where the first one fails.
+    def _read(self, index: int, cut: Callable[[VideoReader, VideoRecord], R], hold: Hold, *, epoch: int = 0) -> R:
+        """Open the video of a record and call ``cut(video, record)``, with a second decoder where the first one fails.
 
         Raises:
-            VideoError: the record is known to be bad, or no decoder could read it (with the first one's reason).
+            VideoError: the record is known to be bad, is a folder of frames whose rate is needed, or no decoder could
+                read it (with the first one's reason).
         """
         record = self.records[index]
         if self.quarantine.is_bad(index, epoch):
             raise VideoError(record.path, self.quarantine.failure(index).reason)
         hold(index)
+        seconds = {"data.target_fps": self.data.target_fps, "a segment": record.end, "a window": self.windows}
+        needing = [what for what, value in seconds.items() if value is not None]
         backends = [self.data.backend, "decord" if self.data.backend == "pyav" else "pyav"]
         if self.quarantine.suspect[index]:
             del backends[0]  # it killed a process
         errors = []
         for backend in backends:
             try:
-                return read(record, backend)
+                with open_video(record.path, backend=backend, frame_rate=self.data.frame_rate) as video:
+                    if needing and not video.timed:
+                        fix = f"{needing[0]} needs their rate: set data.frame_rate (--fps)"
+                        raise VideoError(record.path, f"is a frame folder; {fix}")
+                    return cut(video, record)
             except DamagedVideoError:
                 raise  # another decoder might give frames and hide the damage
             except VideoError as error:
@@ -205,7 +199,7 @@ class _VideoDataset(Dataset[T]):
         raise errors[0]
 
 
-class ClipDataset(_VideoDataset[ClipBatch]):
+class ClipDataset(_VideoDataset):
     """Training clips. ``dataset[epoch, slot]`` is a pure function of (seed, epoch, slot) and the videos.
 
     The slot of a record that cannot be read is filled by the next good one in the order of the table (the first
@@ -252,15 +246,15 @@ class ClipDataset(_VideoDataset[ClipBatch]):
             DataError: no video can be read: something other than the videos is broken.
         """
 
-        def read(record: VideoRecord, backend: str) -> Tensor:
-            rng = sample_rng(self.seed, epoch, slot)
-            return read_clips(record, backend, data=self.data, augment=self._augment, rng=rng)
+        def cut(video: VideoReader, record: VideoRecord) -> Tensor:
+            rng = sample_rng(self.seed, epoch, slot)  # the same for every decoder
+            return cut_clips(video, record, data=self.data, augment=self._augment, rng=rng)
 
         failures: list[Failure] = []
         for offset in range(len(self)):
             index = (slot + offset) % len(self)
             try:
-                clips = self._read(index, read, hold, epoch=epoch)
+                clips = self._read(index, cut, hold, epoch=epoch)
             except VideoError as error:
                 failures.append(Failure(self.records[index].id, error.path, error.reason))
             else:
@@ -273,7 +267,7 @@ class ClipDataset(_VideoDataset[ClipBatch]):
         raise DataError(f"{self.records.source}: no video can be read, the first of them {path}: {reason}")
 
 
-class ViewDataset(_VideoDataset[VideoViews]):
+class ViewDataset(_VideoDataset):
     """All views of each video, from one decode in which every frame is decoded once.
 
     Args:
@@ -295,31 +289,18 @@ class ViewDataset(_VideoDataset[VideoViews]):
 
     def views(self, index: int, hold: Hold = lambda index: None) -> VideoViews:
         """The views of a record; ``hold`` is called with its index before it is read."""
-
-        def read(record: VideoRecord, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            with open_record(record, backend, self.data, self.windows) as video:
-                return cut_views(video, record, data=self.data, test=self.test, windows=self.windows)
-
-        record, failure = self.records[index], None
+        record, cut = self.records[index], partial(cut_views, data=self.data, test=self.test, windows=self.windows)
         try:
-            frames, clips, crops, spans = self._read(index, read, hold)
+            frames, clips, crops, spans = self._read(index, cut, hold)
+            return VideoViews(frames, clips, crops, record.label, index, record.id, None, spans)
         except VideoError as error:
-            frames = torch.empty((3, 0, 0, 0), dtype=torch.uint8)
-            clips = torch.empty((0, self.data.frames), dtype=torch.int64)
-            crops = torch.empty((0, 4), dtype=torch.int64)
-            spans = torch.empty((0, 2), dtype=torch.float64)
-            failure = Failure(record.id, error.path, error.reason)
-        return VideoViews(frames, clips, crops, record.label, index, record.id, failure, spans)
+            failure, empty = Failure(record.id, error.path, error.reason), torch.empty(0)
+            return VideoViews(empty, empty, empty, record.label, index, record.id, failure)
 
     def spans(self, index: int, hold: Hold = lambda index: None) -> np.ndarray | None:
         """The windows of a record without their frames; see ``window_spans``. None where it cannot be read."""
-
-        def read(record: VideoRecord, backend: str) -> np.ndarray:
-            with open_record(record, backend, self.data, self.windows) as video:
-                return window_spans(video, record, self.windows, self.data)
-
         try:
-            return self._read(index, read, hold)
+            return self._read(index, partial(window_spans, windows=self.windows, data=self.data), hold)
         except VideoError:
             return None
 

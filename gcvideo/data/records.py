@@ -89,7 +89,8 @@ class RecordTable:
         classes: class names in label order, where known.
         source: the annotation that the table was read from.
         missing: ids that the annotation has and the folder does not.
-        segments: (len, 2), start and end in seconds, NaN for a whole video; None where all videos are whole.
+        segments: (len, 2), start and end in seconds, NaN for a whole video, or (len, 3), and whether the file may be
+            the segment, already cut; None where all videos are whole.
 
     Attributes:
         labels: int32 (len,); where videos have several labels, how many each has. -1 where unknown.
@@ -118,9 +119,9 @@ class RecordTable:
         self.classes = tuple(classes) if classes is not None else None
         self.source = source
         self.missing = tuple(missing)
-        self._segments: np.ndarray | None = None  # float64 (len, 3): start, end, may_be_cut
-        if segments is not None and not np.isnan(segments).all():
-            self._segments = np.column_stack([segments, self._may_be_cut()])
+        if segments is not None and segments.shape[1] == 2:
+            segments = None if np.isnan(segments).all() else np.column_stack([segments, self._may_be_cut()])
+        self._segments = segments  # float64 (len, 3): start, end, may_be_cut
 
     @classmethod
     def of_files(cls, paths: Sequence[str | Path]) -> RecordTable:
@@ -133,10 +134,9 @@ class RecordTable:
         """A table of these records, without their labels; an id that several have becomes the path."""
         number = Counter(record.id for record in records)
         names = [record.id if number[record.id] == 1 else str(record) for record in records]
-        table = cls(ids=names, paths=[record.path for record in records], labels=[-1] * len(names))
-        segments = [(record.start, record.end, record.may_be_cut) for record in records]
-        table._segments = np.array(segments, dtype=np.float64).reshape(-1, 3)  # None becomes NaN
-        return table
+        paths, times = [record.path for record in records], [(r.start, r.end, r.may_be_cut) for r in records]
+        segments = np.array(times, dtype=np.float64).reshape(-1, 3)  # None becomes NaN
+        return cls(ids=names, paths=paths, labels=[-1] * len(names), segments=segments)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -199,9 +199,7 @@ class RecordTable:
         It tells which videos with which labels a run saw. It covers neither the order of the rows nor where the files
         lie nor their bytes, so a copied or transcoded data set keeps its fingerprint.
         """
-        ids, labels = map(_text, self._ids.to_pylist()), map(str, self.labels)
-        if self.sets is not None:
-            labels = map(str, self.sets.to_pylist())
+        ids, labels = map(_text, self._ids.to_pylist()), self.labels if self.sets is None else self.sets.to_pylist()
         return hash_text("".join(sorted(f"{id_}\t{label}\n" for id_, label in zip(ids, labels, strict=True))))
 
     @functools.cached_property

@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+import numpy as np
+
 from gcvideo.data.annotations.folders import SUFFIXES, find_by_stem
 from gcvideo.data.annotations.labels import split_cells
 from gcvideo.errors import DataError, VideoError
@@ -189,17 +191,15 @@ def write_label_list(
             problems.append(str(error))
     if not labels:
         raise DataError("; ".join([f"no labelled video of the export is in {videos}", *problems[:3]]))
-    classes = sorted({*itertools.chain(*labels.values())})
-    plain = all(name[:1].isalpha() and not {*"|;,"} & {*name} for name in classes)
     sets = max(map(len, labels.values())) > 1
-    column = ("labels" if plain else "class_names") if sets else "label" if plain else "class"
     cells = {"|".join(each): tuple(each) for each in labels.values()}
     if sets and split_cells(dict.fromkeys(cells, 1), classes=(), several=True) != cells:
         raise DataError("some videos have several labels, which | separates in lists; begin or end none by [ ] ' or \"")
-    columns = slice(None) if any(start for _, start, _ in labels) else slice(0, None, 3)
+    rows = [["path", "start", "end", "class_names" if sets else "class"]]
+    rows += [[*place, "|".join(each)] for place, each in labels.items()]
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        rows = [["path", "start", "end", column], *([*place, "|".join(each)] for place, each in labels.items())]
-        csv.writer(file, lineterminator="\n").writerows(row[columns] for row in rows)
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    classes = sorted({*itertools.chain(*labels.values())})
     return {"rows": len(labels), "classes": classes, "problems": problems}
 
 
@@ -212,16 +212,16 @@ def _row(path: Path, part: tuple[float, float] | range | None, fps: float | None
             raise DataError(f"{path}: lacks some of the pictures {part.start} to {part.stop - 1} of the export")
         first, stop = numbers[0], min(part.stop, numbers[-1] + 1)
         return f"{name}#frames={part.start - first},{stop - first}", "", ""
+    if part is None:
+        return name, "", ""
+    with open_video(path) as video:
+        frames = video.times - video.times[0]
+        lasts = frames[-1] + 1 / video.fps if video.timed else math.inf
     if isinstance(part, range):
-        with open_video(path) as video:
-            times = [*(video.times - video.times[0]), video.times[-1] - video.times[0] + 1 / video.fps]
-        if (end := times[-1] * fps if fps else len(times) - 1) <= part.stop - part.step:
-            raise DataError(f"{path}: has {end:.0f} frames, not {part.stop}; counted at another rate (--fps)?")
-        stop = min(part.stop, end)
-        part = (part.start / fps, stop / fps) if fps else (times[part.start], times[int(stop)])
-    elif part:
-        with open_video(path) as video:
-            lasts = video.times[-1] - video.times[0] + 1 / video.fps if video.timed else math.inf
-        if not 0 <= part[0] < part[1] <= lasts + LATE:
-            raise DataError(f"{path}: has a segment from {part[0]:g} to {part[1]:g} s, and lasts {lasts:.4g} s")
-    return (name, f"{part[0]:.10g}", f"{part[1]:.10g}") if part else (name, "", "")
+        times = [*(np.arange(0, lasts, 1 / fps) if fps else frames), lasts]  # of frames as the tool counted them
+        if len(times) - 1 <= part.stop - part.step:
+            raise DataError(f"{path}: has {len(times) - 1} frames, not {part.stop}; counted at another rate (--fps)?")
+        part = times[part.start], times[min(part.stop, len(times) - 1)]
+    elif not 0 <= part[0] < part[1] <= lasts + LATE:
+        raise DataError(f"{path}: has a segment from {part[0]:g} to {part[1]:g} s, and lasts {lasts:.4g} s")
+    return name, f"{part[0]:.10g}", f"{part[1]:.10g}"

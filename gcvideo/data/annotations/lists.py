@@ -19,7 +19,7 @@ import math
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,22 +102,22 @@ def read_list(annotation: Annotation) -> RecordTable:
     column = next((name for name in LABELS if name in layout.columns), "label")
     in_splits = annotation.path.stem == "metadata"  # whose folders may be those of splits
 
-    def rows() -> Iterator[Row]:
-        for line, row, wrong in read_rows(annotation, layout, find):
-            path, numbers = row["path"], [int(row[name]) for name in ("offset", "frames") if name in row]
-            frames = count_frames(os.path.join(annotation.root, find(path) or "\0")) if numbers else None
-            if frames is not None:
-                first, last = (0, *numbers)[-2:]
-                if first + last > frames or (len(numbers) == 1 and last != frames):
-                    wrong = f"{path}: has {frames} pictures, but the row says {' and '.join(map(str, numbers))}"
-                path += f"#frames={first},{first + last}" if len(numbers) == 2 else ""
-            split = path.split("/")[0] if in_splits and path.split("/")[0].lower() in SUBSETS else ""
-            times = _seconds(row.get("start")), _seconds(row.get("end"))
-            yield Row(line, path, row.get(column, ""), "", *times, row.get("split", split), wrong)
+    def make(line: int, row: dict[str, str]) -> Row:
+        path, numbers, wrong = row["path"], [int(row[name]) for name in ("offset", "frames") if name in row], ""
+        frames = count_frames(os.path.join(annotation.root, find(path) or "\0")) if numbers else None
+        if frames is not None:
+            first, last = (0, *numbers)[-2:]
+            if first + last > frames or (len(numbers) == 1 and last != frames):
+                wrong = f"{path}: has {frames} pictures, but the row says {' and '.join(map(str, numbers))}"
+            path += f"#frames={first},{first + last}" if len(numbers) == 2 else ""
+        split = path.split("/")[0] if in_splits and path.split("/")[0].lower() in SUBSETS else ""
+        times = _seconds(row.get("start")), _seconds(row.get("end"))
+        return Row(line, path, row.get(column, ""), "", *times, row.get("split", split), wrong)
 
     kind, several = LABELS[column]
     annotation.readings.hint = f"; the rows are read as {layout}; {OTHER_COLUMNS}"
-    return make_table(annotation, rows(), find=find, kind=kind, several=annotation.several or several)
+    rows = read_rows(annotation, layout, find, make)
+    return make_table(annotation, rows, find=find, kind=kind, several=annotation.several or several)
 
 
 def header_of(path: Path) -> Layout | None:
@@ -147,13 +147,15 @@ def find_labels(path: Path, subset: str | None) -> Path:
     return next((table for table in tables if (header := header_of(table)) and {*LABELS} & {*header.columns}), path)
 
 
-def read_rows(annotation: Annotation, layout: Layout, find: Find) -> Iterator[tuple[int, dict[str, str], str]]:
-    """Line and columns of each row, and what is wrong with it; its path then is the row itself."""
+def read_rows(
+    annotation: Annotation, layout: Layout, find: Find, make: Callable[[int, dict[str, str]], Row]
+) -> Iterator[Row]:
+    """The rows that ``make`` makes of the line and columns of each, or why one cannot be read."""
     times = " (seconds, start before end)" if "start" in layout.columns else ""
     for line, text in itertools.islice(read_lines(annotation.path), layout.is_header, None):
         row = layout.parse(text, find)
-        wrong = f"expected {layout} as in the other rows{times}, found {text.strip()!r}"
-        yield (line, row, "") if row else (line, {"path": text.strip()}, wrong)
+        reason = f"expected {layout} as in the other rows{times}, found {text.strip()!r}"
+        yield make(line, row) if row else Row(line, text.strip(), reason=reason)
 
 
 def choose_layout(annotation: Annotation, find: Find) -> Layout:
@@ -194,9 +196,10 @@ def choose_layout(annotation: Annotation, find: Find) -> Layout:
 
     def tells(frames: int | None, between: list[str]) -> bool:
         """Whether the numbers between path and label can be nothing else."""
-        if frames is None or not all(map(str.isdecimal, between)):
-            return any(not number.isdecimal() or int(number) >= limit for number in between)
-        return len(between) < 2 or int(between[0]) >= int(between[1]) or between == ["0", str(frames)]
+        values = [int(number) if number.isdecimal() else math.inf for number in between]
+        if frames is None:
+            return max(values) >= limit
+        return len(values) < 2 or values[0] >= values[1] or values == [0, frames]
 
     if length > 1 and not any(tells(frames, rest[:-1]) for frames, rest in usual if len(rest) == length):
         header, other = ",".join(layout.columns), "path,start,end,label" if "offset" in middle else "path,labels"

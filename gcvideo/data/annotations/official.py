@@ -51,17 +51,16 @@ def read_kinetics_csv(annotation: Annotation) -> RecordTable:
             replacements[name[:YOUTUBE_ID_LENGTH]] = path
         else:
             files.setdefault(clip_name(path), path)
-    rows = []
     column = next((name for name in LABELS if name in header.columns), "label")
-    for line, row, wrong in read_rows(annotation, header, files.get):
-        if wrong:
-            rows.append(Row(line, row["path"], reason=wrong))
-            continue
+
+    def make(line: int, row: dict[str, str]) -> Row:
         video, times = row["youtube_id"], (float(row["start"]), float(row["end"]))
         clip = clip_id(video, *times)
         cut = replacements.get(video[:YOUTUBE_ID_LENGTH]) or files.get(clip)
-        whole = (math.nan, math.nan) if cut else times
-        rows.append(Row(line, cut or files.get(video, ""), row.get(column, ""), clip, *whole, row.get("split", "")))
+        times = (math.nan, math.nan) if cut else times
+        return Row(line, cut or files.get(video, ""), row.get(column, ""), clip, *times, row.get("split", ""))
+
+    rows = read_rows(annotation, header, files.get, make)
     return make_table(annotation, rows, kind="numbers" if column == "class_id" else "names")
 
 

@@ -4,11 +4,11 @@ import functools
 import math
 import os
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -149,42 +149,44 @@ def make_table(
         limit=annotation.limit,
     )
     base = os.path.join(os.path.abspath(annotation.root), "")
-    kept: list[Row] = []
-    said: dict[str, dict[Any, Row]] = defaultdict(dict)  # the first row of each id with each label
+    kept: list[tuple[str, str, Row]] = []  # id, path
+    first: dict[str, Row] = {}  # row of each id that has a label
+    other: dict[str, Row] = {}  # row that contradicts the first
 
-    def refuse(row: Row, reason: str, kind: Literal["row", "missing", "conflict"]) -> None:
-        path = os.path.join(annotation.root, row.path)
-        readings.refusals.append(row._replace(path=path, reason=reason, kind=kind))
+    def refuse(row: Row, id: str, path: str, reason: str, kind: Literal["row", "missing", "conflict"] = "row") -> None:
+        path = os.path.join(annotation.root, path)
+        readings.refusals.append(row._replace(id=id, path=path, reason=reason, kind=kind))
 
-    for given in rows:
-        found = find(given.path) if find else given.path
-        path = (found or given.path).removeprefix(base)
-        times = "" if math.isnan(given.start) else f"#t={given.start:.10g},{given.end:.10g}"
-        row = given._replace(path=path, id=given.id or os.path.normpath(path).removeprefix(base) + times)
+    for row in rows:
+        found = find(row.path) if find else row.path
+        path = (found or row.path).removeprefix(base)
+        times = "" if math.isnan(row.start) else f"#t={row.start:.10g},{row.end:.10g}"
+        id_ = row.id or (os.path.normpath(path).removeprefix(base) if ".." in path else path) + times
         if row.reason:
-            refuse(row, row.reason, "row")
+            refuse(row, id_, path, row.reason)
         elif find and not found:
-            refuse(row, f"{os.path.join(annotation.root, path)}: no such video file", "missing")
+            refuse(row, id_, path, f"{os.path.join(annotation.root, path)}: no such video file", "missing")
         elif row.label in why:
-            refuse(row, why[row.label], "row")
+            refuse(row, id_, path, why[row.label])
         elif not found:
             readings.missing.append(row)
         else:
-            kept.append(row)
-            said[row.id].setdefault(numbers[row.label], row)
-    for row in kept:
-        own = numbers[row.label]
-        twin = next((row for label, row in said[row.id].items() if label != own and UNKNOWN not in (label, own)), None)
-        if twin is None:
-            readings.rows.append(row)
-        else:
-            reason = f"{row.id} has another label than in line {twin.line}; remove one line"
-            refuse(row, f"{reason} ({row.label!r} here, {twin.label!r} there)", "conflict")
+            kept.append((id_, path, row))
+            own = numbers[row.label]
+            if own != UNKNOWN and numbers[first.setdefault(id_, row).label] != own:
+                other.setdefault(id_, row)
+    clear = [each for each in kept if each[0] not in other or numbers[each[2].label] == UNKNOWN] if other else kept
+    for id_, path, row in kept if other else ():
+        if id_ in other and numbers[row.label] != UNKNOWN:
+            twin = other[id_] if numbers[row.label] == numbers[first[id_].label] else first[id_]
+            reason = f"{id_} has another label than in line {twin.line}; remove one line"
+            refuse(row, id_, path, f"{reason} ({row.label!r} here, {twin.label!r} there)", "conflict")
+    readings.rows = [row for *_, row in clear]
     labels = [numbers[row.label] for row in readings.rows]
     sets = [None if each == UNKNOWN else each for each in labels]
     return RecordTable(
-        ids=[row.id for row in readings.rows],
-        paths=[row.path for row in readings.rows],
+        ids=[id_ for id_, *_ in clear],
+        paths=[path for _, path, _ in clear],
         labels=pa.array(sets, pa.list_(pa.int32())) if several else labels,
         root=annotation.root,
         classes=classes,

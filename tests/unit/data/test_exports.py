@@ -97,7 +97,7 @@ def test_label_studio_choices(videos):
     ]
     expected = [("a.mp4", "jump rope"), ("day 1/b.mp4", "run")]
     assert convert(videos, "project.json", export) == expected
-    assert (videos.parent / "made/list.csv").read_text().splitlines()[0] == "path,label"
+    assert (videos.parent / "made/list.csv").read_text().splitlines()[0] == "path,start,end,class"
     small = [
         {"video": "s3://bucket/a.mp4", "id": 1, "action": "jump rope", "annotator": 1, "annotation_id": 7},
         {
@@ -136,7 +136,7 @@ def test_label_studio_timelines(videos, capsys):
     parts = [timeline("jump", 1, 5), timeline("run", 6, 20), timeline("jump", 11, 15)]
     expected = [("a.mp4#t=0,0.5", "jump"), ("a.mp4#t=1,1.5", "jump"), ("a.mp4#t=0.5,2", "run")]
     assert sorted(convert(videos, "p.json", [task(1, "/data/upload/83/3a5f8e21-a.mp4", *parts)])) == sorted(expected)
-    assert (videos.parent / "made/list.csv").read_text().splitlines()[0] == "path,start,end,label"
+    assert (videos.parent / "made/list.csv").read_text().splitlines()[0] == "path,start,end,class"
     value = [{"ranges": [{"start": 11, "end": 15}], "timelinelabels": ["jump"]}]
     row = {"video": "a.mp4", "id": 1, "what": value, "annotator": 1, "annotation_id": 7}
     assert convert(videos, "min.json", [row]) == [("a.mp4#t=1,1.5", "jump")]
@@ -187,9 +187,9 @@ def test_several_labels(videos):
     words = ["--videos", str(videos), "--out", str(out)]
     assert cli.main(["prepare", "labels", str(videos.parent / "p.json"), *words]) == 0
     assert list(csv.reader(out.open())) == [
-        ["path", "labels"],
-        [f"{videos.name}/a.mp4", "jump|run"],
-        [f"{videos.name}/day 1/b.mp4", "run"],
+        ["path", "start", "end", "class_names"],
+        [f"{videos.name}/a.mp4", "", "", "jump|run"],
+        [f"{videos.name}/day 1/b.mp4", "", "", "run"],
     ]
     table = load_records(out)
     assert (table.classes, table.sets is not None) == (("jump", "run"), True)
