@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.random import Generator
 from PIL import Image, ImageDraw
 
 TABLE: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("motions.yaml").read_text("utf-8"))
 ACTIONS: dict[str, dict[str, Any]] = TABLE["bodies"]
 
+# A motion in the plane is (z, b), complex (T,): a point p goes to z p + b, in widths of the frame, y downwards.
+Motion = tuple[np.ndarray, np.ndarray]
 # Joints: hip, neck, head; left hip, knee, ankle, shoulder, elbow, hand; the same on the right; the ground below.
 HANDS = (8, 14)
 GROUND = 15
@@ -79,28 +82,25 @@ def turned(x: np.ndarray, y: np.ndarray, angle: np.ndarray | float) -> np.ndarra
     return np.stack([x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)], axis=-1)
 
 
-def _disc(pen: ImageDraw.ImageDraw, centre: list[float], radius: float, colour: tuple[int, ...]) -> None:
-    (x, y), r = centre, radius
-    pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
-
-
 class Body:
-    """A body of random build and clothes, seen from a random side.
+    """A body of random build and clothes, seen from a random side, somewhere in the frame.
 
     Args:
         action: a key of ``ACTIONS``.
         u: (T,) progress of the clip.
         q: (T,) phase of a repeated motion, in radians.
+        camera: a motion in the plane (z, b), complex (T,): a point p goes to z p + b, in widths of the frame.
+        side: of the picture, in pixels.
         rng: decides everything that is random.
-
-    Attributes:
-        points: (T, 16) complex, the joints in the picture, x + iy in heights of the body, y downwards from the ground.
+        tallest: height that the body may have, in heights of the frame.
     """
 
-    def __init__(self, action: str, u: np.ndarray, q: np.ndarray, rng: np.random.Generator) -> None:
+    def __init__(
+        self, action: str, u: np.ndarray, q: np.ndarray, camera: Motion, side: int, rng: Generator, tallest: float = 1.0
+    ) -> None:
         joints = pose_joints(action, u, q)
         x, depth = np.moveaxis(turned(joints[..., 0], joints[..., 2], rng.uniform(0, 2 * np.pi)), -1, 0)
-        self.points = x * rng.uniform(0.8, 1.2) - 1j * (joints[..., 1] + rng.uniform(-0.25, 0.25) * depth)
+        points = x * rng.uniform(0.8, 1.2) - 1j * (joints[..., 1] + rng.uniform(-0.25, 0.25) * depth)
         ends = BONES[:, :2].astype(int)
         order = np.argsort(-depth[:, ends].mean(axis=2), axis=1)  # the near limbs last
         skin = np.array([1.0, 0.75, 0.6]) * rng.uniform(60, 250)
@@ -113,24 +113,22 @@ class Body:
         self._limbs = [[limbs[bone] for bone in row] for row in order]
         self._head, self._skin = rng.uniform(0.055, 0.085), tuple(skin.astype(int).tolist())
         self._prop, self._extra, self._q = ACTIONS[action].get("prop"), tuple(extra.astype(int).tolist()), q
+        height = rng.uniform(0.4, 1) * tallest
+        points = (points - points.mean()) * height + complex(*rng.uniform(-0.2, 0.2, 2)) * (1.6 - height)
+        self._places = (camera[0][:, None] * points + camera[1][:, None] + (0.5 + 0.5j)) * side  # (T, 16), in pixels
+        self._heights = height * abs(camera[0]) * side
 
-    def draw(self, picture: Image.Image, k: int, place: np.ndarray, height: float) -> None:
-        """Draw frame ``k``.
-
-        Args:
-            picture: RGB, changed.
-            k: frame.
-            place: (16,) complex, the joints in pixels.
-            height: of the body, in pixels.
-        """
+    def draw(self, picture: Image.Image, k: int) -> None:
+        """Draw frame ``k`` into an RGB picture."""
+        place, height = self._places[k], self._heights[k]
         pen, xy = ImageDraw.Draw(picture), place.view(float).reshape(-1, 2).tolist()
         if self._prop:
             line = self._prop_line(k, place, height).astype(complex)
             pen.line(line.view(float).tolist(), fill=self._extra, width=max(2, round(0.03 * height)))
         for start, end, width, colour in self._limbs[k]:
             pen.line([*xy[start], *xy[end]], fill=colour, width=max(2, round(width * height)))
-            _disc(pen, xy[end], width * height / 2, colour)
-        _disc(pen, xy[2], self._head * height, self._skin)
+            pen.circle(xy[end], width * height / 2, fill=colour)
+        pen.circle(xy[2], self._head * height, fill=self._skin)
 
     def _prop_line(self, k: int, place: np.ndarray, height: float) -> np.ndarray:
         left, right = sorted(place[list(HANDS)], key=lambda hand: hand.real)

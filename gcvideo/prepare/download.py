@@ -25,9 +25,8 @@ import yaml
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from gcvideo.console import say
 from gcvideo.errors import DataError
-from gcvideo.files import hash_text, write_atomically
+from gcvideo.files import write_atomically
 from gcvideo.journal import Journal
 from gcvideo.prepare.jobs import scan
 from gcvideo.video.stream import without_credentials
@@ -45,31 +44,18 @@ class Archive(NamedTuple):
     """A tar file on the server.
 
     Attributes:
-        split: train, val or test.
+        key: its name in the journal: split/name.
         url: its address.
         path: where it is kept until it is unpacked.
         folder: for its files.
         size: bytes.
-        tag: changes when the file does; "" where the server gives none.
     """
 
-    split: str
+    key: str
     url: str
     path: Path
     folder: Path
     size: int
-    tag: str
-
-    @property
-    def key(self) -> str:
-        """Its name in the journal."""
-        return f"{self.split}/{self.path.name}"
-
-    @property
-    def part(self) -> Path:
-        """Where it is downloaded to. Another version of it on the server goes elsewhere."""
-        version = hash_text(f"{self.size} {self.tag}")[:8]
-        return self.path.with_name(f".{version}.{self.path.name}.part")
 
 
 def download_kinetics(
@@ -104,43 +90,36 @@ def download_kinetics(
     (edition, suffixes, _), out = EDITIONS[name].values(), Path(out).expanduser()
     base = f"{base.rstrip('/')}/{edition}"
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".download.lock").open("w") as lock:  # workers inherit it, and may outlive a killed command by seconds
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"{out}: another download into this folder is running; waiting for its end")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        journal = Journal(out / "download.jsonl", {"format": 1, "edition": edition})
-        if journal.is_foreign:
-            raise DataError(f"{out}: holds another data set ({journal.path.name}); give another folder")
-        counts, listed = dict.fromkeys(splits, 0), dict[str, Path]()  # address -> place of the tar file
-        for split in counts:
-            _save_annotation(f"{base}/annotations/{split}", suffixes[split], out / f"annotations/{split}.csv")
-            listed |= _list_archives(base, edition, split, out)
-        with ThreadPoolExecutor(workers) as pool:
-            looked_up = pool.map(partial(_look_up, places=listed, out=out), listed)
-            archives = {archive.key: archive for archive in looked_up}
-        todo = [archive for archive in archives.values() if not _is_unpacked(archive, journal)]
-        _require_space(out, todo, keep_tars, workers)
-        for archive in todo:
-            journal.forget(archive.key)
-            (out / f"{archive.split}.parquet").unlink(missing_ok=True)
-        fetch = partial(_fetch, archives=archives, keep_tars=keep_tars, parent=os.getpid())
-        options: dict[str, Any] = {"title": "download", "unit": "tars", "must": True, "workers": workers}
-        rows = scan(fetch, list(archives), journal=journal, stamp=lambda key: archives[key].size, **options)
-    for key, archive in archives.items():
-        counts[archive.split] += len(rows[key]) if archive.path.name != REPLACEMENTS else 0
+    journal = Journal(out / "download.jsonl", {"format": 1, "edition": edition})
+    if journal.is_foreign:
+        raise DataError(f"{out}: holds another data set ({journal.path.name}); give another folder")
+    counts, listed = dict.fromkeys(splits, 0), dict[str, str]()  # address -> key
+    for split in counts:
+        _save_annotation(f"{base}/annotations/{split}", suffixes[split], out / f"annotations/{split}.csv")
+        listed |= _list_archives(base, edition, split)
+    with ThreadPoolExecutor(workers) as pool:
+        looked_up = pool.map(partial(_look_up, keys=listed, out=out), listed)
+        archives = {archive.key: archive for archive in looked_up}
+    todo = [archive for archive in archives.values() if not _is_unpacked(archive, journal)]
+    _require_space(out, todo, keep_tars, workers)
+    for archive in todo:
+        journal.forget(archive.key)
+        (out / f"{archive.key.partition('/')[0]}.parquet").unlink(missing_ok=True)
+    parent = os.getpid()
+
+    def fetch(key: str) -> dict[str, int]:
+        archive = archives[key]
+        _download(archive, parent)
+        files = unpack(archive.path, archive.folder)
+        if not keep_tars:
+            archive.path.unlink()
+        return files
+
+    options: dict[str, Any] = {"title": "download", "unit": "tars", "must": True, "workers": workers}
+    rows = scan(fetch, list(archives), journal=journal, stamp=lambda key: archives[key].size, **options)
+    for key, files in rows.items():
+        counts[key.partition("/")[0]] += len(files) if not key.endswith(REPLACEMENTS) else 0
     return counts
-
-
-def _fetch(key: str, archives: dict[str, Archive], keep_tars: bool, parent: int) -> dict[str, int]:
-    """Download and unpack an archive; returns the sizes of its files by name."""
-    archive = archives[key]
-    _download(archive, parent)
-    files = unpack(archive.path, archive.folder)
-    if not keep_tars:
-        archive.path.unlink()
-    return files
 
 
 def unpack(archive: Path, folder: Path) -> dict[str, int]:
@@ -185,29 +164,27 @@ def _save_annotation(url: str, suffixes: Sequence[str], path: Path) -> None:
         raise DataError(f"{url}{suffixes[-1]}: expected the columns of Kinetics (youtube_id, time_start, ...)")
 
 
-def _list_archives(base: str, edition: str, split: str, out: Path) -> dict[str, Path]:
-    """Where the tar files of a split go, by their addresses."""
+def _list_archives(base: str, edition: str, split: str) -> dict[str, str]:
+    """Split and name of the tar files of a split, by their addresses."""
     address = f"{base}/{split}/k{edition}_{split}_path.txt"
     urls = _open(address).text.split("\n") + [f"{base}/{REPLACEMENTS}"] * ((edition, split) == ("400", "train"))
-    places = {}
+    keys = {}
     for url in filter(None, map(str.strip, urls)):
         name = PurePosixPath(unquote(urlsplit(url).path)).name
         if not name.endswith((".tar", ".tar.gz", ".tgz")):
             raise DataError(f"{address}: expected addresses of tar files, found {url[:200]!r}")
         url = quote(urljoin(address, url.replace(f"{BASE}/{edition}", base, 1)), safe="%/:,()?=&")
-        places[url] = out / "tars" / split / name
-    return places
+        keys[url] = f"{split}/{name}"
+    return keys
 
 
-def _look_up(url: str, places: dict[str, Path], out: Path) -> Archive:
+def _look_up(url: str, keys: dict[str, str], out: Path) -> Archive:
     """An archive as the server has it now."""
-    headers, path = _open(url, "HEAD").headers, places[url]
-    size, tag, split = int(headers.get("Content-Length", 0)), headers.get("ETag", "W/"), path.parent.name
+    size, (split, name) = int(_open(url, "HEAD").headers.get("Content-Length", 0)), keys[url].split("/")
     if not size:
         raise DataError(f"{url}: the server tells no size of this file, or that it is empty")
-    tag = headers.get("Last-Modified", "") if tag.startswith("W/") else tag  # If-Range takes no weak tags
-    folder = out / split / "replacement" if path.name == REPLACEMENTS else out / split
-    return Archive(split, url, path, folder, size, tag)
+    folder = out / split / "replacement" if name == REPLACEMENTS else out / split
+    return Archive(keys[url], url, out / "tars" / split / name, folder, size)
 
 
 def _is_unpacked(archive: Archive, journal: Journal) -> bool:
@@ -219,35 +196,32 @@ def _is_unpacked(archive: Archive, journal: Journal) -> bool:
 def _require_space(out: Path, todo: Sequence[Archive], keep_tars: bool, workers: int) -> None:
     """Videos do not compress, so the files of an archive take its size again."""
     sizes = sorted((archive.size for archive in todo), reverse=True)
-    there = sum(_size(archive.path) + _size(archive.part) for archive in todo)
+    there = sum(_size(archive.path) for archive in todo)
     need = sum(sizes) + sum(sizes if keep_tars else sizes[:workers]) - there
     if need > (free := shutil.disk_usage(out).free):
         raise DataError(f"{out}: {need / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB free; choose another disk")
 
 
 def _download(archive: Archive, parent: int) -> None:
-    """Download a file, or the rest of it."""
+    """Download a file, or the rest of it. Pieces of different versions of it make a damaged archive, which is found."""
     if _size(archive.path) == archive.size:
         return
     archive.path.parent.mkdir(parents=True, exist_ok=True)
-    for old in set(archive.path.parent.glob(f".*.{archive.path.name}.part")) - {archive.part}:  # it has changed since
-        old.unlink()
+    part = archive.path.with_name(f".{archive.path.name}.part")
     for _ in range(MOST_CUTS):
-        have = _size(archive.part)
-        with _open(
-            archive.url, Range=f"bytes={have}-", **({"If-Range": archive.tag} if archive.tag else {})
-        ) as response:
-            have = have if response.status_code == requests.codes.partial else 0
-            if have + int(response.headers.get("Content-Length", 0)) != archive.size:
-                raise DataError(f"{archive.url}: has changed on the server; the same command begins it again")
-            with archive.part.open("ab" if have else "wb") as file, suppress(requests.RequestException):
+        with part.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # a process of a killed command may live for seconds
+            if (have := file.tell()) == archive.size:
+                return os.replace(part, archive.path)
+            if have > archive.size:  # of another version
+                have = file.truncate(0)
+            with _open(archive.url, Range=f"bytes={have}-") as response, suppress(requests.RequestException):
+                file.truncate(have if response.status_code == requests.codes.partial else 0)
                 for block in response.iter_content(1 << 16):
                     file.write(block)
                     if os.getppid() != parent:  # which was killed
                         os._exit(0)
-        if (size := _size(archive.part)) == archive.size:
-            return os.replace(archive.part, archive.path)
-    raise DataError(f"{archive.url}: the connection was cut too often, last after {size:,} of {archive.size:,} bytes")
+    raise DataError(f"{archive.url}: the connection was cut too often, last after {have:,} of {archive.size:,} bytes")
 
 
 def _open(url: str, method: str = "GET", **headers: str) -> requests.Response:

@@ -67,10 +67,10 @@ def encode_video(source: str | Path, target: str | Path, encoding: Encoding) -> 
         VideoError: the source cannot be opened, or not be decoded to its end.
     """
     with open_video(source) as video:
-        expected, size = len(video), scaled_size(video.height, video.width, encoding.short_side)
+        expected, (height, width) = len(video), scaled_size(video.height, video.width, encoding.short_side)
     with replacing(target) as temporary:
         try:
-            frames = _encode(str(source), str(temporary), encoding, *size)
+            frames = _encode(f"file:{source}", f"file:{temporary}", encoding, height, width)
         except av.FFmpegError as error:
             raise VideoError(source, f"cannot be transcoded ({str(error).splitlines()[0]})") from error
         if frames != expected:
@@ -80,10 +80,10 @@ def encode_video(source: str | Path, target: str | Path, encoding: Encoding) -> 
 
 def _encode(source: str, target: str, encoding: Encoding, height: int, width: int) -> int:
     # The moov box in front: opening a file then takes one read.
-    options = {"movflags": "+faststart"}
+    faststart, count, first, last = {"movflags": "+faststart"}, 0, 0, -1
     with (
-        av.open(f"file:{source}", metadata_errors="replace") as old,
-        av.open(f"file:{target}", "w", format="mp4", options=options) as new,
+        av.open(source, metadata_errors="replace") as old,
+        av.open(target, "w", format="mp4", options=faststart) as new,
     ):
         new.metadata["comment"] = PREPARED.decode()
         track = old.streams.video[0]
@@ -94,7 +94,6 @@ def _encode(source: str, target: str, encoding: Encoding, height: int, width: in
         pictures.codec_context.time_base = track.time_base
         tracks: list[Any] = [track, *(old.streams.audio[:1] if encoding.audio else ())]
         sounds = [new.add_stream("aac", rate=audio.codec_context.sample_rate or 44_100) for audio in tracks[1:]]
-        count, first, last = 0, 0, -1
         for packet in old.demux(tracks):
             for frame in packet.decode():
                 if packet.stream is not track:

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from gcvideo.data.annotations import clip_name, load_records, videos_under
+from gcvideo.data.annotations import load_records, videos_under
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
-from gcvideo.files import hash_file, hash_text, replacing
+from gcvideo.files import hash_file, replacing
 from gcvideo.journal import Journal, Row
 from gcvideo.parts import WHOLE, Part
 from gcvideo.prepare.jobs import reason_of, scan
@@ -35,29 +34,17 @@ class Index(NamedTuple):
         path: the Parquet file.
         table: its content.
         fingerprint: of ids and labels; the one in checkpoints and results.
-        content: fingerprint of ids, labels and the bytes of the videos.
         missing: ids that the annotation has and the folder does not.
-        extra: paths, relative to the root, of videos that the annotation does not have.
-        replaced: paths of videos for which another file, such as a replacement, is used.
+        extra: paths, relative to the root, of videos that the index does not use, as of those that were replaced.
         unreadable: (path, reason) of the videos that cannot be opened.
     """
 
     path: Path
     table: pa.Table
     fingerprint: str
-    content: str
     missing: Sequence[str]
     extra: Sequence[str]
-    replaced: Sequence[str]
     unreadable: Sequence[tuple[str, str]]
-
-    def totals(self) -> dict[str, object]:
-        """Hours, size and layout of all videos, by the name of each quantity."""
-        return {
-            "hours": (pc.sum(self.table["duration"]).as_py() or 0) / 3600,
-            "GB": (pc.sum(self.table["bytes"]).as_py() or 0) / 1e9,
-            "frames between key frames, median": pc.quantile(self.table["gop"], 0.5)[0].as_py(),
-        }
 
 
 def make_index(
@@ -95,17 +82,13 @@ def make_index(
     found = scan(describe_video, paths, journal=journal, title="index", part=part, **LIMITS, workers=workers)
     folder = Path(records.root)
     rows = [{**found[record.path], "path": os.path.relpath(record.path, folder)} for record in records]
-    lines = sorted(f"{r.id}\t{r.label_text}\t{row.get('hash')}\n" for r, row in zip(records, rows, strict=True))
-    content = hash_text("".join(lines))
     root = os.path.relpath(folder, out.parent)
-    table = write_index(out, records, rows, root=root, fingerprint=records.fingerprint, content=content)
+    table = write_index(out, records, rows, root=root, fingerprint=records.fingerprint)
     journal.remove()
     used = {row["path"] for row in rows}
-    ids = {clip_name(path) for path in used} | {record.id for record in records}
-    unused = [path for path in videos_under(folder) if path not in used]
-    extra, replaced = ([path for path in unused if (clip_name(path) in ids) == known] for known in (False, True))
+    extra = [path for path in videos_under(folder) if path not in used]
     unreadable = [(row["path"], row["error"]) for row in rows if "error" in row]
-    return Index(out, table, records.fingerprint, content, records.missing, extra, replaced, unreadable)
+    return Index(out, table, records.fingerprint, records.missing, extra, unreadable)
 
 
 def describe_video(path: str) -> Row:

@@ -21,18 +21,12 @@ Value = TypeVar("Value")
 
 
 class PartDone(Exception):
-    """A part of a job has done its share; the whole job puts the parts together.
-
-    Attributes:
-        videos: of the part.
-        failed: how many of them could not be processed.
-    """
+    """A part of a job has done its share of the videos; the whole job puts the parts together."""
 
     def __init__(self, part: Part, videos: int, failed: int) -> None:
-        self.videos, self.failed = videos, failed
         super().__init__(
-            f"{part} is done ({self.videos:,} videos); when all are, run the command once without --part, and not "
-            "under torchrun or srun, to put them together"
+            f"{part} is done ({videos:,} videos, {failed:,} failed); when all are, run the command once without "
+            "--part, and not under torchrun or srun, to put them together"
         )
 
 

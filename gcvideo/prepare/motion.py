@@ -5,10 +5,8 @@ looks are random and independent of the class: textures, colours, sizes, speeds,
 bystanders, noise and the artefacts of compression.
 """
 
-from __future__ import annotations
-
-import functools
 import io
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,15 +20,13 @@ from gcvideo.data.records import RecordTable
 from gcvideo.data.sampling import sample_rng
 from gcvideo.data.worker_pool import Hold
 from gcvideo.errors import DataError
-from gcvideo.files import write_atomically
-from gcvideo.prepare.bodies import ACTIONS, TABLE, Body, courses, value
+from gcvideo.files import replacing, write_atomically
+from gcvideo.prepare.bodies import ACTIONS, TABLE, Body, Motion, courses, value
 from gcvideo.prepare.encode import encode_frames
 from gcvideo.prepare.jobs import run_jobs
 from gcvideo.prepare.synthetic import ENCODER
 from gcvideo.prepare.textures import Surface, textures
 
-# A motion in the plane is (z, b), complex (T,): a point p goes to z p + b, in widths of the frame, y downwards.
-Motion = tuple[np.ndarray, np.ndarray]
 Range = tuple[float, float]
 Drawer = Callable[[Image.Image, int], None]  # draws a frame of something into a picture
 CLASSES = (
@@ -39,6 +35,7 @@ CLASSES = (
     *(f"body {name}" for name in ACTIONS),
 )
 PAIRS = ("parting", "meeting")  # planes of which every other one goes the other way
+NOISE = np.random.default_rng(1).standard_normal(1 << 20, dtype=np.float32)
 CLIPS = 100  # of each class in an epoch
 
 
@@ -91,27 +88,24 @@ def write_samples(folder: str | Path, *, per_class: int = 4, seed: int = 0, work
         DataError: a video cannot be written.
     """
     folder = Path(folder).expanduser()
-    videos = [(folder, label, number, seed) for label in range(len(CLASSES)) for number in range(per_class)]
-    for video, _, error in run_jobs(_write_sample, videos, title="procedural motion", workers=workers):
+
+    def sample(label: int, number: int) -> np.ndarray:
+        return draw_clip(label, np.random.default_rng((seed, label, number)), frames=16, size=96)
+
+    def write(video: tuple[int, int]) -> None:
+        content = encode_frames(sample(*video), fps=8, options=ENCODER)
+        write_atomically(folder / CLASSES[video[0]] / f"{video[1]}.mp4", content)
+
+    videos = list(itertools.product(range(len(CLASSES)), range(per_class)))
+    for (label, _), _, error in run_jobs(write, videos, title="procedural motion", workers=workers):
         if error:
-            raise DataError(f"{folder / CLASSES[video[1]]}: {error}")
-    rows = [np.concatenate(list(_sample(label, 0, seed)[::2]), axis=1) for label in range(len(CLASSES))]
-    rows += [np.zeros_like(rows[0])] * (len(rows) % 2)
-    columns = [np.concatenate(half) for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :])]
-    file = io.BytesIO()
-    Image.fromarray(np.concatenate(columns, axis=1)).save(file, "PNG")
-    write_atomically(folder / "sheet.png", file.getvalue())
+            raise DataError(f"{folder / CLASSES[label]}: {error}")
+    rows = np.stack([sample(label, 0)[::2] for label in range(len(CLASSES))])
+    rows = np.concatenate([rows, np.zeros_like(rows[: len(rows) % 2])])
+    sheet = rows.reshape(2, -1, *rows.shape[1:]).transpose(1, 3, 0, 2, 4, 5).reshape(len(rows) // 2 * 96, -1, 3)
+    with replacing(folder / "sheet.png") as temporary:
+        Image.fromarray(sheet).save(temporary, "PNG")
     return folder / "sheet.png"
-
-
-def _sample(label: int, number: int, seed: int) -> np.ndarray:
-    return draw_clip(label, np.random.default_rng((seed, label, number)), frames=16, size=96)
-
-
-def _write_sample(video: tuple[Path, int, int, int]) -> None:
-    folder, label, number, seed = video
-    path = folder / CLASSES[label] / f"{number}.mp4"
-    write_atomically(path, encode_frames(_sample(label, number, seed), fps=8, options=ENCODER))
 
 
 def draw_clip(label: int, rng: np.random.Generator, *, frames: int, size: int, clutter: float = 1.0) -> np.ndarray:
@@ -133,7 +127,7 @@ def draw_clip(label: int, rng: np.random.Generator, *, frames: int, size: int, c
     ground, number = Surface(rng), rng.choice(4, p=[0.5, 0.25, 0.15, 0.1]) if rng.random() < clutter else 0
     drawers = [_shape(still, camera, side, rng, (0.04, 0.2)) for _ in range(number)]
     if rng.random() < 0.25 * clutter:  # a bystander
-        drawers.append(_person(Body("stands", u, q + 1, rng), camera, side, rng, tallest=0.7))
+        drawers.append(Body("stands", u, q + 1, camera, side, rng, 0.7).draw)
     if kind == "shape":
         z, b = _plane(motion, u, q, rng.uniform(0.4, 1))
         pair = np.exp(2j * np.pi * rng.random()) * np.array([1, -1])  # they go opposite ways
@@ -142,9 +136,8 @@ def draw_clip(label: int, rng: np.random.Generator, *, frames: int, size: int, c
         drawers += [_shape((z, b * way), camera, side, rng, (0.08, 0.26), centre) for way in ways]
     if kind == "body":
         if rng.random() < 0.25:  # another one does the same
-            late = rng.uniform(0, 2 * np.pi)
-            drawers.append(_person(Body(motion, u, q + late, rng), camera, side, rng, tallest=0.7))
-        drawers.append(_person(Body(motion, u, q, rng), camera, side, rng))
+            drawers.append(Body(motion, u, q + rng.uniform(0, 2 * np.pi), camera, side, rng, 0.7).draw)
+        drawers.append(Body(motion, u, q, camera, side, rng).draw)
     if rng.random() < 0.15 * clutter:  # something in front
         drawers.append(_shape(still, camera, side, rng, (0.05, 0.15)))
     pictures = []
@@ -185,7 +178,7 @@ def _shape(
     outline = (outline.real * rng.uniform(0.4, 1) + 1j * outline.imag) * np.exp(2j * np.pi * rng.random())
     place = complex(*rng.uniform(-0.3, 0.3, 2)) if centre is None else centre
     z, b = _after(camera, (motion[0], motion[1] + place))
-    points = _pixels(z[:, None] * outline + b[:, None], side).view(float).reshape(len(z), -1, 2)
+    points = ((z[:, None] * outline + b[:, None] + (0.5 + 0.5j)) * side).view(float).reshape(len(z), -1, 2)
     corners = np.concatenate([points.min(axis=1), points.max(axis=1) + 1], axis=1)
     boxes, surface = corners.clip(0, side).astype(int).tolist(), Surface(rng)
 
@@ -197,19 +190,6 @@ def _shape(
             picture.paste(surface.picture(z[k], b[k], side, box), (left, top), mask)
 
     return draw
-
-
-def _person(body: Body, camera: Motion, side: int, rng: np.random.Generator, *, tallest: float = 1.0) -> Drawer:
-    """A body somewhere in the frame."""
-    height = rng.uniform(0.4, 1) * tallest
-    points = (body.points - body.points.mean()) * height
-    points += complex(*rng.uniform(-0.2, 0.2, 2)) * (1.6 - height)
-    places = _pixels(camera[0][:, None] * points + camera[1][:, None], side)
-    return lambda picture, k: body.draw(picture, k, places[k], height * abs(camera[0][k]) * side)
-
-
-def _pixels(points: np.ndarray, side: int) -> np.ndarray:
-    return (points + (0.5 + 0.5j)) * side
 
 
 def _film(pictures: list[Image.Image], rng: np.random.Generator, clutter: float) -> np.ndarray:
@@ -234,9 +214,8 @@ def _film(pictures: list[Image.Image], rng: np.random.Generator, clutter: float)
         light = light * np.exp(ramp[0][:, None, None] + ramp[1][:, None])
     clip *= (light * tint).astype(np.float32)
     clip += np.float32(rng.uniform(-20, 30) * min(gain, 1))
-    noise = _noise()
-    start = rng.integers(noise.size - clip.size) if noise.size > clip.size else 0
-    clip += np.resize(noise[start:], clip.shape) * np.float32(rng.uniform(0, 9) * clutter)
+    start = rng.integers(NOISE.size - clip.size) if NOISE.size > clip.size else 0
+    clip += np.resize(NOISE[start:], clip.shape) * np.float32(rng.uniform(0, 9) * clutter)
     return clip.clip(0, 255).astype(np.uint8)
 
 
@@ -244,8 +223,3 @@ def _compressed(picture: Image.Image, quality: int) -> Image.Image:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=quality)
     return Image.open(file).convert("RGB")
-
-
-@functools.cache
-def _noise() -> np.ndarray:
-    return np.random.default_rng(1).standard_normal(1 << 20, dtype=np.float32)

@@ -15,7 +15,7 @@ import os
 import tarfile
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -32,22 +32,6 @@ from gcvideo.video.tar_members import INDEX, JOURNAL, MANIFEST, Member
 Shards = dict[str, dict[str, VideoRecord]]  # name of a shard -> key of a sample -> its record
 
 
-class ShardSet(NamedTuple):
-    """Shards that were written.
-
-    Attributes:
-        folder: of the shards.
-        names: of the shards, in order.
-        counts: samples in each.
-        fingerprint: of the data set (see ``RecordTable.fingerprint``).
-    """
-
-    folder: Path
-    names: list[str]
-    counts: list[int]
-    fingerprint: str
-
-
 def write_shards(
     annotation: str | Path,
     folder: str | Path,
@@ -56,12 +40,16 @@ def write_shards(
     shard_bytes: int = 256 << 20,
     seed: int = 0,
     workers: int | None = None,
-) -> ShardSet:
+) -> Row:
     """Pack the videos of an annotation, shuffled once, into shards of about ``shard_bytes``.
 
     Shards that an earlier run has finished are kept, and those that were lost or changed since are written again; the
     same videos and seed give the same bytes. The index lists the videos in the annotation's order, so that
     ``load_records`` of the folder gives the records of the annotation.
+
+    Returns:
+        the content of ``shards.json``: the ``shards``, each with its ``name`` and number of ``samples``, and the
+        ``fingerprint`` of the data set (see ``RecordTable.fingerprint``).
 
     Raises:
         DataError: the annotation cannot be used, a video is missing, or the folder holds other shards.
@@ -71,26 +59,23 @@ def write_shards(
     records.require_text()
     order = np.random.default_rng(seed).permutation(len(records)).tolist()
     shards = _plan([records[index] for index in order], shard_bytes)
-    names, counts = list(shards), list(map(len, shards.values()))
     manifest = {
-        "format": 1,
         "seed": seed,
         "shard_bytes": shard_bytes,
         "fingerprint": records.fingerprint,
-        "classes": list(records.classes) if records.classes else None,
-        "shards": [{"name": name, "samples": count} for name, count in zip(names, counts, strict=True)],
+        "shards": [{"name": name, "samples": len(samples)} for name, samples in shards.items()],
     }
     journal = Journal(folder / JOURNAL, manifest)
     if journal.is_foreign:
         raise DataError(f"{folder}: holds shards of other videos or settings; choose another folder")
     options: dict[str, Any] = {"title": "shard", "unit": "shards", "must": True, "workers": workers}
     stamp, write = lambda name: stamp_of(f"{folder / name}"), partial(_write_shard, folder=folder, shards=shards)
-    written = scan(write, names, journal=journal, stamp=stamp, **options).values()
+    written = scan(write, list(shards), journal=journal, stamp=stamp, **options).values()
     paths = {key: path for row in written for key, path in row.items()}  # of each video in its shard
     rows = [{"path": paths[f"{position:08d}"]} for position in np.argsort(order).tolist()]
-    write_index(folder / INDEX, records, rows, shards={name: os.path.getsize(folder / name) for name in names})
+    write_index(folder / INDEX, records, rows, shards={name: os.path.getsize(folder / name) for name in shards})
     write_json(folder / MANIFEST, manifest)
-    return ShardSet(folder, names, counts, records.fingerprint)
+    return manifest
 
 
 def _plan(records: list[VideoRecord], shard_bytes: int) -> Shards:

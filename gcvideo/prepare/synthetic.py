@@ -145,17 +145,18 @@ def draw_clip(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> 
     """The frames of one clip of a class, uint8 (T, H, W, 3) RGB."""
     motion = draw_motion(label, rng, frames=frames)
     images = np.repeat(_draw_background(rng)[None], frames, axis=0)
-    left, top = rng.uniform(0, (WIDTH, HEIGHT)).tolist()
-    offsets = rng.uniform(-0.25, 0.25, (COLUMNS, ROWS, 2)).tolist()
-    for column, row in itertools.product(range(COLUMNS), range(ROWS)):  # a grid, each disc a little off its point
-        x = np.float32(left + (column + offsets[column][row][0]) * WIDTH / COLUMNS)
-        y = np.float32(top + (row + column % 2 / 2 + offsets[column][row][1]) * HEIGHT / ROWS)
+    left, top = rng.uniform(0, (WIDTH, HEIGHT))
+    places = itertools.product(range(COLUMNS), range(ROWS))  # of a grid, each disc a little off
+    for (column, row), (right, down) in zip(places, rng.uniform(-0.25, 0.25, (COLUMNS * ROWS, 2)), strict=True):
+        x = motion.x + np.float32(left + (column + right) * WIDTH / COLUMNS)
+        y = motion.y + np.float32(top + (row + column % 2 / 2 + down) * HEIGHT / ROWS)
         radius = SMALLEST * (LARGEST / SMALLEST) ** ((np.float32(rng.uniform()) + motion.growth) % 1)
         colour = rng.uniform(140, 240, 3).astype(np.float32)
         shade = rng.uniform(-25, 25, 2).astype(np.float32)
         # Distance of every pixel to the centre, the short way around the torus: (T, 1, W) and (T, H, 1).
-        dx = _wrap(np.arange(WIDTH, dtype=np.float32) - (motion.x + x)[:, None], WIDTH)[:, None, :]
-        dy = _wrap(np.arange(HEIGHT, dtype=np.float32) - (motion.y + y)[:, None], HEIGHT)[:, :, None]
+        dx = (np.arange(WIDTH, dtype=np.float32) - x[:, None] + WIDTH / 2) % WIDTH - WIDTH / 2
+        dy = (np.arange(HEIGHT, dtype=np.float32) - y[:, None] + HEIGHT / 2) % HEIGHT - HEIGHT / 2
+        dx, dy = dx[:, None, :], dy[:, :, None]
         radius = radius[:, None, None]
         inside = np.clip((radius**2 - dx**2 - dy**2) / (2 * radius) + 0.5, 0, 1)  # a soft edge, one pixel wide
         covered = np.nonzero(inside)
@@ -209,7 +210,3 @@ def _draw_background(rng: np.random.Generator, height: int = HEIGHT, width: int 
         wave = 2 * math.pi * (kx * columns / width + ky * rows / height) + np.float32(rng.uniform(0, 2 * math.pi))
         texture += np.sin(wave)[..., None] * rng.uniform(-10, 10, 3).astype(np.float32)
     return np.clip(rng.uniform(20, 90, 3).astype(np.float32) + texture, 0, 255)
-
-
-def _wrap(distance: np.ndarray, length: int) -> np.ndarray:
-    return (distance + length / 2) % length - length / 2

@@ -5,10 +5,9 @@ import os
 import random
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,28 +25,20 @@ LIMITS: dict[str, Any] = {"seconds": 3600, "memory": 8 << 30}
 CLIP_FRAMES, CLIP_STRIDE = 8, 8  # the clip whose cost is measured: "8x8"
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Cost of a set of videos: bytes, and the median CPU milliseconds of opening one and decoding a random clip."""
-
-    bytes: int
-    clip_ms: float
-
-
-@dataclass(frozen=True)
-class Transcoding:
+class Transcoding(NamedTuple):
     """Result of a transcode.
 
     Attributes:
         videos: how many have a copy now, with those of earlier runs.
-        old: cost of the originals.
-        new: cost of the copies.
+        old: ``bytes`` of the originals, and ``clip_ms``, the median CPU milliseconds of opening one and decoding a
+            random clip.
+        new: the same of the copies.
         failures: path -> reason, of the videos that have no copy.
     """
 
     videos: int
-    old: Cost
-    new: Cost
+    old: dict[str, float]
+    new: dict[str, float]
     failures: dict[str, str]
 
 
@@ -128,15 +119,14 @@ def transcode_files(
     return Transcoding(len(copies) - len(failures), old, new, failures)
 
 
-def _costs(pairs: list[tuple[str, str]], *, sample: int = 24) -> list[Cost]:
+def _costs(pairs: list[tuple[str, str]], *, sample: int = 24) -> list[dict[str, float]]:
     """Cost of originals and of copies, measured alternately in one process."""
     chosen = random.Random(0).sample(pairs, min(sample, len(pairs)))
     measured = run_jobs(lambda pair: [*map(clip_seconds, pair)], chosen, title="measure", workers=1, **LIMITS)
     seconds = [both for _, both, _ in measured if both is not None] or [[math.nan, math.nan]]
-    return [
-        Cost(sum(os.path.getsize(pair[side]) for pair in pairs), 1000 * median(both[side] for both in seconds))
-        for side in (0, 1)
-    ]
+    sizes = np.sum([[*map(os.path.getsize, pair)] for pair in pairs] or [[0, 0]], axis=0).tolist()
+    medians = (1000 * np.median(seconds, axis=0)).tolist()
+    return [{"bytes": size, "clip_ms": cost} for size, cost in zip(sizes, medians, strict=True)]
 
 
 def clip_seconds(path: str, *, clips: int = 5) -> float:

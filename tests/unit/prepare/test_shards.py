@@ -10,7 +10,7 @@ from PIL import Image
 
 from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
-from gcvideo.prepare.shards import ShardSet, write_shards
+from gcvideo.prepare.shards import write_shards
 from gcvideo.video import open_video
 from gcvideo.video.tar_members import JOURNAL
 from tests.videos import moving_frames, write_video
@@ -30,25 +30,22 @@ def videos(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shards(videos, tmp_path_factory) -> ShardSet:
+def folder(videos, tmp_path_factory) -> Path:
     size = (videos / "clip.mp4").stat().st_size
     folder = tmp_path_factory.mktemp("shards")
-    return write_shards(videos / "list.txt", folder, shard_bytes=3 * size + 200, workers=1)
+    made = write_shards(videos / "list.txt", folder, shard_bytes=3 * size + 200, workers=1)
+    assert json.loads((folder / "shards.json").read_text()) == made
+    return folder
 
 
-@pytest.fixture(scope="module")
-def folder(shards) -> Path:
-    return shards.folder
-
-
-def contents(shards: ShardSet) -> dict[str, tuple[bytes, int, str]]:
+def contents(folder: Path) -> dict[str, tuple[bytes, int, str]]:
     """Video, label and suffix of every sample by its id, read with tarfile alone."""
     samples = {}
-    for name, count in zip(shards.names, shards.counts, strict=True):
-        with tarfile.open(shards.folder / name) as tar:
+    for shard in json.loads((folder / "shards.json").read_text())["shards"]:
+        with tarfile.open(folder / shard["name"]) as tar:
             parts = [tar.extractfile(member).read() for member in tar]  # type: ignore[union-attr]
             names = tar.getnames()
-        assert len(parts) == 3 * count
+        assert len(parts) == 3 * shard["samples"]
         for place in range(0, len(parts), 3):
             note = json.loads(parts[place + 2])
             assert note["label"] == int(parts[place + 1])
@@ -59,28 +56,28 @@ def contents(shards: ShardSet) -> dict[str, tuple[bytes, int, str]]:
     return samples
 
 
-def test_every_video_is_in_exactly_one_shard_untouched(videos, shards):
-    assert shards.counts == [3, 3, 3, 2]
-    assert json.loads((shards.folder / "shards.json").read_text())["fingerprint"] == shards.fingerprint
-    assert shards.fingerprint == load_records(videos / "list.txt").fingerprint
-    samples = contents(shards)
+def test_every_video_is_in_exactly_one_shard_untouched(videos, folder):
+    manifest = json.loads((folder / "shards.json").read_text())
+    assert [shard["samples"] for shard in manifest["shards"]] == [3, 3, 3, 2]
+    assert manifest["fingerprint"] == load_records(videos / "list.txt").fingerprint
+    samples = contents(folder)
     for record in load_records(videos / "list.txt"):
         assert samples.pop(record.id) == (Path(record.path).read_bytes(), record.label, "mp4")
     assert not samples
 
 
-def test_records_of_the_shards_are_those_of_the_annotation(videos, shards):
-    packed, listed = load_records(shards.folder), load_records(videos / "list.txt")
+def test_records_of_the_shards_are_those_of_the_annotation(videos, folder):
+    packed, listed = load_records(folder), load_records(videos / "list.txt")
     assert [(record.id, record.label) for record in packed] == [(record.id, record.label) for record in listed]
     with open_video(packed[0].path) as video:
         assert video.frames(range(5)).shape == (5, 48, 64, 3)
 
 
-def test_webdataset_reads_the_shards(shards):
+def test_webdataset_reads_the_shards(folder):
     wds = pytest.importorskip("webdataset")
-    dataset = wds.WebDataset([str(shards.folder / name) for name in shards.names], shardshuffle=False).decode()
+    dataset = wds.WebDataset(sorted(map(str, folder.glob("*.tar"))), shardshuffle=False).decode()
     theirs = {sample["json"]["id"]: (sample["mp4"], sample["cls"], "mp4") for sample in dataset}
-    assert theirs == contents(shards)
+    assert theirs == contents(folder)
 
 
 def test_the_same_videos_give_the_same_bytes_and_finished_shards_are_kept(videos, folder, tmp_path):

@@ -131,9 +131,9 @@ def test_a_tree_with_awkward_names_is_mirrored_and_the_original_untouched(tree, 
     assert digests(tmp_path / "out").keys() == before.keys()
     assert digests(tree) == before
     assert [path.stat().st_mtime_ns for path in sorted(tree.rglob("*.mp4"))] == times
-    assert result.old.bytes == sum(path.stat().st_size for path in tree.rglob("*.mp4"))
-    assert result.new.bytes == sum(path.stat().st_size for path in (tmp_path / "out").rglob("*.mp4"))
-    assert result.new.clip_ms > 0
+    assert result.old["bytes"] == sum(path.stat().st_size for path in tree.rglob("*.mp4"))
+    assert result.new["bytes"] == sum(path.stat().st_size for path in (tmp_path / "out").rglob("*.mp4"))
+    assert result.new["clip_ms"] > 0
     assert load_records(tmp_path / "out").classes == load_records(tree).classes
 
 

@@ -48,7 +48,7 @@ def videos(tmp_path_factory) -> Path:
 def folder(videos, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     shards = write_shards(videos / "list.txt", folder, shard_bytes=30_000, workers=1)
-    assert 2 < len(shards.names) < COUNT
+    assert 2 < len(shards["shards"]) < COUNT
     return folder
 
 
