@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from gcvideo.errors import CheckpointError
 from gcvideo.predict.predictor import load
-from gcvideo.report.maps import explain_video
+from gcvideo.report.maps import Explanation, explain_video
 from gcvideo.report.page import write_page
 from gcvideo.report.pages import maps_for_page
 from gcvideo.report.plots import Series, line_plot
@@ -30,14 +30,30 @@ def write_comparison(
         runs: of each network the run whose attention is shown; those without a checkpoint are left out.
     """
     changed = results.get("changed") or {"pairs": [], "videos": []}
-    looks = []
+    clips: dict[bytes, Explanation] = {}  # networks that see the same clip share its frames
     for network, run in zip(results["networks"], runs if changed["pairs"] else (), strict=False):
         example = {"video": changed["example"]["path"], "predictions": [{"index": changed["example"]["label"]}]}
         with contextlib.suppress(CheckpointError):
             if found := explain_video(load(run), example, all_queries=True):
-                looks.append((network["config"], maps_for_page(found)))
+                clip = found.frames.tobytes()
+                clips[clip] = beside(clips.get(clip, found._replace(layers=[])), network["config"], found)
+    looks = [maps_for_page(each) for each in clips.values()]
     values = {"results": results, "plots": plots, "changed": changed, "looks": looks, "most": MOST_CHANGED}
     write_page(path, "comparison.html.j2", title="Networks side by side", **values)
+
+
+def beside(others: Explanation, name: str, own: Explanation) -> Explanation:
+    """The layers of a network with those of others that see the same clip: alike ones follow each other.
+
+    Args:
+        others: with layers called NETWORK: LAYER.
+        name: of the network.
+        own: where it looked. Queries move over its maps if it has the grid of the others.
+    """
+    grid, layers = others.grid or own.grid, [*others.layers]
+    for layer in own.layers:
+        layers.append(layer._replace(name=f"{name}: {layer.name}", by_query=layer.by_query and own.grid == grid))
+    return others._replace(layers=sorted(layers, key=lambda layer: layer.name.partition(": ")[2]), grid=grid)
 
 
 def plots_of(results: dict[str, Any]) -> dict[str, Figure]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from gcvideo.analysis import statistics
 from gcvideo.analysis.statistics import changed_videos, compare_accuracy
 from gcvideo.benchmark.blocks import measure_scaling
 from gcvideo.benchmark.timing import CPU, Times
-from gcvideo.report.comparison import plots_of, write_comparison
+from gcvideo.report.comparison import beside, plots_of, write_comparison
+from gcvideo.report.maps import MIDDLE, Explanation, Layer
 from gcvideo.report.page import render
 from tests.predictions import right_or_wrong
 from tests.tiny import tiny_checkpoint
@@ -112,6 +115,25 @@ def test_the_page_shows_what_changed_and_where_each_network_looks(
     assert "gc</bdi></td>" in text
     assert text.count("image/webp") == 1
     assert "Where they look in the same clip" in text
-    assert "Grad-CAM for" in text
-    assert "<h2><bdi>gc</bdi></h2>" in text
-    assert "<h2><bdi>file</bdi></h2>" not in text, "no checkpoint"
+    assert "gc: Grad-CAM for" in text
+    assert "file: " not in text, "no checkpoint"
+
+
+def test_the_rows_of_one_layer_stand_together_whatever_network_they_are_of() -> None:
+    frames, one = np.zeros((2, 8, 8, 3), np.uint8), torch.ones(1, 1, 1, 1)
+    cam, res3 = Layer("Grad-CAM for a", one), "attention of res3.0"
+    nl = [cam, Layer(f"{res3}, from the ring", one, by_query=True), Layer(f"{res3}, mean of all queries", one)]
+    explained = {
+        "plain": Explanation(frames, [cam], MIDDLE, None),
+        "nl": Explanation(frames, nl, MIDDLE, (1, 1, 1)),
+        "finer": Explanation(frames, nl, MIDDLE, (2, 2, 2)),
+        "gc": Explanation(frames, [cam, Layer(res3, one), Layer("attention of res4.0", one)], MIDDLE, None),
+    }
+    found = explained["plain"]._replace(layers=[])
+    for name, each in explained.items():
+        found = beside(found, name, each)
+    names = [layer.name.split(": ")[0] for layer in found.layers]
+    assert names == ["plain", "nl", "finer", "gc", "gc", "nl", "finer", "nl", "finer", "gc"]
+    assert found.layers[-1].name == "gc: attention of res4.0"
+    assert found.grid == (1, 1, 1)
+    assert [layer.by_query for layer in found.layers[4:8]] == [False, True, False, False], "finer has another grid"
