@@ -90,9 +90,8 @@ def _config(weights: Weights, naming: Naming, args: argparse.Namespace) -> RunCo
 
 def _checkpoint(state: convert.State, config: RunConfig, weights: Weights, args: argparse.Namespace) -> dict[str, Any]:
     """A checkpoint to test, predict or start from; what a gcvideo one said of its training is kept."""
-    named = ("classes", "fingerprint", "epoch", "step")
-    content: dict[str, Any] = {"format": FORMAT, "fingerprint": "", "epoch": 0, "step": 0, "classes": None}
-    content |= {key: weights.extra[key] for key in named if key in weights.extra}
+    fresh = {"classes": None, "fingerprint": "", "epoch": 0, "step": 0}
+    content: dict[str, Any] = {"format": FORMAT, **{key: weights.extra.get(key, value) for key, value in fresh.items()}}
     if args.classes:
         content["classes"] = list(load_classes(args.classes))
         if len(content["classes"]) != config.model.num_classes:

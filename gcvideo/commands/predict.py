@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
             console.say(str(PartDone(part, total, failed)))
             return 0
         if kept is not None:
-            _write(args, predictor, members, partial(read_spool, kept), lines=not by_window)
+            _write(args, predictor, members, kept, lines=not by_window)
     if journal is not None:
         journal.remove()
     return 0 if not failed else 1 if failed < total else 2
@@ -221,23 +221,18 @@ def _show(entry: Entry, quiet: bool) -> None:
 
 
 def _write(
-    args: argparse.Namespace,
-    predictor: Predictor,
-    members: Sequence[Predictor],
-    entries: Callable[[], Iterator[Entry]],
-    *,
-    lines: bool,
+    args: argparse.Namespace, predictor: Predictor, members: Sequence[Predictor], kept: IO[str], *, lines: bool
 ) -> None:
     """Write the files that were asked for; only JSON and pages need all entries in memory."""
     if args.csv:
-        write_csv(args.csv, entries())
+        write_csv(args.csv, read_spool(kept))
     if args.json_lines and lines:
-        write_lines(args.json_lines, entries())
+        write_lines(args.json_lines, read_spool(kept))
     if args.json:
-        write_json(args.json, {"checkpoint": predictor.source, "videos": [*entries()]})
+        write_json(args.json, {"checkpoint": predictor.source, "videos": [*read_spool(kept)]})
     if args.maps:
-        for stem in pages.write_maps(args.maps, members, [*entries()], query=tuple(args.query)):
+        for stem in pages.write_maps(args.maps, members, [*read_spool(kept)], query=tuple(args.query)):
             console.say(f"maps: {printable(str(stem))}.html, and pictures as .png, .gif and .mp4")
     if args.html:
-        pages.write_prediction_page(args.html, predictor, [*entries()])
+        pages.write_prediction_page(args.html, predictor, [*read_spool(kept)])
         console.say(f"page: {printable(args.html)}")

@@ -54,9 +54,6 @@ class Recipe:
             raise ConfigError(f"pool: {self.pool!r} is none of {', '.join(get_args(Pool))}")
         if self.windows and self.pool == "video":
             raise ConfigError("pool: video gives one vector a video, windows one each; leave out pool or the windows")
-        for name, seconds in (self.windows or Windows())._asdict().items():
-            if seconds is not None and not 1e-3 <= seconds < np.inf:
-                raise ConfigError(f"{'step' if name == 'step' else 'window'}: must be at least 1 ms, not {seconds:g} s")
 
     def describe(self, data: DataConfig) -> dict[str, Any]:
         """All that the vectors of a network depend on, as JSON values."""

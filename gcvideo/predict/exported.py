@@ -88,8 +88,7 @@ class ExportedNetwork(nn.Module):
             with quiet():
                 self._run, text = opened(content, device)
         except ImportError as error:
-            extra = "openvino" if engine == "openvino" else "export"
-            raise ConfigError(f"{name}: {error}; pip install 'gcvideo[{extra}]'") from None
+            raise ConfigError(f"{name}: {error}; pip install 'gcvideo[export,openvino]'") from None
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from None
         except Exception as error:  # each engine has its own
@@ -98,9 +97,7 @@ class ExportedNetwork(nn.Module):
         self.name = name
         self.about: dict[str, Any] = json.loads(text or "{}")
         if self.about.get("format") != FORMAT:
-            found = self.about.get("format")
-            fix = f"has format {found}; update gcvideo" if found else "was not written by this gcvideo; export it again"
-            raise CheckpointError(f"{name}: {fix}")
+            raise CheckpointError(f"{name}: was not written by this gcvideo; export it again, or update gcvideo")
         # Tells where clips go: onnxruntime and OpenVINO take them from the CPU.
         self.place = nn.Parameter(torch.empty(0, device=device if suffix == ".pt2" else CPU), requires_grad=False)
 

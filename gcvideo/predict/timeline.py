@@ -90,14 +90,12 @@ class SlidingWindows:
         # First frame of the next window; first behind a gap; those behind the last one shown and the last one seen.
         start = origin = shown = end = 0
         for frame in self.frames:
-            if frame.index != end:
-                start = origin = shown = frame.index
-                self._kept = {}
+            apart = frame.index != end
             self.duration, end = frame.time + 1 / self.fps, frame.index + 1
             late = frame.index - origin - wanted
-            if ((late >= 0) & (late % self.hop == 0)).any():
+            if apart or ((late >= 0) & (late % self.hop == 0)).any():
                 resized = resize_short_side(frame.rgb()[None].copy(), self.test.short_side, self.test.convention)
-                if any(kept.shape[1:] != resized.shape[2:] for _, kept in self._kept.values()):
+                if apart or any(kept.shape[1:] != resized.shape[2:] for _, kept in self._kept.values()):
                     start = origin = shown = frame.index
                     self._kept = {}
                 self._kept[frame.index] = frame.time, resized[:, 0].numpy()  # (3, H, W)

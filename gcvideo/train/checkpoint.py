@@ -30,10 +30,8 @@ so neither a scheduler nor random states have to be saved; bf16 needs no gradien
 import copy
 import io
 import os
-import pickle
 import shutil
 import time
-import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,7 +42,7 @@ from gcvideo import distributed
 from gcvideo.console import warn
 from gcvideo.errors import CheckpointError
 from gcvideo.files import write_atomically
-from gcvideo.weights.reading import check_sums
+from gcvideo.weights.reading import read_file
 
 FORMAT = 1
 
@@ -63,24 +61,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: no such file, a damaged one, one that holds more than tensors and plain values, or one of
             another program or a newer gcvideo.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
-    try:
-        check_sums(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path}: holds Python objects besides tensors and plain values, which is unsafe to read; "
-            "bring foreign weights in with gcvideo convert"
-        ) from None
-    except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint, or cut short ({str(error).splitlines()[0]})") from None
+    state = read_file(Path(path))
     if not isinstance(state, dict) or "format" not in state or "model" not in state:
         raise CheckpointError(f"{path}: not a gcvideo checkpoint; bring foreign weights in with gcvideo convert")
     if state["format"] != FORMAT:
         raise CheckpointError(f"{path}: has format {state['format']}, this gcvideo reads {FORMAT}; update gcvideo")
-    return state
+    found: dict[str, Any] = state
+    return found
 
 
 class CheckpointFolder:

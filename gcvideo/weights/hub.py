@@ -33,20 +33,16 @@ def fetch(place: str | Path) -> Path:
     Without a network connection, what was downloaded before is taken.
 
     Raises:
-        CheckpointError: there is no such repository, revision or file, or it needs a token.
+        CheckpointError: there is no such repository or revision, or it needs a token.
         ConfigError: the package huggingface_hub is not installed.
     """
     hub = _hub()
     repository, _, revision = str(place).removeprefix(PREFIX).partition("@")
     try:
         options = {"allow_patterns": [CONFIG, WEIGHTS], "endpoint": os.environ.get("HF_ENDPOINT")}
-        found = hub.snapshot_download(repository, revision=revision or None, **options)
+        return Path(hub.snapshot_download(repository, revision=revision or None, **options))
     except Exception as error:  # of the Hub's package, of its HTTP client, of the file system
         raise CheckpointError(f"{place}: {_reason(hub, error)}") from None
-    for name in (CONFIG, WEIGHTS):
-        if not (Path(found) / name).is_file():
-            raise CheckpointError(f"{place}: this revision has no {name}, or it was not downloaded to the end before")
-    return Path(found)
 
 
 def push(folder: str | Path, repository: str, *, private: bool = False) -> str:

@@ -45,7 +45,7 @@ def find_checkpoint(place: str | Path) -> Path:
     for name in ("checkpoints/best.pt", "checkpoints/last.pt", WEIGHTS):
         if (path / name).is_file():
             return path / name
-    raise CheckpointError(f"{path}: neither checkpoints/best.pt nor checkpoints/last.pt in this folder, nor {WEIGHTS}")
+    raise CheckpointError(f"{place}: neither checkpoints/best.pt nor checkpoints/last.pt in this folder, nor {WEIGHTS}")
 
 
 def read_published(path: Path, place: str | Path) -> dict[str, Any]:
@@ -60,13 +60,12 @@ def read_published(path: Path, place: str | Path) -> dict[str, Any]:
     """
     weights, file = read_weights(path), path.with_name(CONFIG)
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file}: holds no config")
-    name = str(place).removeprefix(PREFIX).replace("/", "--") if is_hub(place) else path.parent.resolve().name
+        config = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{file}: is no config: {' '.join(str(error).split())[:200]}") from None
+    name = path.parent.resolve().name
     if is_hub(place):
+        name = str(place).removeprefix(PREFIX).replace("/", "--")
         refuse_code(config, place)
     return {**weights.extra, "model": weights.tensors, "config": {**config, "name": name}}
 
@@ -126,11 +125,10 @@ def load_initial_weights(model: nn.Module, place: str | Path, *, classes: Sequen
     head = {key for key in own if key.startswith("head.")}
     if not head <= state.keys():
         state = {key: tensor for key, tensor in state.items() if key not in head}  # the whole head or nothing of it
-    report.copied = [key for key in report.copied if key in state]
+    report.copied = list(state)
     report.source = f"{weights.path} ({naming.title})"
-    missing = [key for key in own if key not in state]
-    report.missing = dict.fromkeys(missing, "starts fresh")
-    lacking = [key for key in missing if key not in head and ".context." not in key]
+    report.missing = {key: "starts fresh" for key in own if key not in state}
+    lacking = [key for key in report.missing if key not in head and ".context." not in key]
     if lacking:
         unused = next((f"; {key}: {reason}" for key, reason in report.unmatched.items()), "")
         raise CheckpointError(
@@ -167,20 +165,16 @@ def _keep_named_rows(
     trained = weights.extra.get("classes")
     if not trained or not classes or list(classes) == list(trained):
         return
-    row = {name: index for index, name in enumerate(trained)}
-    common = [(label, row[name]) for label, name in enumerate(classes) if name in row]
+    rows = {name: index for index, name in enumerate(trained)}
+    common = {label: rows[name] for label, name in enumerate(classes) if name in rows}
     for key in own:
         source = weights.tensors.get(key)
         if not key.startswith("head.") or source is None or source.shape[:1] != (len(trained),):
             continue
         state.pop(key, None)
-        if common and len(own[key]) == len(classes) and own[key].shape[1:] == source.shape[1:]:
-            labels, rows = map(list, zip(*common, strict=True))
+        if common and own[key].shape == (len(classes), *source.shape[1:]):
             state[key] = own[key].clone()
-            state[key][labels] = source[rows].to(own[key].dtype)
+            state[key][list(common)] = source[list(common.values())].to(own[key].dtype)
             report.unmatched.pop(key, None)
-            report.copied = [*dict.fromkeys([*report.copied, key])]
-    report.notes.append(
-        f"the source has other classes: its head keeps the rows of {len(common)} of {len(classes)} classes by name, "
-        "the others start fresh"
-    )
+    kept = f"its head keeps the rows of {len(common)} of {len(classes)} classes by name, the others start fresh"
+    report.notes.append(f"the source has other classes: {kept}")

@@ -47,7 +47,6 @@ class Naming:
         title: the toolkit's name, for messages.
         parts: part to template.
         words: for each field, the common words and the toolkit's own.
-        aliases: part to the template of older versions: read, never written.
         ignored: pattern of keys that are no weights of the network, to the reason why they are left out.
         container: the key that holds the state dict in a file of this toolkit; empty: the file is the state dict.
         dims: part to the number of dimensions of its weight (of a layer norm's bias too), where it is not gcvideo's.
@@ -64,7 +63,6 @@ class Naming:
     title: str
     parts: Mapping[str, str]
     words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    aliases: Mapping[str, str] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
     container: str = ""
     dims: Mapping[str, int] = field(default_factory=dict)
@@ -121,7 +119,7 @@ class Naming:
 
     @cached_property
     def _patterns(self) -> list[tuple[str, re.Pattern[str]]]:
-        return [(name, self._compile(text)) for name, text in (*self.parts.items(), *self.aliases.items())]
+        return [(name, self._compile(text)) for name, text in self.parts.items()]
 
     def _compile(self, template: str) -> re.Pattern[str]:
         def group(match: re.Match[str]) -> str:

@@ -24,8 +24,8 @@ from torch import Tensor
 from gcvideo.errors import CheckpointError
 from gcvideo.files import write_atomically
 
-# First bytes of a zip archive (torch.save since 1.6) and of torch's older file format (pickled magic number).
-_ZIP, _TORCH_LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# First bytes of torch's older file format (pickled magic number); since 1.6 it writes zip archives.
+_TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # Where toolkits put the weights in a checkpoint: gcvideo and torchvision's reference; PySlowFast and pytorchvideo;
 # mmaction2, timm and Lightning; Caffe2.
 _CONTAINERS = ("model", "model_state", "state_dict", "blobs")
@@ -61,29 +61,20 @@ def read_weights(path: str | Path, *, unsafe_pickle: bool = False) -> Weights:
         CheckpointError: the file is absent, damaged, holds no tensors, or is unsafe to read.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file of weights")
-    try:
-        content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path, unsafe_pickle)
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged or hostile pickle can raise anything
-        refused = isinstance(error, pickle.UnpicklingError) and re.search(r"GLOBAL (\S+)", str(error))
-        if refused and not unsafe_pickle:
-            raise CheckpointError(
-                f"{path}: holds {refused[1]}, which reading tensors alone does not allow; if you trust its source, "
-                "convert it with gcvideo convert --unsafe-pickle"
-            ) from None
-        raise CheckpointError(f"{path}: cut short or damaged: {' '.join(str(error).split())[:200]}") from None
+    content = read_file(path, unsafe_pickle=unsafe_pickle)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict")
     container = next((name for name in _CONTAINERS if isinstance(content.get(name), Mapping)), None)
     named = content[container] if container else content
-    tensors = {str(name): _tensor(value) for name, value in named.items() if isinstance(value, (Tensor, np.ndarray))}
+    named = {str(name): torch.from_numpy(x) if isinstance(x, np.ndarray) else x for name, x in named.items()}
+    tensors = {name: value.detach() for name, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors; its keys are {', '.join(map(str, list(content)[:8]))}")
+    for prefix in _WRAPPERS * 2:  # either order
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     extra = {str(key): value for key, value in content.items() if container and key != container}
-    return Weights(_unwrapped(tensors), extra, str(path))
+    return Weights(tensors, extra, str(path))
 
 
 def write_weights(path: str | Path, content: dict[str, Any]) -> None:
@@ -111,46 +102,36 @@ def write_weights(path: str | Path, content: dict[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def check_sums(path: Path) -> None:
-    """Compare every byte of a file of ``torch.save`` with its checksums, which torch itself ignores.
+def read_file(path: Path, *, unsafe_pickle: bool = False) -> Any:
+    """The content of a file of weights or of a checkpoint, on the CPU.
+
+    Every byte of a file of ``torch.save`` is compared with its checksums, which torch itself ignores.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: the file is absent, damaged or unsafe to read.
     """
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise CheckpointError(f"{path}: damaged: {damaged} does not match its checksum")
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    with safetensors.safe_open(path, framework="pt") as file:
-        plain = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
-        return {**plain, "model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
-
-
-def _read_pickled(path: Path, unsafe_pickle: bool) -> Any:
-    with path.open("rb") as file:
-        start = file.read(len(_TORCH_LEGACY))
-    is_torch = start.startswith((_ZIP, _TORCH_LEGACY))
-    if not is_torch and not unsafe_pickle:
-        raise CheckpointError(
-            f"{path}: neither a PyTorch file nor safetensors; if it is a raw pickle, which can run any code when read, "
-            "and you trust its source, convert it with gcvideo convert --unsafe-pickle"
-        )
-    if start.startswith(_ZIP):
-        check_sums(path)
-    if is_torch:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(path, framework="pt") as stored:
+                plain = json.loads((stored.metadata() or {}).get(_METADATA, "{}"))
+                return {**plain, "model": {name: stored.get_tensor(name) for name in stored.keys()}}  # noqa: SIM118
+        with path.open("rb") as file:
+            if zipfile.is_zipfile(file):
+                if damaged := zipfile.ZipFile(file).testzip():
+                    raise ValueError(f"{damaged} does not match its checksum")
+            elif unsafe_pickle and file.seek(0) == 0 and file.read(len(_TORCH_LEGACY)) != _TORCH_LEGACY:
+                file.seek(0)
+                return pickle.load(file, encoding="latin1")  # latin1: NumPy arrays pickled by Python 2
         return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
-    with path.open("rb") as file:
-        return pickle.load(file, encoding="latin1")  # latin1: NumPy arrays pickled by Python 2
-
-
-def _tensor(value: Tensor | np.ndarray) -> Tensor:
-    return value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
-
-
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _WRAPPERS * 2:  # either order
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        raise CheckpointError(
+            f"{path}: not a checkpoint of tensors and plain values: it holds {refused[1] if refused else 'others'}, "
+            "which is unsafe to read; if you trust its source, convert it with gcvideo convert --unsafe-pickle"
+        ) from None
+    except Exception as error:  # a damaged or hostile pickle can raise anything
+        raise CheckpointError(
+            f"{path}: not a checkpoint, or cut short ({' '.join(str(error).split())[:200]})"
+        ) from None

@@ -27,12 +27,9 @@ class Report:
 
     def lines(self) -> list[str]:
         """Report as text: one line per reason, its keys gathered as ``res4.{0,1,2}.branch``."""
-        result = [f"{self.source}: {len(self.copied)} tensors copied" if self.source else f"{len(self.copied)} copied"]
-        for title, entries in (
-            ("dropped", self.dropped),
-            ("not matched", self.unmatched),
-            ("not in the source", self.missing),
-        ):
+        result = [f"{self.source}: {len(self.copied)} tensors copied"]
+        kinds = {"dropped": self.dropped, "not matched": self.unmatched, "not in the source": self.missing}
+        for title, entries in kinds.items():
             by_reason: defaultdict[str, list[str]] = defaultdict(list)
             for key, reason in entries.items():
                 by_reason[reason].append(key)

@@ -182,7 +182,7 @@ def test_one_clear_error(server: Hub, place: Path, capsys: pytest.CaptureFixture
         ("hf:org/none", "no such repository, or a private or gated one"),
         ("hf:org/private", "no such repository, or a private or gated one"),
         ("hf:org/net@v9", "the repository has no such revision"),
-        ("hf:org/half", "this revision has no model.safetensors"),
+        ("hf:org/half", "neither checkpoints/best.pt nor checkpoints/last.pt in this folder, nor model.safetensors"),
         ("hf:org/code", "model.context.kind is 'os:system', own code"),
         ("hf:a/b/c", "write hf:org/name"),
     ):

@@ -157,7 +157,7 @@ PUBLISHED_KEYS = [
     (PYSLOWFAST, "s4.pathway0_res4.branch2.c_bn.bias", "res4.4.branch2.norm_c.bias"),
     (PYSLOWFAST, "s3.pathway0_nonlocal1.conv_theta.weight", "res3.1.context.theta.weight"),
     (PYSLOWFAST, "s4.pathway0_nonlocal5.bn.weight", "res4.5.context.norm.weight"),
-    (PYSLOWFAST, "s4.pathway0_nonlocal5.norm.weight", "res4.5.context.norm.weight"),  # its first release
+    (FORMATS["pyslowfast"][1], "s4.pathway0_nonlocal5.norm.weight", "res4.5.context.norm.weight"),  # its first release
     (PYSLOWFAST, "head.projection.bias", "head.proj.bias"),
     (MMACTION2, "backbone.conv1.conv.weight", "stem.conv.weight"),
     (MMACTION2, "backbone.layer3.4.conv3.bn.bias", "res4.4.branch2.norm_c.bias"),

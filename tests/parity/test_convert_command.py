@@ -179,7 +179,7 @@ def test_refusals_in_one_line(pyslowfast: tuple[Path, Any], tmp_path: Path, caps
     for arguments, message in (
         (wrong_key, "did you mean 'model.width'?"),
         ((path, path, "--from", "pyslowfast", "--to", "gcvideo"), "source and target are the same file"),
-        ((absent, tmp_path / "x.pt", "--from", "pyslowfast", "--to", "gcvideo"), "no such file of weights"),
+        ((absent, tmp_path / "x.pt", "--from", "pyslowfast", "--to", "gcvideo"), "no such checkpoint"),
         ((path, tmp_path / "x.pkl", SOFTMAX, "--from", "pyslowfast", "--to", "gcvideo"), ".pkl is Caffe2's"),
         ((path, tmp_path / "x.pt", "--from", "caffe2", "--to", "gcvideo"), "did you mean --from pyslowfast?"),
         (
