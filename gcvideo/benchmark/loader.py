@@ -29,6 +29,7 @@ from gcvideo.data.annotations import videos_under
 from gcvideo.data.crops import crop_and_resize, random_short_side_box
 from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.records import RecordTable
+from gcvideo.data.worker_pool import keep_freed_memory
 from gcvideo.errors import DataError, VideoError
 from gcvideo.video import open_video
 
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
     clips = [[draw_clip(path, seed) for path in pair] for pair, seed in seeds]
     videos = [[all_views(path) for path in pair] for pair in pairs]
     torch.set_num_threads(1)
+    keep_freed_memory()  # as in the workers
     if hasattr(os, "sched_setaffinity"):  # the threads that decoders start stay on one core too
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     milliseconds = {
@@ -132,8 +134,8 @@ def draw_clip(path: Path, seed: int) -> Clip:
 def our_clip(clip: Clip, *, backend: str = "auto") -> torch.Tensor:
     """Read a clip as ``ClipDataset`` does; uint8 (3, T, H, W)."""
     with open_video(clip.path, backend=backend) as video:
-        frames = video.frames(clip.indices)
-    return crop_and_resize(frames, clip.box, (clip.size, clip.size), flip=True)
+        frames = video.frames(clip.indices, clip.box)
+    return crop_and_resize(frames, (0, 0, *clip.box[2:]), (clip.size, clip.size), flip=True)
 
 
 def all_views(path: Path) -> Views:

@@ -136,8 +136,10 @@ def crop_and_resize(frames: np.ndarray, box: Box, size: tuple[int, int], *, flip
         uint8 (3, T, height, width), contiguous. Equal to torchvision's v2 ``crop`` and ``resize`` on uint8.
     """
     top, left, height, width = box
-    # (T, H, W, 3) -> (T, 3, H, W): a channels-last view, for which torch has its fast uint8 kernel.
-    clip = torch.from_numpy(frames[:, top : top + height, left : left + width]).permute(0, 3, 1, 2)
+    # (T, H, W, 3) -> (T, 3, H, W): a channels-last view, for which torch has its fast uint8 kernel. numpy cuts it out
+    # in a fifth of the time that the kernel takes to do so.
+    cut = np.ascontiguousarray(frames[:, top : top + height, left : left + width])
+    clip = torch.from_numpy(cut).permute(0, 3, 1, 2)
     if (height, width) != tuple(size):
         clip = F.interpolate(clip, size=size, mode="bilinear", antialias=True)
     planes = clip.permute(1, 0, 2, 3).numpy()  # (3, T, height, width)

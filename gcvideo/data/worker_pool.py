@@ -11,6 +11,7 @@ Tensors travel through anonymous memory files, so a small ``/dev/shm``, as conta
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import gc
 import io
@@ -184,6 +185,7 @@ class WorkerPool(Generic[Task, Result]):
         faulthandler.disable()  # the main process reports a crash, in one line
         gc.freeze()  # keeps inherited memory shared: the garbage collector would write to all of it
         torch.set_num_threads(1)
+        keep_freed_memory()
         _limit(resource.RLIMIT_CORE, 0)
         inherited = _address_space()
         if self.memory_limit is not None:
@@ -309,6 +311,16 @@ def _cause_of_death(exitcode: int | None, time_limit: float | None) -> str:
     if exitcode and exitcode < 0:
         return f"its process died of {signal.Signals(-exitcode).name}"
     return f"its process ended with exit code {exitcode}"
+
+
+def keep_freed_memory() -> None:
+    """Let this process use freed memory again, up to 64 MiB of it, where glibc would hand it back.
+
+    Else the memory of frames goes back and is fetched again in each clip: up to 500 page faults, 1.5 ms.
+    """
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its largest
 
 
 def _address_space() -> int:

@@ -101,25 +101,42 @@ class FrameFolder:
             self.width, self.height = image.size[::-1] if turned else image.size
             self.codec = str(image.format).lower()
 
-    def decode(self, wanted: np.ndarray) -> np.ndarray:
-        """Frames by index, rising; uint8 (len(wanted), H, W, 3) RGB.
+    def decode(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Places in ``wanted``, and frames; uint8 (H, W, 3) RGB.
 
         Transparency is dropped, and 16 bits are cut to 8.
         """
         from PIL import Image, ImageOps
 
-        frames = np.empty((len(wanted), self.height, self.width, 3), np.uint8)
-        for frame, index in zip(frames, wanted.tolist(), strict=True):
+        for place, index in enumerate(wanted.tolist()):
             with _picture(self.files[index]) as image:
                 shown = ImageOps.exif_transpose(image)
                 if shown.mode[0] == "I":  # grey of 16 bits, which Pillow would clip
                     shown = Image.fromarray((np.asarray(shown) >> 8).astype(np.uint8))
                 pixels = np.asarray(shown.convert("RGB"))
-            if pixels.shape != frame.shape:
+            if pixels.shape != (self.height, self.width, 3):
                 sizes = f"{pixels.shape[1]} x {pixels.shape[0]}, not {self.width} x {self.height} as the first"
                 raise DamageError(f"{os.path.basename(self.files[index])} has {sizes}")
-            frame[:] = pixels
-        return frames
+            yield place, pixels
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class FrameArray:
+    """Frames that are decoded already, uint8 (T, H, W, 3); for the attributes see ``LibavVideo``."""
+
+    backend, codec, orientation = "memory", "rawvideo", Orientation()
+
+    def __init__(self, frames: np.ndarray, fps: float) -> None:
+        self.frames, self.fps = frames, fps
+        self.height, self.width = frames.shape[1:3]
+        self.keyframes = np.arange(len(frames))
+        self.times = self.keyframes / fps
+
+    def decode(self, wanted: np.ndarray) -> np.ndarray:
+        """Frames by index, rising; uint8 (len(wanted), H, W, 3)."""
+        return self.frames[wanted]
 
     def close(self) -> None:
         """Nothing is open."""
@@ -130,7 +147,7 @@ def check_frames(path: str) -> tuple[list[int], str]:
     folder, reasons = FrameFolder(path, None), {}
     for index in folder.keyframes:
         try:
-            folder.decode(np.array([index]))
+            next(folder.decode(np.array([index])))
         except DamageError as error:
             reasons[int(index)] = str(error)
     return list(reasons), next(iter(reasons.values()), "")

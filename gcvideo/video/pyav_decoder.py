@@ -8,6 +8,7 @@ beginning. That is slow, and right.
 """
 
 import contextlib
+import functools
 import gc
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,8 +45,10 @@ class DamageError(DecodeError):
     """The decoder produced a frame, and says that it is damaged."""
 
 
-def decode_with_pyav(track: Mp4Track, data: Mapping[int, memoryview], wanted: Sequence[int]) -> np.ndarray:
-    """Decode samples with libavcodec through PyAV; arguments and result as in ``decode_with_decord``."""
+def decode_with_pyav(
+    track: Mp4Track, data: Mapping[int, memoryview], wanted: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode samples with libavcodec through PyAV; arguments as in ``decode_with_decord``, result of ``collect``."""
     import av
 
     codec: Any = av.CodecContext.create(track.info.codec, "r")
@@ -69,8 +72,8 @@ def collect(
     *,
     size: tuple[int, int],
     orientation: Orientation | None = None,
-) -> np.ndarray:
-    """Convert the frames whose names are wanted.
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Convert the frames whose names are wanted, one after the other.
 
     Args:
         frames: names and PyAV frames: those that the wanted ones need, and no more.
@@ -78,8 +81,8 @@ def collect(
         size: height and width that every wanted frame must have.
         orientation: how every wanted frame must be turned for display; None where frames do not tell.
 
-    Returns:
-        uint8 (len(wanted), H, W, 3) RGB.
+    Yields:
+        place in ``wanted``, and uint8 (H, W, 3) RGB.
 
     Raises:
         DecodeError: a wanted frame never came, came in another size or turned otherwise, or has colours that cannot be
@@ -91,8 +94,8 @@ def collect(
 
     height, width = size
     place = {name: index for index, name in enumerate(wanted)}
-    images = np.empty((len(wanted), height, width, 3), np.uint8)
-    reformatter = VideoReformatter()  # keeps its tables from frame to frame
+    # It keeps its tables from frame to frame. With threads of its own, each clip would pay for starting them.
+    convert = functools.partial(VideoReformatter().reformat, format="rgb24", interpolation="BILINEAR", threads=1)
     for name, frame in frames:
         if frame.is_corrupt:
             raise DamageError("a picture is damaged")
@@ -104,14 +107,13 @@ def collect(
         if orientation is not None and orientation_of(frame) != orientation:
             raise DecodeError("pictures are turned in different ways")
         try:
-            plane = reformatter.reformat(frame, format="rgb24", interpolation="BILINEAR").planes[0]
+            plane = convert(frame).planes[0]
         except av.FFmpegError as error:
             raise DecodeError(f"no way to RGB from {frame.format.name}, matrix {int(frame.colorspace)}") from error
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
-        images[index] = rows[:, : 3 * width].reshape(height, width, 3)
+        yield index, rows[:, : 3 * width].reshape(height, width, 3)
     if place:
         raise DecodeError(f"{len(place)} of {len(wanted)} pictures cannot be decoded")
-    return images
 
 
 def orientation_of(frame: Any) -> Orientation:
@@ -172,8 +174,8 @@ class LibavVideo:
             self.fps /= float(steps.mean())
         self.codec = str(self._stream.codec_context.codec.canonical_name)
 
-    def decode(self, wanted: np.ndarray) -> np.ndarray:
-        """Frames by index, rising; uint8 (len(wanted), H, W, 3)."""
+    def decode(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Places in ``wanted``, which rises, and frames; uint8 (H, W, 3)."""
         if self._table is None:
             start = self.keyframes[self.keyframes <= wanted[0]].max(initial=0)
             frames = itertools.islice(enumerate(self._decode_from_start()), int(start), int(wanted[-1]) + 1)
@@ -188,7 +190,7 @@ class LibavVideo:
         self._container = self._stream = None
         gc.collect(1)  # PyAV's containers and streams refer to one another: else they stay for many openings
 
-    def _collect(self, frames: Iterable[tuple[int, Any]], wanted: Sequence[int]) -> np.ndarray:
+    def _collect(self, frames: Iterable[tuple[int, Any]], wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         return collect(frames, wanted, size=(self.height, self.width), orientation=self.orientation)
 
     def _open(self) -> None:

@@ -37,17 +37,18 @@ from __future__ import annotations
 import os
 import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gcvideo.errors import DamagedVideoError, VideoError
-from gcvideo.video.decode_plan import MAX_REORDER, Orientation, UnreadableError
+from gcvideo.video.decode_plan import MAX_REORDER, UnreadableError
 from gcvideo.video.decord_decoder import decode_with_decord, has_decord
-from gcvideo.video.frame_folder import FrameFolder, split_span
+from gcvideo.video.frame_folder import FrameArray, FrameFolder, split_span
 from gcvideo.video.mp4_slice import read_samples
 from gcvideo.video.mp4_tables import Mp4Track, read_tables
 from gcvideo.video.pyav_decoder import HEVC_REASON, MAX_PIXELS, DamageError, DecodeError, LibavVideo, decode_with_pyav
@@ -96,7 +97,7 @@ def open_video(path: str | Path, *, backend: str = "auto", frame_rate: float | N
 
 def open_array(frames: np.ndarray, *, fps: float, name: str) -> VideoReader:
     """Frames in memory as an open video: uint8 (T, H, W, 3) RGB, at so many frames per second."""
-    return VideoReader(name, _Array(frames, fps), "frames in memory")
+    return VideoReader(name, FrameArray(frames, fps), "frames in memory")
 
 
 class VideoReader:
@@ -114,10 +115,10 @@ class VideoReader:
         reason: why this decoder reads the file.
     """
 
-    def __init__(self, path: str, source: Mp4Video | LibavVideo | FrameFolder | _Array, reason: str) -> None:
+    def __init__(self, path: str, source: Mp4Video | LibavVideo | FrameFolder | FrameArray, reason: str) -> None:
         self.path = path
         self.reason = reason
-        self._source = source
+        self._source, self._show = source, source.orientation.apply
         self._opened = ExitStack()  # what must stay open as long as the source
         size = source.height, source.width
         if size[0] * size[1] > MAX_PIXELS:
@@ -138,8 +139,12 @@ class VideoReader:
         """Number of frames that a player would show."""
         return len(self.times)
 
-    def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    def frames(self, indices: Sequence[int] | np.ndarray, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
         """Frames by index; they may repeat and come in any order, and each is decoded once.
+
+        Args:
+            indices: of frames.
+            box: top, left, height and width of the part of them to give; None for all.
 
         Returns:
             uint8 (T, H, W, 3) RGB, in the order of ``indices``.
@@ -150,22 +155,26 @@ class VideoReader:
             IndexError: an index lies outside the video.
         """
         indices = np.asarray(indices, dtype=np.int64).reshape(-1)
+        top, left, height, width = box or (0, 0, self.height, self.width)
         if not len(indices):
-            return np.empty((0, self.height, self.width, 3), np.uint8)
+            return np.empty((0, height, width, 3), np.uint8)
         wanted, position = np.unique(indices, return_inverse=True)
         if wanted[0] < 0 or wanted[-1] >= len(self):
             raise IndexError(f"{self.path}: frames {wanted[0]} to {wanted[-1]} of {len(self)}")
-        if len(indices) * self.height * self.width * 3 > MAX_BYTES:
+        if len(indices) * height * width * 3 > MAX_BYTES:
             raise VideoError(self.path, f"{len(indices)} frames of this size exceed {MAX_BYTES} bytes")
         try:
-            images = self._source.decode(wanted)
+            decoded = self._source.decode(wanted)
+            if isinstance(decoded, np.ndarray):
+                images = np.ascontiguousarray(self._show(decoded)[:, top : top + height, left : left + width])
+            else:
+                images = np.empty((len(wanted), height, width, 3), np.uint8)
+                for place, image in decoded:
+                    images[place] = self._show(image)[top : top + height, left : left + width]
         except DamageError as error:
             raise DamagedVideoError(self.path, f"cannot be decoded ({error})") from error
         except Exception as error:  # as in open_video
             raise VideoError(self.path, f"cannot be decoded ({_one_line(error)})") from error
-        images = np.ascontiguousarray(self._source.orientation.apply(images))
-        if images.shape != (len(wanted), self.height, self.width, 3):
-            raise VideoError(self.path, f"gave frames of shape {images.shape[1:]}, not {self.height, self.width, 3}")
         return images if np.array_equal(wanted, indices) else images[position]
 
     def close(self) -> None:
@@ -208,14 +217,17 @@ class Mp4Video:
         self.times = track.table.seconds
         self.keyframes = track.table.keyframes
 
-    def decode(self, wanted: np.ndarray) -> np.ndarray:
-        """Frames by index, rising; uint8 (len(wanted), H, W, 3)."""
+    def decode(self, wanted: np.ndarray) -> np.ndarray | Iterator[tuple[int, np.ndarray]]:
+        """Frames by index, rising: uint8 (len(wanted), H, W, 3), or one by one as ``LibavVideo.decode`` gives them."""
         track, targets = self.track, self.track.table.order[wanted].tolist()
         data = self.needed(wanted)
         if self._counted:
             return self._counted.decode(wanted)
         try:
-            return _DECODERS[self.backend](track, data, targets)
+            images: np.ndarray | Iterator[tuple[int, np.ndarray]] = _DECODERS[self.backend](track, data, targets)
+            if isinstance(images, np.ndarray) and images.shape[1:3] != (self.height, self.width):
+                raise DecodeError(f"gave frames of shape {images.shape[1:]}, not {self.height, self.width, 3}")
+            return images
         except Exception:  # decord refuses a few files that are sound, such as very narrow ones
             if self.backend == "pyav" or not self._fallback:
                 raise
@@ -257,26 +269,11 @@ class Mp4Video:
         self._counted = counted
 
 
-class _Array:
-    """Frames that are decoded already, uint8 (T, H, W, 3); for the attributes see ``LibavVideo``."""
-
-    backend, codec, orientation = "memory", "rawvideo", Orientation()
-
-    def __init__(self, frames: np.ndarray, fps: float) -> None:
-        self.frames, self.fps = frames, fps
-        self.height, self.width = frames.shape[1:3]
-        self.keyframes = np.arange(len(frames))
-        self.times = self.keyframes / fps
-
-    def decode(self, wanted: np.ndarray) -> np.ndarray:
-        """Frames by index, rising; uint8 (len(wanted), H, W, 3)."""
-        return self.frames[wanted]
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-_DECODERS = {"decord": decode_with_decord, "pyav": decode_with_pyav, "torchcodec": decode_with_torchcodec}
+_DECODERS: dict[str, Callable[..., Any]] = {
+    "decord": decode_with_decord,
+    "pyav": decode_with_pyav,
+    "torchcodec": decode_with_torchcodec,
+}
 
 
 def _open_source(path: str, backend: str, fps: float | None) -> tuple[Mp4Video | LibavVideo | FrameFolder, str]:

@@ -190,7 +190,7 @@ def bare_decode(clip: Clip) -> dict[str, Callable[[], None]]:
         for packet in [*packets, None]:
             for frame in codec.decode(packet):
                 if frame.pts in wanted:
-                    reformatter.reformat(frame, format="rgb24", interpolation="BILINEAR")
+                    reformatter.reformat(frame, format="rgb24", interpolation="BILINEAR", threads=1)
 
     return {"bound": decode}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import mmap
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 import time
@@ -58,10 +60,10 @@ class FakeVideo:
     def __len__(self) -> int:
         return 20
 
-    def frames(self, indices: Any) -> np.ndarray:
+    def frames(self, indices: Any, box: Any = (0, 0, 8, 12)) -> np.ndarray:
         if self.moody and indices[0] % 2:
             raise VideoError(f"{self.number}.mp4", "broken at odd places")
-        return np.full((len(indices), 8, 12, 3), self.number % 256, dtype=np.uint8)
+        return np.full((len(indices), *box[2:], 3), self.number % 256, dtype=np.uint8)
 
     def __enter__(self) -> FakeVideo:
         return self
@@ -364,6 +366,19 @@ def test_workers_share_the_records_and_copy_none():
 
     pool = WorkerPool(read_all, workers=2, on_death=lambda *_: None, time_limit=60, memory_limit=1 << 30)
     assert max(pool.map(range(2))) < size / 4
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_workers_use_freed_memory_again():
+    def fill(task, hold):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(3):
+            [np.full(19 << 20, 1, np.uint8) for _ in range(3)]  # glibc by itself keeps two of them
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    pool = WorkerPool(fill, workers=1, on_death=lambda *_: None, time_limit=60, memory_limit=1 << 30)
+    first, second = pool.map(range(2))
+    assert second < first / 10
 
 
 def map_and_die():
