@@ -44,7 +44,8 @@ class CudaGraphs:
             self._work(inputs)
         else:
             graph, places = self._graphs[key]
-            torch._foreach_copy_(places, list(inputs), non_blocking=True)
+            if places:
+                torch._foreach_copy_(places, list(inputs), non_blocking=True)
             graph.replay()
 
     def _record(self, key: tuple[object, ...], inputs: Sequence[Tensor]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,20 @@ from tests.device.conftest import FOLDER, NullGpu
 from tests.training import make_videos, metrics, train_config
 
 pytestmark = pytest.mark.slow
+
+
+def test_the_device_is_checked(null_gpu: NullGpu, tmp_path: Path) -> None:
+    """Calls are those of a real GPU, numbers and times are not."""
+    command = ["benchmark", "device", "--batch", "2", "--crop", "32", "--rounds", "1"]
+    done = null_gpu(
+        *(str(FOLDER / "run.sh"), sys.executable, "-m", "tests.device.command", *command),
+        *("--json", str(tmp_path / "device.json")),
+    )
+    assert "RANK 0 [0]" in done.stdout, done.stderr[-4000:]
+    checks = {check["check"]: check for check in json.loads((tmp_path / "device.json").read_text())["checks"]}
+    assert [name for name in checks if name.startswith("calls") and not checks[name]["holds"]] == []
+    assert checks["calls.Launch.2"]["measured"] >= 4
+    assert {name.split(".")[0] for name in checks} >= {"numerics", "block", "step", "host", "fed"}
 
 
 def test_two_ranks_train_stop_resume_and_test(null_gpu: NullGpu, tmp_path: Path) -> None:

@@ -158,3 +158,5 @@ def test_command_refuses_nonsense(capsys: pytest.CaptureFixture[str]) -> None:
     if not torch.cuda.is_available():
         assert main(["benchmark", "blocks", "--device", "cuda"]) == 2
         assert "torch finds no GPU" in capsys.readouterr().err
+        assert main(["benchmark", "device"]) == 2
+        assert "benchmark device: needs an NVIDIA GPU, and torch finds none" in capsys.readouterr().err
