@@ -186,10 +186,11 @@ class WorkerPool(Generic[Task, Result]):
         gc.freeze()  # keeps inherited memory shared: the garbage collector would write to all of it
         torch.set_num_threads(1)
         keep_freed_memory()
-        _limit(resource.RLIMIT_CORE, 0)
         inherited = _address_space()
         if self.memory_limit is not None:
-            _limit(resource.RLIMIT_AS, inherited + self.memory_limit)
+            with contextlib.suppress(ValueError):  # the process has a lower limit already
+                most = resource.getrlimit(resource.RLIMIT_AS)[1]
+                resource.setrlimit(resource.RLIMIT_AS, (inherited + self.memory_limit, most))
 
         def hold(item: int) -> None:
             self._held[number] = item
@@ -236,12 +237,14 @@ class _Worker:
             self.connection.send((number, task))
 
     def receive(self, *, pin_memory: bool) -> tuple[int, float, Any]:
-        number, seconds, slot, packed = pickle.loads(self.connection.recv_bytes())
+        number, seconds, slot, (packed, sizes) = pickle.loads(self.connection.recv_bytes())
+        buffers = [torch.empty(size, dtype=torch.uint8, pin_memory=pin_memory).numpy() for size in sizes]
         with open(self._files[slot], "rb", closefd=False) as file:
             file.seek(0)
-            result = _Unpickler(packed, file, pin_memory).load()
+            for buffer in buffers:
+                file.readinto(buffer.data)
         del self.pending[number]
-        return number, seconds, result
+        return number, seconds, pickle.loads(packed, buffers=buffers)
 
     def close(self) -> None:
         self.connection.close()
@@ -252,31 +255,12 @@ class _Worker:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickler that writes the bytes of tensors to a file."""
+    """Pickler that leaves the bytes of tensors and arrays to its ``buffer_callback``."""
 
-    def __init__(self, buffer: io.BytesIO, file: io.BufferedIOBase) -> None:
-        super().__init__(buffer)
-        self._file = file
-
-    def persistent_id(self, value: Any) -> Any:
+    def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
-            return None
-        tensor = value.detach().contiguous()
-        self._file.write(_bytes(tensor))
-        return tensor.dtype, tuple(tensor.shape)
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, packed: bytes, file: io.BufferedIOBase, pin_memory: bool) -> None:
-        super().__init__(io.BytesIO(packed))
-        self._file = file
-        self._pin_memory = pin_memory
-
-    def persistent_load(self, tag: tuple[torch.dtype, tuple[int, ...]]) -> Tensor:
-        dtype, shape = tag
-        tensor = torch.empty(shape, dtype=dtype, pin_memory=self._pin_memory)
-        self._file.readinto(_bytes(tensor))
-        return tensor
+            return NotImplemented
+        return torch.from_numpy, (value.detach().contiguous().numpy(),)
 
 
 def _memory_file() -> int:
@@ -287,17 +271,14 @@ def _memory_file() -> int:
         return os.dup(file.fileno())
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.numpy().reshape(-1).view(np.uint8).data
-
-
-def _pack(value: Any, file: int) -> bytes:
-    """The pickled value; the bytes of its tensors are written to the file instead."""
-    buffer = io.BytesIO()
+def _pack(value: Any, file: int) -> tuple[bytes, list[int]]:
+    """The pickled value, and the sizes of its tensors and arrays, whose bytes are written to the file instead."""
+    packed, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
+    _Pickler(packed, protocol=5, buffer_callback=buffers.append).dump(value)
     with open(file, "wb", closefd=False) as out:
         out.seek(0)
-        _Pickler(buffer, out).dump(value)
-    return buffer.getvalue()
+        sizes = [out.write(buffer.raw()) for buffer in buffers]
+    return packed.getvalue(), sizes
 
 
 def _kill(workers: list[_Worker]) -> None:
@@ -328,8 +309,3 @@ def _address_space() -> int:
     if not os.path.exists("/proc"):  # macOS, which keeps no such limit
         return 0
     return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
-
-
-def _limit(what: int, amount: int) -> None:
-    with contextlib.suppress(ValueError):  # the process has a lower limit already
-        resource.setrlimit(what, (amount, resource.getrlimit(what)[1]))

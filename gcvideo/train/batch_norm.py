@@ -1,38 +1,12 @@
 """Batch norms in training: synchronized between processes, measured precisely, or split into sub-batches."""
 
-import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from gcvideo import distributed
 from gcvideo.errors import ConfigError
-from gcvideo.train.optimizer import frozen_parts
-
-
-def require_batch_statistics(network: nn.Module, shape: Sequence[int], *, frozen: Sequence[str]) -> None:
-    """Check that every batch norm in training sees more than one value per channel, without which it has no variance.
-
-    Args:
-        network: is not changed: a copy runs on the meta device, which computes nothing.
-        shape: (N, C, T, H, W) of the smallest batch.
-        frozen: parts that are not trained (``train.freeze``).
-
-    Raises:
-        ConfigError: a batch norm would see a single value.
-    """
-    probe = copy.deepcopy(network).to("meta").train()
-    for part in frozen_parts(probe, frozen):
-        part.eval()
-    try:
-        probe(torch.zeros(*shape, device="meta"))
-    except ValueError as error:
-        clip = " x ".join(map(str, shape[2:]))
-        raise ConfigError(
-            f"train.batch_size: batch norm cannot be trained on one clip of {clip} ({error}); give more clips per "
-            "process and micro-batch, or larger clips (data.frames, data.crop)"
-        ) from None
 
 
 def synchronize_batch_norms(network: nn.Module, processes: int, device: torch.device) -> nn.Module:

@@ -86,7 +86,6 @@ class MetricsLogger:
         if self._file is not None:
             self._file.close()
             self._board.close()
-            self._file = None
         if self._wandb is not None:
             self._wandb.finish()
 
@@ -116,15 +115,13 @@ def import_wandb() -> Any:
 def validation_metrics(predictions: Predictions) -> dict[str, float]:
     """Accuracies as fractions (NaN where no video could be read), and the numbers of videos and of failures."""
     accuracy = predictions.accuracy()
-    counts = {"videos": len(predictions), "failures": len(predictions.failures)}
-    if predictions.multi_label:
-        return {**accuracy.get("video", dict.fromkeys(("mAP", "chance"), math.nan)), **counts}
-    metrics = {
-        f"{of}_{top}": accuracy[of][top] if accuracy else math.nan
-        for of in ("clip", "video")
-        for top in ("top1", "top5")
-    }
-    return {**metrics, **counts}
+    metrics = accuracy.get("video", dict.fromkeys(("mAP", "chance"), math.nan))
+    if not predictions.multi_label:
+        metrics = dict.fromkeys(("clip_top1", "clip_top5", "video_top1", "video_top5"), math.nan)
+        metrics.update(
+            {f"{of}_{top}": accuracy[of][top] for of in ("clip", "video") if accuracy for top in accuracy[of]}
+        )
+    return {**metrics, "videos": len(predictions), "failures": len(predictions.failures)}
 
 
 def deciding(metrics: dict[str, float]) -> tuple[str, str, float]:
@@ -137,12 +134,10 @@ def accuracy_line(metrics: dict[str, Any]) -> str:
     unread = f", {metrics['failures']:g} videos could not be read" if metrics["failures"] else ""
     if math.isnan(deciding(metrics)[2]):
         return f"no accuracy, because no video could be decoded{unread}"
-    accuracies = "; ".join(
-        f"{of} top-1 {percent(metrics[f'{of}_top1'])}, top-5 {percent(metrics[f'{of}_top5'])}"
-        for of in ("clip", "video")
-        if "mAP" not in metrics
-    )
-    accuracies = accuracies or f"mAP {percent(metrics['mAP'])}"
+    named = [
+        (key, key.replace("_top", " top-")) for key in ("mAP", "clip_top1", "clip_top5", "video_top1", "video_top5")
+    ]
+    accuracies = ", ".join(f"{name} {percent(metrics[key])}" for key, name in named if key in metrics)
     return f"{accuracies} of {metrics['videos']:g} videos{unread} ({metrics.get('context', '')})"
 
 
@@ -172,6 +167,7 @@ def training_results(state: TrainState) -> dict[str, Any]:
     """Training part of ``results.json``. Every process must call it."""
     config = state.config
     data, compute = state.waits()
+    enough = DATA_BOUND_SHARE if config.data.worker_count else 0.5
     failed = [{"id": id_, "path": path, "reason": why} for id_, (path, why) in sorted(state.failures.items())]
     return {
         "name": config.name,
@@ -184,13 +180,13 @@ def training_results(state: TrainState) -> dict[str, Any]:
         "seconds": state.clock.seconds,
         "data_seconds": data,
         "compute_seconds": compute,
-        "bound_by": bound(data, compute, workers=config.data.worker_count),
+        "bound_by": "data" if data > enough * (data + compute) else "compute",
         "failures": {"count": len(failed), "videos": failed},
         "versions": versions(),
     }
 
 
-def summarize(state: TrainState, val_set: ViewDataset | None, results: dict[str, Any], *, overfit: bool) -> None:
+def summarize(state: TrainState, results: dict[str, Any], *, overfit: bool) -> None:
     """Print how the training ended."""
     config, metrics = state.config, state.validation
     if state.failures:
@@ -202,7 +198,7 @@ def summarize(state: TrainState, val_set: ViewDataset | None, results: dict[str,
             f"stopped early after epoch {state.position.epoch}: the last {state.stale} validations brought no better "
             f"{name} than the best, {best} (train.early_stop={config.train.early_stop})"
         )
-    if val_set is not None and metrics:
+    if metrics:
         say(f"final: {accuracy_line(results['validation'])}")
     if overfit and value == 1:
         say(f"overfit: learned all {metrics['videos']:g} videos after {state.position.epoch} epochs")
@@ -241,10 +237,3 @@ def reading_fix(data: DataConfig) -> str:
     cores = distributed.cores()
     more = f"raise data.workers ({data.worker_count} now, of {cores} cores), " if data.worker_count < cores else ""
     return f"; {more}shrink the videos with gcvideo prepare transcode, or try another data.backend"
-
-
-def bound(data_seconds: float, compute_seconds: float, *, workers: int) -> str:
-    """ "data" or "compute": which of the two limited the speed of the training."""
-    total = data_seconds + compute_seconds
-    limit = DATA_BOUND_SHARE if workers else 0.5
-    return "data" if total and data_seconds / total > limit else "compute"

@@ -3,8 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 from gcvideo import device as runtime
@@ -59,13 +58,6 @@ class Stopwatch:
     def start_lap(self) -> None:
         """Start the first lap of an epoch."""
         self._lap = time.monotonic()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave this time out of the current lap."""
-        began = time.monotonic()
-        yield
-        self._lap += time.monotonic() - began
 
     def lap(self, waited: float) -> tuple[float, float]:
         """Seconds of data and of compute since the last lap, of which ``waited`` were spent waiting for data."""

@@ -3,13 +3,14 @@
 import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from gcvideo import device as runtime
 from gcvideo import distributed
@@ -21,7 +22,7 @@ from gcvideo.data.dataset import ClipBatch
 from gcvideo.errors import ConfigError
 from gcvideo.eval.metrics import TrainMeter
 from gcvideo.models.resnet3d import build_model
-from gcvideo.train.batch_norm import require_batch_statistics, split_batch_norms, synchronize_batch_norms
+from gcvideo.train.batch_norm import split_batch_norms, synchronize_batch_norms
 from gcvideo.train.optimizer import build_optimizer, freeze, frozen_parts, load_optimizer, parameter_groups
 from gcvideo.train.schedule import smallest_clip
 from gcvideo.weights import load_initial_weights
@@ -74,9 +75,6 @@ class TrainStep:
         if config.model.weights is not None:
             load_initial_weights(network, config.model.weights, classes=classes)
         freeze(network, config.train.freeze)
-        if micro_batch_size(config) == 1:
-            always = () if config.train.freeze_epochs else config.train.freeze
-            require_batch_statistics(network, (1, 3, frames, crop, crop), frozen=always)
         if device.type == "cpu":
             runtime.reach_onednn(network)
         network = network.to(device).to(memory_format=self.memory_format)
@@ -115,7 +113,7 @@ class TrainStep:
         """The network, or with several processes its wrapper, which exchanges the gradients of what is trained now."""
         if distributed.world_size() == 1:
             return self.network
-        return nn.parallel.DistributedDataParallel(
+        return DistributedDataParallel(
             self.network, gradient_as_bucket_view=True, static_graph=self.config.train.static_graph
         )
 
@@ -171,7 +169,9 @@ class TrainStep:
         parts, tensors = self.config.train.accumulate, iter(inputs)
         for part in range(parts):
             clips, targets, labels = (next(tensors) for _ in range(3))
-            with self._exchange_gradients(part == parts - 1):
+            # Processes sum their gradients once per step, with the last micro-batch.
+            model, last = self.model, part == parts - 1
+            with nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync():
                 loss, logits = self._forward(clips, targets)
                 (loss / parts).backward()
             self.meter.add(self._number, loss, logits, labels)
@@ -194,10 +194,6 @@ class TrainStep:
         for dtype in {buffer.dtype for buffer in own}:  # of one dtype they are copied by one kernel
             torch._foreach_copy_([b for b in theirs if b.dtype == dtype], [b for b in own if b.dtype == dtype])
 
-    def forward(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
-        """Mean loss and logits (N, K) of a batch on the device."""
-        return self._forward(*self._inputs(batch)[:2])
-
     def _inputs(self, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Clips, targets and labels of a batch on the device; mixed, which the host draws, if the config says so."""
         clips, targets = batch.clips, batch.labels
@@ -211,8 +207,13 @@ class TrainStep:
     def _forward(self, clips: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         if self.mixer is None:
             clips = self.prepare(clips)
-        with self.autocast():
-            logits = self.model(clips)
+        try:
+            with self.autocast():
+                logits = self.model(clips)
+        except ValueError as error:  # of a batch norm that is to be trained on one value
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError(f"train.batch_size: {error}; give more clips a micro-batch, or larger ones") from None
         return self.loss(logits.float(), targets), logits
 
     def prepare(self, clips: Tensor) -> Tensor:
@@ -236,12 +237,6 @@ class TrainStep:
     def _drop_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.model = self._distribute()
-
-    def _exchange_gradients(self, now: bool) -> AbstractContextManager[None]:
-        """Processes sum their gradients once per step, with the last micro-batch."""
-        if now or not isinstance(self.model, nn.parallel.DistributedDataParallel):
-            return nullcontext()
-        return self.model.no_sync()
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and optimizer for a checkpoint; ``model`` is the network to test with."""

@@ -131,7 +131,7 @@ class Trainer:
                 if distributed.is_main():  # the results of a test are kept if they are of this very network
                     tested = self.folder.test_results() if state.position.step == first_step else {}
                     write_json(self.folder.results, {**tested, "training": results})
-                log.summarize(state, parts.val_set, results, overfit=self.overfit is not None)
+                log.summarize(state, results, overfit=self.overfit is not None)
                 return results
 
     def build(self, *, quarantine: Path | None = None) -> Parts:
@@ -306,8 +306,7 @@ class Trainer:
         code = STOP if stop.received else SAVE if step and late else CONTINUE
         order = self.agree_late(code) if step else distributed.agree(code)
         if order != CONTINUE or (step and every and step % every == 0):
-            with parts.state.clock.paused():
-                self._save(parts)
+            self._save(parts)
         if order == STOP:
             distributed.on_main(self.checkpoints.wait)  # the first process to end can end all
             raise Stopped(stop.received or "a signal to another process")

@@ -96,7 +96,7 @@ def test_bf16_runs_the_network_in_bf16_and_keeps_weights_and_loss_in_fp32(tmp_pa
     learning = learner(tmp_path, train={"precision": "bf16"}, data={"crop": 96, "short_side": [96, 96]})
     seen: list[torch.dtype] = []
     learning.network.stem.conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    loss, _ = learning.forward(batch())
+    loss, _ = learning._forward(*learning._inputs(batch())[:2])
     assert seen == [torch.bfloat16]
     assert loss.dtype == torch.float32
     assert {parameter.dtype for parameter in learning.network.parameters()} == {torch.float32}
@@ -137,7 +137,7 @@ def test_label_smoothing_is_szegedys(tmp_path: Path) -> None:
     """Targets are (1 - s) for the label plus s / K for every class (Szegedy et al. 2016, section 7)."""
     learning = learner(tmp_path, train={"label_smoothing": 0.2})
     learning.model.eval()
-    loss, logits = learning.forward(batch())
+    loss, logits = learning._forward(*learning._inputs(batch())[:2])
     targets = 0.8 * F.one_hot(batch().labels, 4) + 0.2 / 4
     torch.testing.assert_close(loss, -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean())
 
@@ -147,7 +147,7 @@ def test_mixed_clips_are_paid_for_by_their_shares(tmp_path: Path, kind: str) -> 
     learning = learner(tmp_path, data={"augment": {kind: 1.0}})
     learning.model.eval()
     torch.manual_seed(3)
-    loss, logits = learning.forward(batch())
+    loss, logits = learning._forward(*learning._inputs(batch())[:2])
     assert learning.mixer is not None
     torch.manual_seed(3)
     clips, targets = learning.mixer(learning.prepare(batch().clips), batch().labels)

@@ -159,7 +159,7 @@ def test_mixed_clips_have_mixed_sets(tmp_path: Path) -> None:
     seen: list[torch.Tensor] = []
     step.loss = lambda logits, targets: seen.append(targets) or logits.sum()  # type: ignore[func-returns-value]
     clips = torch.zeros(3, 3, 4, 32, 32, dtype=torch.uint8)
-    step.forward(ClipBatch(clips, torch.tensor([[0, 1], [-1, -1], [3, -1]]), torch.arange(3), []))
+    step._forward(*step._inputs(ClipBatch(clips, torch.tensor([[0, 1], [-1, -1], [3, -1]]), torch.arange(3), []))[:2])
     (targets,) = seen
     own = torch.tensor([[1.0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
     share = targets[0, 0].item()
