@@ -11,7 +11,6 @@ import pkgutil
 import sys
 from typing import Any
 
-from gcvideo.config.checks import nearest
 from gcvideo.errors import ConfigError
 
 
@@ -40,8 +39,7 @@ def import_object(text: str, *, key: str) -> Any:
     try:
         return pkgutil.resolve_name(text)
     except Exception as error:  # the module's own code can raise anything
-        fix = nearest(error.name or "", dir(error.obj)) if isinstance(error, AttributeError) else ""
-        if isinstance(error, ModuleNotFoundError):
-            fix = "; install it, run from its folder, or add that folder to PYTHONPATH"
+        missing = isinstance(error, ModuleNotFoundError)
+        fix = "; install it, run from its folder, or add that folder to PYTHONPATH" if missing else ""
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(f"{key}: {text!r}: {reason}{fix}") from error

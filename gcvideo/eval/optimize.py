@@ -4,7 +4,7 @@ import copy
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gcvideo.device import pick_memory_format, reach_onednn
@@ -60,22 +60,11 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
 def to_half(model: nn.Module, dtype: torch.dtype) -> None:
     """Change everything to bfloat16 or float16 but the last layer, which costs next to nothing and decides."""
     name = [name for name, _ in model.named_parameters()][-1].rpartition(".")[0]
-    layer = model.get_submodule(name)
-    last = _Float32Linear(layer) if isinstance(layer, nn.Linear) else None
+    last = copy.deepcopy(model.get_submodule(name))
     model.to(dtype)
-    if last is not None:
+    if isinstance(last, nn.Linear):
+        last.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
         model.set_submodule(name, last)
-
-
-class _Float32Linear(nn.Module):
-    """A linear layer in float32, for input of any dtype."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__()
-        self.layer = copy.deepcopy(layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x.float())
 
 
 def compile_network(model: nn.Module) -> nn.Module:

@@ -157,17 +157,10 @@ def protocol(test: TestConfig) -> str:
 def journal_key(config: RunConfig, records: RecordTable, checkpoint_hash: str, precision: str) -> dict[str, Any]:
     """Everything a video's scores depend on. All three ensembles are kept, so the choice of one is not among it."""
     incidental = ("ensemble", "views_per_batch", "workers", "train", "quarantine")
-    sections = {"test": asdict(config.test), "data": asdict(config.data)}
-    return {
-        "checkpoint": checkpoint_hash,
-        "records": records.fingerprint,
-        "ids": records.order,
-        "precision": precision,
-        **{
-            name: {key: value for key, value in section.items() if key not in incidental}
-            for name, section in sections.items()
-        },
-    }
+    key: dict[str, Any] = {"checkpoint": checkpoint_hash, "records": records.fingerprint, "ids": records.order}
+    for name, section in (("test", config.test), ("data", config.data)):
+        key[name] = {field: value for field, value in asdict(section).items() if field not in incidental}
+    return {**key, "precision": precision}
 
 
 def _write(results: dict[str, Any], predictions: Predictions, output: Path, *, suffix: str) -> None:

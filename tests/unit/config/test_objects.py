@@ -41,7 +41,6 @@ def test_a_current_module_shadows_no_installed_one(folder):
         (":CBAM", "write module:name"),
         ("absent_module:CBAM", "No module named 'absent_module'; install it, run from its folder"),
         ("json.absent:CBAM", "No module named 'json.absent'; install it, run from its folder"),
-        ("json:dumbs", "did you mean 'dumps'?"),
         ("json:zzzzz", "module 'json' has no attribute 'zzzzz'"),
         (".json:dumps", "ValueError: invalid format"),
         ("own_needs:x", "No module named 'absent_module'; install it"),
