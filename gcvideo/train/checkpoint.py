@@ -77,7 +77,10 @@ class CheckpointFolder:
 
     Args:
         folder: of the checkpoints.
-        keep: number of latest checkpoints to keep, the last one included.
+        keep: number of latest checkpoints to keep, the last one included; at least 1.
+
+    Attributes:
+        saved: time, by ``time.monotonic``, of the last ``save`` of this process, or of the start.
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2) -> None:
@@ -85,29 +88,21 @@ class CheckpointFolder:
         self.keep = keep
         self.last = self.folder / "last.pt"
         self.best = self.folder / "best.pt"
-        self._saved = time.monotonic()
+        self.saved = time.monotonic()
         self._writer, self._written = ThreadPoolExecutor(1), Future[None]()
         self._written.set_result(None)
 
-    def minutes_since_save(self) -> float:
-        """Minutes since the last ``save`` of this process, or since the start."""
-        return (time.monotonic() - self._saved) / 60
-
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
         """Write a checkpoint and link ``last.pt`` to it; with ``best`` also ``best.pt``."""
-        self._saved = time.monotonic()
+        self.saved = time.monotonic()
         numbered = self.folder / f"step_{state['step']:08d}.pt"
         save_checkpoint(numbered, state)
         for name in (self.last, self.best) if best else (self.last,):
             _link(numbered, name)
-        folder = os.open(self.folder, os.O_RDONLY)
-        os.fsync(folder)  # the new names outlast a power loss before old files are removed
-        os.close(folder)
         older = [path for path in self._numbered() if path != numbered]
-        for old in older[max(self.keep - 1, 0) :]:
+        # And leftovers of a process that was killed while it wrote.
+        for old in (*older[self.keep - 1 :], *self.folder.glob(".*.pt*")):
             old.unlink(missing_ok=True)
-        for leftover in self.folder.glob(".*.pt*"):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
 
     def save_in_thread(self, state: dict[str, Any], *, best: bool = False) -> None:
         """Copy a state, and ``save`` the copy while the training continues; an error in that is raised by ``wait``."""

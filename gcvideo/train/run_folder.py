@@ -87,8 +87,5 @@ class RunFolder:
 
     def test_results(self) -> dict[str, Any]:
         """What a test has written into ``results.json``; empty if there was none."""
-        try:
-            results = json.loads(self.results.read_text(encoding="utf-8"))
-            return {key: value for key, value in results.items() if key != "training"}
-        except (OSError, ValueError, AttributeError):
-            return {}
+        results = json.loads(self.results.read_text()) if self.results.exists() else {}
+        return {key: value for key, value in results.items() if key != "training"}

@@ -45,16 +45,6 @@ class Position:
     epoch: int = 0
     epoch_step: int = 0
 
-    def advance(self) -> None:
-        """One step further."""
-        self.step += 1
-        self.epoch_step += 1
-
-    def next_epoch(self) -> None:
-        """To the start of the next epoch."""
-        self.epoch += 1
-        self.epoch_step = 0
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -153,22 +143,12 @@ def epoch_shapes(config: RunConfig) -> list[Shape]:
     The last phase is shortened as much as the cycles are.
 
     Raises:
-        ConfigError: the epochs are too few for every shape of the long cycle to be used, or a shape has a single frame
-            although the network takes differences of frames.
+        ConfigError: the epochs are too few for every shape of the long cycle to be used.
     """
     train, data, epochs = config.train, config.data, math.ceil(config.train.epochs)
     if train.multigrid == "none":
         return [Shape(1, data.frames, data.crop)] * epochs
-    if train.multigrid != "long":
-        raise ConfigError(
-            f"train.multigrid: {train.multigrid!r}: the short cycle is not offered; set it to long or none"
-        )
     shapes = long_shapes(data.frames, data.crop)
-    if config.model.frame_difference and shapes[0].frames < 2:
-        raise ConfigError(
-            f"train.multigrid: makes clips of one frame of data.frames={data.frames}, and with "
-            "model.frame_difference they show nothing; set data.frames to 6 or more"
-        )
     found = _share_epochs(shapes, epochs=epochs, cycles=train.multigrid_cycles)
     if found[-1] != shapes[-1] or set(found) != set(shapes):
         raise ConfigError(

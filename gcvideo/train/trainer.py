@@ -211,7 +211,8 @@ class Trainer:
                     parts.guard.note(used, position, lr=lr)
                     state.add_failures(failure for batch in used for failure in batch.failures)
                     progress.advance(clips)
-                    position.advance()
+                    position.step += 1
+                    position.epoch_step += 1
                     if position.step % config.train.log_every == 0 or position.epoch_step == steps:
                         self._log(parts, batches, logger, progress, lr)
                     self._save_or_stop(parts, stop, step=position.step)
@@ -224,7 +225,7 @@ class Trainer:
                 self._save(parts)  # validation can take long: a run that is stopped in it resumes from here
                 self._measure_batch_norms(parts)
             improved = val_set is not None and self._validate(parts, val_set, stop, logger)
-            position.next_epoch()
+            position.epoch, position.epoch_step = epoch + 1, 0
             self._save(parts, best=improved)
         self.checkpoints.wait()
 
@@ -302,7 +303,7 @@ class Trainer:
     def _save_or_stop(self, parts: Parts, stop: StopSignals, *, step: int = 0) -> None:
         """Save if it is time, save and stop if a signal came: all processes alike, a step late so that none waits."""
         every, minutes = self.config.train.checkpoint_every, self.config.train.checkpoint_minutes
-        late = distributed.is_main() and 0 < minutes <= self.checkpoints.minutes_since_save()
+        late = distributed.is_main() and 0 < 60 * minutes <= time.monotonic() - self.checkpoints.saved
         code = STOP if stop.received else SAVE if step and late else CONTINUE
         order = self.agree_late(code) if step else distributed.agree(code)
         if order != CONTINUE or (step and every and step % every == 0):

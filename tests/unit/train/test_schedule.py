@@ -74,13 +74,6 @@ def test_shapes_share_the_epochs_by_their_batches(tmp_path: Path) -> None:
     assert Schedule(multigrid_config(tmp_path, "none", epochs=5), 1000).shapes == [Shape(1, 8, 224)] * 5
 
 
-@pytest.mark.parametrize("kind", ["short", "both"])
-def test_the_short_cycle_is_refused_in_training_alone(tmp_path: Path, kind: str) -> None:
-    config = multigrid_config(tmp_path, kind)  # so that an older network can still be tested
-    with pytest.raises(ConfigError, match=rf"train\.multigrid: '{kind}': the short cycle is not offered"):
-        Schedule(config, 1000)
-
-
 def test_phases_end_where_pyslowfasts_do(tmp_path: Path) -> None:
     """Its ``get_long_cycle_schedule``, run with STEPS [0, 98, 196], MAX_EPOCH 239 and EPOCH_FACTOR 1."""
     ends = [60, 90, 105, 113, 173, 203, 218, 239]
@@ -123,16 +116,6 @@ def test_epochs_that_leave_out_a_shape_are_refused(tmp_path: Path, cycles: int, 
             shapes = Schedule(config, 1000).shapes
             assert shapes[-1] == Shape(1, 4, 64)
             assert set(shapes) == set(long_shapes(4, 64))
-
-
-def test_differences_of_frames_need_two_frames_in_every_shape(tmp_path: Path) -> None:
-    def plan(frames: int) -> Schedule:
-        model = {"frame_difference": True}
-        return Schedule(multigrid_config(tmp_path, "long", frames=frames, crop=64, epochs=30, model=model), 1000)
-
-    with pytest.raises(ConfigError, match=r"one frame of data\.frames=4.* model\.frame_difference .* to 6 or more"):
-        plan(4)
-    assert min(shape.frames for shape in plan(6).shapes) == 2
 
 
 def test_sub_batch_norm_measures_each_part_alone() -> None:
