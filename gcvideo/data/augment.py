@@ -99,8 +99,7 @@ class ClipMixer:
                 "train.batch_size or lower train.accumulate"
             )
         self.num_classes = num_classes
-        self.repeats = augment.clips_per_video
-        self.chance = augment.mix_chance
+        self.augment = augment
         from torchvision.transforms import v2
 
         kinds = [(v2.MixUp, augment.mixup), (v2.CutMix, augment.cutmix)]
@@ -116,14 +115,14 @@ class ClipMixer:
         Returns:
             The clips, mixed, and targets (N, K): how much of each class every clip shows.
         """
-        if not self.kinds or torch.rand(()).item() >= self.chance:
+        if not self.kinds or torch.rand(()).item() >= self.augment.mix_chance:
             return clips, (labels if labels.ndim == 2 else F.one_hot(labels, self.num_classes)).to(clips.dtype)
         from torchvision.tv_tensors import Video
 
         kind = self.kinds[int(torch.randint(len(self.kinds), ()))]
         # torchvision mixes each clip with the one before it: the first clips of all videos, then the second ones ...
         places = torch.arange(len(clips), device=clips.device)
-        order = places.view(-1, self.repeats).T.flatten()
-        back = places.view(self.repeats, -1).T.flatten()
+        order = places.view(-1, self.augment.clips_per_video).T.flatten()
+        back = places.view(self.augment.clips_per_video, -1).T.flatten()
         mixed, targets = kind(Video(clips[order]), labels[order])  # it takes five dimensions only as ``Video``
         return mixed.as_subclass(Tensor)[back], targets[back].to(clips.dtype)

@@ -84,17 +84,16 @@ class Quarantine:
             self.bad_from[rows] = ALWAYS
             self.listed = [self.failure(row) for row in rows]
 
-    def refresh(self) -> None:
-        """Read the file.
+    def share(self) -> None:
+        """Take in what the file says and the other processes have found, which rank 0 writes into the file.
+
+        Every process must call it.
 
         Raises:
-            DataError: it cannot be read, or is no list of bad videos.
+            DataError: the file cannot be read, or is no list of bad videos.
         """
         if self.path is not None and self.path.exists():
             self._read(self.path, whole=False)
-
-    def share(self) -> None:
-        """Take in what the other processes have found; rank 0 writes it into the file. Every process must call it."""
         found, self._found = self._found, []  # a thread may add to it
         for failure, from_epoch in itertools.chain(*distributed.gather_objects(found)):
             self.add(failure, from_epoch=from_epoch)
@@ -129,19 +128,19 @@ class Quarantine:
 
     def _read(self, path: Path, *, whole: bool) -> list[int]:
         """Take in the entries of a file; returns the indices of their records."""
-        entries: dict[str, list[tuple[int, str, str]]] = {}  # from which epoch, reason and file, by id
-        for id_, reason, epoch, training_only, file in read_bad_videos(path, whole=whole):
+        entries: dict[str, list[tuple[Failure, int]]] = {}  # and from which epoch on, by id
+        for failure, epoch, training_only in read_bad_videos(path, whole=whole):
             if self._training or not training_only:
-                entries.setdefault(id_, []).append((epoch, reason, file))
+                entries.setdefault(failure.id, []).append((failure, epoch))
         rows: list[int] = []
         found: list[int] = self.records.find(entries).tolist()
         for index in found:
             record = self.records[index]
-            own = [entry for entry in entries[record.id] if not (whole and _is_another(entry[2], record.path))]
+            own = [entry for entry in entries[record.id] if not (whole and _is_another(entry[0].path, record.path))]
             if own:
                 rows.append(index)
-                self.bad_from[index] = min(self.bad_from[index], *(epoch for epoch, *_ in own))
-                self.reasons.setdefault(record.id, own[0][1])
+                self.bad_from[index] = min(self.bad_from[index], *(epoch for _, epoch in own))
+                self.reasons.setdefault(record.id, own[0][0].reason)
         if len(rows) < len(found):
             others = f"{len(found) - len(rows):,} videos of {self.records.source} only have the names of bad ones"
             warn(f"{path}: {others} in another folder; not left out. Run gcvideo prepare verify on copies again")
@@ -153,8 +152,8 @@ def _is_another(listed: str, path: str) -> bool:
     return os.path.isdir(os.path.dirname(listed)) and os.path.realpath(listed) != os.path.realpath(path)
 
 
-def read_bad_videos(path: Path, *, whole: bool = True) -> list[tuple[str, str, int, bool, str]]:
-    """Entries of a list of bad videos: id, reason, from_epoch, training_only, path.
+def read_bad_videos(path: Path, *, whole: bool = True) -> list[tuple[Failure, int, bool]]:
+    """Entries of a list of bad videos: which, from which epoch on, and whether in training only.
 
     Unless the file must be ``whole``, a last line that was cut short by a kill is ignored.
 
@@ -169,9 +168,8 @@ def read_bad_videos(path: Path, *, whole: bool = True) -> list[tuple[str, str, i
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            training_only = bool(row.get("training_only"))
-            epoch, file = int(row.get("from_epoch", ALWAYS)), str(row.get("path", ""))
-            entries.append((str(row["id"]), str(row["reason"]), epoch, training_only, file))
+            failure = Failure(str(row["id"]), str(row.get("path", "")), str(row["reason"]))
+            entries.append((failure, int(row.get("from_epoch", ALWAYS)), bool(row.get("training_only"))))
         except (ValueError, KeyError, TypeError, AttributeError):
             if whole or number < len(lines):
                 raise DataError(f"{path}:{number}: expected a JSON object with id, path and reason") from None

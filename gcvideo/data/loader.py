@@ -180,7 +180,6 @@ def train_loader(
             f"data.augment.clips_per_video: {augment.clips_per_video} does not divide the {batch_size} clips that one "
             "process takes at a time; change train.batch_size or train.accumulate"
         )
-    dataset.quarantine.refresh()
     dataset.quarantine.share()
     order = epoch_order(
         len(dataset),

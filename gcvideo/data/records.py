@@ -6,7 +6,7 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -149,11 +149,11 @@ class RecordTable:
         path = os.path.join(self.root, _text(self._paths[index].as_py()))
         found = self.sets[index].as_py() if self.sets is not None else None
         label = int(self.labels[index]) if found is None else tuple(found)
-        record = VideoRecord(path, label, _text(self._ids[index].as_py()))
+        id_ = _text(self._ids[index].as_py())
         if self._segments is None or np.isnan(self._segments[index]).any():
-            return record
+            return VideoRecord(path, label, id_)
         start, end, may_be_cut = self._segments[index].tolist()
-        return replace(record, start=start, end=end, may_be_cut=bool(may_be_cut))
+        return VideoRecord(path, label, id_, start, end, bool(may_be_cut))
 
     def select(self, indices: Sequence[int] | np.ndarray) -> RecordTable:
         """The records of these indices, in this order."""

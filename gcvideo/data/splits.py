@@ -3,7 +3,6 @@
 from itertools import zip_longest
 from pathlib import Path
 
-from gcvideo import distributed
 from gcvideo.config import RunConfig, SplitConfig
 from gcvideo.console import warn
 from gcvideo.data.annotations import PUBLISHED_CLASSES, load_classes, load_records
@@ -46,7 +45,7 @@ def load_split(
         subset={"training": "train", "test": "test"}.get(name, "val"),
         split=data.split,
         names_only=name == "validation" and data.classes is None and classes is not None,
-        leave_out={id_ for id_, *_ in known},
+        leave_out={failure.id for failure, *_ in known},
         several=config.model.multi_label or None,
     )
     if records.sets is not None and not config.model.multi_label:
@@ -63,17 +62,16 @@ def load_split(
     if name == "validation" and not (records.labels >= 0).any():
         raise DataError(f"{source}: has no labels to validate on; leave data.val.annotation unset to do without")
     unique = records if name == "training" else records.without_duplicates()
-    if distributed.is_main():
-        if records.missing:
-            examples = ", ".join(records.missing[:3])
-            warn(f"{source}: {len(records.missing):,} {name} videos are not there ({examples} ...); left out")
-        if len(unique) < len(records):
-            warn(f"{source}: {len(records) - len(unique):,} rows name a video that is listed before; counted once")
-        if name in ("val", "test") and classes is None and found is not None:
-            warn(f"{source}: the network has no class names; its labels are taken for the sorted ones of this file")
-        labels = records.labels if records.sets is None else records.sets.flatten().to_numpy()
-        if name == "training" and found is None and set(labels) == set(range(1, num_classes)):
-            warn(f"{source}: no video has label 0; do the labels count from 1?")
+    if records.missing:
+        examples = ", ".join(records.missing[:3])
+        warn(f"{source}: {len(records.missing):,} {name} videos are not there ({examples} ...); left out")
+    if len(unique) < len(records):
+        warn(f"{source}: {len(records) - len(unique):,} rows name a video that is listed before; counted once")
+    if name in ("val", "test") and classes is None and found is not None:
+        warn(f"{source}: the network has no class names; its labels are taken for the sorted ones of this file")
+    labels = records.labels if records.sets is None else records.sets.flatten().to_numpy()
+    if name == "training" and found is None and set(labels) == set(range(1, num_classes)):
+        warn(f"{source}: no video has label 0; do the labels count from 1?")
     return unique
 
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.annotations import load_records, videos_under
-from gcvideo.data.annotations.parquet import SHARD_FILES
-from gcvideo.data.annotations.table import Readings
+from gcvideo.data.annotations.table import SHARD_FILES, Readings
 from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import VideoViews, ViewDataset, Windows, cut_views
 from gcvideo.data.loader import Loader, eval_loader

@@ -174,7 +174,7 @@ def explain_video(predictor: Predictor, entry: dict[str, Any], **options: Any) -
     views = ViewDataset(records, data=predictor.config.data, test=test)[0]
     if views.failure:
         return None
-    return explain(predictor, make_views(views, [1]), label_in_the_middle(entry), **options)
+    return explain(predictor, make_views(views)[1:2], label_in_the_middle(entry), **options)
 
 
 def label_in_the_middle(entry: dict[str, Any]) -> int:

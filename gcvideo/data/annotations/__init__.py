@@ -11,8 +11,7 @@ from gcvideo.data.annotations.folders import read_class_folders, videos_under
 from gcvideo.data.annotations.labels import PUBLISHED_CLASSES, load_classes, normalize
 from gcvideo.data.annotations.lists import find_labels, header_of, read_lines, read_list
 from gcvideo.data.annotations.official import clip_name
-from gcvideo.data.annotations.parquet import SHARD_FILES, read_index
-from gcvideo.data.annotations.table import Annotation, Readings, Row, file_finder, make_table
+from gcvideo.data.annotations.table import SHARD_FILES, Annotation, Readings, Row, file_finder, make_table, read_index
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, DataError
 
@@ -36,7 +35,7 @@ def looks_like(path: Path) -> str:
     if path.suffix == ".parquet" or names & SHARD_FILES:
         return "index"
     if path.is_dir():
-        hmdb51 = any(map(official.HMDB51_LIST.fullmatch, names))
+        hmdb51 = any(name.endswith(official.HMDB51_LIST.format(1)) for name in names)
         return "ucf101" if official.UCF101_CLASSES in names else "hmdb51" if hmdb51 else "folders"
     if official.UCF101_LIST.fullmatch(path.name) and (path.parent / official.UCF101_CLASSES).exists():
         return "ucf101"

@@ -95,7 +95,7 @@ def normalize(name: str) -> str:
 
 
 def read_labels(
-    cells: Counter[str], *, kind: Kind, several: bool | None, classes: tuple[str, ...] | None, limit: int | None
+    cells: Counter[str], kind: Kind, several: bool | None, classes: tuple[str, ...] | None, limit: int | None
 ) -> tuple[dict[str, Any], bool, tuple[str, ...] | None, dict[str, str]]:
     """The labels that the cells of a column name.
 

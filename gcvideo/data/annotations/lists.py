@@ -10,7 +10,6 @@ class name. A header names the columns in any order: those, ``class`` (names), `
 is left of a row are labels: ``path 1 4 7``.
 """
 
-import codecs
 import csv
 import io
 import itertools
@@ -42,7 +41,6 @@ LABELS |= {"class_id": ("numbers", False), "labels": ("any", True), "class_names
 KNOWN = {"youtube_id", "path", "offset", "frames", *LABELS, *ALIASES.values()}
 OTHER_TIMES = re.compile(r"(^|.*[-_ ])(start|begin|end|stop)(time|frame|sec|ms)?s?([-_ ].*)?|t0|t1|from|to|onset")
 SECONDS = re.compile(r"\d+(\.\d*)?")
-UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # which Windows programs put first
 OTHER_COLUMNS = (
     "other columns need a header line: path,label or path,labels or path,start,end,label or "
     "label,youtube_id,time_start,time_end; of folders of frames path,offset,frames,label"
@@ -162,20 +160,17 @@ def choose_layout(annotation: Annotation, find: Find) -> Layout:
     """The layout of a list without a header.
 
     Raises:
-        DataError: no row names an existing file, the first that does can be read in two ways, or all can.
+        DataError: no row begins with one existing file, or all can be read in two ways.
     """
     lines = list(itertools.islice(read_lines(annotation.path), ROWS_TO_TRY))
     rows: dict[str, list[tuple[int | None, list[str]]]] = defaultdict(list)  # pictures in a folder, what follows it
-    for line, text in lines:
-        found = {}
+    for _, text in lines:
+        found = {}  # several where one file is called as the beginning of another
         for separator in SEPARATORS:
             cells = split_row(text.strip(), separator)
             for cut in range(1, len(cells) + 1):
                 if path := find(separator.join(cells[:cut])):
                     found[separator if cells[cut:] else ",", path] = cells[cut:]
-        if len(found) > 1 and not rows:
-            files = " and ".join(repr(path) for _, path in found)
-            raise DataError(f"{annotation.path}:{line}: {text!r} begins with the files {files}; add a header line")
         for (separator, path), rest in found.items() if len(found) == 1 else ():
             rows[separator].append((count_frames(os.path.join(annotation.root, path)), rest))
     separator, usual = max(rows.items(), key=lambda item: len(item[1]), default=(",", []))
@@ -184,13 +179,15 @@ def choose_layout(annotation: Annotation, find: Find) -> Layout:
     framed = 2 * sum(rest[:1] == [str(frames)] for frames, rest in numbers) > len(numbers)
     lengths = Counter(len(rest) - framed for _, rest in numbers)
     # No single label with stray columns gives rows of three lengths, nor several longer than a segment.
-    if numbers and (annotation.several or len(lengths) > 2 or sum(n > 3 for n in lengths.elements()) > 1):
+    several = annotation.several or len(lengths) > 2 or sum(n > 3 for n in lengths.elements()) > 1
+    folder = bool(usual) and usual[0][0] is not None
+    if numbers and several and (framed or not folder or max(lengths) < 2):  # a wrong number of pictures is no label
         return Layout(separator, ("path", "frames", "labels") if framed else ("path", "labels"))
     if (lines and not rows) or length > 3:
         expected = f"`path label` of a video file in {annotation.root} (or a folder of numbered pictures)"
         where = f"{annotation.path}:{lines[0][0]}"
         raise DataError(f"{where}: expected {expected}, found {lines[0][1]!r}; {OTHER_COLUMNS}")
-    middle = COLUMNS[length] if length < 3 or usual[0][0] is None else ("offset", "frames", "label")
+    middle = ("offset", "frames", "label") if folder and length == 3 else COLUMNS[length]
     layout = Layout(separator, ("path", *middle))
     limit = annotation.limit or 1 + max((int(rest[-1]) for _, rest in numbers), default=0)
 
@@ -214,7 +211,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     JSON lines become those of a table of the columns that are known.
     """
     data = path.read_bytes()
-    text = data.decode("utf-16" if data[:2] in UTF16_MARKS else "utf-8-sig")
+    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     if path.suffix == ".jsonl":
         rows = [dict(json.loads(line)) for line in text.split("\n") if line.strip()]
         names = [name for name in dict.fromkeys(itertools.chain(*rows)) if ALIASES.get(name, name) in KNOWN]

@@ -35,7 +35,7 @@ REPLACEMENTS = re.compile(r"replacement(/.*)?|(.*/)?replacement_for_corrupted_k\
 UCF101_CLASSES = "classInd.txt"
 UCF101_LIST = re.compile(r"(train|test)list0[1-3]\.txt")
 CHARADES_COLUMNS = {"id", "script", "actions"}
-HMDB51_LIST = re.compile(r"(.+)_test_split([1-3])\.txt")
+HMDB51_LIST = "_test_split{}.txt"
 
 
 def read_kinetics_csv(annotation: Annotation) -> RecordTable:
@@ -98,18 +98,17 @@ def read_ucf101(annotation: Annotation) -> RecordTable:
 def read_hmdb51(annotation: Annotation) -> RecordTable:
     """Records of all classes of one split, from the folder of lists."""
     wanted = "1" if _is_training(annotation) else "2"
-    matches = [match for name in sorted(os.listdir(annotation.path)) if (match := HMDB51_LIST.fullmatch(name))]
-    names = [match[1] for match in matches if match[2] == str(annotation.split)]
-    if not names:
+    ending = HMDB51_LIST.format(annotation.split)
+    lists = {path.name.removesuffix(ending): path for path in sorted(annotation.path.glob(f"*{ending}"))}
+    if not lists:
         raise DataError(f"{annotation.path}: holds no lists of split {annotation.split}")
     rows = []
-    for name in names:
-        path = annotation.path / f"{name}_test_split{annotation.split}.txt"
+    for name, path in lists.items():
         for line, text in read_lines(path):
             video, flag = [*text.rsplit(maxsplit=1), ""][:2]
             wrong = "" if flag in {"0", "1", "2"} else f"{path.name}: expected a video and 0, 1 or 2, found {text!r}"
             rows += [Row(line, f"{name}/{video}", name, reason=wrong)] if wrong or flag == wanted else []
-    annotation = replace(annotation, classes=annotation.classes or tuple(names))
+    annotation = replace(annotation, classes=annotation.classes or tuple(lists))
     return make_table(annotation, rows, find=find_by_stem(annotation.root), kind="names")
 
 

@@ -88,7 +88,7 @@ def test_variants_of_lists(root, lines):
         # a first row that begins as a header could
         (["video 1.mp4 0", "run/2.mp4 x"], r"list:2: label 'x' is a name among numbers"),
         # two readings of a row
-        (["take 5 3"], r"list:1: 'take 5 3' begins with the files 'take' and 'take 5'; add a header"),
+        (["take 5 3"], r"list:1: expected `path label` .*, found 'take 5 3'; other columns need a header"),
         # what the file looks like
         (
             ["0 jump/1.mp4"],

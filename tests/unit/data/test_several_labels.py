@@ -109,6 +109,8 @@ def test_frame_folders_with_their_number_of_pictures(root):
     for header in ([], ["path frames labels"]):
         table = load_records(write(root / "list", *header, *lines[:2]), several=True)
         assert labels(table) == [(0, 4), (1,)]
+    with pytest.raises(DataError, match="list:1: the rows may be `path offset frames label`"):
+        load_records(write(root / "list", "a 4 5 0", "b 4 1", "c 4 2 0 7"))
     with pytest.raises(DataError, match="list:3: b: has 3 pictures, but the row says 4"):
         load_records(write(root / "list", "path frames labels", "a 3 4 0", "b 4 1"))
 
