@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,7 +41,7 @@ def build(config: RunConfig, *, cudnn: bool = False) -> tuple[TrainStep, list[Cl
     return step, [batch] * config.train.accumulate
 
 
-def count(step: TrainStep, batches: list[ClipBatch], *, warm_up: int, steps: int = 2) -> dict[str, float]:
+def count(step: TrainStep, batches: Iterable[ClipBatch], *, warm_up: int, steps: int = 2) -> dict[str, float]:
     """Calls of one step, and milliseconds of this process's CPU time, after the first ones."""
     for number in range(warm_up):
         step.step(iter(batches), number=number, lr=0.1)
@@ -109,9 +111,16 @@ CASES: dict[str, dict[str, Any]] = {
     "adamw": {"model": context("none"), "optim": {"optimizer": "adamw"}},
     "mixup": {"model": context("none"), "data": {"augment": {"mixup": 0.8, "cutmix": 1.0}}},
     "dropout": {"model": {**context("none"), "dropout": 0.5, "drop_path": 0.1}},
+    "shapes": {"model": context("gc")},  # two in turn, as in multigrid training
     "multi_label": {"model": {**context("none"), "multi_label": True}},
     "own_loss": {"model": context("none"), "train": {"loss": "tests.device.steps:waiting_loss"}},
 }
+
+
+def half_as_long(batch: ClipBatch) -> ClipBatch:
+    """Twice as many clips of half the frames."""
+    n, c, t, h, w = batch.clips.shape
+    return ClipBatch(batch.clips.view(2 * n, c, t // 2, h, w), batch.labels.repeat(2), torch.arange(2 * n), [])
 
 
 def measure_cases(names: list[str]) -> None:
@@ -121,7 +130,9 @@ def measure_cases(names: list[str]) -> None:
             case = dict(CASES[name])
             case["train"] = {**case.get("train", {}), "cuda_graph": cuda_graph}
             step, batches = build(tiny(**case))
-            found = count(step, batches, warm_up=6)
+            if name == "shapes":
+                batches = cycle([batches[0], half_as_long(batches[0])])
+            found = count(step, batches, warm_up=12 if name == "shapes" else 6)
             print("CASE", json.dumps({"name": name + ".graph" * cuda_graph, **found}), flush=True)
 
 
