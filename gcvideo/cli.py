@@ -71,7 +71,12 @@ def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | No
     rest = [f"./{word}" if word.startswith("-") and "." in word and os.path.isfile(word) else word for word in argv]
     while choices := commands_below(command):
         if not rest or rest[0] not in choices:
-            parser = _choice_parser(f"gcvideo {command}".strip(), about, choices)
+            parser = argparse.ArgumentParser(prog=f"gcvideo {command}".strip(), description=about)
+            parser.add_argument("--version", action="version", version=f"gcvideo {__version__}")
+            title = "commands; COMMAND --help explains one"
+            subparsers = parser.add_subparsers(metavar="COMMAND", required=True, title=title)
+            for name, text in choices.items():
+                subparsers.add_parser(name, help=text)
             parser.parse_args(rest[:1])  # exits: with help, the version or an error
         name = rest.pop(0)
         command, about = f"{command} {name}".strip(), choices[name]
@@ -88,15 +93,6 @@ def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | No
     parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
     args = parse(rest)
     return import_module(place).run, args
-
-
-def _choice_parser(program: str, about: str, choices: dict[str, str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program, description=about)
-    parser.add_argument("--version", action="version", version=f"gcvideo {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands; COMMAND --help explains one")
-    for name, text in choices.items():
-        commands.add_parser(name, help=text)
-    return parser
 
 
 if __name__ == "__main__":

@@ -154,16 +154,12 @@ def memory_growth(
 ) -> int:
     """How many bytes more this process holds at its peak; to be called in a new process."""
     torch.set_num_threads(threads)
-    # The libraries set up their pools on first use, which is not the network's memory.
-    run(replace(config, model=replace(config.model, width=4)), (1, 3, 2, 96, 96), kind, device, precision)
-    before = memory_peak(device)
-    run(config, shape, kind, device, precision)
+    small = replace(config, model=replace(config.model, width=4))
+    # The libraries set up their pools on first use, by the small network, which is not the other's memory.
+    for network, size in ((small, (1, 3, 2, 96, 96)), (config, shape)):
+        before = memory_peak(device)
+        make = forward_pass if kind == "inference" else training_step
+        contender = make(network, random_clips(size), device=device, precision=precision)
+        for _ in range(1 if kind == "inference" else 2):  # from the second step on there is an optimizer state
+            contender()
     return memory_peak(device) - before
-
-
-def run(config: RunConfig, shape: Sequence[int], kind: str, device: torch.device, precision: str) -> None:
-    """Build a network and run one forward pass, or two steps: from the second on there is an optimizer state."""
-    make, calls = (forward_pass, 1) if kind == "inference" else (training_step, 2)
-    contender = make(config, random_clips(shape), device=device, precision=precision)
-    for _ in range(calls):
-        contender()

@@ -7,34 +7,22 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
+import av
+import torch
+from torch.utils import collect_env
+
+from gcvideo import device as runtime
 from gcvideo import distributed
 from gcvideo.files import write_json
+from gcvideo.video.reader import why_missing
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Print it as text for a bug report: first our own lines, then those of torch's ``collect_env``."""
-    from torch.utils.collect_env import get_pretty_env_info
-
-    found = describe_machine()
-    torch = [line for line in get_pretty_env_info().splitlines() if not line.startswith("Vulnerability")]
-    print(*(f"{name}: {value}" for name, value in found.items()), "", *torch, sep="\n")
-    if args.json:
-        write_json(args.json, {**found, "torch": torch})
-    return 0
-
-
-def describe_machine() -> dict[str, str | int]:
-    """Names and values of what torch's ``collect_env`` does not know."""
-    import av
-    import torch
-
-    from gcvideo import device as runtime
-    from gcvideo.video.reader import why_missing
-
     decord = [] if why_missing("decord") else [file.name for file in metadata.files("decord") or ()]
     shm, gib = shutil.disk_usage("/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"), 2**30
     memory, quota = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
-    return {
+    found = {
         **runtime.versions(),
         "gcvideo in": str(Path(__file__).parents[1]),
         "decoder pyav": f"FFmpeg {av.ffmpeg_version_info}",
@@ -49,3 +37,8 @@ def describe_machine() -> dict[str, str | int]:
         "memory": ", ".join(memory.read_text().splitlines()[:3]) if memory.exists() else "unknown",
         "memory of the container": quota.read_text().strip() if quota.exists() else "not limited",
     }
+    report = collect_env.get_pretty_env_info().splitlines()
+    theirs = [line for line in report if not line.startswith("Vulnerability")]
+    print(*(f"{name}: {value}" for name, value in found.items()), "", *theirs, sep="\n")
+    if args.json:
+        write_json(args.json, {**found, "torch": theirs})

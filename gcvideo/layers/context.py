@@ -22,7 +22,7 @@ T frames, H x W pixels, P = T * H * W positions.
 """
 
 from collections import OrderedDict
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -78,10 +78,10 @@ class ContextBlock(TracedBlock):
         transform_first: bool = False,
     ) -> None:
         super().__init__()
-        check_choice("pool", pool, POOLS)
+        check_choice("pool", pool, ("attention", "average"))
         check_choice("transform", transform, ("bottleneck", "squeeze", "linear"))
         check_choice("fusion", fusion, FUSED_TERMS)
-        self.pool = POOLS[pool](channels)
+        self.pool = AttentionPool(channels) if pool == "attention" else AveragePool()
         self.transform = nn.ModuleDict()
         self.transform_first = transform_first
         hidden = max(channels // reduction, 1)
@@ -124,7 +124,9 @@ class ContextBlock(TracedBlock):
             context_NC, attention_NP, x_NCTHW = self.pool(x_NCTHW)
             # In the dtype of the weights: to cast these costs more kernels, and more memory traffic, than it saves.
             context_NC = context_NC.to(next(self.transform.parameters()).dtype)
-            with _without_autocast(x_NCTHW.device.type):
+            kind = x_NCTHW.device.type
+            autocasts = kind != "meta" and torch.is_autocast_enabled(kind)
+            with torch.autocast(kind, enabled=False) if autocasts else nullcontext():
                 terms = {name: transform(context_NC) for name, transform in self.transform.items()}  # each (N, C)
         y_NCTHW = fuse(x_NCTHW, **terms)
         if not return_attention:
@@ -218,15 +220,9 @@ class AttentionPool(nn.Module):
 class AveragePool(nn.Module):
     """Global average pooling, the squeeze of SE."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-
     def forward(self, x_NCTHW: Tensor) -> tuple[Tensor, None, Tensor]:
         """Mean over all positions (N, C); no attention weights; and x itself."""
         return x_NCTHW.mean((2, 3, 4)), None, x_NCTHW
-
-
-POOLS: dict[str, type[AttentionPool | AveragePool]] = {"attention": AttentionPool, "average": AveragePool}
 
 
 class _AttentionPool(torch.autograd.Function):
@@ -312,11 +308,6 @@ def _is_channels_last(x_NCTHW: Tensor) -> bool:
 
 def _per_channel(vector_NC: Tensor) -> Tensor:
     return vector_NC[:, :, None, None, None]  # (N, C, 1, 1, 1)
-
-
-def _without_autocast(device: str) -> AbstractContextManager[object]:
-    on = device != "meta" and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:

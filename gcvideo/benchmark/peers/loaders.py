@@ -5,6 +5,7 @@ one process. Where a toolkit resizes with OpenCV, torch's uint8 kernel without a
 about the same.
 """
 
+import contextlib
 import io
 from collections.abc import Callable
 from fractions import Fraction
@@ -94,7 +95,8 @@ def mmaction2_views(video: Views) -> np.ndarray:
 
 
 def pytorchvideo_clip(clip: Clip) -> Tensor:
-    """pytorchvideo's own LabeledVideoDataset on one video, with the transforms of its classification tutorial.
+    """pytorchvideo's EncodedVideo, as its LabeledVideoDataset reads it, with the transforms of its classification
+    tutorial.
 
     They are UniformTemporalSubsample(8), x / 255, Normalize, RandomShortSideScale, RandomCrop, RandomHorizontalFlip;
     written out here because ``pytorchvideo.transforms`` does not import with current torchvision. Sound is left alone.
@@ -102,33 +104,21 @@ def pytorchvideo_clip(clip: Clip) -> Tensor:
     Returns:
         float32 (3, T, H, W).
     """
-    from pytorchvideo.data import LabeledVideoDataset
-    from pytorchvideo.data.clip_sampling import ClipInfo, ClipSampler
-    from torch.utils.data import SequentialSampler
+    from pytorchvideo.data.encoded_video import EncodedVideo
 
     rate = Fraction(clip.fps).limit_denominator(1001)
     start = int(clip.indices[0]) / rate
     end = start + int(clip.indices[-1] - clip.indices[0] + 8) / rate
-
-    class SameClip(ClipSampler):
-        def __call__(self, *_: Any, **__: Any) -> ClipInfo:
-            return ClipInfo(start, end, 0, 0, True)
-
-    def transform(sample: dict[str, Any]) -> Tensor:
-        frames = sample["video"]  # (3, about 64, H, W) float32
-        picked = torch.linspace(0, frames.shape[1] - 1, len(clip.indices)).long()
-        frames = (frames.index_select(1, picked) / 255.0 - MEAN) / STD
-        scale = clip.size / clip.box[2]
-        height, width = (round(side * scale) for side in frames.shape[2:])
-        frames = F.interpolate(frames, size=(height, width), mode="bilinear", align_corners=False)
-        top = min(round(clip.box[0] * scale), height - clip.size)
-        left = min(round(clip.box[1] * scale), width - clip.size)
-        return frames[:, :, top : top + clip.size, left : left + clip.size].flip(-1)
-
-    videos, sampler = [(clip.path, {"label": 0})], SameClip(float(end - start))
-    dataset = LabeledVideoDataset(videos, sampler, SequentialSampler, transform, decode_audio=False)
-    sample: Tensor = next(iter(dataset))
-    return sample
+    with contextlib.closing(EncodedVideo.from_path(clip.path, decode_audio=False)) as video:
+        frames: Tensor = video.get_clip(start, end)["video"]  # (3, about 64, H, W) float32
+    picked = torch.linspace(0, frames.shape[1] - 1, len(clip.indices)).long()
+    frames = (frames.index_select(1, picked) / 255.0 - MEAN) / STD
+    scale = clip.size / clip.box[2]
+    height, width = (round(side * scale) for side in frames.shape[2:])
+    frames = F.interpolate(frames, size=(height, width), mode="bilinear", align_corners=False)
+    top = min(round(clip.box[0] * scale), height - clip.size)
+    left = min(round(clip.box[1] * scale), width - clip.size)
+    return frames[:, :, top : top + clip.size, left : left + clip.size].flip(-1)
 
 
 def libav_clip(clip: Clip) -> Tensor:

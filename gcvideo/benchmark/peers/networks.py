@@ -82,8 +82,7 @@ class PortedContextBlock(nn.Module):
 
     def copy_from(self, block: ContextBlock) -> PortedContextBlock:
         """Take the weights of gcvideo's block; the bias of the mask, which softmax removes, stays."""
-        own = [weight for name, weight in self.named_parameters() if name != "conv_mask.bias"]
-        copy_weights(own, list(block.parameters()))
+        copy_weights([w for name, w in self.named_parameters() if name != "conv_mask.bias"], list(block.parameters()))
         return self
 
 
