@@ -19,10 +19,10 @@ from gcvideo.prepare import motion as moving
 from gcvideo.prepare import synthetic as sets
 from gcvideo.prepare import transcode as copying
 from gcvideo.prepare import verify as verifying
-from gcvideo.prepare.encode import PRESETS, Encoding
 from gcvideo.prepare.index import make_index
 from gcvideo.prepare.jobs import PartDone
 from gcvideo.prepare.shards import write_shards
+from gcvideo.prepare.transcode import PRESETS, Encoding
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,7 +86,7 @@ def index(args: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {"root": args.root, "workers": args.workers, "part": Part.from_args(args)}
     made = make_index(args.annotation, out, classes=classes, **options)
     unreadable = [f"{path}\t{reason}" for path, reason in made.unreadable]
-    lists = {"unreadable": unreadable, "missing": made.missing, "extra": made.extra}
+    lists = {"unreadable": unreadable, "missing": made.missing}
     for name, lines in lists.items():
         path = out.with_name(f"{out.stem}.{name}.txt")
         path.unlink(missing_ok=True)

@@ -169,7 +169,7 @@ def _find_twins(videos: Videos) -> None:
     """Near-duplicates of every label; not those of which a fixed camera makes half of all videos look alike."""
     shown = [i for i, row in enumerate(videos.rows) if "print" in row and videos.records[i].start is None]
     hashes = [base64.b64decode(videos.rows[i]["print"]) for i in shown]
-    pairs = list(alike(hashes, [videos.rows[i]["seconds"] for i in shown], list(range(len(shown)))))
+    pairs = list(alike(hashes, [videos.rows[i]["seconds"] for i in shown]))
     often = Counter(i for pair in pairs for i in pair)
     most = max(3, 0.05 * len(shown))
     videos.twins = [(shown[i], shown[j]) for i, j in pairs if max(often[i], often[j]) <= most]

@@ -15,9 +15,8 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import requests
@@ -38,24 +37,6 @@ TIMEOUT = 60  # seconds without a byte
 TRIES, FIRST_WAIT = 6, 1.0  # further tries of a request, and the seconds before them, which double
 MOST_CUTS = 20  # of the connection within one file
 TEMPORARY = (408, 425, 429, 500, 502, 503, 504)  # codes of HTTP after which the same request may succeed
-
-
-class Archive(NamedTuple):
-    """A tar file on the server.
-
-    Attributes:
-        key: its name in the journal: split/name.
-        url: its address.
-        path: where it is kept until it is unpacked.
-        folder: for its files.
-        size: bytes.
-    """
-
-    key: str
-    url: str
-    path: Path
-    folder: Path
-    size: int
 
 
 def download_kinetics(
@@ -93,32 +74,37 @@ def download_kinetics(
     journal = Journal(out / "download.jsonl", {"format": 1, "edition": edition})
     if journal.is_foreign:
         raise DataError(f"{out}: holds another data set ({journal.path.name}); give another folder")
-    counts, listed = dict.fromkeys(splits, 0), dict[str, str]()  # address -> key
-    for split in counts:
+    urls: dict[str, str] = {}  # "split/name" of a tar file -> its address
+    for split in dict.fromkeys(splits):
         _save_annotation(f"{base}/annotations/{split}", suffixes[split], out / f"annotations/{split}.csv")
-        listed |= _list_archives(base, edition, split)
+        urls |= _list_archives(base, edition, split)
     with ThreadPoolExecutor(workers) as pool:
-        looked_up = pool.map(partial(_look_up, keys=listed, out=out), listed)
-        archives = {archive.key: archive for archive in looked_up}
-    todo = [archive for archive in archives.values() if not _is_unpacked(archive, journal)]
-    _require_space(out, todo, keep_tars, workers)
-    for archive in todo:
-        journal.forget(archive.key)
-        (out / f"{archive.key.partition('/')[0]}.parquet").unlink(missing_ok=True)
+        sizes = dict(zip(urls, pool.map(_size_on_server, urls.values()), strict=True))
+    folders = {key: out / key.split("/")[0] / ("replacement" if key.endswith(REPLACEMENTS) else "") for key in urls}
+    for key, size in sizes.items():
+        files = journal.find(key, size)
+        if not files or any(_size(folders[key] / name) != length for name, length in files.items()):
+            journal.forget(key)
+            (out / f"{key.split('/')[0]}.parquet").unlink(missing_ok=True)
+    todo = sorted((size for key, size in sizes.items() if key not in journal), reverse=True)
+    need = sum(todo) + sum(todo if keep_tars else todo[:workers])  # videos do not compress
+    if need > (free := shutil.disk_usage(out).free):
+        raise DataError(f"{out}: {need / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB free; choose another disk")
     parent = os.getpid()
 
     def fetch(key: str) -> dict[str, int]:
-        archive = archives[key]
-        _download(archive, parent)
-        files = unpack(archive.path, archive.folder)
+        path = out / "tars" / key
+        _download(urls[key], path, sizes[key], parent)
+        files = unpack(path, folders[key])
         if not keep_tars:
-            archive.path.unlink()
+            path.unlink()
         return files
 
     options: dict[str, Any] = {"title": "download", "unit": "tars", "must": True, "workers": workers}
-    rows = scan(fetch, list(archives), journal=journal, stamp=lambda key: archives[key].size, **options)
+    rows = scan(fetch, list(urls), journal=journal, stamp=sizes.__getitem__, **options)
+    counts = dict.fromkeys(splits, 0)
     for key, files in rows.items():
-        counts[key.partition("/")[0]] += len(files) if not key.endswith(REPLACEMENTS) else 0
+        counts[key.split("/")[0]] += 0 if key.endswith(REPLACEMENTS) else len(files)
     return counts
 
 
@@ -165,63 +151,45 @@ def _save_annotation(url: str, suffixes: Sequence[str], path: Path) -> None:
 
 
 def _list_archives(base: str, edition: str, split: str) -> dict[str, str]:
-    """Split and name of the tar files of a split, by their addresses."""
-    address = f"{base}/{split}/k{edition}_{split}_path.txt"
-    urls = _open(address).text.split("\n") + [f"{base}/{REPLACEMENTS}"] * ((edition, split) == ("400", "train"))
-    keys = {}
-    for url in filter(None, map(str.strip, urls)):
-        name = PurePosixPath(unquote(urlsplit(url).path)).name
+    """The addresses of the tar files of a split, by split and name."""
+    address, urls = f"{base}/{split}/k{edition}_{split}_path.txt", {}
+    lines = _open(address).text.split("\n") + [f"{base}/{REPLACEMENTS}"] * ((edition, split) == ("400", "train"))
+    for line in filter(None, map(str.strip, lines)):
+        name = PurePosixPath(unquote(urlsplit(line).path)).name
         if not name.endswith((".tar", ".tar.gz", ".tgz")):
-            raise DataError(f"{address}: expected addresses of tar files, found {url[:200]!r}")
-        url = quote(urljoin(address, url.replace(f"{BASE}/{edition}", base, 1)), safe="%/:,()?=&")
-        keys[url] = f"{split}/{name}"
-    return keys
+            raise DataError(f"{address}: expected addresses of tar files, found {line[:200]!r}")
+        url = urljoin(address, line.replace(f"{BASE}/{edition}", base, 1))
+        urls[f"{split}/{name}"] = quote(url, safe="%/:,()?=&")
+    return urls
 
 
-def _look_up(url: str, keys: dict[str, str], out: Path) -> Archive:
-    """An archive as the server has it now."""
-    size, (split, name) = int(_open(url, "HEAD").headers.get("Content-Length", 0)), keys[url].split("/")
+def _size_on_server(url: str) -> int:
+    size = int(_open(url, "HEAD").headers.get("Content-Length", 0))
     if not size:
         raise DataError(f"{url}: the server tells no size of this file, or that it is empty")
-    folder = out / split / "replacement" if name == REPLACEMENTS else out / split
-    return Archive(keys[url], url, out / "tars" / split / name, folder, size)
+    return size
 
 
-def _is_unpacked(archive: Archive, journal: Journal) -> bool:
-    """Whether all files of an archive are there."""
-    files = journal.find(archive.key, archive.size) or {"": 1}
-    return all(_size(archive.folder / name) == size for name, size in files.items())
-
-
-def _require_space(out: Path, todo: Sequence[Archive], keep_tars: bool, workers: int) -> None:
-    """Videos do not compress, so the files of an archive take its size again."""
-    sizes = sorted((archive.size for archive in todo), reverse=True)
-    there = sum(_size(archive.path) for archive in todo)
-    need = sum(sizes) + sum(sizes if keep_tars else sizes[:workers]) - there
-    if need > (free := shutil.disk_usage(out).free):
-        raise DataError(f"{out}: {need / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB free; choose another disk")
-
-
-def _download(archive: Archive, parent: int) -> None:
+def _download(url: str, path: Path, size: int, parent: int) -> None:
     """Download a file, or the rest of it. Pieces of different versions of it make a damaged archive, which is found."""
-    if _size(archive.path) == archive.size:
-        return
-    archive.path.parent.mkdir(parents=True, exist_ok=True)
-    part = archive.path.with_name(f".{archive.path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
     for _ in range(MOST_CUTS):
+        if _size(path) == size:
+            return
         with part.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # a process of a killed command may live for seconds
-            if (have := file.tell()) == archive.size:
-                return os.replace(part, archive.path)
-            if have > archive.size:  # of another version
-                have = file.truncate(0)
-            with _open(archive.url, Range=f"bytes={have}-") as response, suppress(requests.RequestException):
-                file.truncate(have if response.status_code == requests.codes.partial else 0)
-                for block in response.iter_content(1 << 16):
-                    file.write(block)
-                    if os.getppid() != parent:  # which was killed
-                        os._exit(0)
-    raise DataError(f"{archive.url}: the connection was cut too often, last after {have:,} of {archive.size:,} bytes")
+            have = file.tell() if file.tell() <= size else file.truncate(0)  # of another version
+            if have < size:
+                with _open(url, Range=f"bytes={have}-") as response, suppress(requests.RequestException):
+                    file.truncate(have if response.status_code == requests.codes.partial else 0)
+                    for block in response.iter_content(1 << 16):
+                        file.write(block)
+                        if os.getppid() != parent:  # which was killed
+                            os._exit(0)
+        if _size(part) == size:
+            os.replace(part, path)
+    raise DataError(f"{url}: the connection was cut too often, last after {have:,} of {size:,} bytes")
 
 
 def _open(url: str, method: str = "GET", **headers: str) -> requests.Response:

@@ -17,8 +17,6 @@ scenes two are, and both are true copies. Of 1,613 pairs of different clips of o
 Not found: copies that were cut in time, mirrored, or cropped by much.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 
@@ -43,23 +41,21 @@ def picture_hash(frames: np.ndarray) -> bytes:
     return cells.diff(dim=-1).round().clamp(-127, 127).to(torch.int8).numpy().tobytes()
 
 
-def alike(hashes: list[bytes], seconds: list[float], groups: list[int]) -> Iterator[tuple[int, int]]:
-    """Pairs of videos of different groups that are alike, the smaller index first.
+def alike(hashes: list[bytes], seconds: list[float]) -> Iterator[tuple[int, int]]:
+    """Pairs of videos that are alike, the smaller index first.
 
     Args:
         hashes: from ``picture_hash``.
         seconds: lengths of the videos.
-        groups: numbers.
     """
     steps = torch.tensor(np.frombuffer(b"".join(hashes), np.int8).reshape(-1, FRAMES, ROWS * STEPS))
-    lengths, numbers = torch.tensor(seconds), torch.tensor(groups)
+    lengths = torch.tensor(seconds)
     starts = range(0, len(hashes), BLOCK)
     for left, right in itertools.combinations_with_replacement(starts, 2):
         whole, motion, still = _directions(steps[left : left + BLOCK])
         whole2, motion2, still2 = _directions(steps[right : right + BLOCK])
         length, length2 = lengths[left : left + BLOCK, None], lengths[right : right + BLOCK]
         near = (whole @ whole2.T >= SAME) & ((length - length2).abs() <= 0.2 + 0.01 * length)
-        near &= numbers[left : left + BLOCK, None] != numbers[right : right + BLOCK]
         if near.any():
             near &= (motion @ motion2.T >= SAME_MOTION) | (still[:, None] & still2)
         for i, j in near.nonzero().tolist():

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from gcvideo.data.annotations import load_records, videos_under
+from gcvideo.data.annotations import load_records
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.files import hash_file, replacing
@@ -35,7 +35,6 @@ class Index(NamedTuple):
         table: its content.
         fingerprint: of ids and labels; the one in checkpoints and results.
         missing: ids that the annotation has and the folder does not.
-        extra: paths, relative to the root, of videos that the index does not use, as of those that were replaced.
         unreadable: (path, reason) of the videos that cannot be opened.
     """
 
@@ -43,7 +42,6 @@ class Index(NamedTuple):
     table: pa.Table
     fingerprint: str
     missing: Sequence[str]
-    extra: Sequence[str]
     unreadable: Sequence[tuple[str, str]]
 
 
@@ -85,10 +83,8 @@ def make_index(
     root = os.path.relpath(folder, out.parent)
     table = write_index(out, records, rows, root=root, fingerprint=records.fingerprint)
     journal.remove()
-    used = {row["path"] for row in rows}
-    extra = [path for path in videos_under(folder) if path not in used]
     unreadable = [(row["path"], row["error"]) for row in rows if "error" in row]
-    return Index(out, table, records.fingerprint, records.missing, extra, unreadable)
+    return Index(out, table, records.fingerprint, records.missing, unreadable)
 
 
 def describe_video(path: str) -> Row:
@@ -99,16 +95,10 @@ def describe_video(path: str) -> Row:
     try:
         with open_video(path) as video:
             ends = [*video.keyframes.tolist()[1:], len(video)]
-            row |= {
-                "frames": len(video),
-                "fps": video.fps if video.timed else None,
-                "duration": float(video.times[-1] - video.times[0]) + 1 / video.fps if video.timed else None,
-                "width": video.width,
-                "height": video.height,
-                "codec": video.codec,
-                "gop": int(np.max(np.subtract(ends, video.keyframes))),
-                "backend": video.backend,
-            }
+            row |= {name: getattr(video, name) for name in ("width", "height", "codec", "backend")}
+            row |= {"frames": len(video), "gop": int(np.max(np.subtract(ends, video.keyframes)))}
+            if video.timed:
+                row |= {"fps": video.fps, "duration": float(video.times[-1] - video.times[0]) + 1 / video.fps}
     except Exception as error:
         row["error"] = reason_of(error)
     return row

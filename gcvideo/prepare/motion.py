@@ -19,13 +19,13 @@ from gcvideo.data.dataset import ClipBatch, ClipDataset
 from gcvideo.data.records import RecordTable
 from gcvideo.data.sampling import sample_rng
 from gcvideo.data.worker_pool import Hold
-from gcvideo.errors import DataError
 from gcvideo.files import replacing, write_atomically
+from gcvideo.journal import Journal, Row
 from gcvideo.prepare.bodies import ACTIONS, TABLE, Body, Motion, courses, value
-from gcvideo.prepare.encode import encode_frames
-from gcvideo.prepare.jobs import run_jobs
+from gcvideo.prepare.jobs import scan
 from gcvideo.prepare.synthetic import ENCODER
 from gcvideo.prepare.textures import Surface, textures
+from gcvideo.prepare.transcode import encode_frames
 
 Range = tuple[float, float]
 Drawer = Callable[[Image.Image, int], None]  # draws a frame of something into a picture
@@ -75,7 +75,7 @@ def write_samples(folder: str | Path, *, per_class: int = 4, seed: int = 0, work
     """Write clips of every class as videos of 16 frames of 96 x 96, in a folder a class, and a picture of all classes.
 
     Args:
-        folder: created if it does not exist; videos of the same names are replaced.
+        folder: created if it does not exist; videos of the same seed are kept, others of the same names replaced.
         per_class: videos of each class.
         seed: the same seed gives the same videos.
         workers: processes that draw and encode; by default one a core.
@@ -92,14 +92,14 @@ def write_samples(folder: str | Path, *, per_class: int = 4, seed: int = 0, work
     def sample(label: int, number: int) -> np.ndarray:
         return draw_clip(label, np.random.default_rng((seed, label, number)), frames=16, size=96)
 
-    def write(video: tuple[int, int]) -> None:
-        content = encode_frames(sample(*video), fps=8, options=ENCODER)
-        write_atomically(folder / CLASSES[video[0]] / f"{video[1]}.mp4", content)
+    def write(path: str) -> Row:
+        write_atomically(path, encode_frames(sample(*videos[path]), fps=8, options=ENCODER))
+        return {}
 
-    videos = list(itertools.product(range(len(CLASSES)), range(per_class)))
-    for (label, _), _, error in run_jobs(write, videos, title="procedural motion", workers=workers):
-        if error:
-            raise DataError(f"{folder / CLASSES[label]}: {error}")
+    pairs = itertools.product(range(len(CLASSES)), range(per_class))
+    videos = {f"{folder / CLASSES[label]}/{number}.mp4": (label, number) for label, number in pairs}
+    journal = Journal(folder / "motion.jsonl", {"seed": seed})
+    scan(write, list(videos), journal=journal, title="procedural motion", must=True, workers=workers)
     rows = np.stack([sample(label, 0)[::2] for label in range(len(CLASSES))])
     rows = np.concatenate([rows, np.zeros_like(rows[: len(rows) % 2])])
     sheet = rows.reshape(2, -1, *rows.shape[1:]).transpose(1, 3, 0, 2, 4, 5).reshape(len(rows) // 2 * 96, -1, 3)

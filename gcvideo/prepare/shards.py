@@ -58,7 +58,7 @@ def write_shards(
     records = load_records(annotation, root=root)
     records.require_text()
     order = np.random.default_rng(seed).permutation(len(records)).tolist()
-    shards = _plan([records[index] for index in order], shard_bytes)
+    shards = _plan({f"{index:08d}": records[index] for index in order}, shard_bytes)
     manifest = {
         "seed": seed,
         "shard_bytes": shard_bytes,
@@ -72,17 +72,17 @@ def write_shards(
     stamp, write = lambda name: stamp_of(f"{folder / name}"), partial(_write_shard, folder=folder, shards=shards)
     written = scan(write, list(shards), journal=journal, stamp=stamp, **options).values()
     paths = {key: path for row in written for key, path in row.items()}  # of each video in its shard
-    rows = [{"path": paths[f"{position:08d}"]} for position in np.argsort(order).tolist()]
+    rows = [{"path": paths[f"{index:08d}"]} for index in range(len(records))]
     write_index(folder / INDEX, records, rows, shards={name: os.path.getsize(folder / name) for name in shards})
     write_json(folder / MANIFEST, manifest)
     return manifest
 
 
-def _plan(records: list[VideoRecord], shard_bytes: int) -> Shards:
+def _plan(records: dict[str, VideoRecord], shard_bytes: int) -> Shards:
     """Fill shards in order, each with at least one sample."""
     shards: Shards = {}
     room = -1
-    for position, record in enumerate(records):
+    for key, record in records.items():
         if is_frame_folder(record.path):
             raise DataError(f"{record.path}: is a folder of frames; shards hold video files")
         size = os.path.getsize(record.path)
@@ -90,7 +90,7 @@ def _plan(records: list[VideoRecord], shard_bytes: int) -> Shards:
             samples = shards[f"shard-{len(shards):06d}.tar"] = dict[str, VideoRecord]()
             room = shard_bytes
         room -= size
-        samples[f"{position:08d}"] = record
+        samples[key] = record
     return shards
 
 

@@ -27,7 +27,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import yaml
@@ -35,8 +35,8 @@ import yaml
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically
 from gcvideo.journal import Journal, Row
-from gcvideo.prepare.encode import encode_frames
 from gcvideo.prepare.jobs import scan
+from gcvideo.prepare.transcode import encode_frames
 
 CLASSES: tuple[str, ...] = tuple(yaml.safe_load(Path(__file__).with_name("synthetic.yaml").read_text("utf-8")))
 WIDTH, HEIGHT = 72, 60  # pixels
@@ -116,41 +116,38 @@ def make_synthetic(
     return folder / "train.csv", folder / "val.csv"
 
 
-class Motion(NamedTuple):
-    """How all discs move, frame by frame; each field is (T,) float32, relative to a random start."""
+def draw_motion(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> tuple[np.ndarray, ...]:
+    """A random motion of all discs of a class: its speed and the moments of turning vary, its order does not.
 
-    x: np.ndarray  # pixels to the right
-    y: np.ndarray  # pixels down
-    growth: np.ndarray  # in rounds from the smallest size to the largest
-
-
-def draw_motion(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> Motion:
-    """A random motion of a class: its speed and the moments of turning vary, its order does not."""
+    Returns:
+        pixels to the right, pixels down, and growth in rounds from the smallest size to the largest; each (T,) float32,
+        relative to a random start.
+    """
     time, name = np.linspace(0, 1, frames, dtype=np.float32), CLASSES[label]
     still, pace = np.zeros_like(time), np.float32(rng.uniform(0.85, 1.15))
     sign = -1 if name in ("right then left", "shrinking", "circling counterclockwise") else 1
     if "then" in name:
-        return Motion(sign * 60 * pace * np.abs(time - np.float32(rng.uniform(0.42, 0.58))), still, still)
+        return sign * 60 * pace * np.abs(time - np.float32(rng.uniform(0.42, 0.58))), still, still
     if name in ("growing", "shrinking"):
-        return Motion(still, still, sign * 2 * pace * time)
+        return still, still, sign * 2 * pace * time
     if "circling" in name:
         angle = 2 * math.pi * pace * time + np.float32(rng.uniform(0, 2 * math.pi))
         radius = np.float32(rng.uniform(10, 15))
-        return Motion(radius * np.cos(angle), sign * radius * np.sin(angle), still)  # y points down
+        return radius * np.cos(angle), sign * radius * np.sin(angle), still  # y points down
     bounces, height = 2 if name == "bouncing twice" else 3, np.float32(rng.uniform(15, 23))
-    return Motion(still, -height * np.abs(np.sin(math.pi * (bounces * time + np.float32(rng.uniform())))), still)
+    return still, -height * np.abs(np.sin(math.pi * (bounces * time + np.float32(rng.uniform())))), still
 
 
 def draw_clip(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> np.ndarray:
     """The frames of one clip of a class, uint8 (T, H, W, 3) RGB."""
-    motion = draw_motion(label, rng, frames=frames)
+    x_shift, y_shift, growth = draw_motion(label, rng, frames=frames)
     images = np.repeat(_draw_background(rng)[None], frames, axis=0)
     left, top = rng.uniform(0, (WIDTH, HEIGHT))
     places = itertools.product(range(COLUMNS), range(ROWS))  # of a grid, each disc a little off
     for (column, row), (right, down) in zip(places, rng.uniform(-0.25, 0.25, (COLUMNS * ROWS, 2)), strict=True):
-        x = motion.x + np.float32(left + (column + right) * WIDTH / COLUMNS)
-        y = motion.y + np.float32(top + (row + column % 2 / 2 + down) * HEIGHT / ROWS)
-        radius = SMALLEST * (LARGEST / SMALLEST) ** ((np.float32(rng.uniform()) + motion.growth) % 1)
+        x = x_shift + np.float32(left + (column + right) * WIDTH / COLUMNS)
+        y = y_shift + np.float32(top + (row + column % 2 / 2 + down) * HEIGHT / ROWS)
+        radius = SMALLEST * (LARGEST / SMALLEST) ** ((np.float32(rng.uniform()) + growth) % 1)
         colour = rng.uniform(140, 240, 3).astype(np.float32)
         shade = rng.uniform(-25, 25, 2).astype(np.float32)
         # Distance of every pixel to the centre, the short way around the torus: (T, 1, W) and (T, H, 1).

@@ -1,28 +1,49 @@
-"""Transcode a folder of videos to a layout that is fast to read clips from, and measure the gain."""
+"""Transcode videos to H.264 in MP4 with a layout that is fast to read clips from, and measure the gain."""
 
+import io
 import math
 import os
 import random
 import time
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
+import av
 import numpy as np
+import yaml
 
 from gcvideo.data.annotations import load_records, videos_under
-from gcvideo.errors import DataError
-from gcvideo.files import write_atomically
+from gcvideo.errors import DataError, VideoError
+from gcvideo.files import replacing, write_atomically
 from gcvideo.journal import Journal, Row
 from gcvideo.parts import WHOLE, Part
-from gcvideo.prepare.encode import Encoding, encode_video
 from gcvideo.prepare.jobs import run_jobs, scan
 from gcvideo.video import open_video
+from gcvideo.video.mp4_tables import PREPARED
+from gcvideo.video.pyav_decoder import orientation_of
 
+# Name -> options of libx264.
+PRESETS: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text("utf-8"))
+CRF = "23"  # libx264's default quality
 JOURNAL = "transcode.jsonl"
 LIMITS: dict[str, Any] = {"seconds": 3600, "memory": 8 << 30}
 CLIP_FRAMES, CLIP_STRIDE = 8, 8  # the clip whose cost is measured: "8x8"
+
+
+class Encoding(NamedTuple):
+    """How to write videos.
+
+    Attributes:
+        preset: one of ``PRESETS``.
+        short_side: in pixels; smaller videos keep their size.
+        audio: keep the sound, as AAC.
+    """
+
+    preset: str = "clip"
+    short_side: int = 256
+    audio: bool = False
 
 
 class Transcoding(NamedTuple):
@@ -76,7 +97,18 @@ def transcode(
     journal = Journal(target / JOURNAL, encoding._asdict(), rank=part.number - 1)
     if journal.is_foreign:
         raise DataError(f"{target}: holds videos transcoded with other settings; choose another folder")
-    return transcode_files(copies, encoding, journal, workers, part)
+    for path, copy in copies.items():
+        if not os.path.isfile(copy):
+            journal.forget(path)
+
+    def copy_video(path: str) -> Row:
+        Path(copies[path]).unlink(missing_ok=True)  # of the video as it was before it changed
+        return {"frames": encode_video(path, copies[path], encoding)}
+
+    rows = scan(copy_video, list(copies), journal=journal, title="transcode", part=part, **LIMITS, workers=workers)
+    failures = {path: row["error"] for path, row in rows.items() if "error" in row}
+    old, new = _costs([(path, copy) for path, copy in copies.items() if path not in failures])
+    return Transcoding(len(copies) - len(failures), old, new, failures)
 
 
 def copy_annotation(annotation: str | Path, source: str | Path, target: str | Path) -> Path:
@@ -101,42 +133,116 @@ def copy_annotation(annotation: str | Path, source: str | Path, target: str | Pa
     return copy
 
 
-def transcode_files(
-    copies: dict[str, str], encoding: Encoding, journal: Journal, workers: int | None = None, part: Part = WHOLE
-) -> Transcoding:
-    """Transcode videos, original -> copy, but those whose rows are in the journal; and measure what it brought."""
-    for path, copy in copies.items():
-        if not os.path.isfile(copy):
-            journal.forget(path)
+def encode_frames(frames: np.ndarray, *, fps: float, options: dict[str, str] | None = None) -> bytes:
+    """Encode frames in memory.
 
-    def copy_video(path: str) -> Row:
-        Path(copies[path]).unlink(missing_ok=True)  # of the video as it was before it changed
-        return {"frames": encode_video(path, copies[path], encoding)}
+    Args:
+        frames: uint8 (T, H, W, 3) RGB. The last row or column of an odd size is left out, as 4:2:0 sampling needs.
+        fps: frames per second.
+        options: of libx264.
 
-    rows = scan(copy_video, list(copies), journal=journal, title="transcode", part=part, **LIMITS, workers=workers)
-    failures = {path: row["error"] for path, row in rows.items() if "error" in row}
-    old, new = _costs([(path, copy) for path, copy in copies.items() if path not in failures])
-    return Transcoding(len(copies) - len(failures), old, new, failures)
+    Returns:
+        the content of the MP4 file.
+    """
+    buffer = io.BytesIO()
+    height, width = (side // 2 * 2 for side in frames.shape[1:3])
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def encode_video(source: str | Path, target: str | Path, encoding: Encoding) -> int:
+    """Encode ``source`` as ``target``; returns the number of frames.
+
+    Frames keep their times, counted from the first one; they are turned and mirrored as the metadata says. ``target``
+    appears when it is complete.
+
+    Raises:
+        VideoError: the source cannot be opened, or not be decoded to its end.
+    """
+    with open_video(source) as video:
+        expected, (height, width) = len(video), scaled_size(video.height, video.width, encoding.short_side)
+    faststart = {"movflags": "+faststart"}  # the moov box in front: opening a file then takes one read
+    count, first, last = 0, 0, -1
+    try:
+        with (
+            replacing(target) as temporary,
+            av.open(f"file:{source}", metadata_errors="replace") as old,
+            av.open(f"file:{temporary}", "w", format="mp4", options=faststart) as new,
+        ):
+            new.metadata["comment"] = PREPARED.decode()
+            track = old.streams.video[0]
+            track.codec_context.thread_count = 1  # one worker process a core already
+            options = {"crf": CRF, "threads": "1", **PRESETS[encoding.preset]}
+            pictures = new.add_stream("libx264", rate=track.average_rate or 25, options=options)
+            pictures.height, pictures.width, pictures.pix_fmt = height, width, "yuv420p"
+            pictures.codec_context.time_base = track.time_base
+            tracks: list[Any] = [track, *(old.streams.audio[:1] if encoding.audio else ())]
+            sounds = [new.add_stream("aac", rate=audio.codec_context.sample_rate or 44_100) for audio in tracks[1:]]
+            for packet in old.demux(tracks):
+                for frame in packet.decode():
+                    if packet.stream is not track:
+                        frame.pts = None  # counted again from the samples
+                        new.mux(sounds[0].encode(frame))
+                        continue
+                    first = first if count else frame.pts or 0
+                    # Without a time, or with one that does not rise, a frame comes one tick after its predecessor.
+                    last = last + 1 if frame.pts is None else max(last + 1, frame.pts - first)
+                    picture = _upright(frame).reformat(width, height, "yuv420p", interpolation="BICUBIC")
+                    picture.pts, picture.time_base = last, frame.time_base
+                    picture.pict_type = 0  # the encoder chooses key frames, not the source
+                    new.mux(pictures.encode(picture))
+                    count += 1
+            for stream in (pictures, *sounds):
+                new.mux(stream.encode(None))
+            if count != expected:
+                raise VideoError(source, f"only {count} of {expected} frames can be decoded")
+    except av.FFmpegError as error:
+        raise VideoError(source, f"cannot be transcoded ({str(error).splitlines()[0]})") from error
+    return count
+
+
+def _upright(frame: Any) -> Any:
+    """A frame turned and mirrored as its metadata says."""
+    orientation = orientation_of(frame)
+    if not any(orientation):
+        return frame
+    rgb = orientation.apply(frame.to_ndarray(format="rgb24"))
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+
+
+def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Height and width of the same shape with the given short side, never larger than before.
+
+    Both are even, as 4:2:0 sampling needs.
+    """
+    scale = min(1.0, short_side / min(height, width))
+    return max(2, 2 * round(height * scale / 2)), max(2, 2 * round(width * scale / 2))
 
 
 def _costs(pairs: list[tuple[str, str]], *, sample: int = 24) -> list[dict[str, float]]:
     """Cost of originals and of copies, measured alternately in one process."""
     chosen = random.Random(0).sample(pairs, min(sample, len(pairs)))
-    measured = run_jobs(lambda pair: [*map(clip_seconds, pair)], chosen, title="measure", workers=1, **LIMITS)
+    measured = run_jobs(lambda pair: [*map(_clip_seconds, pair)], chosen, title="measure", workers=1, **LIMITS)
     seconds = [both for _, both, _ in measured if both is not None] or [[math.nan, math.nan]]
     sizes = np.sum([[*map(os.path.getsize, pair)] for pair in pairs] or [[0, 0]], axis=0).tolist()
     medians = (1000 * np.median(seconds, axis=0)).tolist()
     return [{"bytes": size, "clip_ms": cost} for size, cost in zip(sizes, medians, strict=True)]
 
 
-def clip_seconds(path: str, *, clips: int = 5) -> float:
+def _clip_seconds(path: str) -> float:
     """Median CPU seconds, over all threads, of opening a video and decoding a random clip of 8 frames, stride 8."""
     rng = np.random.default_rng(0)
     seconds = []
-    for _ in range(clips + 1):
+    for _ in range(6):
         start = time.process_time()
         with open_video(path) as video:
             begin = rng.integers(max(1, len(video) - CLIP_FRAMES * CLIP_STRIDE + 1))
             video.frames(np.minimum(begin + CLIP_STRIDE * np.arange(CLIP_FRAMES), len(video) - 1))
         seconds.append(time.process_time() - start)
-    return median(seconds[1:])  # the first one also imports the decoder
+    return float(np.median(seconds[1:]))  # the first one also imports the decoder

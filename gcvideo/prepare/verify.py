@@ -294,9 +294,7 @@ def _pairs(entries: Sequence[Entry], rows: dict[str, Row]) -> Iterator[Finding]:
     shown = [(rows[next(iter(same.values()))[0].record.path], same) for same in contents.values()]
     shown = [(row, same) for row, same in shown if "print" in row]
     hashes, seconds = [base64.b64decode(row["print"]) for row, _ in shown], [row["seconds"] for row, _ in shown]
-    numbers: dict[frozenset[Any], int] = {}  # of sets of lists and labels
-    groups = [numbers.setdefault(frozenset(key[:2] for key in same), len(numbers)) for _, same in shown]
-    for i, j in alike(hashes, seconds, groups):
+    for i, j in alike(hashes, seconds):
         for pair in itertools.product(shown[i][1].values(), shown[j][1].values()):
             one, two = sorted(pair, key=lambda entries: entries[0].order)
             yield from _compare(one, two, LOOKS_SAME)

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from gcvideo.data.records import frames_between
 from gcvideo.errors import VideoError
 from gcvideo.files import write_atomically
-from gcvideo.prepare.encode import encode_frames
+from gcvideo.prepare.transcode import encode_frames
 from gcvideo.video import open_video
 
 BAND = 18  # pixels above a frame, for its name

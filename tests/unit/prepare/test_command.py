@@ -21,8 +21,7 @@ def videos(tmp_path):
 def test_index_writes_its_lists_and_its_json(videos, capsys):
     assert main(["prepare", "index", str(videos / "list.txt"), "--workers", "1", "--json", str(videos / "j.json")]) == 0
     result = json.loads((videos / "j.json").read_text())
-    assert (result["videos"], result["extra"], result["missing"]) == (1, 1, 0)
-    assert (videos / "list.extra.txt").read_text() == "extra.mp4\n"
+    assert (result["videos"], result["unreadable"], result["missing"]) == (1, 0, 0)
     assert not (videos / "list.missing.txt").exists()
     assert result["fingerprint"] in capsys.readouterr().out
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from gcvideo.cli import main
+from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
 from gcvideo.prepare import download
 from gcvideo.prepare.download import BASE, download_kinetics, unpack
@@ -139,7 +140,9 @@ def test_from_nothing_to_an_index(server, tmp_path, capsys):
     assert results["val"]["indexed"] == 1
     assert results["train"]["fingerprint"] in capsys.readouterr().out
     assert (out / "train.missing.txt").read_text() == f"{IDS[3]}_000003_000013\n"
-    assert f"{IDS[1]}_000003_000013.mp4\n" in (out / "train.extra.txt").read_text()  # the one that was replaced
+    assert load_records(out / "train.parquet")[1].path.endswith(
+        f"replacement/replacement_for_corrupted_k400/{IDS[1]}.mp4"
+    )
     assert not (out / "train.unreadable.txt").exists()
     assert not list((out / "tars").rglob("*.*"))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".mp4", ".parquet", ".csv")}

@@ -69,13 +69,9 @@ def test_index_says_what_each_video_is(kinetics, clip):
     assert damaged["bytes"] == 100
 
 
-def test_index_lists_missing_extra_and_unreadable(kinetics):
+def test_index_lists_missing_and_unreadable(kinetics):
     index = make_index(kinetics / "train.csv", kinetics / "train.parquet", workers=1)
     assert index.missing == (f"{IDS[3]}_000003_000013",)
-    assert index.extra == [
-        f"train/{IDS[2]}_000003_000013.mp4",
-        "train/zzzzzzzzzzz_000000_000010.mp4",
-    ]  # one is replaced
     assert [path for path, _ in index.unreadable] == [f"train/{IDS[1]}_000003_000013.mp4"]
 
 

@@ -85,19 +85,19 @@ def test_the_single_frame_classifier_would_find_a_giveaway():
 @pytest.mark.parametrize("seed", range(5))
 def test_motions_are_what_the_classes_say(seed):
     motions = {name: draw_motion(i, np.random.default_rng(seed)) for i, name in enumerate(CLASSES)}
-    steps = {name: np.diff(motion.x) for name, motion in motions.items()}
+    steps = {name: np.diff(motion[0]) for name, motion in motions.items()}
     assert (steps["left then right"][:19] < 0).all()
     assert (steps["left then right"][28:] > 0).all()
     assert (steps["right then left"][:19] > 0).all()
     assert (steps["right then left"][28:] < 0).all()
-    assert (np.diff(motions["growing"].growth) > 0).all()
-    assert (np.diff(motions["shrinking"].growth) < 0).all()
+    assert (np.diff(motions["growing"][2]) > 0).all()
+    assert (np.diff(motions["shrinking"][2]) < 0).all()
     for name, sign in (("circling clockwise", 1), ("circling counterclockwise", -1)):
-        angle = np.unwrap(np.arctan2(motions[name].y, motions[name].x))  # y points down: clockwise is positive
+        angle = np.unwrap(np.arctan2(motions[name][1], motions[name][0]))  # y points down: clockwise is positive
         assert (sign * np.diff(angle) > 0).all()
         assert 0.8 < sign * (angle[-1] - angle[0]) / (2 * np.pi) < 1.2
     for name, bounces in (("bouncing twice", 2), ("bouncing thrice", 3)):
-        height = -draw_motion(CLASSES.index(name), np.random.default_rng(seed), frames=10_001).y
+        height = -draw_motion(CLASSES.index(name), np.random.default_rng(seed), frames=10_001)[1]
         on_the_ground = np.flatnonzero((height[1:-1] < height[:-2]) & (height[1:-1] < height[2:]))
         assert len(on_the_ground) == bounces
 
@@ -106,10 +106,10 @@ def test_discs_are_drawn_where_the_motion_says():
     """The picture of a disc that goes left moves left: it equals an earlier picture shifted by the motion."""
     rng = np.random.default_rng(4)
     label = CLASSES.index("left then right")
-    motion = draw_motion(label, np.random.default_rng(4))
+    x = draw_motion(label, np.random.default_rng(4))[0]
     clip = draw_clip(label, rng).astype(np.float32)
     early, late = 2, 12
-    shift = round(float(motion.x[late] - motion.x[early]))
+    shift = round(float(x[late] - x[early]))
     assert shift < -5
     # A disc is bright and the background is dark, so the brightest pixels are discs in both frames.
     errors = {

@@ -14,10 +14,9 @@ from av.video.frame import PictureType
 from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
 from gcvideo.parts import Part
-from gcvideo.prepare import encode
-from gcvideo.prepare.encode import PRESETS, Encoding, encode_video, scaled_size
+from gcvideo.prepare import transcode as module
 from gcvideo.prepare.jobs import PartDone
-from gcvideo.prepare.transcode import JOURNAL, copy_annotation, transcode
+from gcvideo.prepare.transcode import JOURNAL, PRESETS, Encoding, copy_annotation, encode_video, scaled_size, transcode
 from gcvideo.video import open_video
 from tests.processes import killed_after_rows
 from tests.videos import decode_all, moving_frames, write_video
@@ -197,7 +196,7 @@ def test_sources_that_break_off_leave_no_copy(clip, tmp_path, monkeypatch):
     def break_off(frame):
         raise av.InvalidDataError(1, "broken")
 
-    monkeypatch.setattr(encode, "_upright", break_off)
+    monkeypatch.setattr(module, "_upright", break_off)
     with pytest.raises(Exception, match="cannot be transcoded"):
         encode_video(clip, tmp_path / "copy.mp4", SMALL)
     assert os.listdir(tmp_path) == []
