@@ -80,21 +80,18 @@ def motion(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def index(args: argparse.Namespace) -> dict[str, Any]:
-    """Index a data set; what does not match goes into text files beside the index."""
+    """Index a data set; the ids of missing videos go into a text file beside the index."""
     out = args.out or args.annotation.with_suffix(".parquet")
     classes = load_classes(args.classes) if args.classes else None
     options: dict[str, Any] = {"root": args.root, "workers": args.workers, "part": Part.from_args(args)}
     made = make_index(args.annotation, out, classes=classes, **options)
-    unreadable = [f"{path}\t{reason}" for path, reason in made.unreadable]
-    lists = {"unreadable": unreadable, "missing": made.missing}
-    for name, lines in lists.items():
-        path = out.with_name(f"{out.stem}.{name}.txt")
-        path.unlink(missing_ok=True)
-        if lines:
-            write_atomically(path, "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
-            say(f"{name}: {path}")
-    counts = {"videos": made.table.num_rows, **{name: len(lines) for name, lines in lists.items()}}
-    return {"index": str(out), **counts, "fingerprint": made.fingerprint}
+    records, path = load_records(out), out.with_name(f"{out.stem}.missing.txt")
+    path.unlink(missing_ok=True)
+    if records.missing:
+        write_atomically(path, "".join(f"{name}\n" for name in records.missing).encode("utf-8", "surrogateescape"))
+        say(f"missing: {path}")
+    counts = {"videos": len(made), "unreadable": made["error"].drop_null().length(), "missing": len(records.missing)}
+    return {"index": str(out), **counts, "fingerprint": records.fingerprint}
 
 
 def verify(args: argparse.Namespace) -> dict[str, Any]:

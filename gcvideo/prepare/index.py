@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,24 +27,6 @@ SCHEMA = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.it
 LIMITS: dict[str, Any] = {"seconds": 120, "memory": 4 << 30}
 
 
-class Index(NamedTuple):
-    """An index that was made, and what was found on the way.
-
-    Attributes:
-        path: the Parquet file.
-        table: its content.
-        fingerprint: of ids and labels; the one in checkpoints and results.
-        missing: ids that the annotation has and the folder does not.
-        unreadable: (path, reason) of the videos that cannot be opened.
-    """
-
-    path: Path
-    table: pa.Table
-    fingerprint: str
-    missing: Sequence[str]
-    unreadable: Sequence[tuple[str, str]]
-
-
 def make_index(
     annotation: str | Path,
     out: str | Path,
@@ -53,7 +35,7 @@ def make_index(
     classes: Sequence[str] | None = None,
     workers: int | None = None,
     part: Part = WHOLE,
-) -> Index:
+) -> pa.Table:
     """Open every video of an annotation and write what it is; ``load_records`` reads the result.
 
     An interrupted run is resumed from a journal beside ``out``. Parts share it; the whole job puts their work together.
@@ -65,6 +47,10 @@ def make_index(
         classes: class names in label order; by default the sorted names that the annotation uses.
         workers: processes at a time; by default one a core.
         part: of the videos; others do the rest.
+
+    Returns:
+        the content of the index (see ``index.yaml``). The metadata of its schema has as JSON the ``fingerprint``, the
+        ``classes``, and the ids that the annotation has and the folder does not (``missing``).
 
     Raises:
         DataError: the annotation cannot be used.
@@ -83,8 +69,7 @@ def make_index(
     root = os.path.relpath(folder, out.parent)
     table = write_index(out, records, rows, root=root, fingerprint=records.fingerprint)
     journal.remove()
-    unreadable = [(row["path"], row["error"]) for row in rows if "error" in row]
-    return Index(out, table, records.fingerprint, records.missing, unreadable)
+    return table
 
 
 def describe_video(path: str) -> Row:

@@ -70,11 +70,9 @@ def run_jobs(
         except Exception as error:
             return number, None, reason_of(error)
 
-    if not items:
-        return
     pool: WorkerPool[int, tuple[int, Value | None, str | None]] = WorkerPool(
         work,
-        workers=min(workers or distributed.cores(), len(items)),
+        workers=max(1, min(workers or distributed.cores(), len(items))),
         on_death=deaths.__setitem__,
         time_limit=seconds,
         memory_limit=memory,

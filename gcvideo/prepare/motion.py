@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from PIL import Image, ImageDraw
 
 from gcvideo.config import DataConfig
@@ -28,7 +29,6 @@ from gcvideo.prepare.textures import Surface, textures
 from gcvideo.prepare.transcode import encode_frames
 
 Range = tuple[float, float]
-Drawer = Callable[[Image.Image, int], None]  # draws a frame of something into a picture
 CLASSES = (
     *(f"shape {name}" for name in TABLE["planes"]),
     *(f"camera {name}" for name in TABLE["camera"]),
@@ -108,7 +108,7 @@ def write_samples(folder: str | Path, *, per_class: int = 4, seed: int = 0, work
     return folder / "sheet.png"
 
 
-def draw_clip(label: int, rng: np.random.Generator, *, frames: int, size: int, clutter: float = 1.0) -> np.ndarray:
+def draw_clip(label: int, rng: Generator, *, frames: int, size: int, clutter: float = 1.0) -> np.ndarray:
     """A clip of a class, uint8 (T, H, W, 3) RGB.
 
     Args:
@@ -161,7 +161,7 @@ def _after(outer: Motion, inner: Motion) -> Motion:
     return outer[0] * inner[0], outer[0] * inner[1] + outer[1]
 
 
-def _shaky_camera(u: np.ndarray, rng: np.random.Generator) -> Motion:
+def _shaky_camera(u: np.ndarray, rng: Generator) -> Motion:
     """A camera that stands in half of the clips, and else drifts and shakes a little."""
     growth, roll, x, y = rng.normal(0, [0.08, 0.04, 0.06, 0.06]) * (rng.random() < 0.5)
     shake = rng.normal(0, rng.uniform(0, 0.012), (2, len(u))) * (rng.random() < 0.25)
@@ -169,9 +169,9 @@ def _shaky_camera(u: np.ndarray, rng: np.random.Generator) -> Motion:
 
 
 def _shape(
-    motion: Motion, camera: Motion, side: int, rng: np.random.Generator, radius: Range, centre: complex | None = None
-) -> Drawer:
-    """A textured polygon of a random radius in a range that moves about its own centre."""
+    motion: Motion, camera: Motion, side: int, rng: Generator, radius: Range, centre: complex | None = None
+) -> Callable[[Image.Image, int], None]:
+    """What draws a frame of a textured polygon of a random radius in a range that moves about its own centre."""
     count = int(rng.integers(3, 16))
     angles = (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * 2 * np.pi / count
     outline = rng.uniform(*radius) * np.exp(1j * angles) * rng.uniform(0.6, 1, count)
@@ -192,7 +192,7 @@ def _shape(
     return draw
 
 
-def _film(pictures: list[Image.Image], rng: np.random.Generator, clutter: float) -> np.ndarray:
+def _film(pictures: list[Image.Image], rng: Generator, clutter: float) -> np.ndarray:
     """What light, lens, sensor and compression make of the pictures; uint8 (T, H, W, 3)."""
     if rng.random() < 0.2 * clutter:  # low resolution
         size = pictures[0].size

@@ -72,7 +72,7 @@ def make_synthetic(
         folder: created if it does not exist.
         task: "action", or "context": match the cue.
         distance: of the cues of "context": "near", or far in "space", in "time" or in "both".
-        train, val: videos of each split; the classes are balanced as far as the number divides.
+        train, val: videos of each split, one at least; the classes are balanced as far as the number divides.
         seed: the same seed gives the same videos.
         workers: processes that draw and encode; by default one a core.
 
@@ -89,8 +89,6 @@ def make_synthetic(
     if task == "context":
         settings |= {"task": task, "distance": distance}
         classes, draw = tuple(CUE_COLOURS), partial(draw_cues, distance=distance)
-    if train < 1 or val < 1:
-        raise DataError(f"{folder}: a synthetic set needs at least one video in each split")
     journal = Journal(folder / "synthetic.jsonl", settings)
     if not journal.fits and folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder}: holds something else than the synthetic set of {settings}; choose another folder")

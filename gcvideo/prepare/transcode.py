@@ -228,21 +228,19 @@ def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 def _costs(pairs: list[tuple[str, str]], *, sample: int = 24) -> list[dict[str, float]]:
     """Cost of originals and of copies, measured alternately in one process."""
     chosen = random.Random(0).sample(pairs, min(sample, len(pairs)))
-    measured = run_jobs(lambda pair: [*map(_clip_seconds, pair)], chosen, title="measure", workers=1, **LIMITS)
-    seconds = [both for _, both, _ in measured if both is not None] or [[math.nan, math.nan]]
+    measured = run_jobs(
+        lambda pair: [[*map(_clip_ms, pair)] for _ in range(6)], chosen, title="measure", workers=1, **LIMITS
+    )
+    rounds = [both for _, found, _ in measured for both in (found or [])[1:]]  # the first one also imports the decoder
+    medians = np.median(rounds or [[math.nan, math.nan]], axis=0).tolist()
     sizes = np.sum([[*map(os.path.getsize, pair)] for pair in pairs] or [[0, 0]], axis=0).tolist()
-    medians = (1000 * np.median(seconds, axis=0)).tolist()
     return [{"bytes": size, "clip_ms": cost} for size, cost in zip(sizes, medians, strict=True)]
 
 
-def _clip_seconds(path: str) -> float:
-    """Median CPU seconds, over all threads, of opening a video and decoding a random clip of 8 frames, stride 8."""
-    rng = np.random.default_rng(0)
-    seconds = []
-    for _ in range(6):
-        start = time.process_time()
-        with open_video(path) as video:
-            begin = rng.integers(max(1, len(video) - CLIP_FRAMES * CLIP_STRIDE + 1))
-            video.frames(np.minimum(begin + CLIP_STRIDE * np.arange(CLIP_FRAMES), len(video) - 1))
-        seconds.append(time.process_time() - start)
-    return float(np.median(seconds[1:]))  # the first one also imports the decoder
+def _clip_ms(path: str) -> float:
+    """CPU milliseconds, over all threads, of opening a video and decoding a random clip of 8 frames, stride 8."""
+    start = time.process_time()
+    with open_video(path) as video:
+        begin = random.randrange(max(1, len(video) - CLIP_FRAMES * CLIP_STRIDE + 1))
+        video.frames(np.minimum(begin + CLIP_STRIDE * np.arange(CLIP_FRAMES), len(video) - 1))
+    return 1000 * (time.process_time() - start)

@@ -47,7 +47,7 @@ def test_verify_transcode_and_shard_report_what_they_did(videos, tmp_path):
         (["verify", "nowhere.csv"], "no such annotation"),
         (["transcode", "nowhere", "out"], "no folder of videos"),
         (["transcode", "nowhere"], "give a folder for the copies"),
-        (["synthetic", "set", "--val", "0"], "at least one video"),
+        (["synthetic", "set", "--val", "0"], "--val: must be at least 1"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):

@@ -209,7 +209,7 @@ def test_shards_are_verified_and_indexed_as_files_are(videos, folder, tmp_path):
     assert (result.videos, result.frames) == (COUNT, 12 * (COUNT - 1))
     assert [finding.id for finding in result.problems] == ["broken.mp4"]
     tables = [
-        make_index(annotation, tmp_path / f"{name}.parquet", workers=1).table.drop_columns("path")
+        make_index(annotation, tmp_path / f"{name}.parquet", workers=1).drop_columns("path")
         for name, annotation in (("files", videos / "list.txt"), ("members", folder))
     ]
     assert tables[0].to_pylist() == tables[1].to_pylist()
