@@ -18,7 +18,6 @@ from gcvideo.arguments import add_options, read_options, require_numbers, requir
 from gcvideo.errors import ConfigError, DataError, GcvideoError
 
 PACKAGES = {"benchmark": "gcvideo.benchmark", "analyze": "gcvideo.analysis"}  # of commands with a module a subcommand
-OWN_FIELDS = ("benchmark", "prepare")  # commands that know more of their options than the table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +82,7 @@ def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | No
     first = command.split()[0]
     place = f"{PACKAGES[first]}.{name}" if first in PACKAGES else f"gcvideo.commands.{first}"
     own: dict[str, dict[str, object]] = (
-        getattr(import_module(place), "option_fields", dict)() if first in OWN_FIELDS else {}
+        getattr(import_module(place), "option_fields", dict)() if first in ("benchmark", "prepare") else {}
     )
     parser = argparse.ArgumentParser(prog=f"gcvideo {command}")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON")

@@ -42,8 +42,7 @@ def run(args: argparse.Namespace) -> None:
     lost = [f"{key} found no place: {reason}" for report in reports for key, reason in report.unmatched.items()]
     lost += [f"{key} has no weights: {reason}" for report in reports for key, reason in report.missing.items()]
     if lost and not args.partial:
-        more = f" (and {len(lost) - 1} more, listed above)" if len(lost) > 1 else ""
-        raise CheckpointError(f"{args.source}: {lost[0]}{more}; --partial converts the rest")
+        raise CheckpointError(f"{args.source}: {lost[0]} (1 of {len(lost)}, listed above); --partial converts the rest")
     if Path(args.target).suffix == ".pkl" and args.destination != "caffe2":
         raise ConfigError(f"{args.target}: .pkl is Caffe2's; write .pth or .safetensors for {args.destination}")
     write_weights(args.target, convert.halved(content) if args.half else content)

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     predictor = load(args.checkpoint, device=args.device, compile=args.compile)
     predictor.config.data.frame_rate = args.fps or predictor.config.data.frame_rate
     recipe = make_recipe(predictor.config, layer=args.layer, pool=args.pool, window=args.window, step=args.step)
-    recipe = replace(recipe, test=replace(recipe.test, **chosen_views(args)))
+    recipe = recipe._replace(test=replace(recipe.test, **chosen_views(args)))
     failures = list(part.share(refused))
     count = len(failures) + len(part.share(range(len(records))))
     failures += embed_to(predictor, records, args.out, recipe=recipe, part=part, workers=args.workers)

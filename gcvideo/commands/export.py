@@ -17,6 +17,7 @@ from gcvideo.models import create_model
 from gcvideo.predict.export import export_network
 from gcvideo.predict.exported import SUFFIXES
 from gcvideo.predict.pretrained import save_pretrained, shareable
+from gcvideo.predict.quantize import quantize
 from gcvideo.weights.hub import PREFIX, is_hub, push, refuse_code
 
 # The largest difference from the network itself that is accepted, relative to its largest logit (at least 1).
@@ -42,8 +43,6 @@ def run(args: argparse.Namespace) -> None:
         raise CheckpointError(f"{args.target}: not written, because its logits are {error:.1e} off the network's")
     results: dict[str, Any] = {"relative_error": error}
     if args.int8:
-        from gcvideo.predict.quantize import quantize
-
         content, results["int8"] = quantize(content, about, network.config, args.calibrate)
         about["precision"] = "int8"
     write_atomically(target, content)
@@ -51,17 +50,22 @@ def run(args: argparse.Namespace) -> None:
     accuracy = f"logits within {error:.1e} of the network's" if not args.int8 else "logits as below"
     size = f"{len(content) / 2**20:.1f} MiB, {about['precision']}"
     console.say(f"wrote {args.target}: {size}, clips {about['clip']}, of which {varying} may vary; {accuracy}")
-    if args.int8:
-        _show_int8(results["int8"])
+    if found := results.get("int8"):
+        if found["top1_before"] is not None:
+            console.say(f"top-1 before: {percent(found['top1_before'])}, after: {percent(found['top1_after'])}")
+        console.say(
+            f"on the {found['videos']} videos of the calibration, one clip each: the same best label for "
+            f"{percent(found['same_label'])}; scores differ by {found['mean_difference']:.2g} on average, by "
+            f"{found['largest_difference']:.2g} at most"
+        )
     if args.json:
         write_json(args.json, {"file": args.target, "bytes": len(content), **results, **about})
 
 
 def _publish(args: argparse.Namespace, folder: Path) -> None:
     """Write the folder, and upload it."""
-    for name in ("frames", "size", "dynamic", "half", "int8", "calibrate"):
-        if getattr(args, name):
-            raise ConfigError(f"--{name}: for .onnx and .pt2; a folder holds the network as it is")
+    if wrong := [name for name in ("frames", "size", "dynamic", "half", "int8", "calibrate") if getattr(args, name)]:
+        raise ConfigError(f"--{wrong[0]}: for .onnx and .pt2; a folder holds the network as it is")
     require_writable(folder, key="the folder to write", folder=True)
     network = load_trained(args.model, device="cpu")
     results = {"folder": args.target, "commit": None}
@@ -74,16 +78,6 @@ def _publish(args: argparse.Namespace, folder: Path) -> None:
         console.say(f"uploaded: {results['commit']}; gcvideo.load('hf:{args.push.removeprefix(PREFIX)}') reads it")
     if args.json:
         write_json(args.json, results)
-
-
-def _show_int8(found: dict[str, Any]) -> None:
-    if found["top1_before"] is not None:
-        console.say(f"top-1 before: {percent(found['top1_before'])}, after: {percent(found['top1_after'])}")
-    console.say(
-        f"on the {found['videos']} videos of the calibration, one clip each: the same best label for "
-        f"{percent(found['same_label'])}; scores differ by {found['mean_difference']:.2g} on average, by "
-        f"{found['largest_difference']:.2g} at most"
-    )
 
 
 def _load(args: argparse.Namespace) -> TrainedNetwork:

@@ -208,16 +208,13 @@ class _Slider:
 def _show(entry: Entry, quiet: bool) -> None:
     """Print one video: its name, then a line for each label or segment; or one line with the error."""
     name = printable(entry["video"])
-    if entry["error"] is not None:
-        console.warn(f"{name}: {printable(entry['error'])}", every_process=True)
-        return
-    if not quiet:
+    if not quiet and entry["error"] is None:
         console.say(name)
-    for part in [] if quiet else entry.get("timeline") or entry["predictions"]:
-        span = f"{console.clock(part['start'])} to {console.clock(part['end'])}  " if "start" in part else ""
-        console.say(f"  {span}{100 * part['score']:6.2f} %  {printable(part['label'])}")
-    if entry.get("warning"):
-        console.warn(f"{name}: {printable(entry['warning'])}")
+        for part in entry.get("timeline") or entry["predictions"]:
+            span = f"{console.clock(part['start'])} to {console.clock(part['end'])}  " if "start" in part else ""
+            console.say(f"  {span}{100 * part['score']:6.2f} %  {printable(part['label'])}")
+    if problem := entry["error"] or entry.get("warning"):
+        console.warn(f"{name}: {printable(problem)}", every_process=True)
 
 
 def _write(

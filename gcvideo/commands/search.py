@@ -24,11 +24,11 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--at: {args.at:g} s lies in no clip or window of the query; it ends at {ends.max():g} s")
     query = {"path": args.query, "start": float(starts[chosen].min()), "end": float(ends[chosen].max())}
     found = index.nearest(vectors[chosen].mean(axis=0), top=args.top, leave_out=own)
-    columns = ["rank", "similarity", "from", "to", "video"]
     rows = [
         [rank, f"{row['similarity']:.3f}", *map(console.clock, (row["start"], row["end"])), printable(row["path"])]
         for rank, row in enumerate(found, start=1)
     ]
+    columns = ["rank", "similarity", "from", "to", "video"]
     console.table(rows, columns=columns, title=f"nearest to {printable(args.query)}")
     if args.json:
         write_json(args.json, {"query": query, "index": args.index, "found": found})

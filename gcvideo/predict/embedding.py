@@ -1,6 +1,6 @@
 """Feature vectors of videos: what a layer of the network makes of their views, averaged."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -30,8 +30,7 @@ class Embedding(NamedTuple):
     ends: np.ndarray
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(NamedTuple):
     """What feature vectors are made of; see ``Predictor.embed``.
 
     Attributes:
@@ -39,21 +38,12 @@ class Recipe:
         pool: over which views to average.
         windows: each is treated as a video of its own; None: there are none.
         test: the views of each video or window.
-
-    Raises:
-        ConfigError: the settings contradict each other.
     """
 
     layer: str
     pool: Pool
     windows: Windows | None
     test: TestConfig
-
-    def __post_init__(self) -> None:
-        if self.pool not in get_args(Pool):
-            raise ConfigError(f"pool: {self.pool!r} is none of {', '.join(get_args(Pool))}")
-        if self.windows and self.pool == "video":
-            raise ConfigError("pool: video gives one vector a video, windows one each; leave out pool or the windows")
 
     def describe(self, data: DataConfig) -> dict[str, Any]:
         """All that the vectors of a network depend on, as JSON values."""
@@ -82,9 +72,17 @@ def make_recipe(
     step: float | None = None,
     test: TestConfig | None = None,
 ) -> Recipe:
-    """What the feature vectors of a network are made of, with the defaults of its run; see ``Predictor.embed``."""
-    if window is None and step is None:
-        return Recipe(layer=layer, pool=pool or "video", windows=None, test=test or config.test)
+    """What the feature vectors of a network are made of, with the defaults of its run; see ``Predictor.embed``.
+
+    Raises:
+        ConfigError: the settings contradict each other.
+    """
+    windows = None if window is None and step is None else Windows(window, step)
+    pool = pool or ("clip" if windows else "video")
+    if pool not in get_args(Pool):
+        raise ConfigError(f"pool: {pool!r} is none of {', '.join(get_args(Pool))}")
+    if windows and pool == "video":
+        raise ConfigError("pool: video gives one vector a video, windows one each; leave out pool or the windows")
     clip = config.data.frames * config.data.stride / (config.data.target_fps or USUAL_FPS)
     filling = replace(config.test, clips=max(1, round((window or clip) / clip)), crops=1)
-    return Recipe(layer=layer, pool=pool or "clip", windows=Windows(window, step), test=test or filling)
+    return Recipe(layer, pool, windows, test or (filling if windows else config.test))

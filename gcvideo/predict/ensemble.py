@@ -35,10 +35,9 @@ class Ensemble(Predictor):
         self.source = ", ".join(member.source for member in members)
         self.members = members
         for member in members:
-            if member.classes != first.classes:
-                raise ConfigError(f"{member.source} and {first.source} have other classes, so they cannot be averaged")
-            if member.config.model.multi_label != first.config.model.multi_label:
-                raise ConfigError(f"{member.source} and {first.source}: one gives a video several labels (multi_label)")
+            if (member.classes, member.thresholds is None) != (first.classes, first.thresholds is None):
+                why = "have other classes, or one gives a video several labels (multi_label): they cannot be averaged"
+                raise ConfigError(f"{member.source} and {first.source} {why}")
         if self.thresholds is not None:
             self.thresholds = np.mean([one.thresholds for one in members if one.thresholds is not None], axis=0)
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from gcvideo.config import RunConfig, is_path
+from gcvideo.config import RunConfig, config_to_dict, is_path
 from gcvideo.errors import ConfigError, InputShapeError
 from gcvideo.eval.optimize import fold_batch_norms, to_half
-from gcvideo.predict.exported import FORMAT, METADATA, ExportedNetwork, describe_input, quiet
+from gcvideo.predict.exported import FORMAT, METADATA, ExportedNetwork, quiet
 
 # Smallest sizes to try of a dimension that may vary: some layers make a special case of a single position.
 LEAST = {"T": (1, 2, 4, 8), "H": (32, 64, 128, 256), "W": (32, 64, 128, 256)}
@@ -62,6 +62,7 @@ def export_network(
         network = HalfPrecision(network, dtype)
     pairs = not is_path(config.model.arch) and config.model.arch != "slow"  # see ResNet3d.check_input
     program, limits = _trace(network, sizes, dynamic, multiples={"T": 2 if pairs else 1, "H": 1, "W": 1})
+    values = config_to_dict(config)
     about = {
         "format": FORMAT,
         "classes": classes and list(classes),
@@ -70,9 +71,11 @@ def export_network(
         "clip": [3, *sizes.values()],
         "dynamic": limits,
         "precision": precision,
-        **describe_input(config),
+        "model": {**values["model"], "weights": None},
+        "data": {key: values["data"][key] for key in ("frames", "stride", "target_fps", "mean", "std")},
+        "test": {key: value for key, value in values["test"].items() if key != "views_per_batch"},
     }
-    content = _to_onnx(program, about) if format == ".onnx" else _to_pt2(program, about)
+    content = (_to_onnx if format == ".onnx" else _to_pt2)(program, about)
     return content, about, compare(model, content, format=format)
 
 
@@ -124,10 +127,8 @@ def _trace(
     try:
         with torch.no_grad():
             program = torch.export.export(network, (example,), dynamic_shapes=(free,))
-    except InputShapeError:
-        raise
-    except Exception:
-        if not wanted:
+    except Exception as error:
+        if not wanted or isinstance(error, InputShapeError):
             raise
     else:
         nodes, inputs = program.graph.nodes, program.graph_signature.user_inputs

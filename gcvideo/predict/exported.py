@@ -30,7 +30,6 @@ import torch
 from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
-from gcvideo.config import RunConfig, config_to_dict
 from gcvideo.device import pick_device
 from gcvideo.errors import CheckpointError, ConfigError, InputShapeError
 
@@ -39,14 +38,6 @@ FORMAT = 1
 SUFFIXES = (".onnx", ".pt2")
 CPU = torch.device("cpu")
 Run = Callable[[Tensor], Tensor]
-
-
-def describe_input(config: RunConfig) -> dict[str, Any]:
-    """What turns a video into clips, and clips into scores: the entries ``model``, ``data`` and ``test``."""
-    values = config_to_dict(config)
-    data = {key: values["data"][key] for key in ("frames", "stride", "target_fps", "mean", "std")}
-    test = {key: value for key, value in values["test"].items() if key != "views_per_batch"}
-    return {"model": {**values["model"], "weights": None}, "data": data, "test": test}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 from gcvideo.config import TestConfig
 from gcvideo.console import Progress
 from gcvideo.data.bad_videos import Failure
-from gcvideo.data.records import RecordTable, VideoRecord
+from gcvideo.data.records import RecordTable
 from gcvideo.files import replacing
 from gcvideo.journal import Journal
 from gcvideo.predict.predictor import Prediction, Predictor
@@ -39,16 +39,17 @@ def label_records(
         journal: rows of earlier runs, which are not made a second time; new ones are added, but not errors.
         progress: show it.
     """
-    done = [journal is not None and _item(record) in journal for record in records]
+    items = [os.path.abspath(str(record)) for record in records]  # wherever the command is started
+    done = [journal is not None and item in journal for item in items]
     rows = make_rows(records.select([index for index, known in enumerate(done) if not known]))
     bar = Progress("predict", total=len(done), unit="videos", start=sum(done)) if progress else None
     with bar or contextlib.nullcontext():
-        for record, known in zip(records, done, strict=True):
+        for record, item, known in zip(records, items, done, strict=True):
             entry: Entry = {"video": record.path, "error": None, "predictions": []}
             entry |= {} if record.start is None else {"start": record.start, "end": record.end}
-            row = journal.find(_item(record)) or {} if journal is not None and known else next(rows)
+            row = journal.find(item) or {} if journal is not None and known else next(rows)
             if journal is not None and not known and row.get("error") is None:
-                journal.add(_item(record), row)
+                journal.add(item, row)
             if bar is not None and not known:
                 bar.advance()
             yield entry | row
@@ -101,10 +102,7 @@ def write_lines(path: str | Path, entries: Iterable[Entry]) -> None:
 
 def write_csv(path: str | Path, entries: Iterable[Entry]) -> None:
     """Write a row a label; segments in order of time where there is a timeline, else labels by rank; or the error."""
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
+    with replacing(path) as new, new.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         csv.writer(file).writerows(_csv_rows(entries))
 
 
@@ -122,11 +120,6 @@ def _csv_rows(entries: Iterable[Entry]) -> Iterator[list[Any]]:
 def _span(part: Entry) -> list[str]:
     """Seconds of a segment; empty for a whole video."""
     return [f"{part['start']:.3f}", f"{part['end']:.3f}"] if "start" in part else ["", ""]
-
-
-def _item(record: VideoRecord) -> str:
-    """A record in the journal, wherever the command is started."""
-    return os.path.abspath(str(record))
 
 
 def _plain(items: Sequence[Prediction] | Sequence[Segment]) -> list[dict[str, Any]]:

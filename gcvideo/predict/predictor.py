@@ -277,8 +277,7 @@ class Predictor:
         test = test or replace(self.config.test, crops=1)
         if isinstance(source, list | tuple):
             options: Any = {"fps": fps, "step": step, "smooth": smooth, "min_length": min_length, "live": live}
-            timelines: list[Any] = [self.timeline(one, test=test, on_window=on_window, **options) for one in source]
-            return timelines
+            return [self.timeline(one, test=test, on_window=on_window, **options) for one in source]  # type: ignore[misc]
         with open_frames(source, fps=fps, frame_rate=self.config.data.frame_rate) as stream:
             windows: deque[Window] = deque(maxlen=LIVE_WINDOWS if stream.live else None)
             views = SlidingWindows(stream, fps=stream.fps, step=step, data=self.config.data, test=test)

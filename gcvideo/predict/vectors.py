@@ -186,8 +186,8 @@ def _files(place: str) -> list[str]:
     if files is None:
         raise DataError(f"{place}: no such Parquet file, nor parts of it; gcvideo embed --out NAME.parquet writes them")
     jobs = {(match[1], int(match[2])) for match in map(PART.fullmatch, files) if match}
-    for job, count in sorted(jobs):
-        for path in (str(Part(number, count).file(f"{job}.parquet")) for number in range(1, count + 1)):
-            if path not in files:
-                raise DataError(f"{path}: is missing among the parts; run this part again")
+    parts = [(job, Part(number, count)) for job, count in sorted(jobs) for number in range(1, count + 1)]
+    for path in (str(part.file(f"{job}.parquet")) for job, part in parts):
+        if path not in files:
+            raise DataError(f"{path}: is missing among the parts; run this part again")
     return files

@@ -66,8 +66,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a gcvideo checkpoint; bring foreign weights in with gcvideo convert")
     if state["format"] != FORMAT:
         raise CheckpointError(f"{path}: has format {state['format']}, this gcvideo reads {FORMAT}; update gcvideo")
-    found: dict[str, Any] = state
-    return found
+    return dict(state)
 
 
 class CheckpointFolder:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gcvideo.config import ModelConfig
 from gcvideo.errors import CheckpointError
 from gcvideo.weights.inflate import fit, with_dims
-from gcvideo.weights.naming import FORMATS, GCVIDEO, TABLES, Naming
+from gcvideo.weights.naming import FORMATS, GCVIDEO, TABLES, Naming, Part
 from gcvideo.weights.report import Report
 
 State = dict[str, Tensor]
@@ -33,7 +33,9 @@ def find_naming(tensors: Mapping[str, Tensor], *, where: str, format: str | None
 
 def naming_to_write(format: str, config: ModelConfig) -> Naming:
     """Variant of a format in which the toolkit itself would write this network."""
-    return next((naming for naming in FORMATS[format] if naming.writes(config)), FORMATS[format][0])
+    values = {"arch": config.arch, "subsample": config.context.subsample if config.context.kind == "nl" else "none"}
+    fitting = (n for n in FORMATS[format] if all(values[name] in allowed for name, allowed in n.when.items()))
+    return next(fitting, FORMATS[format][0])
 
 
 def check_limits(naming: Naming, config: ModelConfig, *, where: str) -> None:
@@ -83,7 +85,14 @@ def to_gcvideo(tensors: Mapping[str, Tensor], naming: Naming, model: nn.Module) 
     if naming.image:
         inflated = sum(len(wanted[key]) == 5 and wanted[key][2] > 1 for key in state)
         report.notes.append(f"2D weights: {inflated} kernels repeated over time and divided by their length")
-    _complete_norms(state, wanted, naming, report)
+    frozen = naming.frozen_norms and not any(key.endswith("running_var") for key in state)
+    for key in (key for key in wanted if key not in state):  # what a batch norm can lack
+        norm, _, leaf = key.rpartition(".")
+        scale, counter = state.get(f"{norm}.weight"), leaf == "num_batches_tracked"
+        if scale is not None and (counter or (frozen and leaf in TABLES["completed"])):
+            completed = TABLES["completed"][leaf]
+            state[key] = scale.new_full(wanted[key], completed["value"], dtype=torch.long if counter else scale.dtype)
+            report.notes = [*dict.fromkeys([*report.notes, completed["note"]])]
     report.missing.update({key: "no tensor of the source goes there" for key in wanted if key not in state})
     return state, report
 
@@ -112,6 +121,8 @@ def rename(
         if theirs is None:
             if reason := source.reason_ignored(key):
                 report.dropped[key] = reason
+            elif part is not None and part.name == "gc_mask_bias":
+                report.dropped[key] = "the softmax over positions cancels a constant added to every logit"
             elif part is None:
                 report.unmatched[key] = f"not a key of {source.title} known here"
             elif part.name in target.parts and part.fields.get("bn") == "num_batches_tracked":
@@ -125,10 +136,10 @@ def rename(
             if target.image and part.name in ("stem_conv", "conv", "shortcut_conv"):
                 summed += tensor.shape[2] > 1
                 tensor = tensor.sum(2)
-            if (dims := target.dims.get(part.name)) and (part.leaf == "weight" or part.name == "gc_norm"):
+            if (dims := target.dims.get(part.name)) and (part.fields.get("leaf") != "bias" or part.name == "gc_norm"):
                 tensor = with_dims(tensor, dims)
-            if part.name == "gc_mask" and target.mask_bias:
-                state[str(target.render(target.mask_bias, part))] = tensor.new_zeros(1)
+            if part.name == "gc_mask" and (beside := target.key(Part("gc_mask_bias", part.fields))):
+                state[beside] = tensor.new_zeros(1)
         state[theirs], origin[theirs] = tensor, key
     report.copied = list(origin)
     if summed:
@@ -141,16 +152,3 @@ def halved(content: Any) -> Any:
     if isinstance(content, Mapping):
         return {key: halved(value) for key, value in content.items()}
     return content.half() if isinstance(content, Tensor) and content.dim() > 1 else content
-
-
-def _complete_norms(state: State, wanted: Mapping[str, tuple[int, ...]], naming: Naming, report: Report) -> None:
-    """Add what a batch norm can lack: its counter, or the statistics of a Caffe2 network with frozen norms."""
-    frozen = naming.frozen_norms and not any(key.endswith("running_var") for key in state)
-    for key in wanted:
-        norm, _, leaf = key.rpartition(".")
-        if key not in state and leaf in TABLES["completed"] and (scale := state.get(f"{norm}.weight")) is not None:
-            completed, counter = TABLES["completed"][leaf], leaf == "num_batches_tracked"
-            if counter or frozen:
-                dtype = torch.long if counter else scale.dtype
-                state[key] = scale.new_full(wanted[key], completed["value"], dtype=dtype)
-                report.notes = [*dict.fromkeys([*report.notes, completed["note"]])]

@@ -19,10 +19,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from gcvideo.config import ModelConfig
-
 _ESCAPED_FIELD = re.compile(r"\\\{(\w+)\\\}")
-_MASK_BIAS = "the softmax over positions cancels a constant added to every logit"
 TABLES = yaml.safe_load(Path(__file__).with_name("formats.yaml").read_text(encoding="utf-8"))
 WORDS = {field: {word: word for word in words} for field, words in TABLES["words"].items()}
 
@@ -32,11 +29,6 @@ class Part(NamedTuple):
 
     name: str
     fields: Mapping[str, str]
-
-    @property
-    def leaf(self) -> str:
-        """Last word of the key: ``weight`` or ``bias``."""
-        return self.fields.get("leaf", "weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +42,6 @@ class Naming:
         ignored: pattern of keys that are no weights of the network, to the reason why they are left out.
         container: the key that holds the state dict in a file of this toolkit; empty: the file is the state dict.
         dims: part to the number of dimensions of its weight (of a layer norm's bias too), where it is not gcvideo's.
-        mask_bias: template of the bias of attention masks, which gcvideo does without; ignored, and written as zero.
         image: a network for single pictures: its kernels have no time.
         frozen_norms: a file may hold scale and bias alone of a batch norm.
         layer_norm_eps: epsilon of the layer norm in context blocks.
@@ -62,11 +53,10 @@ class Naming:
 
     title: str
     parts: Mapping[str, str]
-    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    words: Mapping[str, Mapping[str, str]]
     ignored: Mapping[str, str] = field(default_factory=dict)
     container: str = ""
     dims: Mapping[str, int] = field(default_factory=dict)
-    mask_bias: str = ""
     image: bool = False
     frozen_norms: bool = False
     layer_norm_eps: float = 1e-5
@@ -84,38 +74,23 @@ class Naming:
 
     def key(self, part: Part) -> str | None:
         """Key of a part, or None where the toolkit has no such part."""
-        return self.render(self.parts.get(part.name, ""), part)
+        try:
+            fields = {f: self.words[f][w] if f in WORDS else w for f, w in part.fields.items()}
+        except KeyError:  # a word that the toolkit lacks, such as num_batches_tracked in Caffe2
+            return None
+        return self.parts.get(part.name, "").format(**fields) or None
 
     def reason_ignored(self, key: str) -> str | None:
         """Reason why a key is no weight of the network, where that is known."""
-        if self.mask_bias and self._compile(self.mask_bias).fullmatch(key):
-            return _MASK_BIAS
         return next((reason for pattern, reason in self.ignored.items() if re.fullmatch(pattern, key)), None)
 
     def knows(self, key: str) -> bool:
         """Whether a key is one of the toolkit's."""
         return self.parse(key) is not None or self.reason_ignored(key) is not None
 
-    def writes(self, config: ModelConfig) -> bool:
-        """Whether the toolkit uses this variant for a network."""
-        values = {"arch": config.arch, "subsample": config.context.subsample if config.context.kind == "nl" else "none"}
-        return all(values[name] in allowed for name, allowed in self.when.items())
-
-    def render(self, template: str, part: Part) -> str | None:
-        """A template with the fields of a part; None where the toolkit lacks a word, as Caffe2 num_batches_tracked."""
-        try:
-            fields = {f: self._words[f][w] if f in WORDS else w for f, w in part.fields.items()}
-        except KeyError:
-            return None
-        return template.format(**fields) or None
-
-    @cached_property
-    def _words(self) -> Mapping[str, Mapping[str, str]]:
-        return {**WORDS, **self.words}
-
     @cached_property
     def _own_to_common(self) -> dict[str, dict[str, str]]:
-        return {name: {own: common for common, own in words.items()} for name, words in self._words.items()}
+        return {name: {own: common for common, own in words.items()} for name, words in self.words.items()}
 
     @cached_property
     def _patterns(self) -> list[tuple[str, re.Pattern[str]]]:
@@ -130,20 +105,19 @@ class Naming:
         return re.compile(_ESCAPED_FIELD.sub(group, re.escape(template)))
 
 
-def _network(entry: dict[str, Any], blocks: Mapping[str, Naming]) -> Naming:
-    """Naming of a network; ``block`` names the context block inside it and the prefix where it stands."""
-    entry = dict(entry)
+def _naming(entry: dict[str, Any], blocks: Mapping[str, Naming]) -> Naming:
+    """Naming of an entry; ``block`` names the context block inside a network and the prefix where it stands."""
+    entry = {**entry, "words": {**WORDS, **entry.get("words", {})}}
     if place := entry.pop("block", None):
         block, prefix = blocks[place["names"]], place["prefix"]
         entry["parts"] = entry["parts"] | {part: prefix + template for part, template in block.parts.items()}
-        entry["words"] = {**entry.get("words", {}), **block.words}
+        entry["words"]["fusion"] = block.words["fusion"]
         entry["dims"] = {**entry.get("dims", {}), **block.dims}
-        entry["mask_bias"] = block.mask_bias and prefix + block.mask_bias
         entry["layer_norm_eps"] = block.layer_norm_eps
     return Naming(**entry)
 
 
-BLOCK_FORMATS = {name: Naming(**entry) for name, entry in TABLES["blocks"].items()}
+BLOCK_FORMATS = {name: _naming(entry, {}) for name, entry in TABLES["blocks"].items()}
 # Formats by the names of the command line, each with its variants; the first is the one to write by default.
-FORMATS = {name: [_network(e, BLOCK_FORMATS) for e in variants] for name, variants in TABLES["networks"].items()}
+FORMATS = {name: [_naming(entry, BLOCK_FORMATS) for entry in variants] for name, variants in TABLES["networks"].items()}
 GCVIDEO = FORMATS["gcvideo"][0]
