@@ -288,10 +288,7 @@ class ViewDataset(_VideoDataset):
         self.test = test
         self.windows = windows
 
-    def __getitem__(self, index: int) -> VideoViews:
-        return self.views(index)
-
-    def views(self, index: int, hold: Hold = lambda index: None) -> VideoViews:
+    def __getitem__(self, index: int, hold: Hold = lambda index: None) -> VideoViews:
         """The views of a record; ``hold`` is called with its index before it is read."""
         record, cut = self.records[index], partial(cut_views, data=self.data, test=self.test, windows=self.windows)
         try:

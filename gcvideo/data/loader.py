@@ -232,7 +232,7 @@ def eval_loader(
         # With the reason, if a worker process died on it.
         return views._replace(failure=views.failure and dataset.quarantine.add(views.failure, from_epoch=NEVER))
 
-    return Loader(dataset, dataset.views, note, indices, workers)
+    return Loader(dataset, dataset.__getitem__, note, indices, workers)
 
 
 class Prefetcher:

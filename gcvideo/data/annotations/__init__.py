@@ -10,12 +10,11 @@ from gcvideo.data.annotations import official
 from gcvideo.data.annotations.folders import read_class_folders, videos_under
 from gcvideo.data.annotations.labels import PUBLISHED_CLASSES, load_classes, normalize
 from gcvideo.data.annotations.lists import find_labels, header_of, read_lines, read_list
-from gcvideo.data.annotations.official import clip_name
 from gcvideo.data.annotations.table import SHARD_FILES, Annotation, Readings, Row, file_finder, make_table, read_index
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, DataError
 
-__all__ = ["PUBLISHED_CLASSES", "clip_name", "load_classes", "load_records", "looks_like", "videos_under"]
+__all__ = ["PUBLISHED_CLASSES", "load_classes", "load_records", "looks_like", "videos_under"]
 
 FORMATS: dict[str, Callable[[Annotation], RecordTable]] = {
     "kinetics": official.read_kinetics_csv,

@@ -30,7 +30,6 @@ from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 
 YOUTUBE_ID_LENGTH = 11
-CLIP_NAME = re.compile(r"(.{11})_(\d+)_(\d+)")
 REPLACEMENTS = re.compile(r"replacement(/.*)?|(.*/)?replacement_for_corrupted_k\d+(/.*)?")
 UCF101_CLASSES = "classInd.txt"
 UCF101_LIST = re.compile(r"(train|test)list0[1-3]\.txt")
@@ -50,30 +49,18 @@ def read_kinetics_csv(annotation: Annotation) -> RecordTable:
         if REPLACEMENTS.fullmatch(folder):
             replacements[name[:YOUTUBE_ID_LENGTH]] = path
         else:
-            files.setdefault(clip_name(path), path)
+            files.setdefault(os.path.splitext(name)[0], path)
     column = next((name for name in LABELS if name in header.columns), "label")
 
     def make(line: int, row: dict[str, str]) -> Row:
         video, times = row["youtube_id"], (float(row["start"]), float(row["end"]))
-        clip = clip_id(video, *times)
+        clip = f"{video}_{int(times[0]):06d}_{int(times[1]):06d}"
         cut = replacements.get(video[:YOUTUBE_ID_LENGTH]) or files.get(clip)
         times = (math.nan, math.nan) if cut else times
         return Row(line, cut or files.get(video, ""), row.get(column, ""), clip, *times, row.get("split", ""))
 
     rows = read_rows(annotation, header, files.get, make)
     return make_table(annotation, rows, kind="numbers" if column == "class_id" else "names")
-
-
-def clip_id(youtube_id: str, start: float, end: float) -> str:
-    """The name of a clip in the official scheme."""
-    return f"{youtube_id}_{int(start):06d}_{int(end):06d}"
-
-
-def clip_name(path: str) -> str:
-    """The clip id that a file is named for; the bare YouTube id of a file without times, else the name itself."""
-    name = os.path.splitext(os.path.basename(path))[0]
-    match = CLIP_NAME.fullmatch(name)
-    return clip_id(match[1], int(match[2]), int(match[3])) if match else name
 
 
 def read_ucf101(annotation: Annotation) -> RecordTable:
