@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable, Container, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from gcvideo.config import import_object
@@ -10,7 +11,7 @@ from gcvideo.data.annotations import official
 from gcvideo.data.annotations.folders import read_class_folders, videos_under
 from gcvideo.data.annotations.labels import PUBLISHED_CLASSES, load_classes, normalize
 from gcvideo.data.annotations.lists import find_labels, header_of, read_lines, read_list
-from gcvideo.data.annotations.table import SHARD_FILES, Annotation, Readings, Row, file_finder, make_table, read_index
+from gcvideo.data.annotations.table import SHARD_FILES, Annotation, Readings, Row, find_file, make_table, read_index
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, DataError
 
@@ -144,4 +145,4 @@ def _read_with(annotation: Annotation, name: str) -> RecordTable:
         for number, (path, label, *times) in enumerate(read(annotation.path, annotation.root), start=1):
             yield Row(number, str(path), "" if label is None else str(label), "", *times)
 
-    return make_table(annotation, rows(), find=file_finder(annotation.root), several=annotation.several or False)
+    return make_table(annotation, rows(), find=partial(find_file, annotation.root), several=annotation.several or False)

@@ -19,11 +19,12 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from gcvideo.data.annotations.labels import Kind
-from gcvideo.data.annotations.table import SUBSETS, Annotation, Find, Row, file_finder, make_table
+from gcvideo.data.annotations.table import SUBSETS, Annotation, Find, Row, find_file, make_table
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.video.frame_folder import count_frames
@@ -95,7 +96,7 @@ def read_list(annotation: Annotation) -> RecordTable:
     Raises:
         DataError: the rows can be read in two ways, or no row names an existing file.
     """
-    find = file_finder(annotation.root)
+    find = partial(find_file, annotation.root)
     layout = header_of(annotation.path) or choose_layout(annotation, find)
     column = next((name for name in LABELS if name in layout.columns), "label")
     in_splits = annotation.path.stem == "metadata"  # whose folders may be those of splits

@@ -1,6 +1,5 @@
 """The table that every annotation format becomes, with all checks of its rows, and its stored form: a Parquet index."""
 
-import functools
 import json
 import math
 import os
@@ -95,30 +94,17 @@ class Annotation:
     readings: Readings
 
 
-def file_finder(root: Path) -> Find:
-    """A function that finds the existing file that a path means, with one listing per folder; None where none exists.
+def find_file(root: Path, path: str) -> str | None:
+    """The existing file, or folder of frames, that a path means; None where there is none.
 
-    A folder of frames is a file. Relative paths start from ``root``; backslashes may separate folders, and letters may
-    be composed or decomposed.
+    Relative paths start from ``root``; backslashes may separate folders, and letters may be composed or decomposed.
     """
-
-    @functools.cache
-    def files(folder: str) -> set[str]:
-        try:
-            entries = os.scandir(os.path.join(root, folder))
-            return {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
-        except (OSError, ValueError):
-            return set()
-
-    def find(path: str) -> str | None:
-        forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
-        for name in dict.fromkeys((path, path.replace("\\", "/"), *forms)):
-            cut = name.rfind("/") + 1
-            if name[cut:] in files(name[:cut]) or is_frame_folder(os.path.join(root, name)):
-                return name if ".." in name else os.path.normpath(name)  # behind a link, ".." may be another folder
-        return None
-
-    return find
+    forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    for name in dict.fromkeys((path, path.replace("\\", "/"), *forms)):
+        place = os.path.join(root, name)
+        if os.path.isfile(place) or is_frame_folder(place):
+            return name if ".." in name else os.path.normpath(name)  # behind a link, ".." may be another folder
+    return None
 
 
 def make_table(
