@@ -34,7 +34,7 @@ class Journal:
         self._places: dict[str, tuple[Path, int]] = {}  # file, and byte of its line
         read = {file: self._read(file) for file in self._files()}
         self.fits = read.get(self._own, False)
-        self.is_foreign = any(not fits and file.exists() and file.stat().st_size for file, fits in read.items())
+        self.is_foreign = not all(read.values())
 
     def __contains__(self, item: str) -> bool:
         return item in self._places
@@ -91,7 +91,8 @@ class Journal:
             file.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
-        return [self.path, *self.path.parent.glob(f"{glob.escape(self.path.name)}.[0-9]*")]
+        files = (self.path, *self.path.parent.glob(f"{glob.escape(self.path.name)}.[0-9]*"))
+        return [file for file in files if file.exists() and file.stat().st_size > 0]
 
     def _entry(self, item: str) -> Row:
         file, place = self._places[item]
@@ -101,12 +102,8 @@ class Journal:
         return entry
 
     def _read(self, file: Path) -> bool:
-        """Note the rows of a file; returns whether it exists and has this key."""
-        try:
-            opened = file.open("rb")
-        except OSError:
-            return False
-        with opened:
+        """Note the rows of a file; returns whether it has this key."""
+        with file.open("rb") as opened:
             place = len(key := opened.readline())
             if key.rstrip(b"\n") != self._key.encode():
                 return False

@@ -1,7 +1,7 @@
 """Multi-view evaluation: decode each video once, cut clips x crops views, and average the scores of the views."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -80,20 +80,27 @@ def view_outputs(
     size = test.views_per_batch or views_per_batch(test, data, device)
     mixed = precision == "bf16" and dtype == torch.float32
     lag = 0 if device.type == "cpu" else lag
-    pending: list[tuple[Tensor | None, list[_Video]]] = []
+    waiting = deque[VideoViews]()  # videos whose outputs have not all come back
+    rows: list[Tensor] = []  # the outputs of their views that have
+    pending: list[Tensor] = []
+
+    def noted() -> Iterator[VideoViews]:
+        for views in loader:
+            waiting.append(views)
+            yield views
+
     was_training = model.training
     model.eval()
     try:
-        for clips, owners in view_batches(loader, size, device):
-            outputs = None
-            if clips is not None:
-                with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                    outputs = model(normalize(clips, mean=data.mean, std=data.std, dtype=dtype))
-            pending.append((outputs, owners))
+        for clips, count in view_batches(noted(), size, device):
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                pending.append(model(normalize(clips, mean=data.mean, std=data.std, dtype=dtype))[:count])
             if len(pending) > lag:
-                yield from _finished_videos(*pending.pop(0))
-        for outputs, owners in pending:
-            yield from _finished_videos(outputs, owners)
+                rows += pending.pop(0).float().cpu()
+                yield from _finished_videos(waiting, rows)
+        for outputs in pending:
+            rows += outputs.float().cpu()
+        yield from _finished_videos(waiting, rows)
     finally:
         model.train(was_training)
 
@@ -112,55 +119,37 @@ def views_per_batch(test: TestConfig, data: DataConfig, device: torch.device) ->
     return 1 if data.frames * side**2 >= LARGE_VIEW else 3
 
 
-@dataclass
-class _Video:
-    """A video in the pipeline, with the outputs of its views that have come back so far."""
-
-    views: VideoViews
-    outputs: list[Tensor] = field(default_factory=list)
-
-
-def view_batches(
-    videos: Iterable[VideoViews], size: int, device: torch.device
-) -> Iterator[tuple[Tensor | None, list[_Video]]]:
+def view_batches(videos: Iterable[VideoViews], size: int, device: torch.device) -> Iterator[tuple[Tensor, int]]:
     """Cut the views of one video after the other into batches.
 
     Yields:
-        clips uint8 (``size``, C, T, h, w) on the device, and the video of each clip; a video that could not be read
-        stands among them without a clip. The very last batch is padded with copies of its first view; a batch that is
-        cut short by views of another shape (whole frames of another video) is not. None where there is no clip at all.
+        clips uint8 (N, C, T, h, w) on the device, and how many of them are views: the very last batch is padded to
+        ``size`` with copies of its first view. A batch that is cut short by views of another shape (whole frames of
+        another video) is not.
     """
     batch: list[Tensor] = []
-    owners: list[_Video] = []
     for views in videos:
-        video = _Video(views)
         if views.failure is not None:
-            owners.append(video)
             continue
         on_device = views._replace(frames=views.frames.to(device, non_blocking=has_streams(device)))
         for view in make_views(on_device):  # (C, T, h, w)
             if batch and view.shape != batch[0].shape:
-                yield torch.stack(batch), owners
-                batch, owners = [], []
+                yield torch.stack(batch), len(batch)
+                batch = []
             batch.append(view)
-            owners.append(video)
             if len(batch) == size:
-                yield torch.stack(batch), owners
-                batch, owners = [], []
-    if owners:
-        yield torch.stack(batch + batch[:1] * (size - len(batch))) if batch else None, owners
+                yield torch.stack(batch), size
+                batch = []
+    if batch:
+        yield torch.stack(batch + batch[:1] * (size - len(batch))), len(batch)
 
 
-def _finished_videos(outputs: Tensor | None, owners: Iterable[_Video]) -> Iterator[tuple[VideoViews, np.ndarray]]:
-    """Give the outputs (N, ...) of a batch back to their videos; yield the videos whose views are now complete."""
-    rows = iter(() if outputs is None else outputs.float().cpu())
-    for video in owners:
-        if video.views.failure is not None:
-            yield video.views, np.empty(0, np.float32)
-            continue
-        video.outputs.append(next(rows))
-        if len(video.outputs) == len(video.views.clips) * len(video.views.crops):
-            yield video.views, torch.stack(video.outputs).numpy()
+def _finished_videos(waiting: deque[VideoViews], rows: list[Tensor]) -> Iterator[tuple[VideoViews, np.ndarray]]:
+    """Take the videos whose outputs are all there from the front, with these."""
+    while waiting and len(rows) >= (count := len(waiting[0].clips) * len(waiting[0].crops)):
+        own = torch.stack(rows[:count]).numpy() if count else np.empty(0, np.float32)
+        del rows[:count]
+        yield waiting.popleft(), own
 
 
 @np.errstate(invalid="ignore")  # infinity - infinity: callers count the non-finite scores

@@ -9,6 +9,7 @@ from torch import Tensor
 from gcvideo import distributed
 
 DEFAULT_THRESHOLD = 0.5
+NO_STEP = 2**63 - 1
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -118,7 +119,7 @@ class TrainMeter:
     def __init__(self, device: torch.device) -> None:
         # Sum of losses, correct clips, clips, sum of gradient norms, micro-batches, steps.
         self._sums = torch.zeros(6, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
-        self._no_step = torch.tensor(torch.iinfo(torch.int64).max, device=device)
+        self._no_step = torch.tensor(NO_STEP, device=device)
         self._first_bad = self._no_step.clone()
 
     @torch.no_grad()
@@ -138,10 +139,9 @@ class TrainMeter:
         if grad_norm is not None:
             self._sums[3] += grad_norm
 
-    def first_bad_step(self) -> int | None:
-        """The first step since the beginning with a loss of this process that is not finite. Waits for the device."""
-        step = int(self._first_bad)
-        return None if step == int(self._no_step) else step
+    def first_bad_step(self) -> int:
+        """The first step with a loss of this process that is not finite, else ``NO_STEP``. Waits for the device."""
+        return int(self._first_bad)
 
     def read(self) -> dict[str, float]:
         """Means since the last reading, over all processes: ``loss``, ``top1`` (a fraction), ``grad_norm``; and

@@ -83,7 +83,12 @@ def run_test(
         "config": config_to_dict(config),
     }
     if distributed.is_main():
-        _write(results, predictions, output, suffix=suffix)
+        kept = ("protocol", "annotation", "fingerprint", "checkpoint", "precision")
+        predictions.info = {name: results[name] for name in kept} | {"thresholds": results.get("thresholds")}
+        predictions.save(output / f"predictions{suffix}.npz")
+        path = output / f"results{suffix}.json"
+        training = json.loads(path.read_text()).get("training") if path.exists() else None
+        write_json(path, {**results, "training": training} if training else results)
         journal.remove()  # all processes have scored their share
     return results, predictions
 
@@ -161,12 +166,3 @@ def journal_key(config: RunConfig, records: RecordTable, checkpoint_hash: str, p
     for name, section in (("test", config.test), ("data", config.data)):
         key[name] = {field: value for field, value in asdict(section).items() if field not in incidental}
     return {**key, "precision": precision}
-
-
-def _write(results: dict[str, Any], predictions: Predictions, output: Path, *, suffix: str) -> None:
-    kept = ("protocol", "annotation", "fingerprint", "checkpoint", "precision")
-    predictions.info = {name: results[name] for name in kept} | {"thresholds": results.get("thresholds")}
-    predictions.save(output / f"predictions{suffix}.npz")
-    path = output / f"results{suffix}.json"
-    training = json.loads(path.read_text()).get("training") if path.exists() else None
-    write_json(path, {**results, "training": training} if training else results)

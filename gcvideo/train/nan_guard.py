@@ -11,7 +11,7 @@ from gcvideo import distributed
 from gcvideo.data.dataset import ClipBatch
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import TrainingError
-from gcvideo.eval.metrics import TrainMeter
+from gcvideo.eval.metrics import NO_STEP, TrainMeter
 from gcvideo.eval.predictions import Predictions
 from gcvideo.files import write_json
 from gcvideo.train.schedule import Position
@@ -82,15 +82,15 @@ class NonFiniteGuard:
             TrainingError: on every process, if any of them had a loss that is not finite.
         """
         bad = self.meter.first_bad_step()
-        if not distributed.agree(int(bad is not None)):
+        first = -distributed.agree(-bad)  # of any process
+        if first == NO_STEP:
             self._recent.clear()
             return
-        found = distributed.gather_objects([batch for batch in self._recent if batch["step"] == bad])
-        first = min((batch for part in found for batch in part), key=lambda batch: batch["step"])
-        batches = [batch for part in found for batch in part if batch["step"] == first["step"]]
+        found = distributed.gather_objects([batch for batch in self._recent if batch["step"] == bad == first])
+        batches = [batch for part in found for batch in part]
         if distributed.is_main():
             write_json(self.path, {"batches": batches})
         raise TrainingError(
-            f"the loss is not finite at step {first['step']} (lr {first['lr']:.4g}); {self.path} names the videos of "
-            f"that batch. {ADVICE}"
+            f"the loss is not finite at step {first} (lr {batches[0]['lr']:.4g}); {self.path} names the videos of that "
+            f"batch. {ADVICE}"
         )

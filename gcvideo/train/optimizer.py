@@ -32,14 +32,10 @@ def parameter_groups(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> 
 
     Without ``optim.decay_norm_and_bias`` the latter do not decay (He et al. 2019, "Bag of tricks", section 3.1).
     """
-    trained = list(parameters)
-    if optim.decay_norm_and_bias:
-        return [{"params": trained, "weight_decay": optim.weight_decay}]
-    groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": optim.weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for parameter in parameters:
+        groups[parameter.ndim > 1 or optim.decay_norm_and_bias].append(parameter)
+    return [{"params": group, "weight_decay": decays * optim.weight_decay} for decays, group in groups.items() if group]
 
 
 def learning_rate(optim: OptimConfig, *, epoch: float, epochs: float, batch_size: int) -> float:

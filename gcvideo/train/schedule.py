@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -164,10 +165,7 @@ def _share_epochs(shapes: Sequence[Shape], *, epochs: int, cycles: int) -> list[
     total = sum(shape.batch for shape in shapes)
     lengths = [(1 - LAST_PHASE) / cycles * shape.batch / total for shape in shapes] * cycles
     lengths.append(LAST_PHASE * shapes[-1].batch / (total / len(shapes)))
-    ends, end = [], 0.0
-    for length in lengths:
-        end += length / sum(lengths) * epochs
-        ends.append(round(end))
+    ends = [round(end) for end in itertools.accumulate(length / sum(lengths) * epochs for length in lengths)]
     phases = [*(list(shapes) * cycles), shapes[-1]]
     return [next(shape for shape, end in zip(phases, ends, strict=True) if epoch < end) for epoch in range(epochs)]
 

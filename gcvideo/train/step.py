@@ -91,11 +91,10 @@ class TrainStep:
         if config.train.compile:
             self.network.compile()
         self.model = self._distribute()
-        self.mixer: ClipMixer | None = None
-        if config.data.augment.mixup or config.data.augment.cutmix:
-            self.mixer = ClipMixer(
-                config.data.augment, num_classes=config.model.num_classes, clips=micro_batch_size(config)
-            )
+        augment, self.mixer = config.data.augment, None
+        if augment.mixup or augment.cutmix:
+            clips = micro_batch_size(config)
+            self.mixer = ClipMixer(augment, num_classes=config.model.num_classes, clips=clips)
         self.meter = TrainMeter(device)
         # What a CUDA graph reads at each step: the learning rate and the number of the step.
         self._lr = torch.zeros((), device=device)

@@ -18,7 +18,7 @@ import torch.nn.parallel.distributed as ddp
 
 from gcvideo import device as runtime
 from gcvideo.cli import main
-from gcvideo.eval.metrics import TrainMeter
+from gcvideo.eval.metrics import NO_STEP, TrainMeter
 from gcvideo.eval.predictions import Predictions
 from gcvideo.train.nan_guard import NonFiniteGuard
 from gcvideo.train.step import TrainStep
@@ -34,7 +34,9 @@ def override(owner: Any, name: str, value: Any) -> Any:
 def pretend() -> None:
     override(NonFiniteGuard, "check_weights", lambda self, *networks, **rest: None)
     override(Predictions, "count_non_finite", lambda self: 0)
-    first_bad_step = override(TrainMeter, "first_bad_step", lambda self: (first_bad_step(self), None)[1])  # still waits
+    first_bad_step = override(
+        TrainMeter, "first_bad_step", lambda self: (first_bad_step(self), NO_STEP)[1]
+    )  # still waits
     read = override(TrainMeter, "read", lambda self: {**read(self), "steps": 1, "clips": 8, "loss": 1.0})
     # It compares the shapes of parameters between ranks on the device.
     override(ddp, "_verify_param_shape_across_processes", lambda *args, **rest: None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcvideo.eval.metrics import TrainMeter, softmax
+from gcvideo.eval.metrics import NO_STEP, TrainMeter, softmax
 
 
 def test_softmax_rows_sum_to_one_at_any_size_of_logits() -> None:
@@ -46,4 +46,4 @@ def test_the_first_loss_that_is_no_number_is_remembered(value: float) -> None:
 def test_numbers_alone_are_no_cause_for_alarm() -> None:
     train = meter()
     train.add(0, torch.tensor(1e30), torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))
-    assert train.first_bad_step() is None
+    assert train.first_bad_step() == NO_STEP
