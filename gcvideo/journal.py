@@ -50,8 +50,7 @@ class Journal:
         """
         if self.is_foreign:
             raise ConfigError(
-                f"{self.path}: was left by an unfinished job with another {made_by}; finish it by its own command, or "
-                f"start over: rm {self.path}*"
+                f"{self.path}: is of an unfinished job with another {made_by}; to start over: rm {self.path}*"
             )
 
     def rows(self) -> list[Row]:

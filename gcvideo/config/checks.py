@@ -1,7 +1,5 @@
 """Checks of config values: each raises a one-line ``ConfigError`` that names the key and the value."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -39,7 +37,7 @@ def check_kind(key: str, value: str, kinds: Sequence[str]) -> None:
     """Refuse a value that is neither one of ``kinds`` nor a dotted path ``module:name``."""
     if value not in kinds and ":" not in value:
         raise ConfigError(
-            f"{key}: {value!r} is not one of {', '.join(kinds)}, nor a dotted path module:name{nearest(value, kinds)}"
+            f"{key}: {value!r} is not one of {', '.join(kinds)}, nor a path module:name{nearest(value, kinds)}"
         )
 
 

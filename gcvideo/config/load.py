@@ -5,8 +5,6 @@ structured config and returns plain dataclasses whose ``__post_init__`` rejects 
 error is a one-line ``ConfigError`` that names the file, the key and the nearest key that exists.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import functools
@@ -135,10 +133,7 @@ def _with_preset(value: Any) -> dict[Any, Any]:
         return values
     name = values.pop("preset")
     if not isinstance(name, str) or name not in AUGMENT_PRESETS:
-        raise ConfigError(
-            f"data.augment: expected a preset ({', '.join(AUGMENT_PRESETS)}) or `key: value` lines, found {name!r}"
-            f"{nearest(str(name), AUGMENT_PRESETS)}"
-        )
+        raise ConfigError(f"data.augment: expected {', '.join(AUGMENT_PRESETS)} or `key: value` lines, found {name!r}")
     off = AugmentConfig()  # a preset takes the place of another one
     named = {key: getattr(off, key) for preset in AUGMENT_PRESETS.values() for key in preset}
     return {**named, **AUGMENT_PRESETS[name], **values}

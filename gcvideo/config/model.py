@@ -84,10 +84,7 @@ class ContextConfig:
         if self.options and not is_path(self.kind):
             raise ConfigError(f"model.context.options: only for an own block module:name, not for kind {self.kind!r}")
         if (self.kind == "none") != (not self.stages):
-            raise ConfigError(
-                f"model.context: kind {self.kind!r} does not go with stages {self.stages}; set both, for example "
-                "kind: gc, stages: {res3: all, res4: [1, 3, 5]}"
-            )
+            raise ConfigError(f"model.context: kind {self.kind!r} does not go with stages {self.stages}; set both")
 
 
 @dataclass(kw_only=True)
@@ -166,6 +163,5 @@ class ModelConfig:
             indices = isinstance(blocks, list) and all(index in range(count) for index in blocks)
             if not indices and blocks not in ("all", "every_other"):
                 raise ConfigError(
-                    f"model.context.stages.{stage}: {blocks!r} is neither all, every_other nor a list of the block "
-                    f"indices 0 to {count - 1}"
+                    f"model.context.stages.{stage}: {blocks!r} is not all, every_other or a list of 0 to {count - 1}"
                 )

@@ -4,8 +4,6 @@ Whoever runs a config, or a checkpoint that holds one, runs the code that its do
 checkpoints whose modules you know.
 """
 
-from __future__ import annotations
-
 import os
 import pkgutil
 import sys

@@ -4,8 +4,6 @@
 (``reference_markdown``).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import inspect

@@ -53,10 +53,7 @@ class RunConfig:
         if self.data.augment.class_balanced and self.train.class_weights != "none":
             raise ConfigError("train.class_weights: data.augment.class_balanced balances the classes already; use one")
         if self.optim.warmup_epochs >= self.train.epochs:
-            raise ConfigError(
-                f"optim.warmup_epochs: {self.optim.warmup_epochs:g} leaves nothing of train.epochs "
-                f"({self.train.epochs:g})"
-            )
+            raise ConfigError(f"optim.warmup_epochs: leaves nothing of train.epochs ({self.train.epochs:g})")
 
         odd = {"data.augment.class_balanced": self.data.augment.class_balanced, "train.focal": self.train.focal}
         odd |= {"train.class_weights": self.train.class_weights != "none"}

@@ -131,10 +131,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges("train", self)
-        if self.batch_size % self.accumulate:
-            raise ConfigError(
-                f"train.batch_size: {self.batch_size} is no multiple of train.accumulate={self.accumulate}"
-            )
         if self.multigrid != "none" and self.sync_batch_norm != 1:
             raise ConfigError("train.multigrid: splits batch norms, so train.sync_batch_norm must stay 1")
         if self.early_stop and not self.val_every:

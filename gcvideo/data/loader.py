@@ -4,8 +4,6 @@ The order of an epoch is one permutation that depends on the seed and the epoch 
 of it, and any number of workers gives identical batches.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 import queue
@@ -177,8 +175,7 @@ def train_loader(
     videos = batch_size // augment.clips_per_video
     if videos * augment.clips_per_video != batch_size:
         raise ConfigError(
-            f"data.augment.clips_per_video: {augment.clips_per_video} does not divide the {batch_size} clips that one "
-            "process takes at a time; change train.batch_size or train.accumulate"
+            f"data.augment.clips_per_video: does not divide the {batch_size} clips that a process takes at a time"
         )
     dataset.quarantine.share()
     order = epoch_order(

@@ -60,8 +60,7 @@ def run_test(
     predictions = _score_records(model, records, config, journal=journal)
     if non_finite := predictions.count_non_finite():
         raise CheckpointError(
-            f"{network.path}: its scores of {non_finite} of {len(predictions)} videos are not finite, so its weights "
-            "are non-finite or too large; test another checkpoint of the run"
+            f"{network.path}: scores of {non_finite} videos are not finite; test another checkpoint of the run"
         )
     predictions.paths = [records[index].path for index in predictions.indices]
     predictions.classes = list(records.classes or network.classes or ())
@@ -145,10 +144,7 @@ def test_records(config: RunConfig, classes: Sequence[str] | None) -> RecordTabl
         keys = f"data.{name}.annotation=FILE data.{name}.root=FOLDER"
         raise DataError(f"{error}; if the data was moved, add {keys}") from None
     if records is None:
-        raise DataError(
-            "no videos to test on: set data.test.annotation (or data.val.annotation) to an annotation file or a "
-            "folder of class folders"
-        )
+        raise DataError("no videos to test on: set data.test.annotation, or data.val.annotation")
     return records
 
 

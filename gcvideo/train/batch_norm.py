@@ -27,8 +27,7 @@ def synchronize_batch_norms(network: nn.Module, processes: int, device: torch.de
         return network
     if world % size or device.type == "cpu":
         raise ConfigError(
-            f"train.sync_batch_norm: needs GPUs, and their number must be a multiple of it; here {world} processes in "
-            f"groups of {size} on {device.type}"
+            f"train.sync_batch_norm: needs GPUs in groups of {size}; here are {world} processes on {device.type}"
         )
     group, _ = torch.distributed.new_subgroups(group_size=size)
     return nn.SyncBatchNorm.convert_sync_batchnorm(network, process_group=group)

@@ -142,10 +142,7 @@ class CheckpointFolder:
                     other.rename(f"{other}.damaged")
                 return path
         if damaged:
-            names = ", ".join(path.name for path in damaged)
-            raise CheckpointError(
-                f"{self.folder}: none of the checkpoints can be read ({names}); start again with --overwrite"
-            )
+            raise CheckpointError(f"{self.folder}: none of the checkpoints can be read; start again with --overwrite")
         return None
 
     def _numbered(self) -> list[Path]:

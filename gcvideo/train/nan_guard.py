@@ -57,9 +57,7 @@ class NonFiniteGuard:
             TrainingError: some scores are not finite.
         """
         if bad := predictions.count_non_finite():
-            raise TrainingError(
-                f"the network's scores of {bad} of {len(predictions)} validation videos are not finite. {ADVICE}"
-            )
+            raise TrainingError(f"scores of {bad} of {len(predictions)} validation videos are not finite. {ADVICE}")
 
     def check_weights(self, *networks: nn.Module, step: int) -> None:
         """Check parameters and buffers before they are saved. Every process must call it.
@@ -91,6 +89,5 @@ class NonFiniteGuard:
         if distributed.is_main():
             write_json(self.path, {"batches": batches})
         raise TrainingError(
-            f"the loss is not finite at step {first} (lr {batches[0]['lr']:.4g}); {self.path} names the videos of that "
-            f"batch. {ADVICE}"
+            f"the loss is not finite at step {first}; {self.path} names the videos of its batch. {ADVICE}"
         )

@@ -121,7 +121,6 @@ def frozen_parts(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
             parts.append(modules[name])
         else:
             raise ConfigError(
-                f"train.freeze: the network has no part {name!r}; it has {', '.join(children)}, and "
-                f"{ALL_BUT_HEAD!r} stands for all but the head"
+                f"train.freeze: no part {name!r}; there are {ALL_BUT_HEAD} (all but the head), {', '.join(children)}"
             )
     return parts

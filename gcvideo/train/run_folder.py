@@ -46,10 +46,7 @@ class RunFolder:
             ConfigError: it holds a run and neither ``resume`` nor ``overwrite`` is set.
         """
         if self.holds_run() and not (resume or overwrite):
-            raise ConfigError(
-                f"{self.path} already holds a run: continue it with --resume, replace it with --overwrite, or give "
-                "another name=..."
-            )
+            raise ConfigError(f"{self.path} already holds a run: give --resume, --overwrite or another name=...")
         self._made = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         if overwrite:

@@ -152,8 +152,7 @@ class TrainState:
         for key in LASTING:
             if key in changes:
                 raise ConfigError(
-                    f"{key}: {changes[key]}, which --resume cannot change: keep it, or start a run of another name "
-                    f"from these weights with model.weights={state['path']}"
+                    f"{key}: {changes[key]}; --resume cannot change it: start a run with model.weights={state['path']}"
                 )
         for key, change in changes.items():
             warn(f"{TITLES.get(key, key)} {change}")

@@ -323,7 +323,6 @@ def micro_batch_size(config: RunConfig) -> int:
     processes, accumulate = distributed.world_size(), config.train.accumulate
     if config.train.batch_size % (processes * accumulate):
         raise ConfigError(
-            f"train.batch_size: {config.train.batch_size} does not divide over {processes} processes x {accumulate} "
-            "accumulation steps"
+            f"train.batch_size: must be a multiple of {processes} processes x {accumulate} (train.accumulate)"
         )
     return config.train.batch_size // (processes * accumulate)

@@ -256,7 +256,7 @@ def test_scores_that_are_no_numbers_are_refused_and_not_reported(
     spoilt = tmp_path / "spoilt.pt"
     save_checkpoint(spoilt, state)
     assert main(["test", str(spoilt), "--output", str(tmp_path / "out")]) == 2
-    assert f"{spoilt}: its scores of 6 of 6 videos are not finite" in capsys.readouterr().err.splitlines()[-1]
+    assert f"{spoilt}: scores of 6 videos are not finite" in capsys.readouterr().err.splitlines()[-1]
     assert [path.name for path in (tmp_path / "out").glob("*")] == ["predictions.npz.partial"]
 
 

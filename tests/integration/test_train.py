@@ -345,10 +345,10 @@ def test_overwrite_removes_the_old_run_and_nothing_else(place: Path) -> None:
         ("optim.learning_rate=1", "unknown key optim.learning_rate"),
         ("data.train.annotation=nowhere.txt", "nowhere.txt: no such annotation"),
         ("data.train.annotation=null", "data.train.annotation: not set"),
-        ("train.freeze=[res6]", "the network has no part 'res6'"),
+        ("train.freeze=[res6]", "no part 'res6'"),
         ("train.freeze=[backbone,head]", "leaves no parameter to train"),
         ("model.num_classes=2", "label"),
-        ("model.weights=none.pt", "none.pt: no such file"),
+        ("model.weights=none.pt", "none.pt: no such checkpoint"),
         ("train.sync_batch_norm=-1", "train.sync_batch_norm"),
         ("train.ema=1.5", "train.ema"),
         ("train.precise_bn=-1", "train.precise_bn"),
@@ -380,7 +380,7 @@ def test_switches_that_contradict_each_other_are_refused(place: Path, values: di
 
 def test_a_batch_that_does_not_divide_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(ConfigError, match=r"train\.batch_size: 4 does not divide over 3 processes x 1 accumulation"):
+    with pytest.raises(ConfigError, match=r"train\.batch_size: must be a multiple of 3 processes x 1"):
         Trainer(train_config(place, "divide"))
 
 

@@ -73,7 +73,7 @@ def test_where_nothing_was_saved_the_run_starts_from_the_beginning(
 ) -> None:
     config = train_config(place, "unsaved")
     spoil_after(0, math.nan, monkeypatch)
-    with pytest.raises(TrainingError, match=r"not finite at step 1 .*Lower optim\.lr .*, then --resume"):
+    with pytest.raises(TrainingError, match=r"not finite at step 1; .*Lower optim\.lr .*, then --resume"):
         Trainer(config).fit()
     monkeypatch.undo()
     Trainer(config).fit(resume=True)

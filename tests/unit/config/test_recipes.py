@@ -291,11 +291,11 @@ def test_frozen_batch_norms_keep_their_statistics() -> None:
 def test_shared_batch_norms_need_processes_that_divide(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Sequential(nn.BatchNorm3d(3))
     assert synchronize_batch_norms(network, 0, CPU) is network  # one process shares with itself
-    with pytest.raises(ConfigError, match="here 1 processes in groups of 2 on cpu"):
+    with pytest.raises(ConfigError, match="groups of 2; here are 1 processes on cpu"):
         synchronize_batch_norms(network, 2, CPU)
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert synchronize_batch_norms(network, 1, CPU) is network
-    with pytest.raises(ConfigError, match="multiple of it; here 4 processes in groups of 3 on cpu"):
+    with pytest.raises(ConfigError, match="groups of 3; here are 4 processes on cpu"):
         synchronize_batch_norms(network, 3, CPU)
     with pytest.raises(ConfigError, match="needs GPUs"):
         synchronize_batch_norms(network, 2, CPU)

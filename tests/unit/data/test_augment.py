@@ -199,7 +199,7 @@ def test_repeated_augmentation_cuts_several_clips_from_one_decode(records, monke
     indices = [index for batch in batches for index in batch.indices.tolist()]
     assert sorted(indices) == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]  # an epoch still opens each video once
     assert indices[0] == indices[1] == indices[2]
-    with pytest.raises(ConfigError, match="clips_per_video: 3 does not divide the 4 clips"):
+    with pytest.raises(ConfigError, match="clips_per_video: does not divide the 4 clips"):
         train_loader(ClipDataset(records, data=data, seed=0), batch_size=4, seed=0, epoch=0)
 
 
@@ -378,19 +378,19 @@ def as_tuples(name: str) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("value", "found"),
     [
-        ("strng", "'strng'; did you mean 'strong'?"),
+        ("strng", "'strng'"),
         ("3", "3"),
         ("off", "False"),
-        ("[light]", "['light']; did you mean 'light'?"),
-        ("", "None; did you mean 'none'?"),
-        ("{preset: drak}", "'drak'; did you mean 'dark'?"),
+        ("[light]", "['light']"),
+        ("", "None"),
+        ("{preset: drak}", "'drak'"),
         ("{preset: {light: 1}}", "{'light': 1}"),
     ],
 )
 def test_what_is_no_preset_is_refused_in_one_line(tmp_path, value, found):
     path = tmp_path / "run.yaml"
     path.write_text(f"data: {{augment: {value}}}\n")
-    expected = f"data.augment: expected a preset (none, light, strong, dark) or `key: value` lines, found {found}"
+    expected = f"data.augment: expected none, light, strong, dark or `key: value` lines, found {found}"
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     assert str(caught.value) == f"{path}: {expected}"
