@@ -110,7 +110,7 @@ def test_epochs_that_leave_out_a_shape_are_refused(tmp_path: Path, cycles: int, 
     for epochs in range(1, 30):
         config.train.epochs = epochs
         if epochs in refused:
-            with pytest.raises(ConfigError, match=rf"epochs: {epochs} are too few .*cycles={cycles}: .* give more"):
+            with pytest.raises(ConfigError, match=rf"epochs: {epochs} are too few .*cycles={cycles}$"):
                 Schedule(config, 1000)
         else:
             shapes = Schedule(config, 1000).shapes
