@@ -74,14 +74,14 @@ class ExportedNetwork(nn.Module):
         self, content: bytes, *, suffix: str, name: str, device: torch.device = CPU, engine: str = "onnxruntime"
     ) -> None:
         super().__init__()
+        if device.type != "cpu" and not _has_gpu(suffix, engine):
+            raise ConfigError(f"{name}: {engine} has no GPU here: pip install onnxruntime-gpu, or run on the CPU")
         opened = _open_program if suffix == ".pt2" else ENGINES[engine]
         try:
             with quiet():
                 self._run, text = opened(content, device)
         except ImportError as error:
             raise ConfigError(f"{name}: {error}; pip install 'gcvideo[export,openvino]'") from None
-        except ConfigError as error:
-            raise ConfigError(f"{name}: {error}") from None
         except Exception as error:  # each engine has its own
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
             raise CheckpointError(f"{name}: damaged, or not a {suffix} file: {reason}") from None
@@ -115,8 +115,6 @@ def _open_onnxruntime(content: bytes, device: torch.device) -> tuple[Run, str | 
     options.log_severity_level = 3  # errors
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type != "cpu":
-        if not _onnxruntime_has_gpu("onnxruntime"):
-            raise ConfigError("onnxruntime has no GPU here: pip install onnxruntime-gpu, or run on the CPU")
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(device.index or 0), "use_tf32": "0"}))
     session = onnxruntime.InferenceSession(content, options, providers=providers)
 
@@ -129,8 +127,6 @@ def _open_onnxruntime(content: bytes, device: torch.device) -> tuple[Run, str | 
 def _open_openvino(content: bytes, device: torch.device) -> tuple[Run, str | None]:
     import openvino
 
-    if device.type != "cpu":
-        raise ConfigError("OpenVINO does not run on this GPU: give --device cpu")
     model = openvino.Core().read_model(content)
     # Else it would compute in bfloat16 where that is faster.
     options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
@@ -165,14 +161,14 @@ def open_exported(path: Path, *, device: torch.device | str = CPU, engine: str =
     if not path.is_file():
         raise CheckpointError(f"{path}: no such exported file")
     if not isinstance(device, torch.device):
-        on_cpu = device == "auto" and path.suffix == ".onnx" and not _onnxruntime_has_gpu(engine)
-        device = CPU if on_cpu else pick_device(device)
+        device = CPU if device == "auto" and not _has_gpu(path.suffix, engine) else pick_device(device)
     return ExportedNetwork(path.read_bytes(), suffix=path.suffix, name=str(path), device=device, engine=engine)
 
 
-def _onnxruntime_has_gpu(engine: str) -> bool:
-    if engine != "onnxruntime" or not find_spec("onnxruntime"):
-        return False
-    import onnxruntime
+def _has_gpu(suffix: str, engine: str) -> bool:
+    """Whether what runs a file can use a GPU."""
+    if suffix == ".onnx" and engine == "onnxruntime" and find_spec("onnxruntime"):
+        import onnxruntime
 
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return suffix == ".pt2"

@@ -55,6 +55,10 @@ def _card(network: TrainedNetwork, state: dict[str, Any], place: str) -> str:
     config = network.config
     model = config.model
     blocks = "" if model.context.kind == "none" else f" with {model.context.kind} blocks in {model.context.stages}"
+    # The accuracy of the run, if this very checkpoint was tested.
+    file = network.run_folder / "results.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    tested = results.get("checkpoint", {}).get("sha256")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), trim_blocks=True)
     return environment.get_template("model_card.md.j2").render(
         **{**state, "classes": state["classes"] or []},
@@ -62,16 +66,8 @@ def _card(network: TrainedNetwork, state: dict[str, Any], place: str) -> str:
         place=place,
         network=(model.arch if is_path(model.arch) else f"{model.arch}, ResNet-{model.depth}") + blocks,
         parameters=sum(parameter.numel() for parameter in network.model.parameters()),
-        results=_results(network),
+        results=results if "video" in results and tested == hash_file(network.path) else None,
         percent=percent,
         version=__version__,
         **{key: config_to_dict(config)[key] for key in ("data", "model")},
     )
-
-
-def _results(network: TrainedNetwork) -> dict[str, Any] | None:
-    """Content of the run's ``results.json``, if it is of this checkpoint and has accuracies."""
-    file = network.run_folder / "results.json"
-    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    tested = results.get("checkpoint", {}).get("sha256")
-    return results if "video" in results and tested == hash_file(network.path) else None

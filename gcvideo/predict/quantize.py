@@ -71,10 +71,8 @@ def quantize(
     entry.value = json.dumps({**about, "precision": "int8"})
     quantised = model.SerializeToString()
     networks = (ExportedNetwork(file, suffix=".onnx", name="the exported file") for file in (content, quantised))
-    before, after = (
-        evaluate(network, videos, test=test, data=config.data, multi_label=config.model.multi_label)
-        for network in networks
-    )
+    how: Any = {"test": test, "data": config.data, "multi_label": config.model.multi_label}
+    before, after = (evaluate(network, videos, **how) for network in networks)
     difference = np.abs(after.averages["softmax"] - before.averages["softmax"])
     return quantised, {
         "videos": len(before),

@@ -84,15 +84,13 @@ def _trunk(ours: Mapping[str, Tensor], *, arch: str | None, where: str) -> dict[
     for stage, numbers in blocks.items():
         convs = (ours.get(f"{stage}.{number}.branch2.conv_a.weight") for number in numbers)
         kernels[stage] = [conv.shape[2] for conv in convs if conv is not None]
-    arch = arch or max(TEMPORAL_KERNELS, key=lambda name: sum(map(sum, _compare(kernels, name).values())))
-    differing = {stage: kernels[stage] for stage, same in _compare(kernels, arch).items() if not all(same)}
+    same = {  # for each architecture and stage, which blocks have its temporal kernels
+        name: {stage: [k == other for k, other in zip(along, cycle(own[stage]))] for stage, along in kernels.items()}
+        for name, own in TEMPORAL_KERNELS.items()
+    }
+    arch = arch or max(same, key=lambda name: sum(map(sum, same[name].values())))
+    differing = {stage: kernels[stage] for stage, equal in same[arch].items() if not all(equal)}
     return {**values, "arch": arch, **({"temporal_kernels": differing} if differing else {})}
-
-
-def _compare(kernels: dict[str, list[int]], arch: str) -> dict[str, list[bool]]:
-    """For each stage, which blocks have the temporal kernels of an architecture."""
-    own = TEMPORAL_KERNELS[arch]
-    return {stage: [k == other for k, other in zip(along, cycle(own[stage]))] for stage, along in kernels.items()}
 
 
 def _blocks(ours: Mapping[str, Tensor], part: str) -> dict[str, list[int]]:
