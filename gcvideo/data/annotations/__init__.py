@@ -104,20 +104,20 @@ def load_records(
     path = Path(annotation).expanduser()
     if not path.exists():
         raise DataError(f"{path}: no such annotation file or folder")
-    path = find_labels(path, subset)
-    folder = Path(root).expanduser() if root is not None else path.parent
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of videos (for {path})")
     names = tuple(map(normalize, classes)) if classes is not None else None
     limit = num_classes or len(names or ()) or None
     filled = Readings() if readings is None else readings
-    source = Annotation(path, folder, root is not None, names, limit, names_only, subset, split, several, filled)
     try:
+        path = find_labels(path, subset)
+        folder = Path(root).expanduser() if root is not None else path.parent
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder of videos (for {path})")
+        source = Annotation(path, folder, root is not None, names, limit, names_only, subset, split, several, filled)
         format = looks_like(path) if format == "auto" else format
         table = FORMATS[format](source) if format in FORMATS else _read_with(source, format)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError, csv.Error) as problem:
-        if ":" in format:
-            raise  # of the user's own reader
+        if ":" in format and not isinstance(problem, OSError | ValueError):
+            raise  # a mistake in the user's own reader
         found = f"no readable annotation (data.format {format}; {type(problem).__name__}: {problem})"
         raise DataError(f"{path}: {found}; a list has lines of `path label`, in UTF-8 or UTF-16") from None
     if readings is not None:

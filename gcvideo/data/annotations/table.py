@@ -210,13 +210,11 @@ def read_index(annotation: Annotation) -> RecordTable:
     if not path.exists():
         raise DataError(f"{folder}: not all shards are there yet; run the same gcvideo prepare shard again")
     schema = pq.read_schema(path)
-    spans = [name for name in ("start", "end") if name in schema.names]
-    several = pa.types.is_list(schema.field("label").type)
-    label = pa.list_(pa.int32()) if several else pa.int32()
-    kinds = {"id": pa.string(), "path": pa.string(), "label": label, **dict.fromkeys(spans, pa.float64())}
-    columns = pq.read_table(path, columns=[*kinds]).select([*kinds]).cast(pa.schema(kinds))
-    if empty := [name for name in ("id", "path", "label")[: 3 - several] if columns[name].null_count]:
-        raise DataError(f"{path}: has empty cells in the column {empty[0]}")
+    several, spans = pa.types.is_list(schema.field("label").type), [n for n in ("start", "end") if n in schema.names]
+    kinds = {"id": pa.string(), "path": pa.string(), "label": pa.list_(pa.int32()) if several else pa.int32()}
+    fields = [pa.field(name, kind, nullable=several and name == "label") for name, kind in kinds.items()]
+    fields += [pa.field(name, pa.float64()) for name in spans]
+    columns = pq.read_table(path, columns=[*kinds, *spans]).select([*kinds, *spans]).cast(pa.schema(fields))
     names = ("classes", "root", "missing", "shards")
     stored, home, missing, shards = (json.loads((schema.metadata or {}).get(name.encode(), b"null")) for name in names)
     sets = columns["label"].combine_chunks()

@@ -166,9 +166,9 @@ def test_folders_of_splits_are_no_classes(tmp_path, names):
             {"label": pa.array(["jump", "run"]).dictionary_encode()},
             "Failed to parse string: 'run' as a scalar of type int32",
         ),
-        ({"label": pa.array([1, None])}, "has empty cells in the column label"),
+        ({"label": pa.array([1, None])}, "Casting field .label. with null values"),
         ({"label": [2**40, 0]}, "Integer value 1099511627776 not in range"),
-        ({"path": pa.array(["jump/1.mp4", None])}, "has empty cells in the column path"),
+        ({"path": pa.array(["jump/1.mp4", None])}, "Casting field .path. with null values"),
         ({"path": ["jump/1.mp4", "jump/1.mp4"]}, "one video has two labels"),
     ],
 )

@@ -48,8 +48,10 @@ def test_metadata(tmp_path, name):
     assert table.sets is not None
     assert (table.classes, table.sets.to_pylist()) == (("jump", "run", "sit"), [[0, 1], [2]])
     (tmp_path / "metadata.jsonl").write_text("{")
-    with pytest.raises(DataError, match=r"metadata.jsonl: no readable annotation .*JSONDecodeError"):
-        load_records(tmp_path / "metadata.jsonl")
+    for path in (tmp_path, tmp_path / "metadata.jsonl"):
+        (tmp_path / "metadata.csv").unlink(missing_ok=True)
+        with pytest.raises(DataError, match=r"no readable annotation .*JSONDecodeError"):
+            load_records(path)
 
 
 def test_folders_of_splits(tmp_path):
