@@ -49,7 +49,7 @@ VIDEOS: dict[str, tuple[dict, bool]] = {
     "late_start.mp4": ({**x264(), "pts": range(125, 125 + COUNT), "time_base": Fraction(1, 25)}, True),
     "late_start.mkv": ({**x264(), "pts": range(125, 125 + COUNT), "time_base": Fraction(1, 25)}, False),
     "ten_bits.mp4": ({**x264(), "pixel_format": "yuv420p10le"}, False),
-    "yuv444.mp4": ({**x264(), "pixel_format": "yuv444p"}, True),
+    "yuv444.mp4": ({**x264(), "pixel_format": "yuv444p"}, False),
     "full_range.mp4": ({**x264(), "pixel_format": "yuvj420p"}, True),
     "hevc_closed.mp4": (x265("open-gop=0:keyint=12"), False),
     "hevc_open.mp4": (x265("open-gop=1:keyint=12:bframes=4"), False),

@@ -5,13 +5,12 @@ knows them by their times, so it gets only slices whose pictures were checked be
 never gets HEVC: there only a decoder notices that a picture is lost, where H.264 numbers its pictures.
 """
 
-import ctypes
 import importlib.util
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.dlpack import from_dlpack
 
 from gcvideo.video.mp4_slice import in_memory, write_slice
 from gcvideo.video.mp4_tables import Mp4Track
@@ -25,7 +24,7 @@ def has_decord() -> bool:
     return importlib.util.find_spec("decord") is not None
 
 
-def decode_with_decord(track: Mp4Track, data: Mapping[int, memoryview], wanted: Sequence[int]) -> np.ndarray:
+def decode_with_decord(track: Mp4Track, data: Mapping[int, bytes], wanted: Sequence[int]) -> np.ndarray:
     """Decode samples with decord.
 
     Args:
@@ -48,14 +47,6 @@ def decode_with_decord(track: Mp4Track, data: Mapping[int, memoryview], wanted: 
             raise DecodeError(f"decord counts {len(reader)} pictures of {len(data)}")
         batch = reader.get_batch([frame_of[sample] for sample in wanted])
         del reader  # a live one continues to decode in the background
-    return _shared(batch)
-
-
-def _shared(batch: Any) -> np.ndarray:
-    """decord's array as numpy's, without a copy."""
-    if not hasattr(batch, "handle"):
-        return np.asarray(batch)  # a torch tensor: pytorchvideo sets decord's process-wide bridge
-    # Not through numpy's from_dlpack, which makes what decord hands over read-only.
-    memory = (ctypes.c_uint8 * math.prod(batch.shape)).from_address(batch.handle.contents.data)
-    memory.owner = batch  # the memory lives as long as decord's array
-    return np.frombuffer(memory, np.uint8).reshape(batch.shape)
+    # A torch tensor already where pytorchvideo set decord's process-wide bridge.
+    frames = batch if isinstance(batch, torch.Tensor) else from_dlpack(batch.to_dlpack())
+    return np.asarray(frames.numpy())

@@ -16,30 +16,20 @@ import numpy as np
 
 from gcvideo.video.mp4_tables import Mp4Track
 
-# One read for samples that lie no farther apart than this: a gap costs less than another system call.
-_READ_THROUGH = 64 << 10
 _UNITY_MATRIX = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 RATE = 30  # frames per second of the slice: any will do
 
 
-def read_samples(file: int, track: Mp4Track, samples: Sequence[int]) -> dict[int, memoryview]:
-    """The bytes of some samples, neighbours in one read."""
-    offset, size = track.offset[samples], track.size[samples]
-    by_place = np.argsort(offset, kind="stable")
-    gap = offset[by_place][1:] - (offset + size)[by_place][:-1]
-    data = dict.fromkeys(samples, memoryview(b""))
-    for group in np.split(by_place, np.flatnonzero((gap < 0) | (gap > _READ_THROUGH)) + 1):
-        start, end = int(offset[group[0]]), int((offset[group] + size[group]).max())
-        piece = memoryview(os.pread(file, end - start, start))
-        if len(piece) < end - start:
-            raise OSError("the file has become shorter while it was read")
-        for item in group.tolist():
-            position = int(offset[item]) - start
-            data[samples[item]] = piece[position : position + int(size[item])]
+def read_samples(file: int, track: Mp4Track, samples: Sequence[int]) -> dict[int, bytes]:
+    """The bytes of some samples."""
+    places = zip(track.size[samples].tolist(), track.offset[samples].tolist(), strict=True)
+    data = {sample: os.pread(file, *place) for sample, place in zip(samples, places, strict=True)}
+    if sum(map(len, data.values())) < track.size[samples].sum():
+        raise OSError("the file has become shorter while it was read")
     return data
 
 
-def write_slice(track: Mp4Track, data: Mapping[int, memoryview]) -> tuple[list[memoryview], dict[int, int]]:
+def write_slice(track: Mp4Track, data: Mapping[int, bytes]) -> tuple[list[bytes], dict[int, int]]:
     """Wrap samples as an MP4 file.
 
     Args:
@@ -57,11 +47,11 @@ def write_slice(track: Mp4Track, data: Mapping[int, memoryview]) -> tuple[list[m
     header = _header(track, [len(piece) for piece in data.values()], composition)
     # The place of the data is the last field of the last table, in front of the head of mdat.
     header = header[:-12] + struct.pack(">I", len(header)) + header[-8:]
-    return [memoryview(header), *data.values()], dict(zip(samples, rank.tolist(), strict=True))
+    return [header, *data.values()], dict(zip(samples, rank.tolist(), strict=True))
 
 
 @contextmanager
-def in_memory(pieces: Iterable[bytes | memoryview]) -> Iterator[str]:
+def in_memory(pieces: Iterable[bytes]) -> Iterator[str]:
     """A path under which a decoder of this process can open the pieces as one file, for as long as the context lasts.
 
     decord dies by a segmentation fault on damaged input that it gets as a bytes object, so that it needs a path.

@@ -8,7 +8,6 @@ followed.
 
 from __future__ import annotations
 
-import functools
 import os
 import struct
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import numpy as np
 
 from gcvideo.video.decode_plan import Orientation, SampleTable, UnreadableError
 from gcvideo.video.parameter_sets import BitstreamError, Buffer, StreamInfo, parse_config
-from gcvideo.video.slice_headers import Start, by_old_x264, read_picture
+from gcvideo.video.slice_headers import Start, read_picture
 
 # A movie box of 64 MiB describes some days of video; more is damage.
 MAX_MOVIE_BOX = 64 << 20
@@ -31,10 +30,7 @@ _FOREVER = 1 << 62
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _AVC, _HEVC = ("h264", b"avcC"), ("hevc", b"hvcC")
 _CODECS = {b"avc1": _AVC, b"avc3": _AVC, b"hvc1": _HEVC, b"hev1": _HEVC}  # and the box of the decoder configuration
-
-
-class Mp4Error(Exception):
-    """These tables are damaged, or of a kind that is not followed here; a demuxer may read the file."""
+Boxes = dict[bytes, memoryview]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,65 +68,46 @@ def read_tables(path: str) -> Mp4Track | str:
     Raises:
         UnreadableError: no decoder can help: samples lie beyond the end of the file, or are encrypted.
     """
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        file_size = os.fstat(file).st_size
-        movie = _movie_box(file, file_size)
-        for kind, box in movie.children():
-            if kind == b"trak" and box.find(b"mdia", b"hdlr").data[8:12] == b"vide":
-                return _read_video_track(file, file_size, movie, box)
-        return "no video track"
-    except UnreadableError:
-        raise
-    except (Mp4Error, BitstreamError) as error:
-        return str(error)
-    except (struct.error, IndexError, ArithmeticError, ValueError) as error:
-        return f"damaged tables ({error})"
-    finally:
-        os.close(file)
+    with open(path, "rb", buffering=0) as opened:
+        file, file_size = opened.fileno(), os.fstat(opened.fileno()).st_size
+        try:
+            movie = _movie_box(file, file_size)
+            for kind, body in _boxes(movie):
+                if kind == b"trak":
+                    media = _inside((track := _inside(body))[b"mdia"])
+                    if media[b"hdlr"][8:12] == b"vide":
+                        return _read_video_track(file, file_size, _inside(movie), track, media)
+            return "no video track"
+        except UnreadableError:
+            raise
+        except BitstreamError as error:
+            return str(error)
+        except KeyError as error:
+            return f"no {error.args[0].decode('latin-1')} box"
+        except (struct.error, IndexError, ArithmeticError, ValueError) as error:
+            return f"damaged tables ({error})"
 
 
-class _Box:
-    """A box's body."""
+def _boxes(data: memoryview, start: int = 0) -> Iterator[tuple[bytes, memoryview]]:
+    """Types and bodies of the boxes in a body, from a byte on (section 4.2)."""
+    position, end = start, len(data)
+    while position + 8 <= end:
+        kind, header, size = _box_head(data[position : position + 16], end - position)
+        if position + size > end:
+            raise BitstreamError(f"box {kind!r} is longer than what holds it")
+        yield kind, data[position + header : position + size]
+        position += size
 
-    def __init__(self, data: memoryview) -> None:
-        self.data = data
 
-    def children(self, start: int = 0) -> Iterator[tuple[bytes, _Box]]:
-        """Types and bodies of the boxes inside (section 4.2)."""
-        position, end = start, len(self.data)
-        while position + 8 <= end:
-            kind, header, size = _box_head(self.data[position : position + 16], end - position)
-            if position + size > end:
-                raise Mp4Error(f"box {kind!r} is longer than what holds it")
-            yield kind, _Box(self.data[position + header : position + size])
-            position += size
+def _inside(data: memoryview, start: int = 0) -> Boxes:
+    """The first box of each type in a body, from a byte on."""
+    return dict(reversed([*_boxes(data, start)]))
 
-    def find(self, *path: bytes) -> _Box:
-        """The first box at a path of types."""
-        box = self
-        for kind in path:
-            found = box.get(kind)
-            if found is None:
-                raise Mp4Error(f"no {kind.decode('latin-1')} box")
-            box = found
-        return box
 
-    def get(self, kind: bytes) -> _Box | None:
-        """The first box of a type inside this one."""
-        return self._first.get(kind)
-
-    @functools.cached_property
-    def _first(self) -> dict[bytes, _Box]:
-        return dict(reversed([*self.children()]))
-
-    def unpack(self, layout: str, position: int) -> tuple[int, ...]:
-        return struct.unpack_from(">" + layout, self.data, position)
-
-    def table(self, dtype: str, columns: int = 1, *, start: int = 4) -> np.ndarray:
-        """A count, at byte ``start``, and as many rows of big-endian integers; int64 (rows, columns)."""
-        (count,) = self.unpack("I", start)
-        return np.frombuffer(self.data, dtype, count * columns, start + 4).astype(np.int64).reshape(count, columns)
+def _table(data: memoryview, dtype: str, columns: int = 1, *, start: int = 4) -> np.ndarray:
+    """A count, at byte ``start``, and as many rows of big-endian integers; int64 (rows, columns)."""
+    (count,) = struct.unpack_from(">I", data, start)
+    return np.frombuffer(data, dtype, count * columns, start + 4).astype(np.int64).reshape(count, columns)
 
 
 def _box_head(head: Buffer, left: int) -> tuple[bytes, int, int]:
@@ -142,11 +119,11 @@ def _box_head(head: Buffer, left: int) -> tuple[bytes, int, int]:
     elif size == 0:  # to the end
         size = left
     if size < header:
-        raise Mp4Error(f"box {kind!r} is shorter than its head")
+        raise BitstreamError(f"box {kind!r} is shorter than its head")
     return kind, header, size
 
 
-def _movie_box(file: int, file_size: int) -> _Box:
+def _movie_box(file: int, file_size: int) -> memoryview:
     """Find and read the moov box without reading the media data."""
     position = 0
     if not file_size:
@@ -154,138 +131,128 @@ def _movie_box(file: int, file_size: int) -> _Box:
     for _ in range(4096):  # a fragmented file may have thousands of boxes: it is refused anyway
         head = os.pread(file, 16, position)
         if not position and head[4:8] not in _FIRST_BOXES:
-            raise Mp4Error("not an MP4 file")
+            raise BitstreamError("not an MP4 file")
         if len(head) < 8:
             break
         kind, header, size = _box_head(head, file_size - position)
         if kind in (b"moof", b"meta"):  # a fragment, or a still picture
-            raise Mp4Error("no movie box in front")
+            raise BitstreamError("no movie box in front")
         if kind == b"moov":
             if size > MAX_MOVIE_BOX or position + size > file_size:
-                raise Mp4Error("the movie box is longer than the file")
-            return _Box(memoryview(os.pread(file, size - header, position + header)))
+                raise BitstreamError("the movie box is longer than the file")
+            return memoryview(os.pread(file, size - header, position + header))
         position += size
     raise UnreadableError("has no movie box: a recording or download that was cut short")
 
 
-def _read_video_track(file: int, file_size: int, movie: _Box, track: _Box) -> Mp4Track:
-    media = track.find(b"mdia")
-    stbl = media.find(b"minf", b"stbl")
-    entry, config, info = _sample_entry(stbl.find(b"stsd"))
-    if movie.get(b"mvex") is not None:
-        raise Mp4Error("fragmented")  # section 8.8: more samples follow outside the movie box
-    time_scale = _time_scale(media.find(b"mdhd"))
-    size = _sample_sizes(stbl.find(b"stsz"), file_size)
+def _read_video_track(file: int, file_size: int, movie: Boxes, track: Boxes, media: Boxes) -> Mp4Track:
+    stbl = _inside(_inside(media[b"minf"])[b"stbl"])
+    entry, config, info = _sample_entry(stbl[b"stsd"])
+    if b"mvex" in movie:
+        raise BitstreamError("fragmented")  # section 8.8: more samples follow outside the movie box
+    time_scale = _time_scale(media[b"mdhd"])
+    same, count = struct.unpack_from(">II", stbl[b"stsz"], 4)  # section 8.7.3.2: one size for all, or a table
+    if same * count > file_size:
+        raise UnreadableError(f"cut short: {count} pictures of {same} bytes are more than the file")
+    size = np.full(count, same, np.int64) if same else _table(stbl[b"stsz"], ">u4", start=8)[:, 0]
     pts = _presentation_times(stbl, len(size))
     offset = _sample_offsets(stbl, size)
     if (offset + size > file_size).any():
         missing = int((offset + size > file_size).sum())
         raise UnreadableError(f"cut short: {missing} of {len(size)} pictures lie beyond its end")
     if (size == 0).any():
-        raise Mp4Error("a sample is empty")
+        raise BitstreamError("a sample is empty")
     order = np.argsort(pts, kind="stable")
     if (np.diff(pts[order]) == 0).any():
-        raise Mp4Error("two pictures are shown at the same time")
+        raise BitstreamError("two pictures are shown at the same time")
     edit = _edit(track, movie, time_scale)
     if edit is not None:
         start, end, delay = edit
         order = order[(pts[order] >= start) & (pts[order] < end)]
         if not len(order):
-            raise Mp4Error("the edit list shows no picture")
+            raise BitstreamError("the edit list shows no picture")
         pts = pts - pts[order[0]] + delay  # the first picture shown opens the presentation, as in libavformat
     span = int(pts[order[-1]] - pts[order[0]])
     fps = (len(order) - 1) * time_scale / span if span else 25.0
     table = SampleTable(pts, order, _starts(file, stbl, offset, size, info), Fraction(1, time_scale))
     if info.reorder is not None and table.reorder > info.reorder:
-        raise Mp4Error("pictures are reordered more than the stream allows")
+        raise BitstreamError("pictures are reordered more than the stream allows")
     if not table.starts_in_order:
-        raise Mp4Error("pictures before a key picture are shown after it")
-    about = movie.get(b"udta")
-    prepared = about is not None and PREPARED in bytes(about.data)
+        raise BitstreamError("pictures before a key picture are shown after it")
+    prepared = PREPARED in bytes(movie.get(b"udta", b""))
     return Mp4Track(info, entry, config, table, fps, offset, size, _orientation(movie, track), prepared)
 
 
-def _sample_entry(stsd: _Box) -> tuple[bytes, bytes, StreamInfo]:
+def _sample_entry(stsd: memoryview) -> tuple[bytes, bytes, StreamInfo]:
     """The only sample entry, its decoder configuration, and what that says (section 8.5.2)."""
-    entries = list(stsd.children(8))
+    entries = list(_boxes(stsd, 8))
     if b"encv" in dict(entries):
         raise UnreadableError("is encrypted")
-    if stsd.unpack("I", 4) != (1,) or len(entries) != 1:
-        raise Mp4Error("several sample descriptions" if len(entries) > 1 else "no sample description")
+    if struct.unpack_from(">I", stsd, 4) != (1,) or len(entries) != 1:
+        raise BitstreamError("several sample descriptions" if len(entries) > 1 else "no sample description")
     kind, entry = entries[0]
     if kind not in _CODECS:
-        raise Mp4Error(f"codec {kind.decode('latin-1')}")
+        raise BitstreamError(f"codec {kind.decode('latin-1')}")
     codec, config_box = _CODECS[kind]
     # 78 bytes of VisualSampleEntry (section 12.1.3) come before the boxes inside.
-    config = dict(entry.children(78)).get(config_box)
+    config = _inside(entry, 78).get(config_box)
     if config is None:
-        raise Mp4Error("no decoder configuration")
-    info = parse_config(codec, config.data)
-    if entry.unpack("HH", 24) != (info.width, info.height):
-        raise Mp4Error("another frame size than the stream's")
-    return kind + bytes(entry.data), bytes(config.data), info
+        raise BitstreamError("no decoder configuration")
+    info = parse_config(codec, config)
+    if struct.unpack_from(">HH", entry, 24) != (info.width, info.height):
+        raise BitstreamError("another frame size than the stream's")
+    return kind + bytes(entry), bytes(config), info
 
 
-def _time_scale(header: _Box) -> int:
+def _time_scale(header: memoryview) -> int:
     """Units per second of an mdhd (section 8.4.2) or mvhd (section 8.2.2) box."""
-    return header.unpack("I", 20 if header.data[0] == 1 else 12)[0]
+    return int.from_bytes(header[20:24] if header[0] == 1 else header[12:16], "big")
 
 
-def _sample_sizes(stsz: _Box, file_size: int) -> np.ndarray:
-    """Section 8.7.3.2: one size for all, or a table."""
-    same, count = stsz.unpack("II", 4)
-    if same * count > file_size:
-        raise UnreadableError(f"cut short: {count} pictures of {same} bytes are more than the file")
-    return np.full(count, same, np.int64) if same else stsz.table(">u4", start=8)[:, 0]
-
-
-def _presentation_times(stbl: _Box, count: int) -> np.ndarray:
+def _presentation_times(stbl: Boxes, count: int) -> np.ndarray:
     """Decoding times (section 8.6.1.2) plus composition offsets (section 8.6.1.3), in media time units."""
-    durations = stbl.find(b"stts").table(">u4", 2)
+    durations = _table(stbl[b"stts"], ">u4", 2)
     if (durations[:, 1] >= 1 << 31).any():
-        raise Mp4Error("times that run backwards")
-    offsets = stbl.get(b"ctts")
+        raise BitstreamError("times that run backwards")
     # Signed in version 1; writers of version 0 mean it signed too.
-    shifts = np.array([[count, 0]]) if offsets is None else offsets.table(">i4", 2)
+    shifts = _table(stbl[b"ctts"], ">i4", 2) if b"ctts" in stbl else np.array([[count, 0]])
     if int(durations[:, 0].sum()) != count or int(shifts[:, 0].sum()) != count:
-        raise Mp4Error("a table of times does not cover the samples")
+        raise BitstreamError("a table of times does not cover the samples")
     steps = np.repeat(durations[:, 1], durations[:, 0])
     return np.cumsum(steps) - steps + np.repeat(shifts[:, 1], shifts[:, 0])
 
 
-def _sample_offsets(stbl: _Box, size: np.ndarray) -> np.ndarray:
+def _sample_offsets(stbl: Boxes, size: np.ndarray) -> np.ndarray:
     """Chunk offsets (section 8.7.5) spread over the samples of each chunk (section 8.7.4)."""
-    wide = stbl.get(b"co64")
-    chunks = (wide.table(">u8") if wide is not None else stbl.find(b"stco").table(">u4"))[:, 0]
-    runs = stbl.find(b"stsc").table(">u4", 3)  # first chunk (from 1), samples per chunk, sample description
+    chunks = (_table(stbl[b"co64"], ">u8") if b"co64" in stbl else _table(stbl[b"stco"], ">u4"))[:, 0]
+    runs = _table(stbl[b"stsc"], ">u4", 3)  # first chunk (from 1), samples per chunk, sample description
     first = runs[:, 0]
     if not len(chunks) or not len(runs) or first[0] != 1 or (np.diff(first) <= 0).any() or first[-1] > len(chunks):
-        raise Mp4Error("chunk tables contradict each other")
+        raise BitstreamError("chunk tables contradict each other")
     if (chunks < 0).any() or (runs[:, 2] != 1).any():
-        raise Mp4Error("chunk tables make no sense")
+        raise BitstreamError("chunk tables make no sense")
     per_chunk = np.repeat(runs[:, 1], np.diff(np.append(first, len(chunks) + 1)))
     if int(per_chunk.sum()) != len(size):
-        raise Mp4Error("chunks do not cover the samples")
+        raise BitstreamError("chunks do not cover the samples")
     first_sample = np.cumsum(per_chunk) - per_chunk
     before_sample = np.cumsum(size) - size
     before_chunk = before_sample[np.minimum(first_sample, len(size) - 1)]
     return before_sample + np.repeat(chunks - before_chunk, per_chunk)
 
 
-def _edit(track: _Box, movie: _Box, time_scale: int) -> tuple[int, int, int] | None:
+def _edit(track: Boxes, movie: Boxes, time_scale: int) -> tuple[int, int, int] | None:
     """The only part of the media that is shown (section 8.6.6); None where there is no edit list.
 
     Returns:
         media times from which on and before which pictures are shown, and the presentation time of the first one.
     """
-    edits = track.get(b"edts")
-    listed = edits.get(b"elst") if edits is not None else None
+    listed = _inside(track[b"edts"]).get(b"elst") if b"edts" in track else None
     if listed is None:
         return None
-    (count,) = listed.unpack("I", 4)
-    layout = ">Qqhh" if listed.data[0] == 1 else ">Iihh"
-    rows = [struct.unpack_from(layout, listed.data, 8 + i * struct.calcsize(layout)) for i in range(min(count, 3))]
-    movie_scale = _time_scale(movie.find(b"mvhd"))
+    (count,) = struct.unpack_from(">I", listed, 4)
+    layout = ">Qqhh" if listed[0] == 1 else ">Iihh"
+    rows = [struct.unpack_from(layout, listed, 8 + i * struct.calcsize(layout)) for i in range(min(count, 3))]
+    movie_scale = _time_scale(movie[b"mvhd"])
 
     def rescaled(duration: int) -> int:  # to the nearest unit, halves up, as libavutil's av_rescale does
         return (duration * time_scale + movie_scale // 2) // movie_scale
@@ -299,16 +266,15 @@ def _edit(track: _Box, movie: _Box, time_scale: int) -> tuple[int, int, int] | N
         return -_FOREVER, _FOREVER, 0
     duration, media_time, rate, _ = rows[0]
     if len(rows) != 1 or media_time < 0 or rate != 1:
-        raise Mp4Error("an edit list of several parts")
+        raise BitstreamError("an edit list of several parts")
     return media_time, media_time + rescaled(duration), delay
 
 
-def _starts(file: int, stbl: _Box, offset: np.ndarray, size: np.ndarray, info: StreamInfo) -> dict[int, Start]:
+def _starts(file: int, stbl: Boxes, offset: np.ndarray, size: np.ndarray, info: StreamInfo) -> dict[int, Start]:
     """Samples at which decoding may start: those marked as key pictures (section 8.6.2) whose slices agree."""
-    listed = stbl.get(b"stss")
-    marked = listed.table(">u4")[:, 0] - 1 if listed is not None else np.arange(len(size))
+    marked = _table(stbl[b"stss"], ">u4")[:, 0] - 1 if b"stss" in stbl else np.arange(len(size))
     if len(marked) and (marked[0] < 0 or marked[-1] >= len(size) or (np.diff(marked) <= 0).any()):
-        raise Mp4Error("the table of key pictures makes no sense")
+        raise BitstreamError("the table of key pictures makes no sense")
     starts: dict[int, Start] = {}
     for sample in marked.tolist():
         head = os.pread(file, min(_HEAD, int(size[sample])), int(offset[sample]))
@@ -316,18 +282,16 @@ def _starts(file: int, stbl: _Box, offset: np.ndarray, size: np.ndarray, info: S
         if picture.start is not Start.NO:
             starts[sample] = picture.start
         if picture.change:
-            raise Mp4Error(picture.change)
-        if sample == 0 and by_old_x264(head, info):
-            raise Mp4Error("by an old x264, which decoders must know of")
+            raise BitstreamError(picture.change)
     if starts.get(0) is not Start.ANYWHERE:
-        raise Mp4Error("does not begin with a key picture")
+        raise BitstreamError("does not begin with a key picture")
     return starts
 
 
-def _orientation(movie: _Box, track: _Box) -> Orientation:
+def _orientation(movie: Boxes, track: Boxes) -> Orientation:
     """Of the track's display matrix followed by the movie's (sections 8.3.2 and 8.2.2)."""
     both = np.eye(2)
-    for header, place in ((track.find(b"tkhd"), 40), (movie.find(b"mvhd"), 36)):
-        matrix = header.unpack("9i", place + 12 * (header.data[0] == 1))
+    for header, place in ((track[b"tkhd"], 40), (movie[b"mvhd"], 36)):
+        matrix = struct.unpack_from(">9i", header, place + 12 * (header[0] == 1))
         both = both @ np.reshape(matrix, (3, 3))[:2, :2]
     return Orientation.from_matrix(both)

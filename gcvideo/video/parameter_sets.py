@@ -19,7 +19,7 @@ _MATRICES = {*range(8), 9}
 
 
 class BitstreamError(ValueError):
-    """A parameter set or configuration record that makes no sense, or that the slice parser does not know."""
+    """Tables, parameter sets or slices make no sense, or are not followed here; a demuxer may read the file."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,6 @@ class StreamInfo:
         sets: the parameter sets, NAL units without trailing zero bytes.
         width: of the decoded frames, after cropping.
         height: of the decoded frames, after cropping.
-        chroma: chroma_format_idc: 0 grey, 1 4:2:0, 2 4:2:2, 3 4:4:4.
         bit_depth: bits of a luma sample.
         reorder: pictures that may precede a picture in decoding order and follow it in output order; None where the
             stream does not say.
@@ -46,7 +45,6 @@ class StreamInfo:
     sets: frozenset[bytes]
     width: int
     height: int
-    chroma: int
     bit_depth: int
     reorder: int | None
     order_bits: int
@@ -147,7 +145,7 @@ class _Bits:
         return self.u(count) if self.u(1) else 0
 
 
-def _parse_avc_sps(unit: bytes) -> tuple[int, int, int, int, int | None, int, int]:
+def _parse_avc_sps(unit: bytes) -> tuple[int, int, int, int | None, int, int]:
     """Section 7.3.2.1.1 as far as the frame size, then Annex E; returns what ``StreamInfo`` takes."""
     bits = _Bits(unit[1:])
     profile = bits.u(8)
@@ -156,8 +154,8 @@ def _parse_avc_sps(unit: bytes) -> tuple[int, int, int, int, int | None, int, in
     chroma, depth = 1, 8
     if profile in _HIGH_PROFILES:
         chroma = bits.ue()
-        if chroma == 3 and bits.u(1):
-            raise BitstreamError("colour planes coded one by one")
+        if chroma == 3:  # a decoder must know of x264 before core 151, whose 8x8 transform was not the standard's
+            raise BitstreamError("4:4:4")
         depth = 8 + bits.ue()
         bits.ue()  # chroma depth
         bits.u(1)
@@ -184,7 +182,7 @@ def _parse_avc_sps(unit: bytes) -> tuple[int, int, int, int, int | None, int, in
     reorder = _avc_reorder(bits) if bits.u(1) else None
     if profile == 66 or order_type == 2:  # Baseline has no B pictures; type 2 is output in decoding order (8.2.1.3)
         reorder = 0
-    return width, height, chroma, depth, reorder, order_bits, number_bits
+    return width, height, depth, reorder, order_bits, number_bits
 
 
 def _avc_reorder(bits: _Bits) -> int | None:
@@ -216,7 +214,7 @@ def _avc_reorder(bits: _Bits) -> int | None:
     return bits.several(5)[-1]
 
 
-def _parse_hevc_sps(unit: bytes) -> tuple[int, int, int, int, int, int]:
+def _parse_hevc_sps(unit: bytes) -> tuple[int, int, int, int, int]:
     """Section 7.3.2.2.1 as far as the order of output; returns what ``StreamInfo`` takes."""
     bits = _Bits(unit[2:])
     bits.u(4)
@@ -241,7 +239,7 @@ def _parse_hevc_sps(unit: bytes) -> tuple[int, int, int, int, int, int]:
     order_bits = 4 + bits.ue()
     layers = sub_layers + 1 if bits.u(1) else 1
     reorder = bits.several(3 * layers)[-2]  # of the highest layer; the buffer before it and the latency behind it
-    return width, height, chroma, depth, reorder, order_bits
+    return width, height, depth, reorder, order_bits
 
 
 def _hevc_extra_bits(unit: bytes) -> int:

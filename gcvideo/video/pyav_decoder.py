@@ -20,7 +20,7 @@ import numpy as np
 from gcvideo.video.decode_plan import Orientation, SampleTable, UnreadableError
 from gcvideo.video.mp4_tables import Mp4Track
 from gcvideo.video.parameter_sets import BitstreamError, StreamInfo, parse_config
-from gcvideo.video.slice_headers import Picture, Start, by_old_x264, read_picture, why_not_in_order
+from gcvideo.video.slice_headers import Picture, Start, read_picture, why_not_in_order
 
 # The largest coded frame that is decoded: a little over 8K UHD. decord ends the process where memory runs out.
 MAX_PIXELS = 1 << 25
@@ -46,7 +46,7 @@ class DamageError(DecodeError):
 
 
 def decode_with_pyav(
-    track: Mp4Track, data: Mapping[int, memoryview], wanted: Sequence[int]
+    track: Mp4Track, data: Mapping[int, bytes], wanted: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode samples with libavcodec through PyAV; arguments as in ``decode_with_decord``, result of ``collect``."""
     import av
@@ -58,7 +58,7 @@ def decode_with_pyav(
 
     def frames() -> Iterator[tuple[int, Any]]:
         for sample, piece in data.items():
-            packet = av.Packet(bytes(piece))
+            packet = av.Packet(piece)
             packet.pts = sample
             yield from ((frame.pts, frame) for frame in codec.decode(packet))
         yield from ((frame.pts, frame) for frame in codec.decode(None))
@@ -230,8 +230,6 @@ class LibavVideo:
             if packet.pts is None and packet.size == 0:
                 break  # the end
             if packet.pts is None or packet.size == 0 or packet.is_corrupt or packet.has_sidedata("new_extradata"):
-                return None
-            if info and not times and by_old_x264(memoryview(packet), info):
                 return None
             picture = read_picture(memoryview(packet), info) if info else Picture(1, start=Start.ANYWHERE)
             if packet.is_keyframe and picture.start is not Start.NO:

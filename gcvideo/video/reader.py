@@ -234,7 +234,7 @@ class Mp4Video:
         self.backend = "pyav"
         return decode_with_pyav(track, data, targets)
 
-    def needed(self, wanted: np.ndarray) -> dict[int, memoryview]:
+    def needed(self, wanted: np.ndarray) -> dict[int, bytes]:
         """The bytes of each sample that must be decoded to see frames; of none where frames must be counted."""
         if self._counted:
             return {}

@@ -5,7 +5,6 @@ headers say in which order a decoder outputs the pictures (picture order count, 
 container must agree with. Sections below are those of ISO/IEC 14496-10 (H.264) and ISO/IEC 23008-2 (HEVC).
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple
@@ -162,16 +161,6 @@ def why_not_in_order(pictures: Sequence[Picture], pts: np.ndarray, info: StreamI
     if (np.diff(np.array(orders)[by_order]) <= 0).any() or (np.diff(pts[by_order]) <= 0).any():
         return "its times contradict the order of its pictures"
     return None
-
-
-def by_old_x264(first_sample: Buffer, info: StreamInfo) -> bool:
-    """Whether a decoder must have seen the first picture's message to decode any other.
-
-    x264 before core 151 predicts 4:4:4 with an 8x8 transform otherwise than the standard, and before core 34 direct
-    blocks of B pictures; libavcodec follows it where it has read the version from the message of the first picture.
-    """
-    core = re.search(rb"x264 - core (\d{1,6})", first_sample) if info.codec == "h264" else None
-    return core is not None and int(core[1]) < (151 if info.chroma == 3 else 34)
 
 
 def nal_units(sample: Buffer, length_size: int) -> Iterator[Buffer]:

@@ -9,7 +9,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 from gcvideo.errors import VideoError
@@ -21,8 +21,6 @@ JOURNAL = "shards.jsonl"
 INDEX = "shards.parquet"
 
 _PATH = re.compile(r"(?P<shard>.+)#(?P<offset>\d{1,18})\+(?P<size>\d{1,18})/(?P<name>[^/]+)", re.DOTALL)
-# Linux reads no more than 2 GiB at a time.
-_READ_AT_MOST = 1 << 30
 
 
 class Member(NamedTuple):
@@ -55,37 +53,27 @@ def local_path(path: str) -> Iterator[str]:
         VideoError: the shard does not hold this member.
     """
     member = parse_member(path)
-    if member is None:
-        yield path
-    else:
-        with in_memory(read_member(member)) as copy:
-            yield copy
+    with in_memory([read_member(member)]) if member else nullcontext(path) as local:
+        yield local
 
 
-def read_member(member: Member) -> list[memoryview]:
-    """The bytes of a member, in pieces.
+def read_member(member: Member) -> bytes:
+    """The bytes of a member.
 
     Raises:
         VideoError: the shard does not hold it.
     """
-    start, end = member.offset - tarfile.BLOCKSIZE, member.offset + member.size
+    start, size = member.offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE + member.size
     try:
-        file = os.open(member.shard, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise VideoError(member.path, f"its shard cannot be opened ({error.strerror})") from None
-    try:
-        if start < 0 or end > os.fstat(file).st_size:
-            raise VideoError(member.path, "lies beyond the end of its shard")
-        places = range(start, end, _READ_AT_MOST)
-        pieces = [memoryview(os.pread(file, min(_READ_AT_MOST, end - place), place)) for place in places]
+        with open(member.shard, "rb", buffering=0) as shard:
+            if start < 0 or start + size > os.fstat(shard.fileno()).st_size:
+                raise VideoError(member.path, "lies beyond the end of its shard")
+            data = os.pread(shard.fileno(), size, start)
     except OSError as error:
         raise VideoError(member.path, f"its shard cannot be read ({error.strerror})") from None
-    finally:
-        os.close(file)
-    header, pieces[0] = bytes(pieces[0][: tarfile.BLOCKSIZE]), pieces[0][tarfile.BLOCKSIZE :]
-    if not _announces(header, member) or sum(map(len, pieces)) != member.size:
+    if len(data) < size or not _announces(data[: tarfile.BLOCKSIZE], member):
         raise VideoError(member.path, "is not at this place of its shard")
-    return pieces
+    return data[tarfile.BLOCKSIZE :]
 
 
 def _announces(header: bytes, member: Member) -> bool:

@@ -34,7 +34,7 @@ def why_no_torchcodec() -> str | None:
     return None
 
 
-def decode_with_torchcodec(track: Mp4Track, data: Mapping[int, memoryview], wanted: Sequence[int]) -> np.ndarray:
+def decode_with_torchcodec(track: Mp4Track, data: Mapping[int, bytes], wanted: Sequence[int]) -> np.ndarray:
     """Decode samples with torchcodec; arguments and result as in ``decode_with_decord``."""
     from torchcodec.decoders import VideoDecoder
 

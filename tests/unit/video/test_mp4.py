@@ -335,7 +335,7 @@ def _fill_movies(plain, plain_hevc):
 
 
 def stream_info(codec: str, *, layers: int = 1) -> StreamInfo:
-    return StreamInfo(codec, 4, frozenset(), 64, 48, 1, 8, 2, 4, 4, layers)
+    return StreamInfo(codec, 4, frozenset(), 64, 48, 8, 2, 4, 4, layers)
 
 
 AVC = stream_info("h264")

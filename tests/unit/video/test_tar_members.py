@@ -200,7 +200,7 @@ def test_a_file_of_such_a_name_is_a_file(videos, tmp_path):
     assert parse_member(str(path)) is None
     with open_video(path) as video:
         assert len(video) == 12
-    with pytest.raises(VideoError, match="its shard cannot be opened"):
+    with pytest.raises(VideoError, match="its shard cannot be read"):
         open_video(Member(str(tmp_path / "none.tar"), 512, 15, "video.mp4").path)
 
 
