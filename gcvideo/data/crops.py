@@ -92,18 +92,14 @@ def crop_boxes(height: int, width: int, crop: int, num_crops: int, convention: C
         (num_crops, 4) int64: top, left, height, width.
     """
     down, right = height - crop, width - crop
-    if convention == "mmaction2":
-        y, x = down // 2, right // 2
-        last_y, last_x = 2 * y, 2 * x
-    else:
-        y, x = (down + 1) // 2, (right + 1) // 2
-        last_y, last_x = down, right
-    centre = (y, x)
+    rounded_down = convention == "mmaction2"
+    y, x = centre = (down // 2, right // 2) if rounded_down else ((down + 1) // 2, (right + 1) // 2)
+    last_y, last_x = (2 * y, 2 * x) if rounded_down else (down, right)
     if num_crops == 1:
         corners = [centre]
     elif num_crops == 3:
         first, last = ((0, x), (last_y, x)) if height > width else ((y, 0), (y, last_x))
-        corners = [first, last, centre] if convention == "mmaction2" else [first, centre, last]
+        corners = [first, last, centre] if rounded_down else [first, centre, last]
     else:
         corners = [(0, 0), (0, right), (down, 0), (down, right), centre]
     return np.array([(top, left, crop, crop) for top, left in corners], dtype=np.int64)

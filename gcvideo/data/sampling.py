@@ -87,7 +87,7 @@ def random_clip(
     """
     if convention == "mmaction2":
         last_start = max(num_frames - frames * stride, 0)
-        return _loop(int(rng.integers(last_start + 1)) + stride * np.arange(frames), num_frames)
+        return np.mod(int(rng.integers(last_start + 1)) + stride * np.arange(frames), num_frames)
     slack = max(num_frames - frames * stride * speed, 0)
     return _spread(rng.uniform(0, slack), num_frames, frames, stride, speed)
 
@@ -117,7 +117,7 @@ def uniform_clips(
     if convention == "mmaction2":
         last = max(num_frames - (frames - 1) * stride - 1, 0)
         firsts = np.round(np.linspace(0, last, num_clips)) if num_clips > 1 else np.array([last // 2])
-        return _loop(firsts[:, None] + stride * np.arange(frames), num_frames)
+        return np.mod(firsts.astype(np.int64)[:, None] + stride * np.arange(frames), num_frames)
     slack = max(num_frames - frames * stride * speed, 0)
     if convention == "pyslowfast":
         starts = [slack * clip / num_clips for clip in range(num_clips)]
@@ -132,7 +132,3 @@ def _spread(start: float, num_frames: int, frames: int, stride: int, speed: floa
     """PySlowFast's ``temporal_sampling``, in its own float32 arithmetic so that every index agrees."""
     index = torch.linspace(start, start + frames * stride * speed - 1, frames)
     return index.clamp(0, num_frames - 1).long().numpy()
-
-
-def _loop(indices: np.ndarray, num_frames: int) -> np.ndarray:
-    return np.mod(indices, num_frames).astype(np.int64)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -103,10 +103,6 @@ class SampleTable:
         forgets = starts[[kind is Start.ANYWHERE for kind in self.starts.values()]]
         latest, earliest = np.maximum.accumulate(self.pts), np.minimum.accumulate(self.pts[::-1])[::-1]
         return bool((latest[starts] == self.pts[starts]).all() and (earliest[forgets] == self.pts[forgets]).all())
-
-    def from_idr_only(self) -> SampleTable:
-        """The same without starts that do not make a decoder forget what came before."""
-        return replace(self, starts={sample: kind for sample, kind in self.starts.items() if kind is Start.ANYWHERE})
 
     def start_of(self, sample: int) -> int:
         """The last sample from which decoding shows ``sample`` rightly: neither decoded nor presented after it."""

@@ -56,11 +56,9 @@ def list_files(path: str) -> list[str]:
     if len(kinds) != 1:
         what = f"pictures of several kinds ({' and '.join([*kinds.values()][:2])})" if kinds else "no numbered pictures"
         raise DecodeError(f"is a folder with {what}; frames are called alike, but for their numbers")
-    numbered: dict[int, str] = {}
-    for match in pictures:
-        other = numbered.setdefault(number := int(match["number"]), match[0])
-        if other != match[0]:
-            raise DecodeError(f"has two pictures of number {number}: {other} and {match[0]}; remove one")
+    numbered = {int(match["number"]): match[0] for match in pictures}
+    if len(numbered) < len(pictures):
+        raise DecodeError("has two pictures of one number, as 1 and 01; remove one")
     gap = next((number for number in sorted(numbered) if number > 1 and number - 1 not in numbered), None)
     if gap is not None:
         raise DecodeError(f"lacks the picture before {numbered[gap]}; frames are numbered from 0 or 1 without gaps")

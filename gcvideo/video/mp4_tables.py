@@ -26,7 +26,6 @@ MAX_MOVIE_BOX = 64 << 20
 _HEAD = 4096
 # Comment in the files that gcvideo prepare transcode writes.
 PREPARED = b"gcvideo prepare transcode"
-_FOREVER = 1 << 62
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _AVC, _HEVC = ("h264", b"avcC"), ("hevc", b"hvcC")
 _CODECS = {b"avc1": _AVC, b"avc3": _AVC, b"hvc1": _HEVC, b"hev1": _HEVC}  # and the box of the decoder configuration
@@ -263,7 +262,7 @@ def _edit(track: Boxes, movie: Boxes, time_scale: int) -> tuple[int, int, int] |
         if not rows:
             raise UnreadableError("shows no picture: its edit list has only an empty edit")
     if not rows:
-        return -_FOREVER, _FOREVER, 0
+        return None
     duration, media_time, rate, _ = rows[0]
     if len(rows) != 1 or media_time < 0 or rate != 1:
         raise BitstreamError("an edit list of several parts")

@@ -19,7 +19,7 @@ import numpy as np
 
 from gcvideo.video.decode_plan import Orientation, SampleTable, UnreadableError
 from gcvideo.video.mp4_tables import Mp4Track
-from gcvideo.video.parameter_sets import BitstreamError, StreamInfo, parse_config
+from gcvideo.video.parameter_sets import StreamInfo, parse_config
 from gcvideo.video.slice_headers import Picture, Start, read_picture, why_not_in_order
 
 # The largest coded frame that is decoded: a little over 8K UHD. decord ends the process where memory runs out.
@@ -28,8 +28,6 @@ MAX_PIXELS = 1 << 25
 _OPTIONS = {"flags": "unaligned", "max_pixels": str(MAX_PIXELS)}
 # strict: wait for as many pictures as the standard says before showing one, where the stream does not tell.
 _STRICT_OPTIONS = {**_OPTIONS, "strict": "1"}
-# Why no other decoder may read HEVC.
-HEVC_REASON = "HEVC, where only PyAV tells that a picture is lost"
 # Containers that store the presentation time of each picture, and those that store not even a rate to be relied on.
 _TIMED_CONTAINERS = {"mov", "mp4", "matroska", "webm"}
 _UNTIMED_CONTAINERS = {"avi", "h264", "hevc"}
@@ -85,11 +83,9 @@ def collect(
         place in ``wanted``, and uint8 (H, W, 3) RGB.
 
     Raises:
-        DecodeError: a wanted frame never came, came in another size or turned otherwise, or has colours that cannot be
-            converted.
+        DecodeError: a wanted frame never came, or came in another size or turned otherwise.
         DamageError: a frame is damaged, wanted or not: others may refer to it.
     """
-    import av
     from av.video.reformatter import VideoReformatter
 
     height, width = size
@@ -106,10 +102,7 @@ def collect(
             raise DecodeError(f"the frame size changes from {size} to {(frame.height, frame.width)}")
         if orientation is not None and orientation_of(frame) != orientation:
             raise DecodeError("pictures are turned in different ways")
-        try:
-            plane = convert(frame).planes[0]
-        except av.FFmpegError as error:
-            raise DecodeError(f"no way to RGB from {frame.format.name}, matrix {int(frame.colorspace)}") from error
+        plane = convert(frame).planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         yield index, rows[:, : 3 * width].reshape(height, width, 3)
     if place:
@@ -165,7 +158,7 @@ class LibavVideo:
             first = next(iter(self._decode_needed([0])), None)
             if first is None:
                 raise DecodeError("the first picture cannot be decoded")
-            self._describe(first)
+            self.height, self.width, self.orientation = first.height, first.width, orientation_of(first)
             self.times, self.keyframes = self._table.seconds, self._table.keyframes
         else:
             self._count_frames()
@@ -176,22 +169,20 @@ class LibavVideo:
 
     def decode(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Places in ``wanted``, which rises, and frames; uint8 (H, W, 3)."""
+        frames: Iterable[tuple[int, Any]]
         if self._table is None:
-            start = self.keyframes[self.keyframes <= wanted[0]].max(initial=0)
+            names, start = wanted.tolist(), self.keyframes[self.keyframes <= wanted[0]].max(initial=0)
             frames = itertools.islice(enumerate(self._decode_from_start()), int(start), int(wanted[-1]) + 1)
-            return self._collect(frames, wanted.tolist())
-        times = self._table.pts[self._table.order[wanted]].tolist()
-        needed = ((frame.pts, frame) for frame in self._decode_needed(wanted.tolist()))
-        return self._collect(needed, times)
+        else:
+            names = self._table.pts[self._table.order[wanted]].tolist()
+            frames = ((frame.pts, frame) for frame in self._decode_needed(wanted.tolist()))
+        return collect(frames, names, size=(self.height, self.width), orientation=self.orientation)
 
     def close(self) -> None:
         """Close the file, and free the decoder with its pictures."""
         self._opened.close()
         self._container = self._stream = None
         gc.collect(1)  # PyAV's containers and streams refer to one another: else they stay for many openings
-
-    def _collect(self, frames: Iterable[tuple[int, Any]], wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        return collect(frames, wanted, size=(self.height, self.width), orientation=self.orientation)
 
     def _open(self) -> None:
         import av
@@ -218,7 +209,7 @@ class LibavVideo:
         """The samples, by reading through the file without decoding; None where frames must be counted."""
         codec, names = self._stream.codec_context, set(self._container.format.name.split(","))
         info: StreamInfo | None = None  # of other codecs and of byte streams there is none
-        with contextlib.suppress(BitstreamError):
+        with contextlib.suppress(ValueError, LookupError):
             info = parse_config(codec.name, codec.extradata or b"")
         if not names & _TIMED_CONTAINERS or (info is None and codec.name not in _TIMED_CODECS):
             return None
@@ -316,7 +307,7 @@ class LibavVideo:
         sound = 0
         for frame in self._decode_from_start():
             if not times:
-                self._describe(frame)
+                self.height, self.width, self.orientation = frame.height, frame.width, orientation_of(frame)
             if frame.key_frame:
                 keys.append(len(times))
             times.append(frame.pts)
@@ -332,6 +323,3 @@ class LibavVideo:
         rising, even = (np.diff(known) > 0).all(), (abs(np.diff(self.times) * self.fps - 1) < 0.25).all()
         if len(known) < len(times) or not (rising or even):
             self.times = self.times[:1].sum() + np.arange(len(times)) / self.fps
-
-    def _describe(self, frame: Any) -> None:
-        self.height, self.width, self.orientation = frame.height, frame.width, orientation_of(frame)

@@ -1,8 +1,8 @@
 """Video reader: exact frames of a file, by index.
 
 ``open_video`` gives a ``VideoReader``: its length, the presentation time of every frame, and any frames by index as
-uint8 RGB. What cannot be read raises one ``VideoError`` that says why. Who reads a file is decided by
-``choose_decoder``:
+uint8 RGB. What cannot be read raises one ``VideoError`` that says why. Who reads a
+file:
 
 ====================================================  =======================================================
 file                                                  read by
@@ -38,7 +38,7 @@ import os
 import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ from gcvideo.video.decord_decoder import decode_with_decord, has_decord
 from gcvideo.video.frame_folder import FrameArray, FrameFolder, split_span
 from gcvideo.video.mp4_slice import read_samples
 from gcvideo.video.mp4_tables import Mp4Track, read_tables
-from gcvideo.video.pyav_decoder import HEVC_REASON, MAX_PIXELS, DamageError, DecodeError, LibavVideo, decode_with_pyav
+from gcvideo.video.pyav_decoder import MAX_PIXELS, DamageError, DecodeError, LibavVideo, decode_with_pyav
 from gcvideo.video.slice_headers import Start, read_picture, why_not_in_order
 from gcvideo.video.tar_members import local_path
 from gcvideo.video.torchcodec_decoder import decode_with_torchcodec, why_no_torchcodec
@@ -97,10 +97,10 @@ def open_video(path: str | Path, *, backend: str = "auto", frame_rate: float | N
 
 def open_array(frames: np.ndarray, *, fps: float, name: str) -> VideoReader:
     """Frames in memory as an open video: uint8 (T, H, W, 3) RGB, at so many frames per second."""
-    return VideoReader(name, FrameArray(frames, fps), "frames in memory")
+    return VideoReader(name, FrameArray(frames, fps))
 
 
-class VideoReader:
+class VideoReader(AbstractContextManager["VideoReader"]):
     """An open video; made by ``open_video``. A context manager.
 
     Attributes:
@@ -112,10 +112,10 @@ class VideoReader:
         times: float64 (len,), presentation time of each frame in seconds, rising.
         codec: libavcodec's name.
         keyframes: int64 (K,), frames at which decoding may start.
-        reason: why this decoder reads the file.
+        reason: why PyAV reads the file, where nobody asked for it; else "".
     """
 
-    def __init__(self, path: str, source: Mp4Video | LibavVideo | FrameFolder | FrameArray, reason: str) -> None:
+    def __init__(self, path: str, source: Mp4Video | LibavVideo | FrameFolder | FrameArray, reason: str = "") -> None:
         self.path = path
         self.reason = reason
         self._source, self._show = source, source.orientation.apply
@@ -182,9 +182,6 @@ class VideoReader:
         self._source.close()
         self._opened.close()
 
-    def __enter__(self) -> VideoReader:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -205,7 +202,10 @@ class Mp4Video:
         self._close = weakref.finalize(self, os.close, self._file)
         if backend != "pyav" and track.info.codec == "h264":
             # Only IDR pictures: right after others, older versions of FFmpeg leave out pictures.
-            track = replace(track, table=track.table.from_idr_only())
+            starts: dict[int, Start] = {
+                sample: kind for sample, kind in track.table.starts.items() if kind is Start.ANYWHERE
+            }
+            track = replace(track, table=replace(track.table, starts=starts))
         self.track = track
         self._counted: LibavVideo | None = None  # where the slice headers contradict the tables
         self._fallback = fallback
@@ -277,44 +277,26 @@ _DECODERS: dict[str, Callable[..., Any]] = {
 
 
 def _open_source(path: str, backend: str, fps: float | None) -> tuple[Mp4Video | LibavVideo | FrameFolder, str]:
-    """Open a file with the decoder that reads it rightly; and why with this one."""
+    """Open a file with the decoder that reads it rightly; and why PyAV, where nobody asked for it."""
     if os.path.isdir(split_span(path)[0]):
-        return FrameFolder(path, fps), "a folder of frames"
+        return FrameFolder(path, fps), ""
     if not os.path.isfile(path):
         raise DecodeError("is not a file" if os.path.exists(path) else "does not exist")
-    tables = read_tables(path)
-    decoder, reason = choose_decoder(tables, backend)
-    if decoder is None:
-        raise DecodeError(f"{backend} cannot be trusted with it ({reason}); use backend pyav or auto")
-    if isinstance(tables, Mp4Track):
-        return Mp4Video(path, tables, decoder, fallback=backend == "auto"), reason
-    return LibavVideo(path), reason
-
-
-def choose_decoder(tables: Mp4Track | str, backend: str) -> tuple[str | None, str]:
-    """Who decodes a file.
-
-    Args:
-        tables: the tables of an MP4 file, or why they cannot be followed.
-        backend: as asked for.
-
-    Returns:
-        ``decord``, ``pyav`` or ``torchcodec``, None where the one that was asked for may give wrong frames; and why.
-    """
-    refusal = tables if isinstance(tables, str) else _why_only_pyav(tables)
-    if backend == "pyav":
-        return "pyav", "asked for"
+    track = read_tables(path)
+    refusal = track if isinstance(track, str) else _why_only_pyav(track)
+    if refusal and backend not in ("auto", "pyav"):
+        raise DecodeError(f"{backend} cannot be trusted with it ({refusal}); use backend pyav or auto")
+    if isinstance(track, str):
+        return LibavVideo(path), track
     if backend != "auto":
-        return (None, refusal) if refusal else (backend, "asked for")
-    if refusal or isinstance(tables, str):
-        return "pyav", str(refusal)
-    if not has_decord():
-        return "pyav", "decord is not installed"
-    if tables.prepared:
-        return "pyav", "made by gcvideo prepare transcode: little to decode, and PyAV starts sooner"
-    if Start.FRESH in tables.table.starts.values():
-        return "pyav", "open groups of pictures, within which only PyAV may start"
-    return "decord", "sound tables"
+        return Mp4Video(path, track, backend, fallback=False), ""
+    reasons = {
+        "decord is not installed": not has_decord(),
+        "made by gcvideo prepare transcode: little to decode, and PyAV starts sooner": track.prepared,
+        "open groups of pictures, within which only PyAV may start": Start.FRESH in track.table.starts.values(),
+    }
+    why = refusal or next((reason for reason, holds in reasons.items() if holds), "")
+    return Mp4Video(path, track, "pyav" if why else "decord", fallback=True), why
 
 
 def why_missing(backend: str) -> str | None:
@@ -329,7 +311,7 @@ def _why_only_pyav(track: Mp4Track) -> str | None:
     if track.info.reorder is None and track.table.reorder:
         return "the stream does not tell how pictures are reordered, so that decoders guess"
     if track.info.codec == "hevc":
-        return HEVC_REASON
+        return "HEVC, where only PyAV tells that a picture is lost"
     if track.info.bit_depth > 8:
         return "more than 8 bits a sample"  # other rounding than PyAV's
     return None

@@ -62,7 +62,7 @@ class StreamFrame:
         return orientation_of(self.picture).apply(pixels)
 
 
-class FrameStream:
+class FrameStream(contextlib.AbstractContextManager["FrameStream"]):
     """Frames of a source in presentation order; a context manager.
 
     Live sources are cameras, and URLs whose length the server does not tell. A thread decodes them; frames that nobody
@@ -266,9 +266,6 @@ class FrameStream:
             self._closing.set()  # and the thread closes the source
             self._receiver.join(2.0)
 
-    def __enter__(self) -> FrameStream:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -285,10 +282,6 @@ def _what_to_open(source: str | IO[bytes], timeout: float) -> tuple[Any, dict[st
         # A file that breaks off is read on from there where the server can do that.
         options = {"protocol_whitelist": _PROTOCOLS, "rtsp_flags": "prefer_tcp", "reconnect": "1"}
         return source, {"timeout": (timeout, timeout), "options": options}
-    if not os.path.isfile(source):
-        raise VideoError(source, "no such file")
-    if os.path.getsize(source) == 0:
-        raise VideoError(source, "the file is empty")
     return f"file:{os.path.abspath(source)}", {}  # a name with a colon in it is no protocol
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import NamedTuple
 
 from gcvideo.errors import VideoError
@@ -63,6 +63,7 @@ def read_member(member: Member) -> bytes:
     Raises:
         VideoError: the shard does not hold it.
     """
+    found = False
     start, size = member.offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE + member.size
     try:
         with open(member.shard, "rb", buffering=0) as shard:
@@ -71,15 +72,9 @@ def read_member(member: Member) -> bytes:
             data = os.pread(shard.fileno(), size, start)
     except OSError as error:
         raise VideoError(member.path, f"its shard cannot be read ({error.strerror})") from None
-    if len(data) < size or not _announces(data[: tarfile.BLOCKSIZE], member):
+    with suppress(tarfile.HeaderError):  # its checksum must be right
+        info = tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+        found = info.isreg() and (info.name, info.size) == (member.name, member.size)
+    if len(data) < size or not found:
         raise VideoError(member.path, "is not at this place of its shard")
     return data[tarfile.BLOCKSIZE :]
-
-
-def _announces(header: bytes, member: Member) -> bool:
-    """Whether a member's header, whose checksum must be right, tells its name and size."""
-    try:
-        info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return False
-    return info.isreg() and (info.name, info.size) == (member.name, member.size)

@@ -206,7 +206,7 @@ def test_a_video_cut_short_gives_what_it_has_and_says_why(video: Path, tmp_path:
         assert 5 < len(list(stream)) < 40
 
 
-@pytest.mark.parametrize(("source", "reason"), [("camera:99", "there is no camera"), ("absent.mp4", "no such file")])
+@pytest.mark.parametrize(("source", "reason"), [("camera:99", "there is no camera"), ("absent.mp4", "No such file")])
 def test_what_is_not_there_is_named(source: str, reason: str) -> None:
     with pytest.raises(VideoError, match=reason):
         FrameStream(source)
