@@ -29,7 +29,7 @@ from gcvideo.data.annotations import videos_under
 from gcvideo.data.crops import crop_and_resize, random_short_side_box
 from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.records import RecordTable
-from gcvideo.data.worker_pool import keep_freed_memory
+from gcvideo.device import keep_freed_memory
 from gcvideo.errors import DataError, VideoError
 from gcvideo.video import open_video
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     clips = [[draw_clip(path, seed) for path in pair] for pair, seed in seeds]
     videos = [[all_views(path) for path in pair] for pair in pairs]
     torch.set_num_threads(1)
-    keep_freed_memory()  # as in the workers
+    keep_freed_memory(64 << 20)  # as in the workers
     if hasattr(os, "sched_setaffinity"):  # the threads that decoders start stay on one core too
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     milliseconds = {

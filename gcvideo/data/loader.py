@@ -92,7 +92,7 @@ class Loader(Generic[T]):
         note: takes each item in the main process, puts its failures down as bad videos, and returns it.
         tasks: one an item.
         workers: worker processes; 0 loads in this one.
-        pin_memory: items of worker processes come in page-locked memory.
+        pin_memory: items of worker processes come in page-locked memory; large tensors only until the next item.
     """
 
     dataset: ClipDataset | ViewDataset
@@ -162,7 +162,8 @@ def train_loader(
         rank: of this process.
         world_size: number of processes.
         workers: worker processes; 0 decodes in this one, where a crash of the decoder ends the run.
-        pin_memory: batches of worker processes come in page-locked memory, which saves ``pin_memory()`` its copy.
+        pin_memory: batches of worker processes come in page-locked memory, which saves ``pin_memory()`` its copy; clips
+            stay there only until the next batch is taken.
         data_of: which clips to cut in an epoch, where ``dataset.data`` is not for all.
 
     Every process must call it: they tell each other which videos they could not read.
@@ -316,7 +317,9 @@ def _copy(
             pinned = batch.pin_memory()  # costs nothing where the loader did it
             with stream:
                 clips, labels = (tensor.to(device, non_blocking=True) for tensor in (pinned.clips, pinned.labels))
-                copies.put((pinned._replace(clips=clips, labels=labels), stream.record_event()))
+                arrived = stream.record_event(torch.Event(device, blocking=True))
+            copies.put((pinned._replace(clips=clips, labels=labels), arrived))
+            arrived.synchronize()  # the next batch may come in the same memory
         copies.put(None)
     except BaseException as error:
         copies.put(error)

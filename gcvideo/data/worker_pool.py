@@ -11,11 +11,9 @@ Tensors travel through anonymous memory files, so a small ``/dev/shm``, as conta
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import io
-import itertools
 import mmap
 import multiprocessing
 import os
@@ -25,7 +23,7 @@ import signal
 import tempfile
 import time
 import typing
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from multiprocessing import connection, util
@@ -37,11 +35,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gcvideo.device import keep_freed_memory, page_lock
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Hold = Callable[[int], None]
 
 NOTHING = -1
+LARGE = 1 << 20  # bytes of a tensor from which its copy costs more than it is worth
 # Processes that keep dying while they hold no item have another cause, most often too little memory.
 MAX_IDLE_DEATHS = 5
 
@@ -61,7 +62,8 @@ class WorkerPool(Generic[Task, Result]):
             None for no limit.
         prefetch: tasks in flight for each worker.
         ordered: give results in the order of the tasks, not in that in which they are finished.
-        pin_memory: put the tensors of results into page-locked memory, which GPUs copy from asynchronously.
+        pin_memory: leave large tensors of a result where the worker put them, in page-locked memory, which GPUs copy
+            from by themselves; asking for the next result ends them.
     """
 
     work: Callable[[Task, Hold], Result]
@@ -79,11 +81,14 @@ class WorkerPool(Generic[Task, Result]):
         self._running: list[_Worker] = []
         self._todo: deque[Task] = deque()
         self._sent = self._done = 0  # tasks given to workers, and results given to the caller
-        self._ready: dict[int, Any] = {}  # number of the task -> result
+        self._ready: dict[int, Any] = {}  # number of the task -> packed result, and the number of its file
+        self._files: list[int] = []  # shared memory: of each task in flight, and of the result that the caller has
+        self._maps = defaultdict[int, np.ndarray](lambda: np.empty(0, np.uint8))  # number of the file -> its bytes
+        self._free, self._lent = deque[int](), list[int]()  # numbers of files: of nobody, and of the caller
         self._measured = self._idle_deaths = 0
         self._busy = 0.0
         # Without a finalizer, workers would outlive a process that exits in the middle of a loop over the results.
-        util.Finalize(self, _kill, args=(self._running,), exitpriority=10)
+        util.Finalize(self, _kill, args=(self._running, self._files), exitpriority=10)
 
     def map(self, tasks: Iterable[Task]) -> Iterator[Result]:
         """Results of all tasks; then the workers end.
@@ -118,7 +123,8 @@ class WorkerPool(Generic[Task, Result]):
 
     def close(self) -> None:
         """End the workers, with what they have not finished."""
-        _kill(self._running)
+        _kill(self._running, self._files)
+        self._maps.clear()
         self._todo.clear()
         self._ready.clear()
         self._done = self._sent
@@ -130,13 +136,22 @@ class WorkerPool(Generic[Task, Result]):
             if worker is None or (worker.pending and len(self._running) < self.workers):
                 worker = self._start(len(self._running))
                 self._running.append(worker)
-            worker.send(self._sent, self._todo.popleft())
+            worker.send(self._sent, (self._free.popleft(), self._todo.popleft()))
             self._sent += 1
 
     def _next(self) -> Result:
         while not self._ready or (self.ordered and self._done not in self._ready):
             self._receive()
-        result = self._ready.pop(self._done if self.ordered else next(iter(self._ready)))
+        file, packed, sizes = self._ready.pop(self._done if self.ordered else next(iter(self._ready)))
+        self._free.extend(self._lent)  # its caller asks for the next one
+        self._lent = [file]
+        if sum(sizes) > len(self._maps[file]):
+            self._maps[file] = np.frombuffer(mmap.mmap(self._files[file], sum(sizes)), np.uint8)
+            if self.pin_memory:
+                page_lock(self._maps[file])
+        parts = np.split(self._maps[file][: sum(sizes)], np.cumsum(sizes)[:-1])
+        buffers = [part if self.pin_memory and len(part) >= LARGE else part.copy() for part in parts]
+        result = pickle.loads(packed, buffers=buffers)
         self._done += 1
         self._send()
         if isinstance(result, Exception):
@@ -145,7 +160,10 @@ class WorkerPool(Generic[Task, Result]):
 
     def _start(self, number: int) -> _Worker:
         self._held[number] = NOTHING
-        return _Worker(self.prefetch, self._run, number)
+        if not self._files:
+            self._files.extend(_memory_file() for _ in range(self.workers * self.prefetch + 1))
+            self._free, self._lent = deque(range(len(self._files))), []
+        return _Worker(self._run, number)
 
     def _receive(self) -> None:
         """Wait for results, or for the death of a worker."""
@@ -154,7 +172,7 @@ class WorkerPool(Generic[Task, Result]):
         sources: dict[Any, _Worker] = {worker.connection: worker for worker in self._running}
         for source in connection.wait(list(sources)):
             try:
-                number, seconds, self._ready[number] = sources[source].receive(pin_memory=self.pin_memory)
+                number, seconds, self._ready[number] = sources[source].receive()
             except (EOFError, OSError):
                 self._replace(sources[source])
             else:
@@ -177,7 +195,7 @@ class WorkerPool(Generic[Task, Result]):
         for task in worker.pending.items():
             self._running[number].send(*task)
 
-    def _run(self, number: int, link: connection.Connection, files: list[int]) -> None:
+    def _run(self, number: int, link: connection.Connection) -> None:
         """Main loop of a worker process: take tasks and send results until the main process has ended."""
         for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(ignored, signal.SIG_IGN)  # they are meant for the main process, which ends this one
@@ -185,7 +203,7 @@ class WorkerPool(Generic[Task, Result]):
         faulthandler.disable()  # the main process reports a crash, in one line
         gc.freeze()  # keeps inherited memory shared: the garbage collector would write to all of it
         torch.set_num_threads(1)
-        keep_freed_memory()
+        keep_freed_memory(64 << 20)  # else that of frames is fetched again in each clip: 500 page faults, 1.5 ms
         inherited = _address_space()
         if self.memory_limit is not None:
             with contextlib.suppress(ValueError):  # the process has a lower limit already
@@ -197,22 +215,22 @@ class WorkerPool(Generic[Task, Result]):
             signal.setitimer(signal.ITIMER_REAL, self.time_limit or 0)
 
         parent = os.getppid()
-        for slot in itertools.cycle(range(self.prefetch)):
+        while True:
             try:
                 while not link.poll(2):
                     if os.getppid() != parent:
                         os._exit(0)
-                task_number, task = link.recv()
+                task_number, (file, task) = link.recv()
             except (EOFError, OSError):
                 os._exit(0)
             hold(NOTHING)  # starts the alarm also for work that holds no item
             began = time.perf_counter()
             try:
-                packed = _pack(self.work(task, hold), files[slot])
+                packed = _pack(self.work(task, hold), self._files[file])
             except Exception as error:
-                packed = _pack(ExceptionWithTraceback(error, error.__traceback__), files[slot])
+                packed = _pack(ExceptionWithTraceback(error, error.__traceback__), self._files[file])
             hold(NOTHING)
-            message = pickle.dumps((task_number, time.perf_counter() - began, slot, packed))
+            message = pickle.dumps((task_number, time.perf_counter() - began, (file, *packed)))
             signal.setitimer(signal.ITIMER_REAL, 0)  # the main process may take its time to receive
             link.send_bytes(message)
             if self.memory_limit is not None and _address_space() - inherited > self.memory_limit / 2:
@@ -222,12 +240,11 @@ class WorkerPool(Generic[Task, Result]):
 class _Worker:
     """The main process's end of a worker: its process, its connection, and the tasks it has not finished."""
 
-    def __init__(self, prefetch: int, run: Callable[..., None], number: int) -> None:
-        self.pending: dict[int, Any] = {}  # number of the task -> task, in the order sent
-        self._files = [_memory_file() for _ in range(prefetch)]
+    def __init__(self, run: Callable[..., None], number: int) -> None:
+        self.pending: dict[int, Any] = {}  # number of the task -> its file and task, in the order sent
         context = multiprocessing.get_context("fork")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=run, args=(number, theirs, self._files), daemon=True)
+        self.process = context.Process(target=run, args=(number, theirs), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -236,22 +253,15 @@ class _Worker:
         with contextlib.suppress(OSError):  # it has just died: the next worker gets what is pending
             self.connection.send((number, task))
 
-    def receive(self, *, pin_memory: bool) -> tuple[int, float, Any]:
-        number, seconds, slot, (packed, sizes) = pickle.loads(self.connection.recv_bytes())
-        buffers = [torch.empty(size, dtype=torch.uint8, pin_memory=pin_memory).numpy() for size in sizes]
-        with open(self._files[slot], "rb", closefd=False) as file:
-            file.seek(0)
-            for buffer in buffers:
-                file.readinto(buffer.data)
+    def receive(self) -> tuple[int, float, Any]:
+        number, seconds, packed = pickle.loads(self.connection.recv_bytes())
         del self.pending[number]
-        return number, seconds, pickle.loads(packed, buffers=buffers)
+        return number, seconds, packed
 
     def close(self) -> None:
         self.connection.close()
         self.process.kill()
         self.process.join()
-        while self._files:
-            os.close(self._files.pop())
 
 
 class _Pickler(pickle.Pickler):
@@ -281,9 +291,11 @@ def _pack(value: Any, file: int) -> tuple[bytes, list[int]]:
     return packed.getvalue(), sizes
 
 
-def _kill(workers: list[_Worker]) -> None:
+def _kill(workers: list[_Worker], files: list[int]) -> None:
     while workers:
         workers.pop().close()
+    while files:
+        os.close(files.pop())
 
 
 def _cause_of_death(exitcode: int | None, time_limit: float | None) -> str:
@@ -292,16 +304,6 @@ def _cause_of_death(exitcode: int | None, time_limit: float | None) -> str:
     if exitcode and exitcode < 0:
         return f"its process died of {signal.Signals(-exitcode).name}"
     return f"its process ended with exit code {exitcode}"
-
-
-def keep_freed_memory() -> None:
-    """Let this process use freed memory again, up to 64 MiB of it, where glibc would hand it back.
-
-    Else the memory of frames goes back and is fetched again in each clip: up to 500 page faults, 1.5 ms.
-    """
-    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
-        libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, at its largest
 
 
 def _address_space() -> int:

@@ -435,8 +435,23 @@ API cudaHostAlloc(void **p, size_t n, unsigned flags)
 
 API cudaMallocHost(void **p, size_t n) { return cudaHostAlloc(p, n, 0); }
 API cudaFreeHost(void *p) { return OK; }
-API cudaHostRegister(void *p, size_t n, unsigned flags) { return OK; }
-API cudaHostUnregister(void *p) { return OK; }
+API cudaHostRegister(void *p, size_t n, unsigned flags)
+{
+    touch();
+    if (n_pinned < MAX_PINNED) {
+        pinned[n_pinned].start = p;
+        pinned[n_pinned++].size = n;
+    }
+    return OK;
+}
+
+API cudaHostUnregister(void *p)
+{
+    for (int i = 0; i < n_pinned; i++)
+        if (pinned[i].start == p)
+            pinned[i].size = 0;
+    return OK;
+}
 
 API cudaPointerGetAttributes(struct cudaPointerAttributes *a, const void *p)
 {

@@ -447,3 +447,27 @@ def test_a_worker_whose_decoder_leaks_is_replaced_before_memory_is_short() -> No
     pool = WorkerPool(work, workers=1, on_death=lambda *_: None, memory_limit=256 << 20)
     first, second, third = pool.map([1, 160, 1])
     assert first == second != third
+
+
+def test_large_results_stay_in_page_locked_memory_until_the_next_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tensors are copied; results that come out of order, or after a death, are as they were sent."""
+    locked: list[np.ndarray] = []
+    monkeypatch.setattr("gcvideo.data.worker_pool.page_lock", locked.append)
+
+    def work(task: int, hold: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        hold(task)
+        if task == 3 and died.value == 0:
+            died.value = 1
+            os._exit(1)
+        time.sleep(0.05 if task % 4 == 0 else 0)
+        return torch.full((2**20 + task,), task, dtype=torch.uint8), torch.tensor([task])
+
+    died = multiprocessing.Value("i", 0)
+    pool = WorkerPool(work, workers=2, on_death=lambda *_: None, pin_memory=True)
+    small = []
+    for task, (large, number) in enumerate(pool.map(range(12))):
+        assert large.shape == (2**20 + task,)
+        assert (large == task).all()
+        assert any(array.ctypes.data <= large.data_ptr() < array.ctypes.data + array.nbytes for array in locked)
+        small.append(number)
+    assert torch.cat(small).tolist() == list(range(12))
