@@ -19,9 +19,8 @@ from gcvideo.prepare import motion as moving
 from gcvideo.prepare import synthetic as sets
 from gcvideo.prepare import transcode as copying
 from gcvideo.prepare import verify as verifying
-from gcvideo.prepare.index import make_index
+from gcvideo.prepare.index import make_index, write_shards
 from gcvideo.prepare.jobs import PartDone
-from gcvideo.prepare.shards import write_shards
 from gcvideo.prepare.transcode import PRESETS, Encoding
 
 
@@ -47,10 +46,9 @@ def synthetic(args: argparse.Namespace) -> dict[str, Any]:
     """Make the synthetic action set, or the task for global context."""
     options = {"train": args.train, "val": args.val, "seed": args.seed, "workers": args.workers}
     train, val = sets.make_synthetic(args.out, task=args.kind, distance=args.distance, **options)
-    made = {"train": str(train), "val": str(val)}
-    if args.kind == "action":
-        return {**made, "classes": list(sets.CLASSES)}
-    return {**made, "classes": list(sets.CUE_COLOURS), "frames from cue to cue": sets.frames_apart(args.distance)}
+    apart = {"frames from cue to cue": sets.frames_apart(args.distance)} if args.kind == "context" else {}
+    classes = list(sets.CUE_COLOURS if apart else sets.CLASSES)
+    return {"train": str(train), "val": str(val), "classes": classes, **apart}
 
 
 def download(args: argparse.Namespace) -> dict[str, Any]:

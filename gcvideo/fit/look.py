@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +162,7 @@ def _examine(path: str) -> Row:
 
 def _each(function: Callable[[str], Row], paths: list[str], title: str, deadline: float) -> dict[str, Row]:
     """The function's row for each path, until the deadline."""
-    jobs = run_jobs(function, paths, title=title, until=deadline, **LIMITS)
+    jobs = takewhile(lambda job: time.monotonic() < deadline, run_jobs(function, paths, title=title, **LIMITS))
     return {path: {"kind": "failed", "reason": error} if row is None else row for path, row, error in jobs}
 
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
 import yaml
@@ -136,8 +136,6 @@ def unpack(archive: Path, folder: Path) -> dict[str, int]:
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         archive.unlink()
         raise DataError(f"{archive}: damaged archive ({str(error).partition(':')[0]}); it was removed") from None
-    except OSError as error:
-        raise DataError(f"{archive}: cannot be unpacked into {folder} ({error.strerror})") from None
     return {member.name: member.size for member in members if member.isreg()}
 
 
@@ -158,8 +156,7 @@ def _list_archives(base: str, edition: str, split: str) -> dict[str, str]:
         name = PurePosixPath(unquote(urlsplit(line).path)).name
         if not name.endswith((".tar", ".tar.gz", ".tgz")):
             raise DataError(f"{address}: expected addresses of tar files, found {line[:200]!r}")
-        url = urljoin(address, line.replace(f"{BASE}/{edition}", base, 1))
-        urls[f"{split}/{name}"] = quote(url, safe="%/:,()?=&")
+        urls[f"{split}/{name}"] = urljoin(address, line.replace(f"{BASE}/{edition}", base, 1))
     return urls
 
 

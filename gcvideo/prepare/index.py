@@ -1,7 +1,19 @@
-"""Index of a data set: one Parquet file that describes each video, and a fingerprint of them all."""
+"""Index of a data set, one Parquet file that describes each video with a fingerprint of them all; and tar shards.
 
+Shards hold a data set on clusters whose file systems are slow with many small files. They follow webdataset's
+convention (https://github.com/webdataset/webdataset): the members of a sample follow each other and share their name up
+to the first dot. Here a sample is three members: ``00000042.mp4`` (the untouched file), ``00000042.cls`` (the label as
+text, of several ``3,17``) and ``00000042.json`` (id and label).
+
+Beside them lie ``shards.json``, which lists them, ``shards.jsonl``, from which an interrupted run resumes, and
+``shards.parquet``, the index of all videos with their byte ranges in the shards, from which training and tests read a
+folder of shards as any other data set.
+"""
+
+import io
 import json
 import os
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +24,15 @@ import pyarrow.parquet as pq
 import yaml
 
 from gcvideo.data.annotations import load_records
-from gcvideo.data.records import RecordTable
+from gcvideo.data.records import RecordTable, VideoRecord
 from gcvideo.errors import DataError
-from gcvideo.files import hash_file, replacing
+from gcvideo.files import hash_file, replacing, write_json
 from gcvideo.journal import Journal, Row
 from gcvideo.parts import WHOLE, Part
-from gcvideo.prepare.jobs import reason_of, scan
+from gcvideo.prepare.jobs import reason_of, scan, stamp_of
 from gcvideo.video import open_video
-from gcvideo.video.frame_folder import list_files
-from gcvideo.video.tar_members import local_path
+from gcvideo.video.frame_folder import is_frame_folder, list_files
+from gcvideo.video.tar_members import INDEX, JOURNAL, MANIFEST, Member, local_path
 
 COLUMNS: dict[str, str] = yaml.safe_load(Path(__file__).with_name("index.yaml").read_text(encoding="utf-8"))
 SCHEMA = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
@@ -108,3 +120,84 @@ def write_index(path: Path, records: RecordTable, rows: Sequence[Row], **metadat
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     return table
+
+
+def write_shards(
+    annotation: str | Path,
+    folder: str | Path,
+    *,
+    root: str | Path | None = None,
+    shard_bytes: int = 256 << 20,
+    seed: int = 0,
+    workers: int | None = None,
+) -> Row:
+    """Pack the videos of an annotation, shuffled once, into shards of about ``shard_bytes``.
+
+    Shards that an earlier run has finished are kept, and those that were lost or changed since are written again; the
+    same videos and seed give the same bytes. The index lists the videos in the annotation's order, so that
+    ``load_records`` of the folder gives the records of the annotation.
+
+    Returns:
+        the content of ``shards.json``: the ``shards``, each with its ``name`` and number of ``samples``, and the
+        ``fingerprint`` of the data set (see ``RecordTable.fingerprint``).
+
+    Raises:
+        DataError: the annotation cannot be used, a video is missing, or the folder holds other shards.
+    """
+    folder = Path(folder).expanduser()
+    records = load_records(annotation, root=root)
+    records.require_text()
+    order = np.random.default_rng(seed).permutation(len(records)).tolist()
+    shards = _plan({f"{index:08d}": records[index] for index in order}, shard_bytes)
+    manifest = {
+        "seed": seed,
+        "shard_bytes": shard_bytes,
+        "fingerprint": records.fingerprint,
+        "shards": [{"name": name, "samples": len(samples)} for name, samples in shards.items()],
+    }
+    journal = Journal(folder / JOURNAL, manifest)
+    if journal.is_foreign:
+        raise DataError(f"{folder}: holds shards of other videos or settings; choose another folder")
+
+    def write(name: str) -> Row:
+        """Write a shard; returns the path of each video in it, by the key of its sample."""
+        paths: Row = {}
+        with replacing(folder / name) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for key, record in shards[name].items():
+                note = json.dumps({"id": record.id, "label": record.label}, ensure_ascii=False)
+                members = {
+                    f"{key}{Path(record.path).suffix.lower()}": Path(record.path).read_bytes(),
+                    f"{key}.cls": record.label_text.encode(),
+                    f"{key}.json": note.encode(),
+                }
+                for member, content in members.items():
+                    info = tarfile.TarInfo(member)  # owner, group and time stay 0: the same samples give the same bytes
+                    info.size = len(content)
+                    place = Member(name, tar.offset + tarfile.BLOCKSIZE, info.size, member)
+                    paths.setdefault(key, place.path)  # the video comes first
+                    tar.addfile(info, io.BytesIO(content))
+        return paths
+
+    options: dict[str, Any] = {"title": "shard", "unit": "shards", "must": True, "workers": workers}
+    written = scan(write, list(shards), journal=journal, stamp=lambda name: stamp_of(f"{folder / name}"), **options)
+    paths = {key: path for row in written.values() for key, path in row.items()}  # of each video in its shard
+    rows = [{"path": paths[f"{index:08d}"]} for index in range(len(records))]
+    write_index(folder / INDEX, records, rows, shards={name: os.path.getsize(folder / name) for name in shards})
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def _plan(records: dict[str, VideoRecord], shard_bytes: int) -> dict[str, dict[str, VideoRecord]]:
+    """Fill shards in order, each with at least one sample: its record by its key."""
+    shards: dict[str, dict[str, VideoRecord]] = {}
+    room = -1
+    for key, record in records.items():
+        if is_frame_folder(record.path):
+            raise DataError(f"{record.path}: is a folder of frames; shards hold video files")
+        size = os.path.getsize(record.path)
+        if size > room:
+            samples = shards[f"shard-{len(shards):06d}.tar"] = dict[str, VideoRecord]()
+            room = shard_bytes
+        room -= size
+        samples[key] = record
+    return shards

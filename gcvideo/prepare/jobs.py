@@ -1,8 +1,6 @@
 """One job for each of many items, in worker processes that may die, with progress and a journal to resume from."""
 
-import math
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -24,10 +22,8 @@ class PartDone(Exception):
     """A part of a job has done its share of the videos; the whole job puts the parts together."""
 
     def __init__(self, part: Part, videos: int, failed: int) -> None:
-        super().__init__(
-            f"{part} is done ({videos:,} videos, {failed:,} failed); when all are, run the command once without "
-            "--part, and not under torchrun or srun, to put them together"
-        )
+        done = f"{part} is done ({videos:,} videos, {failed:,} failed)"
+        super().__init__(f"{done}; when all are, run the command once without --part, in one process, to join them")
 
 
 def run_jobs(
@@ -40,7 +36,6 @@ def run_jobs(
     workers: int | None = None,
     seconds: float | None = None,
     memory: int | None = None,
-    until: float = math.inf,
 ) -> Iterator[tuple[Item, Value | None, str | None]]:
     """Apply a function to every item, in worker processes.
 
@@ -54,7 +49,6 @@ def run_jobs(
         seconds: wall-clock time limit of one job; None for no limit. A job beyond it fails, as one that crashes does;
             the others are not affected.
         memory: bytes that the worker process of one job may allocate; None for no limit.
-        until: time, by ``time.monotonic``, after which no more results come, but for the first one.
 
     Yields:
         item, value and None; or item, None and the reason why the job failed. In the order in which jobs finish.
@@ -85,8 +79,6 @@ def run_jobs(
             failed += error is not None
             progress.advance(**({"failed": failed} if failed else {}))
             yield items[number], value, error
-            if time.monotonic() > until:
-                break
 
 
 def stamp_of(path: str) -> Any:

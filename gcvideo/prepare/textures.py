@@ -36,8 +36,7 @@ def textures() -> list[Image.Image]:
 
 
 def _coloured(values: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """A picture of values (H, W) or (H, W, 3) in [0, 1], between two random colours."""
-    values = values[..., None] if values.ndim == 2 else values
+    """A picture of values (H, W, 1 or 3) in [0, 1], between two random colours."""
     low, high = rng.uniform(0, 255, (2, 3))
     grey = rng.random() ** 0.5  # most surfaces have weak colours
     low, high = (colour + grey * (colour.mean() - colour) for colour in (low, high))
@@ -58,7 +57,7 @@ def _clouds(rng: np.random.Generator) -> Image.Image:
 def _stripes(rng: np.random.Generator) -> Image.Image:
     y, x = np.mgrid[:TEXTURE, :TEXTURE]
     along, across, slope = *rng.uniform(0.05, 0.6, 2), rng.normal()
-    waves = np.sin((x + y * slope) * along) + rng.integers(2) * np.sin(y * across)
+    waves = (np.sin((x + y * slope) * along) + rng.integers(2) * np.sin(y * across))[..., None]
     return _coloured(np.where(waves > 0, 1.0, 0.0) if rng.random() < 0.5 else waves / 4 + 0.5, rng)
 
 

@@ -31,7 +31,7 @@ ONLY_REPORTED = (*SOUND, "alike")
 SUBSETS = ("train", "val", "test")
 SEVERAL = " | "  # between the labels of a video
 LOOKS_SAME = "the same pictures"
-Damage = tuple[int | None, int, str]  # of a picture: its time, the number of frames before it, and why
+MARKED = "marked by the decoder"
 
 
 class Finding(NamedTuple):
@@ -168,8 +168,8 @@ def verify_video(path: str) -> Row:
             row["print"] = base64.b64encode(picture_hash(video.frames(numbers))).decode()
             return row | ({"kind": "pyav", "reason": why} if video.backend == "pyav" else {"kind": "sound"})
     except VideoError as error:
-        damaged = row or isinstance(error, DamagedVideoError)
-        kind = "damaged" if damaged else "missing" if error.reason == "does not exist" else "refused"
+        kind = "missing" if error.reason == "does not exist" else "refused"
+        kind = "damaged" if row or isinstance(error, DamagedVideoError) else kind
         return row | {"kind": kind, "reason": error.reason}
 
 
@@ -180,7 +180,7 @@ def strict_decode(file: str, expected: int) -> tuple[list[int], str]:
         Numbers of the damaged pictures, in the order shown; and what is wrong, "" if nothing is.
     """
     times: list[int] = []
-    failed, marked = list[Damage](), list[Damage]()
+    damage: list[tuple[int | None, int, str]] = []  # time of the picture, frames before it, and why
     count, cut = 0, False  # whether the last packet fails
     # A file must not be taken for a URL or open one, for any name or content that it may have.
     options = {"protocol_whitelist": "file"}
@@ -198,21 +198,20 @@ def strict_decode(file: str, expected: int) -> tuple[list[int], str]:
                 try:
                     for frame in decoder.decode(packet):
                         if frame.is_corrupt:
-                            marked.append((frame.pts, count, "marked by the decoder"))
+                            damage.append((frame.pts, count, MARKED))
                         count += 1
                 except av.FFmpegError as error:
-                    failed.append((time, count, reason_of(error)))
+                    damage.append((time, count, reason_of(error)))
                     cut = True
     except (av.FFmpegError, ValueError, EOFError, StopIteration) as error:
-        failed.append((None, count, reason_of(error)))
+        damage.append((None, count, reason_of(error)))
     if count == expected:  # it begins between key pictures, or ends within a picture
-        failed = [damage for damage in failed[: len(failed) - cut] if damage[1]]
+        damage = [each for each in damage[: len(damage) - cut] if each[1] or each[2] == MARKED]
     shown = sorted({*times}) if len({*times}) == expected else []
     numbers: dict[int | None, int] = {time: number for number, time in enumerate(shown)}
-    pictures = sorted({numbers.get(time, before) for time, before, _ in failed + marked})
-    if pictures:
-        why = (failed + marked)[0][2]
-        return pictures, f"is damaged at frame{'s' * (len(pictures) > 1)} {_ranges(pictures)} ({why})"
+    pictures = sorted({numbers.get(time, before) for time, before, _ in damage})
+    if damage:
+        return pictures, f"is damaged at frame{'s' * (len(pictures) > 1)} {_ranges(pictures)} ({damage[0][2]})"
     return [], f"only {count} of {expected} frames can be decoded" if count != expected else ""
 
 
@@ -246,8 +245,8 @@ def read_lists(
                 labels = record.label if isinstance(record.label, tuple) else (record.label,)
                 texts = [str(records.classes[label] if records.classes else label) for label in labels]
                 known = SEVERAL.join(texts) if -1 not in labels else None
-                place = (number, order), name, row.line if row else 0
-                entries.append(Entry(*place, record, known, records.classes))
+                line = row.line if row else 0
+                entries.append(Entry((number, order), name, line, record, known, records.classes))
     return entries, findings
 
 

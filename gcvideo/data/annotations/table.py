@@ -19,14 +19,14 @@ from gcvideo.data.annotations.labels import UNKNOWN, Kind, normalize, read_label
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
 from gcvideo.video.frame_folder import is_frame_folder
-from gcvideo.video.tar_members import INDEX, MANIFEST
+from gcvideo.video.tar_members import INDEX, JOURNAL, MANIFEST
 
 Find = Callable[[str], str | None]
 
 SPLITS = "train:train training:train val:val valid:val validate:val validation:val test:test testing:test"
 SUBSETS = dict(pair.split(":") for pair in SPLITS.split())
 EVERY_SUBSET = "every"
-SHARD_FILES = {INDEX, MANIFEST, f"{MANIFEST}.partial"}  # in a folder of shards, which may be incomplete
+SHARD_FILES = {INDEX, MANIFEST, JOURNAL}  # in a folder of shards, which may be incomplete
 
 
 class Row(NamedTuple):

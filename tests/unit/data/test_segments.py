@@ -14,8 +14,7 @@ from gcvideo.data.dataset import ClipDataset, ViewDataset, make_views
 from gcvideo.data.records import RecordTable, VideoRecord
 from gcvideo.data.sampling import Windows, random_clip, sample_rng, uniform_clips
 from gcvideo.errors import VideoError
-from gcvideo.prepare.index import make_index
-from gcvideo.prepare.shards import write_shards
+from gcvideo.prepare.index import make_index, write_shards
 from gcvideo.prepare.transcode import copy_annotation
 from gcvideo.video import open_video
 from tests.videos import moving_frames, write_video

@@ -14,8 +14,7 @@ from gcvideo.data.annotations.table import Readings
 from gcvideo.data.records import RecordTable
 from gcvideo.data.splits import load_split
 from gcvideo.errors import ConfigError, DataError
-from gcvideo.prepare.index import make_index
-from gcvideo.prepare.shards import write_shards
+from gcvideo.prepare.index import make_index, write_shards
 from gcvideo.prepare.transcode import copy_annotation
 from tests.unit.data.test_annotations import make_files, write
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
-from gcvideo.prepare.shards import write_shards
+from gcvideo.prepare.index import write_shards
 from gcvideo.video import open_video
 from gcvideo.video.tar_members import JOURNAL
 from tests.videos import moving_frames, write_video

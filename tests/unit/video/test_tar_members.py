@@ -16,8 +16,7 @@ from gcvideo.data.dataset import ClipDataset, ViewDataset
 from gcvideo.data.loader import eval_loader, train_loader
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError, VideoError
-from gcvideo.prepare.index import make_index
-from gcvideo.prepare.shards import write_shards
+from gcvideo.prepare.index import make_index, write_shards
 from gcvideo.prepare.verify import verify
 from gcvideo.video import open_video
 from gcvideo.video.tar_members import INDEX, MANIFEST, Member, parse_member
