@@ -25,8 +25,6 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-import numpy as np
-
 from gcvideo.data.annotations.folders import SUFFIXES, find_by_stem
 from gcvideo.data.annotations.labels import split_cells
 from gcvideo.errors import DataError, VideoError
@@ -218,7 +216,8 @@ def _row(path: Path, part: tuple[float, float] | range | None, fps: float | None
         frames = video.times - video.times[0]
         lasts = frames[-1] + 1 / video.fps if video.timed else math.inf
     if isinstance(part, range):
-        times = [*(np.arange(0, lasts, 1 / fps) if fps else frames), lasts]  # of frames as the tool counted them
+        counted = [n / fps for n in range(math.ceil(lasts * fps))] if fps else frames  # as the tool counted them
+        times = [*counted, lasts]
         if len(times) - 1 <= part.stop - part.step:
             raise DataError(f"{path}: has {len(times) - 1} frames, not {part.stop}; counted at another rate (--fps)?")
         part = times[part.start], times[min(part.stop, len(times) - 1)]

@@ -2,7 +2,6 @@
 
 import os
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 from gcvideo.console import printable, warn
@@ -44,7 +43,7 @@ def read_class_folders(annotation: Annotation) -> RecordTable:
             raise DataError(f"{other} and {path} are one, by a link, in two classes; remove one of them")
     inside = annotation.root_given and folder.is_relative_to(annotation.root)
     classes = annotation.classes or (tuple(dict.fromkeys(map(normalize, names))) if owners else None)
-    annotation = replace(annotation, root=annotation.root if inside else folder, classes=classes)
+    annotation = annotation._replace(root=annotation.root if inside else folder, classes=classes)
     rows = [Row(0, os.path.join(os.path.abspath(folder), path), owners.get(path, "")) for path in owners or found]
     return make_table(annotation, rows, kind="names")
 

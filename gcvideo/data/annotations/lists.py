@@ -216,11 +216,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     if path.suffix == ".jsonl":
         rows = [dict(json.loads(line)) for line in text.split("\n") if line.strip()]
         names = [name for name in dict.fromkeys(itertools.chain(*rows)) if ALIASES.get(name, name) in KNOWN]
-        cells = [[row.get(name) for name in names] for row in rows]
+        cells = [names, *([row.get(name) for name in names] for row in rows)]
+        joined = [["|".join(map(str, cell)) if isinstance(cell, list) else cell for cell in row] for row in cells]
         table = io.StringIO()
-        csv.writer(table, lineterminator="\n").writerows(
-            ["|".join(map(str, cell)) if isinstance(cell, list) else cell for cell in row] for row in [names, *cells]
-        )
+        csv.writer(table, lineterminator="\n").writerows(joined)
         text = table.getvalue()
     lines = enumerate(text.split("\n"), start=path.suffix != ".jsonl")
     return ((number, line.strip(" \r\ufeff")) for number, line in lines if not NO_ROW.fullmatch(line))

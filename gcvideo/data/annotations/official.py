@@ -20,7 +20,6 @@ import json
 import math
 import os
 import re
-from dataclasses import replace
 
 from gcvideo.data.annotations.folders import find_by_stem, videos_under
 from gcvideo.data.annotations.labels import load_classes
@@ -78,7 +77,7 @@ def read_ucf101(annotation: Annotation) -> RecordTable:
         listed_name = names.get(number, "no class") if number and names else name
         wrong = f"{text!r}: {listed} calls class {number} {listed_name!r}" if listed_name != name else ""
         rows.append(Row(line, video, name, reason=wrong))
-    annotation = replace(annotation, path=path, classes=annotation.classes or order)
+    annotation = annotation._replace(path=path, classes=annotation.classes or order)
     return make_table(annotation, rows, find=find_by_stem(annotation.root), kind="names")
 
 
@@ -95,7 +94,7 @@ def read_hmdb51(annotation: Annotation) -> RecordTable:
             video, flag = [*text.rsplit(maxsplit=1), ""][:2]
             wrong = "" if flag in {"0", "1", "2"} else f"{path.name}: expected a video and 0, 1 or 2, found {text!r}"
             rows += [Row(line, f"{name}/{video}", name, reason=wrong)] if wrong or flag == wanted else []
-    annotation = replace(annotation, classes=annotation.classes or tuple(lists))
+    annotation = annotation._replace(classes=annotation.classes or tuple(lists))
     return make_table(annotation, rows, find=find_by_stem(annotation.root), kind="names")
 
 
@@ -106,7 +105,7 @@ def read_something_something(annotation: Annotation) -> RecordTable:
         template = entry["template"] if len(entry) > 1 else ""  # test sets have ids only
         rows.append(Row(number, f"{entry['id']}.webm", re.sub(r"[\[\]]", "", template), str(entry["id"])))
     for labels in sorted(annotation.path.parent.glob("*labels.json"))[:1] if annotation.classes is None else ():
-        annotation = replace(annotation, classes=load_classes(labels))
+        annotation = annotation._replace(classes=load_classes(labels))
     return make_table(annotation, rows, find=find_by_stem(annotation.root), kind="names")
 
 
@@ -114,7 +113,7 @@ def read_charades(annotation: Annotation) -> RecordTable:
     """Records of one CSV, each with the labels of all its actions; videos are named ``ID.mp4``."""
     names = annotation.path.with_name("Charades_v1_classes.txt")
     if annotation.classes is None and names.exists():
-        annotation = replace(annotation, classes=load_classes(names))
+        annotation = annotation._replace(classes=load_classes(names))
     named = {f"c{number:03d}": name for number, name in enumerate(annotation.classes or map(str, range(157)))}
     rows = []
     with annotation.path.open(encoding="utf-8-sig", newline="") as file:

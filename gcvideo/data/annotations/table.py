@@ -65,8 +65,7 @@ class Readings:
     hint: str = ""
 
 
-@dataclass(frozen=True)
-class Annotation:
+class Annotation(NamedTuple):
     """An annotation file or folder, and what is known about it.
 
     Attributes:
