@@ -73,7 +73,6 @@ VIDEOS: dict[str, tuple[dict, bool]] = {
     "animation.gif": ({"codec": "gif", "pixel_format": "rgb8"}, False),
 }
 # Those of decord's that PyAV reads where nobody asks for decord.
-PYAV_PREFERRED = {"open_gop.mp4", "open_gop_many_b.mp4"}
 
 
 def write_plain(path: Path) -> Path:

@@ -104,13 +104,6 @@ class SampleTable:
         latest, earliest = np.maximum.accumulate(self.pts), np.minimum.accumulate(self.pts[::-1])[::-1]
         return bool((latest[starts] == self.pts[starts]).all() and (earliest[forgets] == self.pts[forgets]).all())
 
-    def start_of(self, sample: int) -> int:
-        """The last sample from which decoding shows ``sample`` rightly: neither decoded nor presented after it."""
-        for start in reversed(self.starts):
-            if start <= sample and self.pts[start] <= self.pts[sample]:
-                return start
-        return 0
-
     def needed(
         self, frames: Iterable[int], disposable: Callable[[int], bool] = lambda sample: False, *, ahead: int = 0
     ) -> list[int]:
@@ -128,7 +121,11 @@ class SampleTable:
         wanted = {int(self.order[frame]) for frame in frames}
         last: dict[int, int] = {}  # start -> its last wanted sample
         for sample in wanted:
-            start = self.start_of(sample)
+            # the last one that is neither decoded nor presented after the sample
+            before = (
+                start for start in reversed(self.starts) if start <= sample and self.pts[start] <= self.pts[sample]
+            )
+            start = next(before, 0)
             last[start] = max(last.get(start, 0), sample)
         if ahead:
             ends = [sample for sample, kind in self.starts.items() if kind is Start.ANYWHERE] + [len(self.pts)]

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from gcvideo.video.decode_plan import Orientation
 from gcvideo.video.pyav_decoder import DamageError, DecodeError
@@ -104,8 +105,6 @@ class FrameFolder:
 
         Transparency is dropped, and 16 bits are cut to 8.
         """
-        from PIL import Image, ImageOps
-
         for place, index in enumerate(wanted.tolist()):
             with _picture(self.files[index]) as image:
                 shown = ImageOps.exif_transpose(image)
@@ -154,8 +153,6 @@ def check_frames(path: str) -> tuple[list[int], str]:
 @contextmanager
 def _picture(file: str) -> Iterator[Any]:
     """An open picture of Pillow; what goes wrong with it is a ``DamageError``."""
-    from PIL import Image
-
     try:
         with Image.open(file) as image:
             yield image

@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from gcvideo.video.decode_plan import Orientation, SampleTable, UnreadableError
 from gcvideo.video.mp4_tables import Mp4Track
@@ -47,8 +49,6 @@ def decode_with_pyav(
     track: Mp4Track, data: Mapping[int, bytes], wanted: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode samples with libavcodec through PyAV; arguments as in ``decode_with_decord``, result of ``collect``."""
-    import av
-
     codec: Any = av.CodecContext.create(track.info.codec, "r")
     codec.extradata = track.config
     codec.thread_count = 1
@@ -86,8 +86,6 @@ def collect(
         DecodeError: a wanted frame never came, or came in another size or turned otherwise.
         DamageError: a frame is damaged, wanted or not: others may refer to it.
     """
-    from av.video.reformatter import VideoReformatter
-
     height, width = size
     place = {name: index for index, name in enumerate(wanted)}
     # It keeps its tables from frame to frame. With threads of its own, each clip would pay for starting them.
@@ -144,12 +142,11 @@ class LibavVideo:
     """
 
     backend = "pyav"
+    _container: Any = None
+    _stream: Any = None
 
     def __init__(self, path: str, *, count: bool = False) -> None:
         self._path = path
-        self._opened = contextlib.ExitStack()
-        self._container: Any
-        self._stream: Any
         self._open()
         self.fps = declared_fps(self._container, self._stream)
         self._table = None if count else self._read_table()
@@ -180,18 +177,16 @@ class LibavVideo:
 
     def close(self) -> None:
         """Close the file, and free the decoder with its pictures."""
-        self._opened.close()
+        if self._container:
+            self._container.close()
         self._container = self._stream = None
         gc.collect(1)  # PyAV's containers and streams refer to one another: else they stay for many openings
 
     def _open(self) -> None:
-        import av
-
         self.close()
         # A playlist must not reach out to the network; a title in another alphabet must not matter.
         options = {"protocol_whitelist": "file"}
-        opened = av.open(f"file:{self._path}", metadata_errors="replace", options=options)
-        self._container = self._opened.enter_context(opened)
+        self._container = av.open(f"file:{self._path}", metadata_errors="replace", options=options)
         pictures = av.stream.Disposition.attached_pic
         streams = [stream for stream in self._container.streams.video if not stream.disposition & pictures]
         if not streams:
@@ -213,8 +208,7 @@ class LibavVideo:
             info = parse_config(codec.name, codec.extradata or b"")
         if not names & _TIMED_CONTAINERS or (info is None and codec.name not in _TIMED_CODECS):
             return None
-        times: list[int] = []
-        shown: list[bool] = []
+        times, shown = list[int](), list[bool]()
         starts: dict[int, Start] = {}
         pictures: list[Picture] = []
         for packet in self._container.demux(self._stream):
@@ -256,8 +250,6 @@ class LibavVideo:
 
     def _packets_from(self, sample: int) -> Iterator[tuple[int, Any]]:
         """Samples and their packets, from this one on or from one before."""
-        import av
-
         assert self._table is not None
         first = None
         with contextlib.suppress(av.FFmpegError):  # not every file can be sought in
@@ -282,8 +274,6 @@ class LibavVideo:
         What cannot be decoded at the beginning (a recording begins between key pictures) or at the end (it was cut
         short) is left out. In between it is an error: the frames behind it cannot be counted.
         """
-        import av
-
         self._open()
         begun, failure = False, None
         for packet in self._container.demux(self._stream):

@@ -10,8 +10,8 @@ file                                                  read by
 MP4 and MOV, H.264 of 8 bits, whose tables are        decord, a slice of the file at a time; before each, the
 sound: one sample description, whole pictures, at     slice headers of the pictures in it must agree with
 most one edit, known order of output                  the times of the file
-of these: HEVC, open groups of pictures, order of     the same, PyAV only (open groups of pictures of H.264 also by
-output not told, more than 8 bits                     decord where it is asked for: it starts at IDR pictures)
+of these: HEVC, order of output not told, more than   the same, PyAV only
+8 bits
 of these: files of ``gcvideo prepare transcode``      PyAV, which starts sooner where little is to be decoded
 a folder of numbered pictures                         Pillow; see ``gcvideo.video.frame_folder``
 anything else that libav knows, and files whose       PyAV through a demuxer; where their times are not to be
@@ -39,7 +39,6 @@ import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ from gcvideo.video.frame_folder import FrameArray, FrameFolder, split_span
 from gcvideo.video.mp4_slice import read_samples
 from gcvideo.video.mp4_tables import Mp4Track, read_tables
 from gcvideo.video.pyav_decoder import MAX_PIXELS, DamageError, DecodeError, LibavVideo, decode_with_pyav
-from gcvideo.video.slice_headers import Start, read_picture, why_not_in_order
+from gcvideo.video.slice_headers import read_picture, why_not_in_order
 from gcvideo.video.tar_members import local_path
 from gcvideo.video.torchcodec_decoder import decode_with_torchcodec, why_no_torchcodec
 
@@ -200,12 +199,6 @@ class Mp4Video:
         self._path = path
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._close = weakref.finalize(self, os.close, self._file)
-        if backend != "pyav" and track.info.codec == "h264":
-            # Only IDR pictures: right after others, older versions of FFmpeg leave out pictures.
-            starts: dict[int, Start] = {
-                sample: kind for sample, kind in track.table.starts.items() if kind is Start.ANYWHERE
-            }
-            track = replace(track, table=replace(track.table, starts=starts))
         self.track = track
         self._counted: LibavVideo | None = None  # where the slice headers contradict the tables
         self._fallback = fallback
@@ -290,12 +283,8 @@ def _open_source(path: str, backend: str, fps: float | None) -> tuple[Mp4Video |
         return LibavVideo(path), track
     if backend != "auto":
         return Mp4Video(path, track, backend, fallback=False), ""
-    reasons = {
-        "decord is not installed": not has_decord(),
-        "made by gcvideo prepare transcode: little to decode, and PyAV starts sooner": track.prepared,
-        "open groups of pictures, within which only PyAV may start": Start.FRESH in track.table.starts.values(),
-    }
-    why = refusal or next((reason for reason, holds in reasons.items() if holds), "")
+    prepared = "made by gcvideo prepare transcode: little to decode, and PyAV starts sooner" if track.prepared else ""
+    why = refusal or prepared or ("" if has_decord() else "decord is not installed")
     return Mp4Video(path, track, "pyav" if why else "decord", fallback=True), why
 
 

@@ -16,7 +16,7 @@ from gcvideo.video.parameter_sets import Buffer, StreamInfo, unescape
 _AVC_SLICES, _AVC_IDR, _AVC_SEI, _AVC_SETS = (1, 5), 5, 6, (7, 8, 13)
 _HEVC_SLICES, _HEVC_IDR, _HEVC_CRA, _HEVC_SEI, _HEVC_SETS = range(32), (19, 20), 21, 39, (32, 33, 34)
 _HEVC_ENDS = (36, 37)  # of a sequence or of the stream: leading pictures behind them are not output
-_RECOVERY_POINT, _FILM_GRAIN, _DISPLAY_ORIENTATION = 6, 19, 47  # SEI payload types (section D.1)
+_FILM_GRAIN, _DISPLAY_ORIENTATION = 19, 47  # SEI payload types (section D.1)
 _SLICE_HEAD = 20  # bytes of a slice that hold its picture order count
 _MESSAGES_HEAD = 4096  # bytes of an SEI unit that are searched for messages
 _NEXT_PERIOD = 1 << 40  # more than any picture order count
@@ -40,9 +40,9 @@ class Picture(NamedTuple):
         pictures: coded pictures that begin in it; 1 in a sound file. The other fields are those of the first one.
         change: what in it changes how pictures are decoded, output or shown, so that they must be decoded from the
             beginning of the file; empty where nothing does.
-        start: whether decoding may start here. In H.264 at an IDR picture, or at one with a recovery point message that
-            promises exact pictures from here on (recovery_frame_cnt 0 and exact_match_flag 1, section D.2.8). In HEVC
-            at any IRAP picture, but only IDR and BLA pictures forget what came before (section 7.4.2.2).
+        start: whether decoding may start here. In H.264 at an IDR picture (older versions of FFmpeg leave out pictures
+            right after others); in HEVC at any IRAP picture, but only IDR and BLA pictures forget what came before
+            (section 7.4.2.2).
         disposable: no other picture refers to it: nal_ref_idc 0 in H.264 (section 7.4.1); in HEVC a sub-layer
             non-reference picture of the highest temporal layer (section 7.4.2.2, names that end in _N).
         anchor: the order of later pictures is coded relative to this one.
@@ -67,9 +67,9 @@ def read_picture(sample: Buffer, info: StreamInfo) -> Picture:
     head = bytes(sample[: size + _SLICE_HEAD])
     single = avc and len(head) > size + 1 and int.from_bytes(head[:size], "big") == len(sample) - size
     if single and head[size] & 31 in _AVC_SLICES and head[size + 1] & 128:  # the fast way for most pictures
-        return _avc_picture(unescape(head[size:]), info, 1, "", False)
+        return _avc_picture(unescape(head[size:]), info, 1, "")
     first: Buffer = b""
-    pictures, change, recovers = 0, "", False
+    pictures, change = 0, ""
     for unit in nal_units(sample, size):
         kind = unit[0] & 31 if avc else unit[0] >> 1 & 63
         if kind in slices:
@@ -81,24 +81,20 @@ def read_picture(sample: Buffer, info: StreamInfo) -> Picture:
             if bytes(unit).rstrip(b"\0") not in info.sets:
                 change = "the parameter sets of the stream change"
         elif kind == sei:
-            for message, value in _messages(unescape(unit[1 if avc else 2 : _MESSAGES_HEAD])):
-                # recovery_frame_cnt is 0, coded as the single bit 1, and so is exact_match_flag
-                recovers = recovers or (message == _RECOVERY_POINT and value & 0xC0 == 0xC0 and not pictures)
-                if message in (_FILM_GRAIN, _DISPLAY_ORIENTATION):
-                    change = "messages in the stream turn pictures or add grain"
+            messages = _messages(unescape(unit[1 if avc else 2 : _MESSAGES_HEAD]))
+            if not {_FILM_GRAIN, _DISPLAY_ORIENTATION}.isdisjoint(messages):
+                change = "messages in the stream turn pictures or add grain"
         elif not avc and kind in _HEVC_ENDS:
             change = "a sequence ends within the stream"
     if not first:
         return Picture(0, change)
-    if avc:
-        return _avc_picture(unescape(first), info, pictures, change, recovers)
-    return _hevc_picture(unescape(first), info, pictures, change)
+    return (_avc_picture if avc else _hevc_picture)(unescape(first), info, pictures, change)
 
 
-def _avc_picture(unit: bytes, info: StreamInfo, pictures: int, change: str, recovers: bool) -> Picture:
+def _avc_picture(unit: bytes, info: StreamInfo, pictures: int, change: str) -> Picture:
     """Section 7.3.3."""
     idr, reference = unit[0] & 31 == _AVC_IDR, unit[0] & 0x60 != 0
-    start = Start.ANYWHERE if idr else Start.FRESH if recovers else Start.NO
+    start = Start.ANYWHERE if idr else Start.NO
     number, order = _read_codes(unit, 9, 2, info.skipped_bits, int(idr), info.order_bits)
     return Picture(pictures, change, start, not reference, reference, order, number)
 
@@ -174,8 +170,8 @@ def nal_units(sample: Buffer, length_size: int) -> Iterator[Buffer]:
         position += size
 
 
-def _messages(unit: bytes) -> Iterator[tuple[int, int]]:
-    """Payload type and first byte of each message of an SEI unit, without its head (H.264, section 7.3.2.3.1)."""
+def _messages(unit: bytes) -> Iterator[int]:
+    """Payload type of each message of an SEI unit, without its head (H.264, section 7.3.2.3.1)."""
     position = 0
     while position + 2 < len(unit):
         values = [0, 0]  # payload type and size: bytes of 255 and one that is less
@@ -184,6 +180,5 @@ def _messages(unit: bytes) -> Iterator[tuple[int, int]]:
             while byte == 255 and position < len(unit):
                 byte, position = unit[position], position + 1
                 values[index] += byte
-        if position < len(unit):
-            yield values[0], unit[position]
+        yield values[0]
         position += values[1]

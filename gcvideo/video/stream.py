@@ -20,7 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
+import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from gcvideo.console import warn
 from gcvideo.errors import VideoError
@@ -33,6 +35,7 @@ _CREDENTIALS = re.compile(
     r"(?<=://)[^/\s]*@|(?<=[?&])([^=&\s]*(?:pass|pwd|user|usr|login|token|key|auth|secret|sig)[^=&\s]*)=[^&\s]*", re.I
 )
 _THREAD = threading.local()
+_ERRORS = (OSError, ValueError, av.FFmpegError)
 _WAITING_BYTES = 256 << 20  # at most so much memory for frames that wait to be taken
 
 
@@ -54,8 +57,6 @@ class StreamFrame:
         if isinstance(self.picture, np.ndarray):
             return self.picture
         if not hasattr(_THREAD, "reformatter"):  # a new one for each frame makes memory grow by tens of MB
-            from av.video.reformatter import VideoReformatter
-
             _THREAD.reformatter = VideoReformatter()
         # With threads of its own, it would hold up a process that another thread forks, for ever.
         pixels = _THREAD.reformatter.reformat(self.picture, format="rgb24", threads=1).to_ndarray()
@@ -110,12 +111,10 @@ class FrameStream(contextlib.AbstractContextManager["FrameStream"]):
             self._playlist = playlist
 
     def _open(self) -> None:
-        import av
-
         place, options = _what_to_open(self._source, self.timeout)
         try:
             self._container: Any = av.open(place, metadata_errors="replace", **options)
-        except (OSError, ValueError, av.FFmpegError) as error:
+        except _ERRORS as error:
             raise VideoError(self.name, self._why(error)) from None
         if not self._container.streams.video:
             self._container.close()
@@ -141,7 +140,7 @@ class FrameStream(contextlib.AbstractContextManager["FrameStream"]):
                 picture = next(frames, None)
                 if picture and not index:
                     StreamFrame(0, 0.0, picture).rgb()  # raises here what it would raise later
-            except _errors() as error:
+            except _ERRORS as error:
                 self.problem = f"cannot be decoded after {max(last, 0):.1f} s ({self._why(error)})"
                 break
             if picture is None:
@@ -211,7 +210,7 @@ class FrameStream(contextlib.AbstractContextManager["FrameStream"]):
                     index, attempts, lost = index + 1, 0, now
                     if self._closing.is_set():
                         break
-            except _errors() as error:
+            except _ERRORS as error:
                 reason = self._why(error)
             self._container.close()
             index += 1  # a gap
@@ -227,8 +226,6 @@ class FrameStream(contextlib.AbstractContextManager["FrameStream"]):
 
     def _pictures(self) -> Iterator[Any]:
         """The pictures of one connection, without those that cannot be decoded."""
-        import av
-
         self._stream.thread_type = "SLICE"  # threads for whole frames would keep some back
         last, quiet, first = time.monotonic(), 0.0, True
         for packet in self._container.demux():
@@ -249,8 +246,6 @@ class FrameStream(contextlib.AbstractContextManager["FrameStream"]):
             raise TimeoutError(f"no picture for {self.timeout:g} s")
 
     def _why(self, error: Exception) -> str:
-        import av
-
         if isinstance(error, av.ExitError):
             return f"nothing came for {self.timeout:g} s"
         text = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
@@ -283,9 +278,3 @@ def _what_to_open(source: str | IO[bytes], timeout: float) -> tuple[Any, dict[st
         options = {"protocol_whitelist": _PROTOCOLS, "rtsp_flags": "prefer_tcp", "reconnect": "1"}
         return source, {"timeout": (timeout, timeout), "options": options}
     return f"file:{os.path.abspath(source)}", {}  # a name with a colon in it is no protocol
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    import av
-
-    return OSError, ValueError, av.FFmpegError

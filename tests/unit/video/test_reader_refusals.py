@@ -185,7 +185,7 @@ def test_what_lies_behind_damage_is_read_where_frames_are_counted(tmp_path):
 
 ALL_KINDS = {
     "h264_b2_gop12.mp4": ("decord", None),
-    "h264_open_normal.mp4": ("pyav", None),
+    "h264_open_normal.mp4": ("decord", None),
     "hevc_b2_open0.mp4": ("pyav", "HEVC"),
     "h264_yuv420p10le.mp4": ("pyav", "more than 8 bits"),
     "h264_yuv444p.mp4": ("pyav", "4:4:4"),
