@@ -5,6 +5,7 @@ import functools
 import math
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,13 @@ def read_options() -> dict[str, dict[str, Any]]:
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def add_options(parser: argparse.ArgumentParser, section: str, **changes: dict[str, Any]) -> None:
-    """Declare the options of a command. The parsed arguments get ``least``, the smallest values of numbers.
+def add_options(parser: argparse.ArgumentParser, section: str) -> None:
+    """Declare the options of a command; a number below the ``least`` of its option is a ``ConfigError``.
 
     Args:
         parser: of the command.
         section: of ``commands/options.yaml``.
-        changes: fields of an option that the file does not know, such as choices that stand in a table.
     """
-    least: dict[str, float] = {}
 
     def add(target: Any, options: dict[str, Any]) -> None:
         for name, fields in options.items():
@@ -46,31 +45,26 @@ def add_options(parser: argparse.ArgumentParser, section: str, **changes: dict[s
                 group, exclusive = target.add_argument_group(name), fields.get("exclusive")
                 add(group.add_mutually_exclusive_group() if exclusive else group, fields)
             else:
-                key = name.strip("-").replace("-", "_")
-                fields = {**fields, **changes.get(key, {})}
-                if "least" in fields:
-                    least[key] = fields.pop("least")
+                fields = dict(fields)
                 if "type" in fields:
                     fields["type"] = TYPES[fields["type"]]
+                if "least" in fields:
+                    fields["type"] = _number(name, fields["type"], least=fields.pop("least"))
                 if isinstance(fields.get("metavar"), list):
                     fields["metavar"] = tuple(fields["metavar"])
                 target.add_argument(name, **fields)
 
     add(parser, read_options()[section])
-    parser.set_defaults(least=least)
 
 
-def require_numbers(args: argparse.Namespace, **least: float) -> None:
-    """Check that options are finite and at least as large as given.
+def _number(option: str, kind: type[float], *, least: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        if not least <= (value := kind(text)) < math.inf:
+            raise ConfigError(f"{option}: must be at least {least:g}, not {value:g}")
+        return value
 
-    Raises:
-        ConfigError: an option is not; one that is None was not given.
-    """
-    for name, bound in least.items():
-        given = getattr(args, name)
-        for value in given if isinstance(given, list) else [given]:
-            if value is not None and not bound <= value < math.inf:
-                raise ConfigError(f"--{name.replace('_', '-')}: must be at least {bound:g}, not {value:g}")
+    read.__name__ = kind.__name__  # for argparse's own message
+    return read
 
 
 def chosen_views(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """The ``gcvideo`` command: ``gcvideo train CONFIG``, ``gcvideo test CHECKPOINT`` and so on.
 
-Commands and options stand in ``commands/options.yaml``. Each command is a module with ``run(args) -> int | None``, and
-perhaps with ``option_fields()``, what the table does not know of its options. Modules are imported only when called,
-and those that have no such function only once their arguments are sound: help needs no torch.
+Commands and options stand in ``commands/options.yaml``. Each command is a module with ``run(args) -> int | None``,
+which is imported only once its arguments are sound: help needs no torch.
 Errors that a user can cause end as one line on stderr and exit code 2.
 """
 
@@ -14,7 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from gcvideo import __version__, distributed
-from gcvideo.arguments import add_options, read_options, require_numbers, require_writable_outputs
+from gcvideo.arguments import add_options, read_options, require_writable_outputs
 from gcvideo.errors import ConfigError, DataError, GcvideoError
 
 PACKAGES = {"benchmark": "gcvideo.benchmark", "analyze": "gcvideo.analysis"}  # of commands with a module a subcommand
@@ -25,10 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # so that a name the terminal cannot show stops nothing
-    run, args = _parse(argv)
-    name = f"gcvideo {argv[0]}"
+    name = " ".join(["gcvideo", *argv[:1]])
     try:
-        require_numbers(args, **getattr(args, "least", {}))
+        run, args = _parse(argv)
         require_writable_outputs(args)
         return run(args) or 0
     except GcvideoError as error:
@@ -79,12 +77,9 @@ def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | No
         command, about = f"{command} {name}".strip(), choices[name]
     first = command.split()[0]
     place = f"{PACKAGES[first]}.{name}" if first in PACKAGES else f"gcvideo.commands.{first}"
-    own: dict[str, dict[str, object]] = (
-        getattr(import_module(place), "option_fields", dict)() if first in ("benchmark", "prepare") else {}
-    )
     parser = argparse.ArgumentParser(prog=f"gcvideo {command}")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON")
-    add_options(parser, command, **own)
+    add_options(parser, command)
     parser.set_defaults(subcommand=name)
     # key=value may stand before, between and after the options; an intermixed parse loses a "--", however.
     parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args

@@ -83,7 +83,7 @@ def largest_error(network: nn.Module, x: Tensor, device: torch.device) -> float:
 
 def relative_error(found: Tensor, truth: Tensor) -> float:
     """Norm of the difference over that of the truth."""
-    return float((found.double().cpu() - truth.cpu()).norm() / truth.cpu().norm())
+    return float((found.cpu().double() - truth.cpu()).norm() / truth.cpu().norm())
 
 
 def passes(network: nn.Module, x: Tensor, dy: Tensor) -> list[Tensor]:

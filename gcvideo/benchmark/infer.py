@@ -13,7 +13,6 @@ import tempfile
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,19 +31,14 @@ from gcvideo.report.pictures import save_animation
 
 THEIRS = "pytorchvideo"
 EXPORTED = ["onnxruntime", "openvino"]  # what runs the gc network as an ONNX file
-CONTENDERS = [THEIRS, "gc", "gc_compiled", "plain", "plain_compiled", *EXPORTED]
-# By default those that are installed.
-INSTALLED = [name for name in CONTENDERS if name not in EXPORTED or (find_spec(name) and find_spec("onnxscript"))]
-
-
-def option_fields() -> dict[str, dict[str, Any]]:
-    """All contenders, by default those that are installed."""
-    return {"contenders": {"choices": CONTENDERS, "default": INSTALLED}}
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
     device, precision, machine = harness.set_up(args)
+    if not args.contenders:
+        installed = [name for name in EXPORTED if find_spec(name) and find_spec("onnxscript")]
+        args.contenders = [THEIRS, "gc", "gc_compiled", "plain", "plain_compiled", *installed]
     test = TestConfig(clips=args.clips, crops=args.crops, crop=args.crop, short_side=args.crop)
     with tempfile.TemporaryDirectory() as folder:
         video = args.video or make_video(Path(folder) / "video.mp4")

@@ -25,11 +25,6 @@ THEIRS = "pytorchvideo"
 WARM_UP = 3  # rounds in which a CPU's heap still grows; its page faults can double the time of a step
 
 
-def option_fields() -> dict[str, dict[str, Any]]:
-    """The contenders."""
-    return {"contenders": {"choices": [THEIRS, *NETWORKS], "default": [THEIRS, "plain", "gc"]}}
-
-
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
     device, precision, machine = harness.set_up(args)

@@ -124,13 +124,13 @@ class NonLocalBlock(TracedBlock):
     def _embed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (N, Q, d), keys (N, K, d) and values (N, K, d); gaussian queries and keys have width C."""
         query = _to_tokens(x)  # (N, Q, C)
-        source = _to_tokens(_pool(x)) if self.subsample == "before" else query
+        source = _to_tokens(F.max_pool3d(x, (1, 2, 2))) if self.subsample == "before" else query
         key = source if self.phi is None else self.phi(source)
         value = self.g(source)
         if self.theta is not None:
             query = self.theta(query)
         if self.subsample == "after":
-            key, value = (_to_tokens(_pool(_to_grid(tokens, x))) for tokens in (key, value))
+            key, value = (_to_tokens(F.max_pool3d(_to_grid(tokens, x), (1, 2, 2))) for tokens in (key, value))
         return query, key, value
 
     def _gather(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -186,11 +186,6 @@ def _gather_relu(by_query: Tensor, by_key: Tensor, value: Tensor) -> Tensor:
     sums = sums.gather(1, count.unsqueeze(2).expand(-1, -1, sums.shape[2]))  # (N, Q, 2d)
     sum_v, sum_bv = sums.chunk(2, dim=2)
     return (by_query.unsqueeze(2) * sum_v + sum_bv).to(dtype)
-
-
-def _pool(x: Tensor) -> Tensor:
-    """2 x 2 spatial max-pooling of (N, C, T, H, W)."""
-    return F.max_pool3d(x, kernel_size=(1, 2, 2))
 
 
 def _to_tokens(x: Tensor) -> Tensor:

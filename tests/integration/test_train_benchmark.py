@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from gcvideo.arguments import read_options
 from gcvideo.benchmark import train as train_benchmark
 from gcvideo.benchmark.complexity import count_config
 from gcvideo.benchmark.timing import CPU, Times
 from gcvideo.benchmark.train import at_the_limit, matmul_peak, matmul_share
-from gcvideo.benchmark.workloads import random_clips
+from gcvideo.benchmark.workloads import NETWORKS, random_clips
 from gcvideo.cli import main
 from tests.training import train_config
 
@@ -51,6 +52,10 @@ def test_shares_count_three_forward_passes_of_two_operations(tmp_path: Path) -> 
     config = train_config(tmp_path)
     macs = count_config(config.model, (1, 3, 4, 32, 32)).macs
     assert matmul_share(config, (3, 4, 32, 32), 10.0, 60.0 * macs) == pytest.approx(1.0)
+
+
+def test_every_contender_can_be_asked_for() -> None:
+    assert read_options()["benchmark train"]["--contenders"]["choices"] == [train_benchmark.THEIRS, *NETWORKS]
 
 
 def test_a_batch_of_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

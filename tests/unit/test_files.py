@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from gcvideo.arguments import require_numbers, require_writable_outputs
+from gcvideo.arguments import add_options, require_writable_outputs
 from gcvideo.errors import ConfigError
 from gcvideo.files import replacing, write_json
 
@@ -82,14 +83,24 @@ def test_a_folder_without_permission_is_refused_first(tmp_path: Path) -> None:
         require_writable_outputs(argparse.Namespace(json=str(tmp_path / "a.json")))
 
 
-def test_numbers_out_of_range_are_refused_by_the_name_of_their_option() -> None:
-    args = argparse.Namespace(top=0, min_length=float("nan"), step=0.0, clips=None, smooth=0.0)
-    require_numbers(args, clips=1, smooth=0)
-    for bounds, message in (({"top": 1}, "--top: must be at least 1, not 0"), ({"min_length": 0}, "--min-length: ")):
-        with pytest.raises(ConfigError, match=message):
-            require_numbers(args, **bounds)
-    with pytest.raises(ConfigError, match=r"--step: must be at least 0\.001"):
-        require_numbers(args, step=1e-3)
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("benchmark blocks", ["--rounds", "0"], "--rounds: must be at least 1, not 0"),
+        ("benchmark blocks", ["--batch", "1", "-2"], "--batch: must be at least 1, not -2"),
+        ("predict", ["a.mp4", "b.pt", "--fps", "nan"], r"--fps: must be at least 0\.001"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_the_name_of_their_option(
+    command: str, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser, command)
+    with pytest.raises(ConfigError, match=message):
+        parser.parse_args(words)
+    with pytest.raises(SystemExit):
+        parser.parse_args([*words[:-1], "two"])
+    assert re.search("invalid (int|float) value: 'two'", capsys.readouterr().err)
 
 
 def test_a_full_disk_is_reported_with_the_file(tmp_path: Path) -> None:
