@@ -50,8 +50,7 @@ def alike(hashes: list[bytes], seconds: list[float]) -> Iterator[tuple[int, int]
     """
     steps = torch.tensor(np.frombuffer(b"".join(hashes), np.int8).reshape(-1, FRAMES, ROWS * STEPS))
     lengths = torch.tensor(seconds)
-    starts = range(0, len(hashes), BLOCK)
-    for left, right in itertools.combinations_with_replacement(starts, 2):
+    for left, right in itertools.combinations_with_replacement(range(0, len(hashes), BLOCK), 2):
         whole, motion, still = _directions(steps[left : left + BLOCK])
         whole2, motion2, still2 = _directions(steps[right : right + BLOCK])
         length, length2 = lengths[left : left + BLOCK, None], lengths[right : right + BLOCK]

@@ -78,8 +78,7 @@ def make_index(
     found = scan(describe_video, paths, journal=journal, title="index", part=part, **LIMITS, workers=workers)
     folder = Path(records.root)
     rows = [{**found[record.path], "path": os.path.relpath(record.path, folder)} for record in records]
-    root = os.path.relpath(folder, out.parent)
-    table = write_index(out, records, rows, root=root, fingerprint=records.fingerprint)
+    table = write_index(out, records, rows, root=os.path.relpath(folder, out.parent), fingerprint=records.fingerprint)
     journal.remove()
     return table
 
@@ -91,9 +90,8 @@ def describe_video(path: str) -> Row:
         row: Row = {"bytes": sum(map(os.path.getsize, files)), "hash": hash_file(*files)}
     try:
         with open_video(path) as video:
-            ends = [*video.keyframes.tolist()[1:], len(video)]
             row |= {name: getattr(video, name) for name in ("width", "height", "codec", "backend")}
-            row |= {"frames": len(video), "gop": int(np.max(np.subtract(ends, video.keyframes)))}
+            row |= {"frames": len(video), "gop": int(np.diff(np.append(video.keyframes, len(video))).max())}
             if video.timed:
                 row |= {"fps": video.fps, "duration": float(video.times[-1] - video.times[0]) + 1 / video.fps}
     except Exception as error:

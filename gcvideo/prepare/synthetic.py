@@ -145,14 +145,12 @@ def draw_clip(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> 
     for (column, row), (right, down) in zip(places, rng.uniform(-0.25, 0.25, (COLUMNS * ROWS, 2)), strict=True):
         x = x_shift + np.float32(left + (column + right) * WIDTH / COLUMNS)
         y = y_shift + np.float32(top + (row + column % 2 / 2 + down) * HEIGHT / ROWS)
-        radius = SMALLEST * (LARGEST / SMALLEST) ** ((np.float32(rng.uniform()) + growth) % 1)
+        radius = SMALLEST * (LARGEST / SMALLEST) ** ((np.float32(rng.uniform()) + growth) % 1)[:, None, None]
         colour = rng.uniform(140, 240, 3).astype(np.float32)
         shade = rng.uniform(-25, 25, 2).astype(np.float32)
         # Distance of every pixel to the centre, the short way around the torus: (T, 1, W) and (T, H, 1).
-        dx = (np.arange(WIDTH, dtype=np.float32) - x[:, None] + WIDTH / 2) % WIDTH - WIDTH / 2
-        dy = (np.arange(HEIGHT, dtype=np.float32) - y[:, None] + HEIGHT / 2) % HEIGHT - HEIGHT / 2
-        dx, dy = dx[:, None, :], dy[:, :, None]
-        radius = radius[:, None, None]
+        dx = (np.arange(WIDTH, dtype=np.float32) - x[:, None, None] + WIDTH / 2) % WIDTH - WIDTH / 2
+        dy = (np.arange(HEIGHT, dtype=np.float32)[:, None] - y[:, None, None] + HEIGHT / 2) % HEIGHT - HEIGHT / 2
         inside = np.clip((radius**2 - dx**2 - dy**2) / (2 * radius) + 0.5, 0, 1)  # a soft edge, one pixel wide
         covered = np.nonzero(inside)
         light = ((shade[0] * dx + shade[1] * dy) / radius)[covered]

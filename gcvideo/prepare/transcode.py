@@ -167,13 +167,13 @@ def encode_video(source: str | Path, target: str | Path, encoding: Encoding) -> 
     """
     with open_video(source) as video:
         expected, (height, width) = len(video), scaled_size(video.height, video.width, encoding.short_side)
-    faststart = {"movflags": "+faststart"}  # the moov box in front: opening a file then takes one read
     count, first, last = 0, 0, -1
     try:
         with (
             replacing(target) as temporary,
             av.open(f"file:{source}", metadata_errors="replace") as old,
-            av.open(f"file:{temporary}", "w", format="mp4", options=faststart) as new,
+            # The moov box in front: opening a file then takes one read.
+            av.open(f"file:{temporary}", "w", format="mp4", options={"movflags": "+faststart"}) as new,
         ):
             new.metadata["comment"] = PREPARED.decode()
             track = old.streams.video[0]
@@ -228,10 +228,8 @@ def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 def _costs(pairs: list[tuple[str, str]], *, sample: int = 24) -> list[dict[str, float]]:
     """Cost of originals and of copies, measured alternately in one process."""
     chosen = random.Random(0).sample(pairs, min(sample, len(pairs)))
-    measured = run_jobs(
-        lambda pair: [[*map(_clip_ms, pair)] for _ in range(6)], chosen, title="measure", workers=1, **LIMITS
-    )
-    rounds = [both for _, found, _ in measured for both in (found or [])[1:]]  # the first one also imports the decoder
+    jobs = run_jobs(lambda two: [[*map(_clip_ms, two)] for _ in range(6)], chosen, title="measure", workers=1, **LIMITS)
+    rounds = [both for _, found, _ in jobs for both in (found or [])[1:]]  # the first one also imports the decoder
     medians = np.median(rounds or [[math.nan, math.nan]], axis=0).tolist()
     sizes = np.sum([[*map(os.path.getsize, pair)] for pair in pairs] or [[0, 0]], axis=0).tolist()
     return [{"bytes": size, "clip_ms": cost} for size, cost in zip(sizes, medians, strict=True)]

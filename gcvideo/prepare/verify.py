@@ -118,9 +118,8 @@ def verify(
     entries, findings = read_lists(annotations, root, classes)
     count = len(entries) + len({(finding.list, finding.line, finding.id) for finding in findings})
     journal = Journal(f"{quarantine}.partial", {"format": 2}, rank=part.number - 1)
-    paths = [entry.record.path for entry in entries]
     limits: dict[str, Any] = {"seconds": seconds, "memory": memory, "workers": workers}
-    rows = scan(verify_video, paths, journal=journal, title="verify", part=part, **limits)
+    rows = scan(verify_video, [e.record.path for e in entries], journal=journal, title="verify", part=part, **limits)
     findings += findings_of(entries, rows)
     first = {(finding.list, finding.line, finding.id, finding.kind): finding for finding in reversed(findings)}
     findings = [finding for _, finding in sorted(first.items())]
@@ -182,10 +181,9 @@ def strict_decode(file: str, expected: int) -> tuple[list[int], str]:
     times: list[int] = []
     damage: list[tuple[int | None, int, str]] = []  # time of the picture, frames before it, and why
     count, cut = 0, False  # whether the last packet fails
-    # A file must not be taken for a URL or open one, for any name or content that it may have.
-    options = {"protocol_whitelist": "file"}
     try:
-        with av.open(f"file:{file}", metadata_errors="replace", options=options) as container:
+        # A file must not be taken for a URL or open one, for any name or content that it may have.
+        with av.open(f"file:{file}", metadata_errors="replace", options={"protocol_whitelist": "file"}) as container:
             covers = av.stream.Disposition.attached_pic
             stream = next(stream for stream in container.streams.video if not stream.disposition & covers)
             decoder: Any = stream.codec_context
@@ -207,9 +205,8 @@ def strict_decode(file: str, expected: int) -> tuple[list[int], str]:
         damage.append((None, count, reason_of(error)))
     if count == expected:  # it begins between key pictures, or ends within a picture
         damage = [each for each in damage[: len(damage) - cut] if each[1] or each[2] == MARKED]
-    shown = sorted({*times}) if len({*times}) == expected else []
-    numbers: dict[int | None, int] = {time: number for number, time in enumerate(shown)}
-    pictures = sorted({numbers.get(time, before) for time, before, _ in damage})
+    numbers: dict[int | None, int] = {time: number for number, time in enumerate(sorted({*times}))}
+    pictures = sorted({numbers.get(time, before) if len(numbers) == expected else before for time, before, _ in damage})
     if damage:
         return pictures, f"is damaged at frame{'s' * (len(pictures) > 1)} {_ranges(pictures)} ({damage[0][2]})"
     return [], f"only {count} of {expected} frames can be decoded" if count != expected else ""
@@ -226,8 +223,7 @@ def read_lists(
     annotations: Sequence[str | Path], root: str | Path | None, classes: Sequence[str] | None
 ) -> tuple[list[Entry], list[Finding]]:
     """The rows whose videos are there, training first; and what is wrong with the others."""
-    entries: list[Entry] = []
-    findings: list[Finding] = []
+    entries, findings = list[Entry](), list[Finding]()
     for number, annotation in enumerate(annotations):
         path = Path(annotation).expanduser()
         both = path.is_dir() and looks_like(path) in ("ucf101", "hmdb51")

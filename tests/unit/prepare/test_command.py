@@ -5,7 +5,10 @@ import shutil
 
 import pytest
 
+from gcvideo.arguments import read_options
 from gcvideo.cli import main
+from gcvideo.prepare.download import BASE, EDITIONS
+from gcvideo.prepare.transcode import PRESETS
 from tests.videos import moving_frames, write_video
 
 
@@ -62,6 +65,13 @@ def test_a_video_that_fails_to_transcode_is_named_and_exits_1(videos, tmp_path, 
     (videos / "bad.mp4").write_bytes(b"nothing")
     assert main(["prepare", "transcode", str(videos), str(tmp_path / "out"), "--workers", "1"]) == 1
     assert f"not transcoded: {videos / 'bad.mp4'}" in capsys.readouterr().err
+
+
+def test_the_options_know_what_the_tables_have():
+    options = read_options()
+    assert options["prepare download"]["name"]["choices"] == [*EDITIONS]
+    assert options["prepare download"]["--base"]["default"] == BASE
+    assert options["prepare transcode"]["--preset"]["choices"] == [*PRESETS]
 
 
 @pytest.mark.parametrize("option", ["workers", "seconds", "gigabytes"])
