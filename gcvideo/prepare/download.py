@@ -176,7 +176,7 @@ def _download(url: str, path: Path, size: int, parent: int) -> None:
             return
         with part.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # a process of a killed command may live for seconds
-            have = file.tell() if file.tell() <= size else file.truncate(0)  # of another version
+            have = end if (end := file.seek(0, os.SEEK_END)) <= size else file.truncate(0)  # of another version
             if have < size:
                 with _open(url, Range=f"bytes={have}-") as response, suppress(requests.RequestException):
                     file.truncate(have if response.status_code == requests.codes.partial else 0)

@@ -92,8 +92,8 @@ def describe_video(path: str) -> Row:
         with open_video(path) as video:
             row |= {name: getattr(video, name) for name in ("width", "height", "codec", "backend")}
             row |= {"frames": len(video), "gop": int(np.diff(np.append(video.keyframes, len(video))).max())}
-            if video.timed:
-                row |= {"fps": video.fps, "duration": float(video.times[-1] - video.times[0]) + 1 / video.fps}
+            seconds = float(video.times[-1] - video.times[0]) + 1 / video.fps
+            row |= {"fps": video.fps, "duration": seconds} if video.timed else {"fps": None, "duration": None}
     except Exception as error:
         row["error"] = reason_of(error)
     return row
