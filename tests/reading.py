@@ -72,7 +72,6 @@ VIDEOS: dict[str, tuple[dict, bool]] = {
     "av1.mkv": ({"codec": "libsvtav1", "gop": 12}, False),
     "animation.gif": ({"codec": "gif", "pixel_format": "rgb8"}, False),
 }
-# Those of decord's that PyAV reads where nobody asks for decord.
 
 
 def write_plain(path: Path) -> Path:

@@ -35,9 +35,8 @@ from gcvideo.video import open_video
 
 FRAMES, STRIDE, CROP = 8, 8, 224
 TEST = TestConfig(clips=10, crops=3, short_side=256, crop=256)
-# gcvideo's contenders: name -> decoder, for the videos and for their transcoded copies.
+# gcvideo's contenders: name -> decoder.
 OURS = {"ours": "auto", "ours, decord": "decord", "ours, pyav": "pyav"}
-PREPARED = {"ours, prepared": "auto", "ours, prepared, pyav": "pyav"}
 CLIP_PEERS = {
     "mmaction2": peers.mmaction2_clip,
     "pytorchvideo": peers.pytorchvideo_clip,
@@ -98,7 +97,7 @@ def measure(cases: Sequence[Any], ours: Callable[..., Any], peers: Mapping[str, 
             contenders |= {name: partial(peer, case) for name, peer in peers.items()}
             contenders |= bare_decode(case) if isinstance(case, Clip) else {}
             for copy in copies:
-                contenders |= {name: partial(ours, copy, backend=backend) for name, backend in PREPARED.items()}
+                contenders["ours, prepared"] = partial(ours, copy)
                 bound = bare_decode(copy) if isinstance(copy, Clip) else {}
                 contenders |= {f"prepared, {name}": decode for name, decode in bound.items()}
             for name, ms in time_contenders(contenders, rounds=repeats).milliseconds().items():

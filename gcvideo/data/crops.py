@@ -111,12 +111,10 @@ def short_side_size(height: int, width: int, short_side: int, convention: Conven
     The longer side is rounded down (PySlowFast, torchvision) or to the nearest (mmaction2, through mmcv's
     ``rescale_size``).
     """
-    scale = short_side / min(height, width)
+    shorter = min(height, width)
     if convention == "mmaction2":
-        return int(height * scale + 0.5), int(width * scale + 0.5)
-    if height < width:
-        return short_side, width * short_side // height
-    return height * short_side // width, short_side
+        return int(height * (short_side / shorter) + 0.5), int(width * (short_side / shorter) + 0.5)
+    return height * short_side // shorter, width * short_side // shorter
 
 
 def crop_and_resize(frames: np.ndarray, box: Box, size: tuple[int, int], *, flip: bool = False) -> Tensor:

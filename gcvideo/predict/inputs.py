@@ -22,9 +22,9 @@ from gcvideo.data.loader import Loader, eval_loader
 from gcvideo.data.records import RecordTable, VideoRecord
 from gcvideo.errors import VideoError
 from gcvideo.video import FrameStream, StreamFrame, open_video
-from gcvideo.video.frame_folder import is_frame_folder
+from gcvideo.video.frame_folder import FrameArray, is_frame_folder
 from gcvideo.video.mp4_slice import in_memory
-from gcvideo.video.reader import MAX_BYTES, open_array
+from gcvideo.video.reader import MAX_BYTES, VideoReader
 from gcvideo.video.stream import URL, without_credentials
 
 Frame: TypeAlias = np.ndarray | Tensor
@@ -179,7 +179,7 @@ def _views(video: Any, kind: str, name: str, fps: float | None, data: DataConfig
     if kind == "frames":
         timed = data.target_fps or views["windows"] is not None or fps is not None
         rate = _rate(fps, name) if timed else 25.0  # nothing depends on it
-        reader = open_array(_collect(video, name), fps=rate, name=name)
+        reader = VideoReader(name, FrameArray(_collect(video, name), rate))
         pixels, clips, crops, spans = cut_views(reader, VideoRecord(name, -1, name), data=data, **views)
         return VideoViews(pixels, clips, crops, -1, 0, name, None, spans)
     if kind == "path":

@@ -20,8 +20,8 @@ from gcvideo.video.slice_headers import Start
 MAX_REORDER = 16  # frames of the largest decoded picture buffer
 
 
-class UnreadableError(ValueError):
-    """No decoder can help: a file has lost part of its data, is encrypted, shows no picture or is turned oddly."""
+class DecodeError(ValueError):
+    """A video, or a wanted frame of it, cannot be decoded; and why."""
 
 
 class Orientation(NamedTuple):
@@ -40,14 +40,14 @@ class Orientation(NamedTuple):
                 turns nothing.
 
         Raises:
-            UnreadableError: it turns by an angle that is no multiple of 90 degrees.
+            DecodeError: it turns by an angle that is no multiple of 90 degrees.
         """
         (a, b), (c, d) = matrix.tolist()
         if a * d == b * c:
             return cls()
         angle, transpose = math.degrees(math.atan2(b, a)), abs(b) > abs(a)
         if abs(angle - 90 * round(angle / 90)) > 1 or (abs(c) > abs(d)) != transpose:
-            raise UnreadableError(f"its display matrix turns by {angle:.0f} degrees; only multiples of 90 are read")
+            raise DecodeError(f"its display matrix turns by {angle:.0f} degrees; only multiples of 90 are read")
         return cls(True, b < 0, c < 0) if transpose else cls(False, d < 0, a < 0)
 
     def apply(self, images: np.ndarray) -> np.ndarray:

@@ -100,8 +100,7 @@ def _header(track: Mp4Track, sizes: list[int], composition: np.ndarray) -> bytes
 
 
 def _box(kind: bytes, *body: bytes) -> bytes:
-    data = b"".join(body)
-    return struct.pack(">I4s", 8 + len(data), kind) + data
+    return struct.pack(">I4s", 8 + sum(map(len, body)), kind) + b"".join(body)
 
 
 def _full_box(kind: bytes, *body: bytes, flags: int = 0) -> bytes:

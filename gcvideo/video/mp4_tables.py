@@ -16,7 +16,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from gcvideo.video.decode_plan import Orientation, SampleTable, UnreadableError
+from gcvideo.video.decode_plan import DecodeError, Orientation, SampleTable
 from gcvideo.video.parameter_sets import BitstreamError, Buffer, StreamInfo, parse_config
 from gcvideo.video.slice_headers import Start, read_picture
 
@@ -65,7 +65,7 @@ def read_tables(path: str) -> Mp4Track | str:
     They cannot where the file is not MP4, fragmented, not H.264 or HEVC, of several edits, or contradicts itself.
 
     Raises:
-        UnreadableError: no decoder can help: samples lie beyond the end of the file, or are encrypted.
+        DecodeError: no decoder can help: samples lie beyond the end of the file, or are encrypted.
     """
     with open(path, "rb", buffering=0) as opened:
         file, file_size = opened.fileno(), os.fstat(opened.fileno()).st_size
@@ -77,7 +77,7 @@ def read_tables(path: str) -> Mp4Track | str:
                     if media[b"hdlr"][8:12] == b"vide":
                         return _read_video_track(file, file_size, _inside(movie), track, media)
             return "no video track"
-        except UnreadableError:
+        except DecodeError:
             raise
         except BitstreamError as error:
             return str(error)
@@ -126,7 +126,7 @@ def _movie_box(file: int, file_size: int) -> memoryview:
     """Find and read the moov box without reading the media data."""
     position = 0
     if not file_size:
-        raise UnreadableError("is empty")
+        raise DecodeError("is empty")
     for _ in range(4096):  # a fragmented file may have thousands of boxes: it is refused anyway
         head = os.pread(file, 16, position)
         if not position and head[4:8] not in _FIRST_BOXES:
@@ -141,7 +141,7 @@ def _movie_box(file: int, file_size: int) -> memoryview:
                 raise BitstreamError("the movie box is longer than the file")
             return memoryview(os.pread(file, size - header, position + header))
         position += size
-    raise UnreadableError("has no movie box: a recording or download that was cut short")
+    raise DecodeError("has no movie box: a recording or download that was cut short")
 
 
 def _read_video_track(file: int, file_size: int, movie: Boxes, track: Boxes, media: Boxes) -> Mp4Track:
@@ -152,13 +152,13 @@ def _read_video_track(file: int, file_size: int, movie: Boxes, track: Boxes, med
     time_scale = _time_scale(media[b"mdhd"])
     same, count = struct.unpack_from(">II", stbl[b"stsz"], 4)  # section 8.7.3.2: one size for all, or a table
     if same * count > file_size:
-        raise UnreadableError(f"cut short: {count} pictures of {same} bytes are more than the file")
+        raise DecodeError(f"cut short: {count} pictures of {same} bytes are more than the file")
     size = np.full(count, same, np.int64) if same else _table(stbl[b"stsz"], ">u4", start=8)[:, 0]
     pts = _presentation_times(stbl, len(size))
     offset = _sample_offsets(stbl, size)
     if (offset + size > file_size).any():
         missing = int((offset + size > file_size).sum())
-        raise UnreadableError(f"cut short: {missing} of {len(size)} pictures lie beyond its end")
+        raise DecodeError(f"cut short: {missing} of {len(size)} pictures lie beyond its end")
     if (size == 0).any():
         raise BitstreamError("a sample is empty")
     order = np.argsort(pts, kind="stable")
@@ -186,7 +186,7 @@ def _sample_entry(stsd: memoryview) -> tuple[bytes, bytes, StreamInfo]:
     """The only sample entry, its decoder configuration, and what that says (section 8.5.2)."""
     entries = list(_boxes(stsd, 8))
     if b"encv" in dict(entries):
-        raise UnreadableError("is encrypted")
+        raise DecodeError("is encrypted")
     if struct.unpack_from(">I", stsd, 4) != (1,) or len(entries) != 1:
         raise BitstreamError("several sample descriptions" if len(entries) > 1 else "no sample description")
     kind, entry = entries[0]
@@ -260,7 +260,7 @@ def _edit(track: Boxes, movie: Boxes, time_scale: int) -> tuple[int, int, int] |
     if rows and rows[0][1] == -1:  # an empty edit: the track starts late
         delay = rescaled(rows.pop(0)[0])
         if not rows:
-            raise UnreadableError("shows no picture: its edit list has only an empty edit")
+            raise DecodeError("shows no picture: its edit list has only an empty edit")
     if not rows:
         return None
     duration, media_time, rate, _ = rows[0]

@@ -65,12 +65,8 @@ def parse_config(codec: str, record: Buffer) -> StreamInfo:
 
 def _parse_avc_config(record: Buffer) -> StreamInfo:
     """AVCDecoderConfigurationRecord (ISO/IEC 14496-15, section 5.3.3.1)."""
-    position, units = 5, []
-    for mask in (31, 255):  # sequence parameter sets, then picture parameter sets
-        count, position = record[position] & mask, position + 1
-        for _ in range(count):
-            unit, position = _sized_unit(record, position)
-            units.append(unit)
+    sequence_sets, position = _sized_units(record, 6, record[5] & 31)
+    units = sequence_sets + _sized_units(record, position + 1, record[position])[0]  # with the picture parameter sets
     sequence_set = _only({unit for unit in units if unit[0] & 31 == AVC_SPS})
     return StreamInfo("h264", (record[4] & 3) + 1, frozenset(units), *_parse_avc_sps(unescape(sequence_set)))
 
@@ -78,13 +74,10 @@ def _parse_avc_config(record: Buffer) -> StreamInfo:
 def _parse_hevc_config(record: Buffer) -> StreamInfo:
     """HEVCDecoderConfigurationRecord (ISO/IEC 14496-15, section 8.3.3.1)."""
     length_size, layers = (record[21] & 3) + 1, record[21] >> 3 & 7
-    units = []
-    position = 23
+    units, position = list[bytes](), 23
     for _ in range(record[22]):
-        count, position = record[position + 1] << 8 | record[position + 2], position + 3
-        for _ in range(count):
-            unit, position = _sized_unit(record, position)
-            units.append(unit)
+        more, position = _sized_units(record, position + 3, record[position + 1] << 8 | record[position + 2])
+        units += more
     base = {unit for unit in units if unit[0] & 1 == 0 and unit[1] >> 3 == 0}  # nuh_layer_id 0
     sequence_set = _only({unit for unit in base if unit[0] >> 1 == HEVC_SPS})
     extra_bits = _only({_hevc_extra_bits(unescape(unit)) for unit in base if unit[0] >> 1 == HEVC_PPS})
@@ -98,10 +91,13 @@ def unescape(unit: Buffer) -> bytes:
     return data.replace(b"\0\0\3", b"\0\0") if b"\0\0\3" in data else data
 
 
-def _sized_unit(record: Buffer, position: int) -> tuple[bytes, int]:
-    """The NAL unit behind a length of 16 bits, without trailing zeros; and the position behind it."""
-    end = position + 2 + int.from_bytes(record[position : position + 2], "big")
-    return bytes(record[position + 2 : end]).rstrip(b"\0"), end
+def _sized_units(record: Buffer, position: int, count: int) -> tuple[list[bytes], int]:
+    """NAL units, each behind a length of 16 bits, without trailing zeros; and the position behind them."""
+    units = []
+    for _ in range(count):
+        start, position = position + 2, position + 2 + int.from_bytes(record[position : position + 2], "big")
+        units.append(bytes(record[start:position]).rstrip(b"\0"))
+    return units, position
 
 
 def _only(found: set[T]) -> T:

@@ -19,7 +19,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from gcvideo.video.decode_plan import Orientation, SampleTable, UnreadableError
+from gcvideo.video.decode_plan import DecodeError, Orientation, SampleTable
 from gcvideo.video.mp4_tables import Mp4Track
 from gcvideo.video.parameter_sets import StreamInfo, parse_config
 from gcvideo.video.slice_headers import Picture, Start, read_picture, why_not_in_order
@@ -35,10 +35,6 @@ _TIMED_CONTAINERS = {"mov", "mp4", "matroska", "webm"}
 _UNTIMED_CONTAINERS = {"avi", "h264", "hevc"}
 # Codecs with one frame a packet, whose key pictures (as the container marks them) owe nothing to earlier pictures.
 _TIMED_CODECS = {"vp9", "av1", "libdav1d", "libvpx-vp9"}
-
-
-class DecodeError(Exception):
-    """The decoder could not produce a wanted frame."""
 
 
 class DamageError(DecodeError):
@@ -113,7 +109,7 @@ def orientation_of(frame: Any) -> Orientation:
         data = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV knows not all kinds of data beside a frame, such as the Exif data of a JPEG
         if frame.rotation:
-            raise UnreadableError("its display matrix cannot be read") from None
+            raise DecodeError("its display matrix cannot be read") from None
         data = None
     return Orientation.from_matrix(np.frombuffer(data, np.int32).reshape(3, 3)[:2, :2]) if data else Orientation()
 
@@ -152,7 +148,7 @@ class LibavVideo:
         self._table = None if count else self._read_table()
         if self._table is not None:
             self._time_of = {int(pts): sample for sample, pts in enumerate(self._table.pts)}
-            first = next(iter(self._decode_needed([0])), None)
+            first = next(self._decode_needed([0]), None)
             if first is None:
                 raise DecodeError("the first picture cannot be decoded")
             self.height, self.width, self.orientation = first.height, first.width, orientation_of(first)
@@ -229,9 +225,8 @@ class LibavVideo:
             return None
         self._disposable = [picture.disposable for picture in pictures]
         table = SampleTable(pts, order, starts, Fraction(self._stream.time_base))
-        if not table.starts_in_order or table.reorder > (info.reorder or 0 if info else 0):
-            return None
-        return None if info and why_not_in_order(pictures, pts, info) else table
+        sound = table.starts_in_order and table.reorder <= (info.reorder or 0 if info else 0)
+        return None if not sound or (info and why_not_in_order(pictures, pts, info)) else table
 
     def _decode_needed(self, frames: list[int]) -> Iterator[Any]:
         """Decode what these frames need; more frames than these come out."""
@@ -251,17 +246,15 @@ class LibavVideo:
     def _packets_from(self, sample: int) -> Iterator[tuple[int, Any]]:
         """Samples and their packets, from this one on or from one before."""
         assert self._table is not None
-        first = None
+        packets, first = self._numbered_packets(), None
         with contextlib.suppress(av.FFmpegError):  # not every file can be sought in
             self._container.seek(int(self._table.pts[sample]), stream=self._stream)
-            packets = self._numbered_packets()
             first = next(packets, None)
         if first is None or first[0] > sample:  # too far
             self._open()
             packets = self._numbered_packets()
             first = next(packets)
-        yield first
-        yield from packets
+        return itertools.chain([first], packets)
 
     def _numbered_packets(self) -> Iterator[tuple[int, Any]]:
         """Packets from here on, and which samples they are; one of an unknown time comes behind all samples."""

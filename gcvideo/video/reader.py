@@ -45,12 +45,12 @@ from typing import Any
 import numpy as np
 
 from gcvideo.errors import DamagedVideoError, VideoError
-from gcvideo.video.decode_plan import MAX_REORDER, UnreadableError
+from gcvideo.video.decode_plan import MAX_REORDER, DecodeError
 from gcvideo.video.decord_decoder import decode_with_decord, has_decord
 from gcvideo.video.frame_folder import FrameArray, FrameFolder, split_span
 from gcvideo.video.mp4_slice import read_samples
 from gcvideo.video.mp4_tables import Mp4Track, read_tables
-from gcvideo.video.pyav_decoder import MAX_PIXELS, DamageError, DecodeError, LibavVideo, decode_with_pyav
+from gcvideo.video.pyav_decoder import MAX_PIXELS, DamageError, LibavVideo, decode_with_pyav
 from gcvideo.video.slice_headers import read_picture, why_not_in_order
 from gcvideo.video.tar_members import local_path
 from gcvideo.video.torchcodec_decoder import decode_with_torchcodec, why_no_torchcodec
@@ -86,7 +86,7 @@ def open_video(path: str | Path, *, backend: str = "auto", frame_rate: float | N
             raise error if error.path == path else VideoError(path, error.reason) from error
         except DamageError as error:
             raise DamagedVideoError(path, str(error)) from error
-        except (UnreadableError, DecodeError) as error:
+        except DecodeError as error:
             raise VideoError(path, str(error)) from error
         except Exception as error:  # PyAV raises what it meets: InvalidDataError, UnicodeDecodeError ...
             raise VideoError(path, f"cannot be opened ({_one_line(error)})") from error
@@ -94,13 +94,8 @@ def open_video(path: str | Path, *, backend: str = "auto", frame_rate: float | N
     return reader
 
 
-def open_array(frames: np.ndarray, *, fps: float, name: str) -> VideoReader:
-    """Frames in memory as an open video: uint8 (T, H, W, 3) RGB, at so many frames per second."""
-    return VideoReader(name, FrameArray(frames, fps))
-
-
 class VideoReader(AbstractContextManager["VideoReader"]):
-    """An open video; made by ``open_video``. A context manager.
+    """An open video; made by ``open_video``, of frames in memory by their ``FrameArray``. A context manager.
 
     Attributes:
         path: the file or folder.

@@ -133,27 +133,20 @@ class FrameStream(contextlib.AbstractContextManager["FrameStream"]):
             yield from self._newest()
             return
         first, last = None, -1 / self.fps
-        index = 0
-        frames = self._container.decode(self._stream)
-        while True:
-            try:
-                picture = next(frames, None)
-                if picture and not index:
+        try:
+            for index, picture in enumerate(self._container.decode(self._stream)):
+                if first is None:
                     StreamFrame(0, 0.0, picture).rgb()  # raises here what it would raise later
-            except _ERRORS as error:
-                self.problem = f"cannot be decoded after {max(last, 0):.1f} s ({self._why(error)})"
-                break
-            if picture is None:
-                break
-            moment = last + 1 / self.fps if picture.time is None else float(picture.time)
-            first = moment if first is None else first
-            last = max(moment - first, last)
-            yield StreamFrame(index, max(last, 0.0), picture)
-            index += 1
-        if not index and isinstance(self._source, str) and self._source.startswith("http"):
+                moment = last + 1 / self.fps if picture.time is None else float(picture.time)
+                first = moment if first is None else first
+                last = max(moment - first, last)
+                yield StreamFrame(index, max(last, 0.0), picture)
+        except _ERRORS as error:
+            self.problem = f"cannot be decoded after {max(last, 0):.1f} s ({self._why(error)})"
+        if first is None and isinstance(self._source, str) and self._source.startswith("http"):
             self._download(self._source)
             yield from self
-        elif not index:
+        elif first is None:
             raise VideoError(self.name, self.problem or "holds no frame")
 
     def _download(self, url: str) -> None:
@@ -218,11 +211,9 @@ class FrameStream(contextlib.AbstractContextManager["FrameStream"]):
                 warn(f"{self.name}: connection lost ({reason}); connecting again")
             while not self._closing.wait(self.pauses[min(attempts, len(self.pauses) - 1)]):
                 attempts += 1
-                try:
+                with contextlib.suppress(VideoError):
                     self._open()
                     break
-                except VideoError:
-                    pass
 
     def _pictures(self) -> Iterator[Any]:
         """The pictures of one connection, without those that cannot be decoded."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gcvideo.video.decode_plan import UnreadableError
+from gcvideo.video.decode_plan import DecodeError
 from gcvideo.video.mp4_slice import in_memory, read_samples, write_slice
 from gcvideo.video.mp4_tables import Mp4Track, read_tables
 from gcvideo.video.parameter_sets import StreamInfo, parse_config
@@ -200,10 +200,10 @@ def test_what_is_refused(plain):
         (broken(b"stts", 12, "I", 2**32 - 300), NotFollowed, "times that run backwards"),
         (broken(b"stsd", 40, "H", 66), NotFollowed, "another frame size"),
         (broken(b"stsz", 8, "I", 2**31), NotFollowed, "damaged tables"),
-        (broken(b"stsz", 4, "II", 1000, 2**31), UnreadableError, "more than the file"),
+        (broken(b"stsz", 4, "II", 1000, 2**31), DecodeError, "more than the file"),
         (broken(b"stsz", 8, "I", 0), NotFollowed, "does not cover the samples"),
-        (broken(b"stsz", 12, "I", 2**31), UnreadableError, "30 of 30 pictures lie beyond"),
-        (broken(b"stco", 8, "I", 2**31), UnreadableError, "lie beyond"),
+        (broken(b"stsz", 12, "I", 2**31), DecodeError, "30 of 30 pictures lie beyond"),
+        (broken(b"stco", 8, "I", 2**31), DecodeError, "lie beyond"),
         (broken(b"stsc", 8, "I", 0), NotFollowed, "chunk tables"),
         (broken(b"stss", 8, "I", 0), NotFollowed, "key pictures"),
         (broken(b"stss", 8, "I", 15), NotFollowed, "key pictures"),
@@ -211,10 +211,10 @@ def test_what_is_refused(plain):
         (broken(b"stsd", 4, "I", 2), NotFollowed, "sample description"),
         (broken(b"mdhd", 12, "I", 0), NotFollowed, "edit list shows no picture"),
         (broken(b"hdlr", 8, "4s", b"soun"), NotFollowed, "no video track"),
-        (data.replace(b"avc1", b"encv"), UnreadableError, "encrypted"),
-        (data.replace(b"moov", b"free"), UnreadableError, "no movie box"),
+        (data.replace(b"avc1", b"encv"), DecodeError, "encrypted"),
+        (data.replace(b"moov", b"free"), DecodeError, "no movie box"),
         (data.replace(b"stbl", b"free"), NotFollowed, "no stbl box"),
-        (b"", UnreadableError, "is empty"),
+        (b"", DecodeError, "is empty"),
         (data[:-10], NotFollowed, "longer than the file"),
     ]
     for content, kind, text in cases:
@@ -288,7 +288,7 @@ def parse_or_refuse(data: bytes) -> None:
     """Reading tables ends in a usable track or in one of two errors."""
     try:
         track = track_of_bytes(data)
-    except (NotFollowed, UnreadableError):
+    except (NotFollowed, DecodeError):
         return
     assert (track.offset >= 0).all()
     assert (track.offset + track.size <= len(data)).all()
