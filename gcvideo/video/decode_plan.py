@@ -121,11 +121,8 @@ class SampleTable:
         wanted = {int(self.order[frame]) for frame in frames}
         last: dict[int, int] = {}  # start -> its last wanted sample
         for sample in wanted:
-            # the last one that is neither decoded nor presented after the sample
-            before = (
-                start for start in reversed(self.starts) if start <= sample and self.pts[start] <= self.pts[sample]
-            )
-            start = next(before, 0)
+            # the last start that is neither decoded nor presented after the sample
+            start = next((s for s in reversed(self.starts) if s <= sample and self.pts[s] <= self.pts[sample]), 0)
             last[start] = max(last.get(start, 0), sample)
         if ahead:
             ends = [sample for sample, kind in self.starts.items() if kind is Start.ANYWHERE] + [len(self.pts)]

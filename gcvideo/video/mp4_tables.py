@@ -20,8 +20,6 @@ from gcvideo.video.decode_plan import DecodeError, Orientation, SampleTable
 from gcvideo.video.parameter_sets import BitstreamError, Buffer, StreamInfo, parse_config
 from gcvideo.video.slice_headers import Start, read_picture
 
-# A movie box of 64 MiB describes some days of video; more is damage.
-MAX_MOVIE_BOX = 64 << 20
 # First bytes of a key sample that are searched for its picture: parameter sets and messages come before it.
 _HEAD = 4096
 # Comment in the files that gcvideo prepare transcode writes.
@@ -137,7 +135,7 @@ def _movie_box(file: int, file_size: int) -> memoryview:
         if kind in (b"moof", b"meta"):  # a fragment, or a still picture
             raise BitstreamError("no movie box in front")
         if kind == b"moov":
-            if size > MAX_MOVIE_BOX or position + size > file_size:
+            if position + size > file_size:
                 raise BitstreamError("the movie box is longer than the file")
             return memoryview(os.pread(file, size - header, position + header))
         position += size
