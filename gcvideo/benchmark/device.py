@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.profiler import profile
 
 from gcvideo.benchmark import blocks, harness
-from gcvideo.benchmark.timing import Contender, time_contenders
+from gcvideo.benchmark.timing import time_contenders
 from gcvideo.benchmark.train import matmul_peak, matmul_share
 from gcvideo.benchmark.workloads import NETWORKS, cuda_peak, forward_pass, random_clips, training_step, without_zeros
 from gcvideo.config import RunConfig
@@ -102,12 +102,11 @@ def check_steps(args: argparse.Namespace, device: torch.device, batch: int) -> I
     clips, calls, peak = random_clips((batch, *shape)), 10, matmul_peak(device, "bf16")
     configs = {name: RunConfig(model=model_config(NETWORKS[name])) for name in ("plain", "gc")}
 
-    def make(name: str, mode: str, **more: Any) -> Contender:
+    names, steps = [*product(configs, ["eager", "graph", "compiled"][: 3 if args.compile else 2])], {}
+    for name, mode in names:
         config = replace(configs[name], train=replace(configs[name].train, cuda_graph=mode == "graph"))
-        return training_step(config, clips, device=device, precision="auto", compile=mode == "compiled", **more)
-
-    names = [*product(configs, ["eager", "graph", *(["compiled"] if args.compile else [])])]
-    steps = {f"{name}.{mode}": make(name, mode) for name, mode in names}
+        compile = mode == "compiled"
+        steps[f"{name}.{mode}"] = training_step(config, clips, device=device, precision="auto", compile=compile)
     times = time_contenders(steps, rounds=args.rounds, device=device, warmup=4, title=f"{batch} clips")
     ms = times.milliseconds()
     for name, mode in names:
@@ -130,7 +129,7 @@ def check_steps(args: argparse.Namespace, device: torch.device, batch: int) -> I
 
     item = ClipBatch(clips, torch.arange(batch), torch.arange(batch), [])
     pool = WorkerPool[int, ClipBatch](lambda task, hold: item, workers=1, on_death=print, pin_memory=True)
-    batches: Any = pool.map(range(calls * (args.rounds + 1)))
-    fed = {"fed": make("gc", "graph", batches=Prefetcher(batches, device)), "graph": graph}
-    ratio = time_contenders(fed, rounds=args.rounds, device=device, calls=calls, title="fed").ratio("fed", "graph")
-    yield f"fed.{batch}", ratio, 1.1
+    batches = Prefetcher(pool.map(range(calls * (args.rounds + 1))), device)
+    contenders = {"fed": partial(graph.func, batches, **graph.keywords), "graph": graph}
+    times = time_contenders(contenders, rounds=args.rounds, device=device, calls=calls, title="fed")
+    yield f"fed.{batch}", times.ratio("fed", "graph"), 1.1

@@ -6,7 +6,7 @@ libraries are not.
 """
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -65,14 +65,8 @@ def forward_pass(
 
 
 def training_step(
-    config: RunConfig,
-    clips: Tensor,
-    *,
-    device: torch.device,
-    precision: str,
-    compile: bool = False,
-    batches: Iterator[ClipBatch] | None = None,
-) -> Contender:
+    config: RunConfig, clips: Tensor, *, device: torch.device, precision: str, compile: bool = False
+) -> partial[Any]:
     """One step of the trainer itself, from uint8 clips to updated weights, with fresh weights.
 
     Args:
@@ -80,7 +74,9 @@ def training_step(
         clips: uint8 (N, 3, T, H, W).
         precision: "fp32", "bf16" (under autocast), or "auto".
         compile: with ``torch.compile``.
-        batches: on the device, of which each step takes one; by default always these clips.
+
+    Returns:
+        a function without arguments; its ``func`` takes other batches, and its ``keywords``.
     """
     changes: dict[str, Any] = {"batch_size": len(clips), "accumulate": 1, "precision": precision, "compile": compile}
     side = clips.shape[-1]
@@ -90,7 +86,7 @@ def training_step(
     learner.train_mode()
     indices = torch.arange(len(clips))
     batch = ClipBatch(clips.to(device), indices.to(device) % model.num_classes, indices, [])
-    return partial(learner.step, batches or repeat(batch), number=0, lr=STEADY_LR)
+    return partial(learner.step, repeat(batch), number=0, lr=STEADY_LR)
 
 
 def without_zeros(module: nn.Module, *, std: float = 0.1) -> Any:

@@ -29,7 +29,7 @@ from dataclasses import KW_ONLY, dataclass
 from multiprocessing import connection, util
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ class WorkerPool(Generic[Task, Result]):
         self._todo: deque[Task] = deque()
         self._sent = self._done = 0  # tasks given to workers, and results given to the caller
         self._ready: dict[int, Any] = {}  # number of the task -> packed result, and the number of its file
-        self._files: list[int] = []  # shared memory: of each task in flight, and of the result that the caller has
+        self._files: list[Any] = []  # shared memory: of each task in flight, and of the result that the caller has
         self._maps = defaultdict[int, np.ndarray](lambda: np.empty(0, np.uint8))  # number of the file -> its bytes
         self._free, self._lent = deque[int](), list[int]()  # numbers of files: of nobody, and of the caller
         self._measured = self._idle_deaths = 0
@@ -146,7 +146,7 @@ class WorkerPool(Generic[Task, Result]):
         self._free.extend(self._lent)  # its caller asks for the next one
         self._lent = [file]
         if sum(sizes) > len(self._maps[file]):
-            self._maps[file] = np.frombuffer(mmap.mmap(self._files[file], sum(sizes)), np.uint8)
+            self._maps[file] = np.frombuffer(mmap.mmap(self._files[file].fileno(), sum(sizes)), np.uint8)
             if self.pin_memory:
                 page_lock(self._maps[file])
         parts = np.split(self._maps[file][: sum(sizes)], np.cumsum(sizes)[:-1])
@@ -161,7 +161,10 @@ class WorkerPool(Generic[Task, Result]):
     def _start(self, number: int) -> _Worker:
         self._held[number] = NOTHING
         if not self._files:
-            self._files.extend(_memory_file() for _ in range(self.workers * self.prefetch + 1))
+            in_memory = hasattr(os, "memfd_create")  # macOS has none
+            for _ in range(self.workers * self.prefetch + 1):
+                file = os.fdopen(os.memfd_create("batch"), "r+b") if in_memory else tempfile.TemporaryFile()  # noqa: SIM115
+                self._files.append(file)
             self._free, self._lent = deque(range(len(self._files))), []
         return _Worker(self._run, number)
 
@@ -273,29 +276,21 @@ class _Pickler(pickle.Pickler):
         return torch.from_numpy, (value.detach().contiguous().numpy(),)
 
 
-def _memory_file() -> int:
-    """Descriptor of a file in memory; where the system has none, as macOS, of one without a name."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("gcvideo-batch")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-def _pack(value: Any, file: int) -> tuple[bytes, list[int]]:
+def _pack(value: Any, file: BinaryIO) -> tuple[bytes, list[int]]:
     """The pickled value, and the sizes of its tensors and arrays, whose bytes are written to the file instead."""
     packed, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
     _Pickler(packed, protocol=5, buffer_callback=buffers.append).dump(value)
-    with open(file, "wb", closefd=False) as out:
-        out.seek(0)
-        sizes = [out.write(buffer.raw()) for buffer in buffers]
+    file.seek(0)
+    sizes = [file.write(buffer.raw()) for buffer in buffers]
+    file.flush()
     return packed.getvalue(), sizes
 
 
-def _kill(workers: list[_Worker], files: list[int]) -> None:
+def _kill(workers: list[_Worker], files: list[BinaryIO]) -> None:
     while workers:
         workers.pop().close()
     while files:
-        os.close(files.pop())
+        files.pop().close()
 
 
 def _cause_of_death(exitcode: int | None, time_limit: float | None) -> str:
