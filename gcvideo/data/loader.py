@@ -179,13 +179,8 @@ def train_loader(
             f"data.augment.clips_per_video: does not divide the {batch_size} clips that a process takes at a time"
         )
     dataset.quarantine.share()
-    order = epoch_order(
-        len(dataset),
-        seed=seed,
-        epoch=epoch,
-        global_batch=videos * accumulate * world_size,
-        labels=dataset.records.labels if augment.class_balanced else None,
-    )
+    labels, step = dataset.records.labels if augment.class_balanced else None, videos * accumulate * world_size
+    order = epoch_order(len(dataset), seed=seed, epoch=epoch, global_batch=step, labels=labels)
     share = order.reshape(-1, world_size, accumulate, videos)[start_step:, rank]  # (steps, accumulate, videos)
 
     def load(task: tuple[int, list[int]], hold: Hold) -> ClipBatch:

@@ -83,16 +83,10 @@ def view_outputs(
     waiting = deque[VideoViews]()  # videos whose outputs have not all come back
     rows: list[Tensor] = []  # the outputs of their views that have
     pending: list[Tensor] = []
-
-    def noted() -> Iterator[VideoViews]:
-        for views in loader:
-            waiting.append(views)
-            yield views
-
     was_training = model.training
     model.eval()
     try:
-        for clips, count in view_batches(noted(), size, device):
+        for clips, count in view_batches(loader, size, device, waiting):
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=mixed):
                 pending.append(model(normalize(clips, mean=data.mean, std=data.std, dtype=dtype))[:count])
             if len(pending) > lag:
@@ -119,8 +113,10 @@ def views_per_batch(test: TestConfig, data: DataConfig, device: torch.device) ->
     return 1 if data.frames * side**2 >= LARGE_VIEW else 3
 
 
-def view_batches(videos: Iterable[VideoViews], size: int, device: torch.device) -> Iterator[tuple[Tensor, int]]:
-    """Cut the views of one video after the other into batches.
+def view_batches(
+    videos: Iterable[VideoViews], size: int, device: torch.device, waiting: deque[VideoViews]
+) -> Iterator[tuple[Tensor, int]]:
+    """Cut the views of one video after the other, which join those that wait for outputs, into batches.
 
     Yields:
         clips uint8 (N, C, T, h, w) on the device, and how many of them are views: the very last batch is padded to
@@ -129,6 +125,7 @@ def view_batches(videos: Iterable[VideoViews], size: int, device: torch.device) 
     """
     batch: list[Tensor] = []
     for views in videos:
+        waiting.append(views)
         if views.failure is not None:
             continue
         on_device = views._replace(frames=views.frames.to(device, non_blocking=has_streams(device)))

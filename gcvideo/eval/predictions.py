@@ -98,10 +98,9 @@ class Predictions:
         """Gather the scores of single videos, in the order of their indices."""
         videos = sorted(videos, key=lambda video: video.index)
         empty = np.zeros((0, 0), np.float32)
-        counts: dict[str, Any] = {
-            name: _integers([getattr(v, own) for v in videos], len(videos[0].softmax) if videos else 0)
-            for name, own in COUNTS.items()
-        }
+        classes = len(videos[0].softmax) if videos else 0
+        columns = {name: [getattr(video, own) for video in videos] for name, own in COUNTS.items()}
+        counts: dict[str, Any] = {name: _integers(column, classes) for name, column in columns.items()}
         return cls(
             ids=[video.id for video in videos],
             averages={name: np.stack([getattr(v, name) for v in videos]) if videos else empty for name in ENSEMBLES},
@@ -173,10 +172,8 @@ class Predictions:
         if len(several) == 1:
             return first  # with its own checkpoint
         aligned = [one.aligned_with(first, names=(name, names[0])) for name, one in zip(names, several, strict=True)]
-        totals: dict[str, Any] = {
-            name: np.sum([getattr(one, name) for one in aligned], axis=0)
-            for name in ("views", "clip_top1", "clip_top5")
-        }
+        summed = ("views", "clip_top1", "clip_top5")
+        totals: dict[str, Any] = {name: np.sum([getattr(one, name) for one in aligned], axis=0) for name in summed}
         info = {**first.info, "checkpoint": {"average_of": [one.info.get("checkpoint") for one in several]}}
         averages = {
             name: np.average([one.averages[name] for one in aligned], axis=0, weights=weights).astype(np.float32)
@@ -221,12 +218,9 @@ class Predictions:
         if self.multi_label:
             truth = self.labels[known] == 1
             precisions, shares = score_classes(self.scores[known], truth)[0], truth.mean(axis=0)
-            named = (
-                {"mAP": float(np.nanmean(precisions)), "chance": float(shares[shares > 0].mean())}
-                if truth.any()
-                else {}
-            )
-            return {"video": named} if named else {}
+            if not truth.any():
+                return {}
+            return {"video": {"mAP": float(np.nanmean(precisions)), "chance": float(shares[shares > 0].mean())}}
         ranks = label_ranks(self.scores[known], self.labels[known])
         views, videos = int(self.views[known].sum()), int(known.sum())
         hits = {"top1": int((ranks < 1).sum()), "top5": int((ranks < 5).sum())}

@@ -20,8 +20,7 @@ from gcvideo.eval.metrics import (
 from gcvideo.eval.predictions import Predictions
 
 NOT_LEARNED = (
-    "not learned: the {} is no better than guessing. Check the labels, try gcvideo train --overfit 8, then --find-lr "
-    "and more train.epochs"
+    "not learned: the {} is no better than guessing. Check the labels, try --overfit 8, --find-lr, more epochs"
 )
 
 

@@ -99,14 +99,9 @@ def _score_records(model: nn.Module, records: RecordTable, config: RunConfig, *,
     finished = [video for video in finished if not dataset.quarantine.is_bad(video.index, 0)]
     if finished:
         console.say(f"resuming: {len(finished)} of {len(records)} videos were finished by an interrupted test")
-    loader = eval_loader(
-        dataset,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-        workers=config.data.worker_count,
-        skip=[video.index for video in finished],
-    )
-    share = math.ceil((len(records) - len(finished)) / distributed.world_size())
+    rank, world, done = distributed.rank(), distributed.world_size(), [video.index for video in finished]
+    loader = eval_loader(dataset, rank=rank, world_size=world, workers=config.data.worker_count, skip=done)
+    share = math.ceil((len(records) - len(finished)) / world)
     with console.Progress("test", total=share, unit="videos") as progress:
 
         def note(video: VideoScores | Failure) -> None:

@@ -204,9 +204,8 @@ def summarize(state: TrainState, results: dict[str, Any], *, overfit: bool) -> N
         say(f"overfit: learned all {metrics['videos']:g} videos after {state.position.epoch} epochs")
     elif overfit:
         say(
-            f"overfit: NOT learned: {name} {percent(value)} of {metrics['videos']:g} videos at "
-            f"the limit of {state.schedule.epochs} epochs (train.epochs). Try optim.lr ten times lower and ten times "
-            "higher, a larger limit, or fewer videos; then check labels, data.mean and data.std, and train.freeze"
+            f"overfit: NOT learned: {name} {percent(value)} of {metrics['videos']:g} videos at the limit of "
+            f"{state.schedule.epochs} epochs (train.epochs). Try another optim.lr, check labels and train.freeze"
         )
     say(f"trained in {duration(state.clock.seconds)}; everything is in {config.run_dir}")
     share = results["data_seconds"] / max(results["data_seconds"] + results["compute_seconds"], 1e-9)

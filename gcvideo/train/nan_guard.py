@@ -19,8 +19,7 @@ from gcvideo.train.schedule import Position
 # Weights can be finite, and so be saved, but too large to train from.
 ADVICE = (
     "Lower optim.lr or set optim.clip_grad_norm, then --resume. If it fails again immediately, the last checkpoint is "
-    "corrupted too: remove last.pt and the newest step_*.pt, and --resume continues from the checkpoint before it, "
-    "else from best.pt, else from the beginning"
+    "corrupted too: remove last.pt and the newest step_*.pt, and --resume"
 )
 
 

@@ -129,10 +129,7 @@ class TrainState:
         return {
             **self.step.state_dict(),
             **dataclasses.asdict(self.position),
-            "best": self.best,
-            "stale": self.stale,
-            "validation": self.validation,
-            "details": self.details,
+            **{name: getattr(self, name) for name in ("best", "stale", "validation", "details")},
             "failures": [[id_, *failure] for id_, failure in sorted(self.failures.items())],
             "seconds": self.clock.seconds,
             "data_seconds": data,

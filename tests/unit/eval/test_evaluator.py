@@ -1,5 +1,6 @@
 """Multi-view evaluation: ensembling, batching, failures, journal. Independent arithmetic, no decoding."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -132,7 +133,7 @@ def test_every_batch_has_the_same_size_and_company_changes_nothing():
 
 def test_views_of_another_shape_start_a_new_batch():
     wide = video(1, clips=2, crops=1)._replace(crops=torch.tensor([[0, 0, 8, 16]]))
-    shapes = [tuple(b.shape) for b, _ in view_batches([video(0, crops=1), wide], 8, torch.device("cpu"))]
+    shapes = [tuple(b.shape) for b, _ in view_batches([video(0, crops=1), wide], 8, torch.device("cpu"), deque())]
     assert shapes == [(3, 3, 2, 8, 8), (8, 3, 2, 8, 16)]
 
 
