@@ -200,12 +200,7 @@ def train_loader(
 
 
 def eval_loader(
-    dataset: ViewDataset,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    workers: int = 0,
-    skip: Collection[int] = (),
+    dataset: ViewDataset, *, rank: int = 0, world_size: int = 1, workers: int = 0, skip: Collection[int] = ()
 ) -> Loader[VideoViews]:
     """The videos of one process, one an item; every video is on exactly one process.
 
