@@ -27,7 +27,6 @@ The learning rate is a pure function of the step and every random draw one of (s
 so neither a scheduler nor random states have to be saved; bf16 needs no gradient scaler.
 """
 
-import copy
 import io
 import os
 import shutil
@@ -37,6 +36,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from gcvideo import distributed
 from gcvideo.console import warn
@@ -106,9 +107,8 @@ class CheckpointFolder:
     def save_in_thread(self, state: dict[str, Any], *, best: bool = False) -> None:
         """Copy a state, and ``save`` the copy while the training continues; an error in that is raised by ``wait``."""
         self.wait()
-        copied = copy.deepcopy(state)
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()  # the thread reads the copy on another stream
+        # Onto the host, so that the thread does nothing on a device where a graph may be recorded meanwhile.
+        copied = tree_map(lambda value: value.to("cpu", copy=True) if isinstance(value, Tensor) else value, state)
         self._written = self._writer.submit(self.save, copied, best=best)
 
     def wait(self) -> None:
