@@ -167,10 +167,8 @@ def find_lr(config: RunConfig, *, steps: int = 60) -> dict[str, Any]:
         results["lr"] = float(f"{rates[lowest] / 10 / scale:.2g}")
         results["reason"] = f"a tenth of the rate at which the loss was lowest: it fell {found}{diverged}"
     else:
-        results["reason"] = (
-            f"no rate lowered the loss in {len(losses)} steps by more than batches differ (by {spread:.2g}): "
-            f"{found}{diverged}. Try gcvideo train --overfit 8, a larger train.batch_size, or weights to start from"
-        )
+        why = f"no rate lowered the loss in {len(losses)} steps by more than batches differ (by {spread:.2g})"
+        results["reason"] = f"{why}: {found}{diverged}. Try --overfit 8, a larger batch, or weights to start from"
     table(list(zip(rates, smoothed, strict=False))[4::5], columns=["rate", "loss, smoothed"])
     say(f"suggested: optim.lr={results['lr']:g}, {results['reason']}" if results["lr"] else results["reason"])
     return results

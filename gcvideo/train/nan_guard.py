@@ -41,10 +41,9 @@ class NonFiniteGuard:
 
     def note(self, batches: Iterable[ClipBatch], position: Position, *, lr: float) -> None:
         """Remember the micro-batches of the step at this position."""
+        step = {"step": position.step, "epoch": position.epoch, "lr": lr, "rank": distributed.rank()}
         for batch in batches:
-            videos = [self.records[i].id for i in batch.indices.tolist()]
-            step = {"step": position.step, "epoch": position.epoch, "lr": lr, "rank": distributed.rank()}
-            self._recent.append({**step, "videos": videos})
+            self._recent.append({**step, "videos": [self.records[i].id for i in batch.indices.tolist()]})
 
     def check_scores(self, predictions: Predictions) -> None:
         """Check validation scores.
