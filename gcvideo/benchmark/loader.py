@@ -68,11 +68,11 @@ def run(args: argparse.Namespace) -> None:
         "train_clip": measure(clips, our_clip, CLIP_PEERS, args.repeats),
         "test_video": measure(videos, our_views, VIEW_PEERS, args.repeats),
     }
-    ratios: dict[str, float] = {}
-    tables = {}
-    for kind, costs in milliseconds.items():
-        ratios |= ratios_of(kind, costs)
-        tables[f"{kind}, mean of {len(names)} videos"] = [{"contender": k, "CPU ms": ms} for k, ms in costs.items()]
+    ratios = {name: ratio for measured in milliseconds.items() for name, ratio in ratios_of(*measured).items()}
+    tables = {
+        f"{kind}, mean of {len(names)} videos": [{"contender": k, "CPU ms": ms} for k, ms in costs.items()]
+        for kind, costs in milliseconds.items()
+    }
     if args.prepared:
         old, new = (sum(map(os.path.getsize, side)) for side in sides)
         ratios["prepared.bytes"] = new / old
@@ -92,8 +92,7 @@ def measure(cases: Sequence[Any], ours: Callable[..., Any], peers: Mapping[str, 
     costs: dict[str, list[float]] = defaultdict(list)
     with console.Progress("reading", total=len(cases), unit="cases") as progress:
         for case, *copies in cases:
-            contenders: dict[str, Callable[[], Any]]
-            contenders = {name: partial(ours, case, backend=backend) for name, backend in OURS.items()}
+            contenders: dict[str, Callable[[], Any]] = {n: partial(ours, case, backend=b) for n, b in OURS.items()}
             contenders |= {name: partial(peer, case) for name, peer in peers.items()}
             contenders |= bare_decode(case) if isinstance(case, Clip) else {}
             for copy in copies:

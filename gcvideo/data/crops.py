@@ -40,8 +40,7 @@ def random_short_side_box(
     s is uniform over the whole numbers in ``short_side`` (Simonyan and Zisserman 2015, section 3.1; PySlowFast's
     ``TRAIN_JITTER_SCALES``).
     """
-    low, high = short_side
-    side = max(1, round(crop * min(height, width) / int(rng.integers(low, high + 1))))
+    side = max(1, round(crop * min(height, width) / int(rng.integers(short_side[0], short_side[1] + 1))))
     top = int(rng.integers(height - side + 1))
     left = int(rng.integers(width - side + 1))
     return top, left, side, side

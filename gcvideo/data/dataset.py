@@ -101,13 +101,12 @@ def cut_clips(
         first + random_clip(end - first, data.frames, data.stride, rng, convention=data.convention, speed=speed)
         for _ in range(data.augment.clips_per_video)
     ]
-    size, part = (video.height, video.width), None
-    if len(numbers) == 1:  # cut out as it is decoded
-        part = random_box(*size, data=data, rng=rng)
+    # A single clip is cut out as it is decoded.
+    part = random_box(video.height, video.width, data=data, rng=rng) if len(numbers) == 1 else None
     decoded = video.frames(np.concatenate(numbers), part)  # (K * T, H, W, 3)
     clips = []
     for frames in np.split(decoded, len(numbers)):
-        box = (0, 0, *part[2:]) if part else random_box(*size, data=data, rng=rng)
+        box = (0, 0, *part[2:]) if part else random_box(video.height, video.width, data=data, rng=rng)
         clip = crop_and_resize(frames, box, (data.crop, data.crop), flip=rng.random() < data.flip)
         clips.append(clip if augment is None else augment(clip, rng))
     return torch.stack(clips)

@@ -66,7 +66,6 @@ def in_memory(pieces: Iterable[bytes]) -> Iterator[str]:
 def _header(track: Mp4Track, sizes: list[int], composition: np.ndarray) -> bytes:
     """Everything before the media data: ftyp, moov, and the head of mdat. The place of the data is left open."""
     count = len(sizes)
-    width, height = track.info.width, track.info.height
     samples = _box(
         b"stbl",
         _full_box(b"stsd", struct.pack(">I", 1), _box(track.sample_entry[:4], track.sample_entry[4:])),
@@ -88,7 +87,9 @@ def _header(track: Mp4Track, sizes: list[int], composition: np.ndarray) -> bytes
         _box(b"minf", _full_box(b"vmhd", bytes(8), flags=1), data_reference, samples),
     )
     track_header = (
-        struct.pack(">5I16x", 0, 0, 1, 0, count) + _UNITY_MATRIX + struct.pack(">II", width << 16, height << 16)
+        struct.pack(">5I16x", 0, 0, 1, 0, count)
+        + _UNITY_MATRIX
+        + struct.pack(">II", track.info.width << 16, track.info.height << 16)
     )
     movie_header = struct.pack(">4IIH10x", 0, 0, RATE, count, 1 << 16, 1 << 8) + _UNITY_MATRIX + struct.pack(">24xI", 2)
     movie = _box(

@@ -287,8 +287,6 @@ def _starts(file: int, stbl: Boxes, offset: np.ndarray, size: np.ndarray, info: 
 
 def _orientation(movie: Boxes, track: Boxes) -> Orientation:
     """Of the track's display matrix followed by the movie's (sections 8.3.2 and 8.2.2)."""
-    both = np.eye(2)
-    for header, place in ((track[b"tkhd"], 40), (movie[b"mvhd"], 36)):
-        matrix = struct.unpack_from(">9i", header, place + 12 * (header[0] == 1))
-        both = both @ np.reshape(matrix, (3, 3))[:2, :2]
-    return Orientation.from_matrix(both)
+    headers = (track[b"tkhd"], 40), (movie[b"mvhd"], 36)
+    of_track, of_movie = (struct.unpack_from(">9i", header, at + 12 * (header[0] == 1)) for header, at in headers)
+    return Orientation.from_matrix(np.reshape(of_track, (3, 3))[:2, :2] @ np.reshape(of_movie, (3, 3))[:2, :2])

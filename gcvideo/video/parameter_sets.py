@@ -5,10 +5,9 @@ and picture parameter sets (PPS) of ISO/IEC 14496-10 (H.264) and ISO/IEC 23008-2
 """
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 Buffer = bytes | memoryview
-T = TypeVar("T")
 
 # NAL unit types: table 7-1 of both standards.
 AVC_SPS, HEVC_SPS, HEVC_PPS = 7, 33, 34
@@ -100,7 +99,7 @@ def _sized_units(record: Buffer, position: int, count: int) -> tuple[list[bytes]
     return units, position
 
 
-def _only(found: set[T]) -> T:
+def _only(found: set[Any]) -> Any:
     if len(found) != 1:
         raise BitstreamError("several parameter sets" if found else "no parameter set")
     return found.pop()

@@ -285,24 +285,20 @@ class LibavVideo:
 
     def _count_frames(self) -> None:
         """Decode everything once to learn how many frames there are and when they are shown."""
-        times: list[int | None] = []
-        keys = []
-        sound = 0
+        seen: list[tuple[int | None, bool, bool]] = []
         for frame in self._decode_from_start():
-            if not times:
+            if not seen:
                 self.height, self.width, self.orientation = frame.height, frame.width, orientation_of(frame)
-            if frame.key_frame:
-                keys.append(len(times))
-            times.append(frame.pts)
-            sound = sound if frame.is_corrupt else len(times)
-        times = times[:sound]  # the last picture of a file that was cut short is damaged
-        if not times:
+            seen.append((frame.pts, bool(frame.key_frame), frame.is_corrupt))
+        while seen and seen[-1][2]:  # the last picture of a file that was cut short is damaged
+            seen.pop()
+        if not seen:
             raise DecodeError("shows no picture that can be decoded")
-        self.keyframes = np.array([key for key in keys if key < sound], np.int64)
-        known = np.array([pts for pts in times if pts is not None]) * float(self._stream.time_base)
+        self.keyframes = np.flatnonzero([key for _, key, _ in seen])
+        known = np.array([pts for pts, _, _ in seen if pts is not None]) * float(self._stream.time_base)
         self.times = np.sort(known)
         # Times that do not rise but have the rate (AVI gives them in decoding order) are right, in the wrong order.
         # Others that do not rise, as in joined recordings, tell no more than when the first frame is shown.
         rising, even = (np.diff(known) > 0).all(), (abs(np.diff(self.times) * self.fps - 1) < 0.25).all()
-        if len(known) < len(times) or not (rising or even):
-            self.times = self.times[:1].sum() + np.arange(len(times)) / self.fps
+        if len(known) < len(seen) or not (rising or even):
+            self.times = self.times[:1].sum() + np.arange(len(seen)) / self.fps

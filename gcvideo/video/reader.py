@@ -37,7 +37,7 @@ from __future__ import annotations
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -212,7 +212,7 @@ class Mp4Video:
         if self._counted:
             return self._counted.decode(wanted)
         try:
-            images: np.ndarray | Iterator[tuple[int, np.ndarray]] = _DECODERS[self.backend](track, data, targets)
+            images: Any = _DECODERS[self.backend](track, data, targets)
             if isinstance(images, np.ndarray) and images.shape[1:3] != (self.height, self.width):
                 raise DecodeError(f"gave frames of shape {images.shape[1:]}, not {self.height, self.width, 3}")
             return images
@@ -257,11 +257,7 @@ class Mp4Video:
         self._counted = counted
 
 
-_DECODERS: dict[str, Callable[..., Any]] = {
-    "decord": decode_with_decord,
-    "pyav": decode_with_pyav,
-    "torchcodec": decode_with_torchcodec,
-}
+_DECODERS = {"decord": decode_with_decord, "pyav": decode_with_pyav, "torchcodec": decode_with_torchcodec}
 
 
 def _open_source(path: str, backend: str, fps: float | None) -> tuple[Mp4Video | LibavVideo | FrameFolder, str]:
