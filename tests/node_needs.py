@@ -1,0 +1,78 @@
+"""Memory, /dev/shm and file descriptors that the loaders of a machine need, with a list as long as Kinetics-400.
+
+``python -m tests.node_needs [PROCESSES] [WORKERS]`` prints them for 8 processes with 12 workers each, which read clips
+of ``kinetics400/slow_r50_8x8`` (8 clips a process and step) from 12 videos that stand for 240,000. Linux only.
+"""
+
+import multiprocessing
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from gcvideo import distributed
+from gcvideo.config import load_config
+from gcvideo.data.dataset import ClipDataset
+from gcvideo.data.loader import train_loader
+from gcvideo.data.records import RecordTable
+from tests.processes import start_ranks, wait
+from tests.videos import moving_frames, write_video
+
+
+def _own_needs() -> dict[str, float]:
+    """Of this process and its workers."""
+    family = [Path("/proc/self"), *(Path(f"/proc/{child.pid}") for child in multiprocessing.active_children())]
+    descriptors = [[*Path(process, "fd").iterdir()] for process in family]
+    batches = [file for file in descriptors[0] if file.is_symlink() and "gcvideo-batch" in str(file.readlink())]
+    return {
+        "workers": len(family) - 1,
+        "memory, shared parts divided, GB": sum(map(_pss, family)) / 1e9,
+        "of it batches on their way, GB": sum(file.stat().st_size for file in batches) / 1e9,
+        "file descriptors of the main process": len(descriptors[0]),
+        "file descriptors of all": sum(map(len, descriptors)),
+    }
+
+
+def _pss(process: Path) -> int:
+    """Proportional set size in bytes: memory that n processes share counts to each as an n-th."""
+    rows = (process / "smaps_rollup").read_text().splitlines()
+    return next(1024 * int(row.split()[1]) for row in rows if row.startswith("Pss:"))
+
+
+def _run(workers: int, folder: str) -> None:
+    with distributed.init_from_env():
+        paths = sorted(map(str, Path(folder).iterdir()))
+        rows = range(240_000)
+        records = RecordTable(
+            ids=[f"{row:011}" for row in rows],
+            paths=[paths[row % len(paths)] for row in rows],
+            labels=[row % 400 for row in rows],
+        )
+        config = load_config("kinetics400/slow_r50_8x8.yaml")
+        loader = train_loader(
+            ClipDataset(records, data=config.data, seed=0),
+            batch_size=8,
+            seed=0,
+            epoch=0,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            workers=workers,
+        )
+        batches = iter(loader)
+        for _ in range(2 * workers):  # until every worker has filled each of its places
+            next(batches)
+        distributed.barrier()
+        needs = distributed.gather_objects(_own_needs())
+        if distributed.is_main():
+            print("one process", *(f"{name}: {value:.4g}" for name, value in needs[0].items()), sep="\n  ")
+            print("the machine", *(f"{name}: {sum(n[name] for n in needs):.4g}" for name in needs[0]), sep="\n  ")
+            print(f"/dev/shm in use: {shutil.disk_usage('/dev/shm').used / 1e6:.1f} MB")
+        distributed.barrier()
+
+
+if __name__ == "__main__":
+    processes, workers = [*map(int, sys.argv[1:]), *(8, 12)[len(sys.argv) - 1 :]]
+    with tempfile.TemporaryDirectory() as place:
+        for number in range(12):
+            write_video(f"{place}/{number}.mp4", moving_frames(250, 256, 340, seed=number), gop=250)
+        sys.exit(any(wait(start_ranks(_run, workers, place, processes=processes), 1200)))
