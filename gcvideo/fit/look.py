@@ -82,6 +82,9 @@ def look(
     beside = Path(classes or source.with_name("classes.txt"))
     names = load_classes(str(beside)) if classes or (source.is_file() and beside.is_file()) else ()
     entries, findings = verify.read_lists([path for _, path in lists], root, names or None)
+    if names and (outside := [f for f in findings if f.reason.startswith("label ") and " is outside " in f.reason]):
+        first = outside[0]
+        raise DataError(f"{first.list}:{first.line}: {first.reason}; {beside} names {len(names)} classes")
     videos.multi_label = any(isinstance(entry.record.label, tuple) for entry in entries)
     between = verify.SEVERAL if videos.multi_label else "\0"
     labels = [[label for label in (entry.label or "").split(between) if label] for entry in entries]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from gcvideo.errors import DataError
 from gcvideo.fit.look import look
 from tests.videos import write_video
 
@@ -27,12 +28,15 @@ def test_damaged_files_that_are_equal_are_called_damaged(tmp_path: Path) -> None
     assert left_out.count("broken.mp4: is empty") == 2
 
 
-def test_labels_beyond_the_names_of_classes_are_left_out_and_named(tmp_path: Path) -> None:
+def test_labels_beyond_the_names_of_classes_are_refused(tmp_path: Path) -> None:
+    """They often count from 1, and then all others have wrong names too."""
     for clip in range(3):
         frames = np.random.default_rng(clip).integers(60, 160, (6, 32, 48, 3), dtype=np.uint8)
         write_video(tmp_path / f"{clip}.mp4", frames)
-    (tmp_path / "list.txt").write_text("0.mp4 1\n1.mp4 0\n2.mp4 2\n")
     (tmp_path / "classes.txt").write_text("run\njump\n")
+    (tmp_path / "list.txt").write_text("0.mp4 1\n1.mp4 1\n2.mp4 2\n")
+    with pytest.raises(DataError, match=r"list.txt:3: label '2' is outside 0 to 1; if .* subtract 1 .*names 2 classes"):
+        look(tmp_path / "list.txt", deadline=time.monotonic())
+    (tmp_path / "list.txt").write_text("0.mp4 1\n1.mp4 0\n2.mp4 1\n")
     videos = look(tmp_path / "list.txt", deadline=time.monotonic())
-    assert (videos.classes, videos.labels.tolist()) == (("run", "jump"), [1, 0])
-    assert re.search(r"1 videos are left out: .*2.mp4: label '2' is outside", videos.notes[0])
+    assert (videos.classes, videos.labels.tolist()) == (("run", "jump"), [1, 0, 1])
