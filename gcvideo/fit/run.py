@@ -8,13 +8,14 @@ import shlex
 import shutil
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from gcvideo import distributed
 from gcvideo.config import RunConfig
 from gcvideo.console import duration, percent, printable, say, sparing
 from gcvideo.data.records import RecordTable
@@ -27,7 +28,10 @@ from gcvideo.fit.look import Videos, look
 from gcvideo.fit.plan import Plan, plan_clips, plan_epochs, plan_rate, plan_training
 from gcvideo.fit.split import find_groups, folds, hold_out
 from gcvideo.fit.verdict import accuracy, judge
+from gcvideo.journal import Journal, Row
 from gcvideo.prepare.index import write_index
+from gcvideo.prepare.jobs import scan
+from gcvideo.prepare.transcode import LIMITS, Encoding, costs, encode_video
 from gcvideo.report.page import render, write_page
 from gcvideo.report.pages import score_for_page, write_run_report
 from gcvideo.train.dry_run import dry_run, find_lr
@@ -41,6 +45,7 @@ TRIAL_EPOCHS, TRIAL_STEPS, FEWEST_STEPS = 10, 150, 20  # at most the larger of t
 TRIED = 50  # videos that a trial shall test
 TEST_COST = 0.5  # time of a view of a test over that of a training clip
 SLACK = 0.95  # of the time that is left
+READING = 0.25  # share of reading in the time of a clip, from which small copies may pay
 MOST_CHECKED = 1000  # training videos whose labels are looked at
 PAUSE = 60.0  # seconds between lines of progress; the logs of trainings have all of it
 INPUT = "model.frame_difference"
@@ -58,6 +63,7 @@ class Fit:
         seconds: for everything.
         until: time of its end, by ``time.monotonic``.
         clip_seconds: of a training clip, measured.
+        copies: video -> its small copy, if there is one.
     """
 
     plan: Plan
@@ -66,6 +72,7 @@ class Fit:
     seconds: float
     until: float
     clip_seconds: float = 0.0
+    copies: dict[str, str] = field(default_factory=dict)
 
     def parts(self, *, held_out: bool) -> Parts:
         """Places of the videos to train, validate and test on; the user's own parts are kept."""
@@ -84,7 +91,7 @@ class Fit:
         table.classes, table.labels = own.classes, own.labels[places].astype(np.int32)
         if own.multi_label:
             table.sets = pa.array([own.sets[i] for i in places], pa.list_(pa.int32()))
-        files = [os.path.abspath(record.path) for record in table]
+        files = [os.path.abspath(self.copies.get(record.path, record.path)) for record in table]
         root = os.path.commonpath(list(map(os.path.dirname, files)))
         rows = [{**own.rows[i], "path": os.path.relpath(file, root)} for i, file in zip(places, files, strict=True)]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,12 +112,42 @@ class Fit:
             values |= {f"data.{part}.annotation": file, f"data.{part}.root": None}
         return self.plan.variant(values)
 
-    def measure(self, parts: Parts) -> None:
-        """Measure the seconds of a training clip, its reading included."""
+    def measure(self, parts: Parts) -> float:
+        """Measure the seconds of a training clip, its reading included, whose share of a step it returns."""
         cost = sparing(PAUSE)(dry_run)(self.config({"train": parts["train"]}, {}, trial="speed"))
         self.clip_seconds = 1 / cost["clips_per_second"]
-        if cost["bound_by"] == "data":
-            self.videos.note("training waits for videos: copies by gcvideo prepare transcode are read faster")
+        return float(cost["reading_seconds"] / (cost["reading_seconds"] + cost["compute_seconds"]))
+
+    def copy_videos(self, parts: Parts) -> None:
+        """Make small copies of the videos in the run's folder, where a few of them show that this saves time."""
+        both = zip(self.videos.records, self.videos.rows, strict=True)
+        lengths = {record.path: row.get("duration") or 0.0 for record, row in both if os.path.isfile(record.path)}
+        folder, encoding = (
+            self.plan.config.run_dir / "videos",
+            Encoding(short_side=max(self.plan.config.data.short_side)),
+        )
+        copies = {path: str(folder / f"{number}.mp4") for number, path in enumerate(lengths)}
+        journal = Journal(folder / "copies.jsonl", encoding._asdict())
+
+        def copy_some(paths: list[str]) -> dict[str, str]:
+            rows = scan(copy_one, paths, journal=journal, title="copies", **LIMITS)
+            return {path: copies[path] for path, row in rows.items() if "error" not in row}
+
+        def copy_one(path: str) -> Row:
+            return {"frames": encode_video(path, copies[path], encoding)}
+
+        began = time.monotonic()
+        few = copy_some(sorted(sorted(lengths)[:: max(1, len(lengths) // 12)], key=lengths.__getitem__)[:3])
+        cost = (time.monotonic() - began) / max(0.1, sum(lengths[path] for path in few)) * sum(lengths.values())
+        old, new = costs([*few.items()])
+        clips = (self.until - time.monotonic() - cost) / self.clip_seconds  # that can be trained on
+        saved = clips * (old["clip_ms"] - new["clip_ms"]) / 1000 / max(1, self.plan.config.data.worker_count)
+        if saved > cost:
+            say(f"  small copies of the videos take {duration(cost)} to make, and save {duration(saved)}")
+            self.copies = copy_some(list(lengths))
+            self.measure(parts)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def epoch_seconds(self, train: np.ndarray, val: np.ndarray) -> float:
         """Of an epoch on these videos, and a validation."""
@@ -218,8 +255,10 @@ def carry_out(
     plan_training(plan, videos)
     work = Fit(plan=plan, videos=videos, groups=groups.numbers, seconds=total, until=began + total)
     parts = work.parts(held_out=not asked.folds)
-    work.measure(parts)
+    reading = work.measure(parts)
     if not asked.dry_run:
+        if reading > READING:
+            work.copy_videos(parts)
         work.try_inputs(parts)
         work.find_rate(parts)
     trained = len(labels) if asked.folds else asked.seeds * len(parts["test"])

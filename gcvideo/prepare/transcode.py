@@ -107,7 +107,7 @@ def transcode(
 
     rows = scan(copy_video, list(copies), journal=journal, title="transcode", part=part, **LIMITS, workers=workers)
     failures = {path: row["error"] for path, row in rows.items() if "error" in row}
-    old, new = _costs([(path, copy) for path, copy in copies.items() if path not in failures])
+    old, new = costs([(path, copy) for path, copy in copies.items() if path not in failures])
     return Transcoding(len(copies) - len(failures), old, new, failures)
 
 
@@ -225,8 +225,8 @@ def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return max(2, 2 * round(height * scale / 2)), max(2, 2 * round(width * scale / 2))
 
 
-def _costs(pairs: list[tuple[str, str]], *, sample: int = 24) -> list[dict[str, float]]:
-    """Cost of originals and of copies, measured alternately in one process."""
+def costs(pairs: list[tuple[str, str]], *, sample: int = 24) -> list[dict[str, float]]:
+    """Bytes and CPU milliseconds of a clip, see ``Transcoding``, of originals and of copies, measured alternately."""
     chosen = random.Random(0).sample(pairs, min(sample, len(pairs)))
     jobs = run_jobs(lambda two: [[*map(_clip_ms, two)] for _ in range(6)], chosen, title="measure", workers=1, **LIMITS)
     rounds = [both for _, found, _ in jobs for both in (found or [])[1:]]  # the first one also imports the decoder
