@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 from gcvideo.cli import main
 from gcvideo.config import load_config
 from gcvideo.data.annotations import load_records
+from gcvideo.fit import run
 from gcvideo.fit.look import look
+from gcvideo.fit.plan import Plan
 from tests.videos import write_frames, write_video
 
 TINY = [
@@ -80,6 +83,26 @@ def test_a_folder_becomes_a_tested_run(
     (run / "fit.json").unlink()
     assert fit(own, *TINY) == 2
     assert "--overwrite; gcvideo train runs/set/config.yaml --resume, and then" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saves", [True, False])
+def test_small_copies_are_made_where_they_save_time(
+    saves: bool, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Originals and frames stay as they are, and the index of the training names the copies."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "costs", lambda pairs: [{"clip_ms": 1000.0 * saves}, {"clip_ms": 1.0}])
+    monkeypatch.setattr(run.Fit, "measure", lambda self, parts: 0.0)
+    videos, plan = look(own, deadline=time.monotonic()), Plan("set", ["data.workers=0"])
+    groups, until = np.zeros(len(videos.records)), time.monotonic() + 600
+    work = run.Fit(plan=plan, videos=videos, groups=groups, seconds=600, until=until, clip_seconds=0.01)
+    work.copy_videos({})
+    work.write(np.arange(len(videos.records)), Path("runs/set/train.parquet"))
+    inside = [Path(record.path).parent.name for record in load_records("runs/set/train.parquet")]
+    assert inside.count("videos") == saves * (len(inside) - 1)
+    assert "bright" in inside
+    assert Path("runs/set/videos").is_dir() == saves
 
 
 def test_runs_of_others_are_left_alone(
