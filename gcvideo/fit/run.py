@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gcvideo import distributed
 from gcvideo.config import RunConfig
 from gcvideo.console import duration, percent, printable, say, sparing
 from gcvideo.data.records import RecordTable
