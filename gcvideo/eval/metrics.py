@@ -144,7 +144,7 @@ class TrainMeter:
         return int(self._first_bad)
 
     def read(self) -> dict[str, float]:
-        """Means since the last reading, over all processes: ``loss``, ``top1`` (a fraction), ``grad_norm``; and
+        """Means since the last reading, over all processes: ``loss``, ``top1`` (a fraction), ``grad_norm`` if any; and
         the numbers of ``steps`` and of ``clips`` in them.
 
         Every process must call it. Waits for the device.
@@ -154,7 +154,7 @@ class TrainMeter:
         return {
             "loss": loss / max(micro_batches, 1),
             "top1": right / max(clips, 1),
-            "grad_norm": norm / max(steps, 1),
+            **({"grad_norm": norm / steps} if norm else {}),
             "steps": steps / distributed.world_size(),
             "clips": clips,
         }

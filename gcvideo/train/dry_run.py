@@ -15,7 +15,7 @@ from gcvideo import device as runtime
 from gcvideo import distributed
 from gcvideo.config import AugmentConfig, RunConfig
 from gcvideo.console import duration, say, table
-from gcvideo.train.logger import bounds
+from gcvideo.train.logger import bounds, reading_seconds
 from gcvideo.train.schedule import Shape
 from gcvideo.train.trainer import Parts, Trainer
 
@@ -213,4 +213,4 @@ def _take_steps(trainer: Trainer, parts: Parts, count: int, *, epoch: int = 0) -
     step.meter.read()
     elapsed, waited = time.perf_counter() - began, batches.reset()
     waited, computed = waited / (count - warm_up), max(elapsed - waited, 0.0) / (count - warm_up)
-    return waited, trainer.reading_seconds(waited), computed
+    return waited, reading_seconds(trainer.config, trainer.pool, waited=waited), computed

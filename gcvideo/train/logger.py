@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from gcvideo import distributed
-from gcvideo.config import DataConfig
+from gcvideo.config import DataConfig, RunConfig
 from gcvideo.console import duration, percent, say, warn
 from gcvideo.data.dataset import ClipDataset, ViewDataset
+from gcvideo.data.worker_pool import WorkerPool
 from gcvideo.device import describe, versions
 from gcvideo.errors import ConfigError
 from gcvideo.eval.predictions import Predictions
@@ -229,6 +230,11 @@ def bounds(clips: float, reading: float, computing: float, *, data: DataConfig) 
         f"reading can deliver {clips / reading:.3g} clips/s (measured here, data.workers={data.worker_count}), "
         f"computing takes {clips / computing:.3g}: {bound}"
     )
+
+
+def reading_seconds(config: RunConfig, pool: WorkerPool[Any, Any], *, waited: float) -> float:
+    """Seconds that reading takes for a step, as the workers have measured; without them it is what a step waits."""
+    return config.train.accumulate / pool.rate() if config.data.worker_count else waited
 
 
 def reading_fix(data: DataConfig) -> str:

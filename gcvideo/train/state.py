@@ -44,11 +44,12 @@ class Stopwatch:
     Attributes:
         data: seconds of training steps spent waiting for clips.
         compute: the other seconds of training steps.
+        laps: of this part of the run.
     """
 
     def __init__(self, seconds: float = 0.0, *, data: float = 0.0, compute: float = 0.0) -> None:
         self._began, self._lap = time.monotonic() - seconds, time.monotonic()
-        self.data, self.compute = data, compute
+        self.data, self.compute, self.laps = data, compute, 0
 
     @property
     def seconds(self) -> float:
@@ -65,6 +66,7 @@ class Stopwatch:
         self.start_lap()
         self.data += waited
         self.compute += compute
+        self.laps += 1
         return waited, compute
 
 

@@ -89,7 +89,6 @@ class Trainer:
         self.val_test = dataclasses.replace(config.test, clips=config.train.val_clips, crops=1)
         self.agree_late = distributed.LateAgreement()
         self.pool: Any = None  # the worker processes of the loaders of all epochs
-        self.laps = 0  # lines of the log
         self.share: dict[str, Any] = {"rank": distributed.rank(), "world_size": distributed.world_size()}
         runtime.tune(self.device)
 
@@ -116,11 +115,8 @@ class Trainer:
             with log_to(self.folder.log):
                 parts = self.build(quarantine=self.folder.quarantine)
                 state = parts.state
-                checkpoint = self.checkpoints.load_latest() if resume else None
-                if checkpoint is not None:
+                if resume and (checkpoint := self.checkpoints.load_latest()):
                     state.load_state_dict(checkpoint)
-                elif resume:
-                    say(f"{self.checkpoints.folder} holds no checkpoint yet: starting from the beginning")
                 distributed.on_main(lambda: self.folder.claim(overwrite=overwrite))
                 first_step, wandb = state.position.step, config.train.wandb
                 logger = MetricsLogger(self.folder.path, step=first_step, epoch=state.resumed_at, wandb=wandb)
@@ -168,25 +164,20 @@ class Trainer:
         self.pool = self.pool or loader.make_pool()
         return Prefetcher(loader.stream(self.pool), self.device)
 
-    def loader(self, parts: Parts, epoch: int, *, start_step: int = 0, most: int | None = None) -> Loader[ClipBatch]:
-        """Micro-batches of this process in one epoch, from a step on. Every process must call it."""
+    def loader(self, parts: Parts, epoch: int, **limits: int) -> Loader[ClipBatch]:
+        """Micro-batches of this process in an epoch, from a ``start_step`` on, at ``most`` so many. All must call it."""
         return train_loader(
             parts.train_set,
             batch_size=self.micro_batch * parts.schedule.shapes[epoch].batch,
             accumulate=self.config.train.accumulate,
             seed=self.config.seed,
             epoch=epoch,
-            start_step=start_step,
-            most=most,
             pin_memory=runtime.has_streams(self.device),
             workers=self.config.data.worker_count,
             data_of=parts.schedule.data if self.dataset is None else None,
+            **limits,
             **self.share,
         )
-
-    def reading_seconds(self, waited: float) -> float:
-        """Seconds that reading takes for a step, as the workers have measured; without them it is what a step waits."""
-        return self.config.train.accumulate / self.pool.rate() if self.config.data.worker_count else waited
 
     def _train(self, parts: Parts, stop: StopSignals, logger: MetricsLogger) -> None:
         """Train every step of every epoch that is left."""
@@ -199,8 +190,7 @@ class Trainer:
             epoch, steps = position.epoch, schedule.steps(position.epoch)
             step.train_mode(epoch=epoch, batch_norm_splits=schedule.shapes[epoch].batch)
             batches = ahead or self.batches(parts, epoch, start_step=position.epoch_step)
-            # Read during the last steps of this one and during validation.
-            ahead = self.batches(parts, epoch + 1) if epoch + 1 < schedule.epochs else None
+            ahead = self.batches(parts, epoch + 1) if epoch + 1 < schedule.epochs else None  # read behind these
             clips = config.train.batch_size * schedule.shapes[epoch].batch
             title, total, start = f"epoch {epoch + 1}/{schedule.epochs}", steps * clips, position.epoch_step * clips
             state.clock.start_lap()
@@ -227,7 +217,6 @@ class Trainer:
             improved = val_set is not None and self._validate(parts, val_set, stop, logger)
             position.epoch, position.epoch_step = epoch + 1, 0
             self._save(parts, best=improved)
-        self.checkpoints.wait()
 
     def _log(self, parts: Parts, batches: Prefetcher, logger: MetricsLogger, progress: Progress, lr: float) -> None:
         """Log the means of the last steps: the only place in an epoch where the host waits for the device."""
@@ -235,11 +224,9 @@ class Trainer:
         parts.guard.check_losses()
         steps, clips = means.pop("steps"), means.pop("clips")
         data, compute = (seconds / steps for seconds in state.clock.lap(batches.reset()))
-        self.laps += 1
-        if self.laps == 2:  # the first one warms up
-            say(log.bounds(clips / steps, self.reading_seconds(data), compute, data=self.config.data))
-        if not self.config.optim.clip_grad_norm:
-            del means["grad_norm"]
+        if state.clock.laps == 2:  # the first one warms up
+            reading = log.reading_seconds(self.config, self.pool, waited=data)
+            say(log.bounds(clips / steps, reading, compute, data=self.config.data))
         progress.advance(0, loss=means["loss"], lr=lr, data=f"{1000 * data:.0f} ms", compute=f"{1000 * compute:.0f} ms")
         logger.write(
             "train",
@@ -282,10 +269,9 @@ class Trainer:
         return state.is_best(*log.deciding(state.validation)[1:])
 
     def _measure_batch_norms(self, parts: Parts) -> None:
-        """Precise batch norm over the first batches of the epoch just trained."""
+        """Precise batch norm over the first batches of the epoch just trained, read by workers of its own."""
         step, epoch = parts.step, parts.state.position.epoch
         if count := min(self.config.train.precise_bn, parts.schedule.steps(epoch) * self.config.train.accumulate):
-            # By workers of its own: the others have begun with the next epoch.
             batches = Prefetcher(iter(self.loader(parts, epoch, most=count)), self.device)
             clips = (step.prepare(batch.clips) for batch in batches)
             with step.autocast():
