@@ -165,7 +165,7 @@ class Trainer:
         return Prefetcher(loader.stream(self.pool), self.device)
 
     def loader(self, parts: Parts, epoch: int, **limits: int) -> Loader[ClipBatch]:
-        """Micro-batches of this process in an epoch, from a ``start_step`` on, at ``most`` so many. All must call it."""
+        """Micro-batches of this process in an epoch, from ``start_step`` on, at ``most`` so many. All must call it."""
         return train_loader(
             parts.train_set,
             batch_size=self.micro_batch * parts.schedule.shapes[epoch].batch,
