@@ -1,13 +1,15 @@
-"""Memory, /dev/shm and file descriptors that the loaders of a machine need, with a list as long as Kinetics-400.
+"""Memory, /dev/shm and file descriptors that the loaders of a machine need, and the clips/s that they read.
 
-``python -m tests.node_needs [PROCESSES] [WORKERS]`` prints them for 8 processes with 12 workers each, which read clips
-of ``kinetics400/slow_r50_8x8`` (8 clips a process and step) from 12 videos that stand for 240,000. Linux only.
+``python -m tests.node_needs [PROCESSES] [WORKERS] [FOLDER]`` prints them for 8 processes with 12 workers each, which
+read clips of ``kinetics400/slow_r50_8x8`` (8 clips a process and step) from the videos of a folder, or from 12 that are
+made; they stand for the 240,000 of Kinetics-400. Linux only.
 """
 
 import multiprocessing
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from gcvideo import distributed
@@ -23,7 +25,7 @@ def _own_needs() -> dict[str, float]:
     """Of this process and its workers."""
     family = [Path("/proc/self"), *(Path(f"/proc/{child.pid}") for child in multiprocessing.active_children())]
     descriptors = [[*Path(process, "fd").iterdir()] for process in family]
-    batches = [file for file in descriptors[0] if file.is_symlink() and "gcvideo-batch" in str(file.readlink())]
+    batches = [file for file in descriptors[0] if file.is_symlink() and "memfd:batch" in str(file.readlink())]
     return {
         "workers": len(family) - 1,
         "memory, shared parts divided, GB": sum(map(_pss, family)) / 1e9,
@@ -61,18 +63,25 @@ def _run(workers: int, folder: str) -> None:
         batches = iter(loader)
         for _ in range(2 * workers):  # until every worker has filled each of its places
             next(batches)
-        distributed.barrier()
+        distributed.agree(0)
+        began = time.perf_counter()
+        for _ in range(2 * workers):
+            next(batches)
+        distributed.agree(0)
+        rate = 16 * workers * distributed.world_size() / (time.perf_counter() - began)
         needs = distributed.gather_objects(_own_needs())
         if distributed.is_main():
             print("one process", *(f"{name}: {value:.4g}" for name, value in needs[0].items()), sep="\n  ")
             print("the machine", *(f"{name}: {sum(n[name] for n in needs):.4g}" for name in needs[0]), sep="\n  ")
+            print(f"{rate:.1f} clips/s are read by all")
             print(f"/dev/shm in use: {shutil.disk_usage('/dev/shm').used / 1e6:.1f} MB")
-        distributed.barrier()
+        distributed.agree(0)
 
 
 if __name__ == "__main__":
-    processes, workers = [*map(int, sys.argv[1:]), *(8, 12)[len(sys.argv) - 1 :]]
+    processes, workers = (int(word) for word in [*sys.argv[1:3], *("8", "12")[len(sys.argv[1:3]) :]])
     with tempfile.TemporaryDirectory() as place:
-        for number in range(12):
+        for number in range(12 * (len(sys.argv) < 4)):
             write_video(f"{place}/{number}.mp4", moving_frames(250, 256, 340, seed=number), gop=250)
-        sys.exit(any(wait(start_ranks(_run, workers, place, processes=processes), 1200)))
+        folder = sys.argv[3] if len(sys.argv) > 3 else place
+        sys.exit(any(wait(start_ranks(_run, workers, folder, processes=processes), 1200)))
