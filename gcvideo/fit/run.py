@@ -125,7 +125,7 @@ class Fit:
             self.plan.config.run_dir / "videos",
             Encoding(short_side=max(self.plan.config.data.short_side)),
         )
-        copies = {path: str(folder / f"{number}.mp4") for number, path in enumerate(lengths)}
+        copies = {path: str(folder / str(number) / f"{Path(path).stem}.mp4") for number, path in enumerate(lengths)}
         journal = Journal(folder / "copies.jsonl", encoding._asdict())
 
         def copy_some(paths: list[str]) -> dict[str, str]:
@@ -141,7 +141,7 @@ class Fit:
         old, new = costs([*few.items()])
         clips = (self.until - time.monotonic() - cost) / self.clip_seconds  # that can be trained on
         saved = clips * (old["clip_ms"] - new["clip_ms"]) / 1000 / max(1, self.plan.config.data.worker_count)
-        if saved > cost:
+        if saved > 2 * cost:
             say(f"  small copies of the videos take {duration(cost)} to make, and save {duration(saved)}")
             self.copies = copy_some(list(lengths))
             self.measure(parts)

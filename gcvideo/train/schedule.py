@@ -144,12 +144,18 @@ def epoch_shapes(config: RunConfig) -> list[Shape]:
     The last phase is shortened as much as the cycles are.
 
     Raises:
-        ConfigError: the epochs are too few for every shape of the long cycle to be used.
+        ConfigError: the epochs are too few for every shape of the long cycle to be used, or a shape has a single frame
+            although the network takes differences of frames.
     """
     train, data, epochs = config.train, config.data, math.ceil(config.train.epochs)
+    shapes = [Shape(1, data.frames, data.crop)] if train.multigrid == "none" else long_shapes(data.frames, data.crop)
+    if config.model.frame_difference and shapes[0].frames < 2:
+        raise ConfigError(
+            f"model.frame_difference: clips of one frame show nothing then; raise data.frames={data.frames}"
+            f"{', which train.multigrid divides by 4' * (data.frames > 1)}"
+        )
     if train.multigrid == "none":
-        return [Shape(1, data.frames, data.crop)] * epochs
-    shapes = long_shapes(data.frames, data.crop)
+        return shapes * epochs
     found = _share_epochs(shapes, epochs=epochs, cycles=train.multigrid_cycles)
     if found[-1] != shapes[-1] or set(found) != set(shapes):
         raise ConfigError(

@@ -118,6 +118,18 @@ def test_epochs_that_leave_out_a_shape_are_refused(tmp_path: Path, cycles: int, 
             assert set(shapes) == set(long_shapes(4, 64))
 
 
+def test_differences_of_frames_need_two_frames_in_every_shape(tmp_path: Path) -> None:
+    def plan(frames: int, multigrid: str) -> Schedule:
+        data, train = {"frames": frames, "crop": 64, "short_side": [64, 72]}, {"multigrid": multigrid, "epochs": 30}
+        return Schedule(train_config(tmp_path, data=data, train=train, model={"frame_difference": True}), 1000)
+
+    with pytest.raises(ConfigError, match=r"clips of one frame show nothing .* data\.frames=4, which train\.multigrid"):
+        plan(4, "long")
+    with pytest.raises(ConfigError, match=r"raise data\.frames=1$"):
+        plan(1, "none")
+    assert min(shape.frames for shape in plan(6, "long").shapes) == 2
+
+
 def test_sub_batch_norm_measures_each_part_alone() -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 3, 2, 5, 5) * torch.tensor([1.0, 1.0, 5.0, 5.0]).view(4, 1, 1, 1, 1)
