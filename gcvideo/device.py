@@ -68,6 +68,11 @@ def page_lock(memory: np.ndarray) -> None:
     weakref.finalize(memory, runtime.cudaHostUnregister, place)
 
 
+def to_float64(x: torch.Tensor) -> torch.Tensor:
+    """A tensor in float64; on the CPU, where its device has none."""
+    return (x.cpu() if x.device.type not in ("cpu", "cuda") else x).double()
+
+
 def casts_inside(x: torch.Tensor) -> bool:
     """Whether kernels of a tensor's device take and give several dtypes at once, which saves casts."""
     return x.is_cuda

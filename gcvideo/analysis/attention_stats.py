@@ -27,6 +27,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from gcvideo.device import to_float64
 from gcvideo.layers import BlockTrace, NonLocalBlock
 from gcvideo.layers.context import AttentionPool
 
@@ -49,7 +50,7 @@ def mean_cosine_distance(vectors: Tensor) -> float | None:
     Args:
         vectors: (n, d).
     """
-    kept = vectors[vectors.any(dim=1)].double()
+    kept = to_float64(vectors[vectors.any(dim=1)])
     if not len(kept):
         return None
     mean = (kept / kept.norm(dim=1, keepdim=True)).mean(dim=0)
@@ -77,8 +78,8 @@ def mean_js_divergence(maps: Tensor, *, max_pairs: int = MOST_PAIRS, seed: int =
     drawn: Any = np.random.default_rng(seed).integers(n, size=(2, max_pairs)) if sampled else np.triu_indices(n, k=1)
     entropy = _entropy(maps)  # (n,)
     values = []
-    for first, second in torch.as_tensor(np.stack(drawn), device=maps.device).split(max(1, _ELEMENTS // k), dim=1):
-        middle = _entropy((maps[first].double() + maps[second].double()) / 2)
+    for first, second in torch.as_tensor(np.stack(drawn), device=entropy.device).split(max(1, _ELEMENTS // k), dim=1):
+        middle = _entropy((to_float64(maps[first]) + to_float64(maps[second])) / 2)
         values.append(middle - (entropy[first] + entropy[second]) / 2)  # JSD = H(m) - (H(p) + H(q)) / 2
     divergences = torch.cat(values).clamp(min=0)
     mean, error = 2 * float(divergences.sum()) / n**2, 0.0
@@ -88,7 +89,7 @@ def mean_js_divergence(maps: Tensor, *, max_pairs: int = MOST_PAIRS, seed: int =
 
 
 def _entropy(maps: Tensor) -> Tensor:
-    return torch.special.entr(maps.double()).sum(1)
+    return torch.special.entr(to_float64(maps)).sum(1)
 
 
 def mean_evenness(maps: Tensor) -> float:
@@ -125,7 +126,7 @@ def block_statistics(block: nn.Module, trace: BlockTrace, *, seed: int = 0) -> d
     seen = {"gathered": _tokens(trace.context), "output": _tokens(trace.output), "attention": maps}
     found |= {key: mean_cosine_distance(vectors) for key, vectors in seen.items()}
     if block.instantiation not in SOFTMAX_KINDS:
-        return {**found, "empty_maps": float((maps == 0).all(1).double().mean())}
+        return {**found, "empty_maps": float((maps == 0).all(1).float().mean())}
     return {**found, **mean_js_divergence(maps, max_pairs=MOST_PAIRS, seed=seed), "evenness": mean_evenness(maps)}
 
 

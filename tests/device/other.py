@@ -117,6 +117,15 @@ def predict(folder: Path, device: torch.device) -> Tensor:
     return torch.tensor([found.score for found in predictor.predict(folder / "video_0.mp4")])
 
 
+def analyze(device: torch.device) -> Tensor:
+    """Measures of attention maps; pairs of them are drawn."""
+    from gcvideo.analysis.attention_stats import mean_cosine_distance, mean_evenness, mean_js_divergence
+
+    maps = torch.rand(300, 20, generator=torch.Generator().manual_seed(0)).softmax(1).to(device)
+    found = mean_js_divergence(maps)
+    return torch.tensor([found["jsd"], found["jsd_error"], mean_evenness(maps), mean_cosine_distance(maps)])
+
+
 def main() -> None:
     _setup_privateuseone_for_python_backend("apple", backend_module=Backend())
     library = torch.library.Library("aten", "IMPL")  # what torch.tensor calls, past the modes
@@ -129,6 +138,8 @@ def main() -> None:
             found[kind] = float((one - other).norm() / one.norm())
         one, other = predict(Path(sys.argv[1]), CPU), predict(Path(sys.argv[1]), apple)
         found["predict"] = float((one - other).norm() / one.norm())
+        one, other = analyze(CPU), analyze(apple)
+        found["analyze"] = float((one - other).norm() / one.norm())
     print("OTHER", json.dumps({"differs": found, "operators": sorted(Apple.operators)}))
 
 

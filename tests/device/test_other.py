@@ -49,7 +49,7 @@ def test_another_device_trains_and_predicts_like_the_cpu_without_float64(tmp_pat
     line = next((line for line in done.stdout.splitlines() if line.startswith("OTHER ")), None)
     assert line is not None, done.stderr[-3000:]
     found = json.loads(line[6:])
-    assert found["differs"].keys() == {*CASES, "predict"}
+    assert found["differs"].keys() == {*CASES, "predict", "analyze"}
     assert max(found["differs"].values()) < 1e-5
     used = {name.removeprefix("aten.").removesuffix(".default") for name in found["operators"]}
     assert used - mps_kernels() == set()
