@@ -55,6 +55,7 @@ def write_index(path: Path) -> None:
     pq.write_table(pa.table(columns), path)
 
 
+@pytest.mark.slow
 def test_650_000_records_take_little_memory_and_workers_share_them(tmp_path):
     write_index(tmp_path / "k700.parquet")
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "k700.parquet"), str(COUNT)]

@@ -59,7 +59,7 @@ def test_an_own_backbone_is_what_its_builder_returns() -> None:
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"context": {**BLOCK["context"], "kind": "tests.own_parts:CBAN"}}, r"kind: .* did you mean 'CBAM'"),
+        ({"context": {**BLOCK["context"], "kind": "tests.own_parts:CBAN"}}, r"kind: .* has no attribute 'CBAN'"),
         ({"context": {**BLOCK["context"], "kind": "tests.own_parts:tiny_net"}}, r"kind: .* no subclass of nn\.Module"),
         ({"context": {**BLOCK["context"], "options": {"ratio": 4}}}, r"context\.options: .* unexpected .* 'ratio'"),
         ({**BACKBONE, "arch": "tests.own_parts:no_network"}, r"model\.arch: .* returns a str"),

@@ -151,6 +151,7 @@ def test_a_second_run_makes_only_what_is_not_there(tree, tmp_path):
     assert len(list(out.rglob("*.mp4"))) == 4
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_half_written_video_and_is_taken_up(tree, tmp_path):
     out = tmp_path / "out"
     killed_after_rows(1, partial(transcode, tree, out, SMALL, workers=1), tmp_path / "said.txt")
