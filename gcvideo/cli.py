@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Under torchrun every process meets the same mistake in a config or in the data; one line is enough.
         if distributed.is_main() or not isinstance(error, (ConfigError, DataError)):
             print(f"{name}: {error}", file=sys.stderr)
+        if distributed.is_main():
+            distributed.repeat_after_torchrun(f"{name}: {error}")
         return 2
     except RuntimeError as error:
         device = sys.modules.get("gcvideo.device")

@@ -10,6 +10,7 @@ import ctypes
 import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -239,3 +240,15 @@ def _group() -> Any:
     import torch.distributed as dist
 
     return dist if dist.is_initialized() else None
+
+
+def repeat_after_torchrun(line: str) -> None:
+    """Print an error once more when torchrun, which prints its own traceback, has ended; nothing without torchrun.
+
+    A process that outlives torchrun does it, at the last of its attempts.
+    """
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "") == os.environ.get("TORCHELASTIC_MAX_RESTARTS", "none"):
+        # A process that has ended but was not waited for yet has no executable.
+        code = "import os, sys, time\nwhile os.path.exists(sys.argv[1]): time.sleep(0.02)\nsys.exit(sys.argv[2])"
+        place = f"/proc/{os.getppid()}/exe"
+        subprocess.Popen([sys.executable, "-S", "-c", code, place, line], start_new_session=True)

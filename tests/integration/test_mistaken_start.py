@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,17 @@ def test_a_restart_finishes_the_overwriting_that_it_was_asked_for(place: Path, m
     saved = os.stat(config.run_dir / "checkpoints" / "last.pt")
     assert main(["train", str(path), "--overwrite"]) == 0  # started anew once more: it goes on
     assert os.stat(config.run_dir / "checkpoints" / "last.pt") == saved
+
+
+def test_under_torchrun_the_mistake_is_the_last_line(tmp_path: Path) -> None:
+    """Also behind what torchrun prints, for which the shell stands here, when its workers have ended."""
+    environment = {**os.environ, "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_MAX_RESTARTS": "0"}
+    command = f"{sys.executable} -m gcvideo train {tmp_path}/nowhere.yaml; sleep 0.2; echo Traceback >&2; exit 1"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(["bash", "-c", command], env=environment, cwd=root, capture_output=True, text=True)
+    first, traceback, last = done.stderr.splitlines()
+    assert (traceback, last) == ("Traceback", first)
+    assert "nowhere.yaml" in first
 
 
 def unreadable(place: Path) -> RunConfig:
