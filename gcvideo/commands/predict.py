@@ -50,7 +50,6 @@ from gcvideo.video.stream import without_credentials
 # Options that the labels depend on.
 DECIDING = ("top", "clips", "crops", "fast", "fps", "timeline", "step", "smooth", "min_length", "seconds")
 MOST_SHOWN = 100  # videos whose labels are printed where a file gets them too; of more, progress is shown
-MOST_ON_PAGE = 1000  # videos; a page holds pictures of each, about 100 kB
 REFRESH = 5  # seconds between two versions of the page of a live source
 
 
@@ -131,8 +130,6 @@ def _check(
             f"{part}: parts keep their work beside --csv, --json or --json-lines until a command without --part writes "
             "these files: give one of them, and no --maps, --save, stream or lines of windows"
         )
-    if args.html and len(records) > MOST_ON_PAGE:
-        raise ConfigError(f"--html: {len(records):,} videos are too many for a page; give fewer, or leave it out")
 
 
 class _Slider:

@@ -27,13 +27,11 @@ class Ensemble(Predictor):
         ConfigError: they do not have the same classes in the same order, or some give one label a video, some several.
     """
 
-    shows_layers = False
-
     def __init__(self, members: Sequence[Predictor]) -> None:
         first = members[0]
         super().__init__(first.model, config=first.config, classes=first.classes)
         self.source = ", ".join(member.source for member in members)
-        self.members = members
+        self.members, self.shows_layers = members, False
         for member in members:
             if (member.classes, member.thresholds is None) != (first.classes, first.thresholds is None):
                 why = "have other classes, or one gives a video several labels (multi_label): they cannot be averaged"

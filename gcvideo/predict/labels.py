@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -18,8 +18,8 @@ from gcvideo.data.bad_videos import Failure
 from gcvideo.data.records import RecordTable
 from gcvideo.files import replacing
 from gcvideo.journal import Journal
-from gcvideo.predict.predictor import Prediction, Predictor
-from gcvideo.predict.timeline import Segment, Timeline
+from gcvideo.predict.predictor import Predictor
+from gcvideo.predict.timeline import Timeline
 
 Entry = dict[str, Any]  # what ``gcvideo predict --json`` writes about one video
 
@@ -63,7 +63,7 @@ def score_rows(
         if isinstance(found, Failure):
             yield {"error": found.reason}
         else:
-            yield {"predictions": _plain(predictor.best(found, top))}
+            yield {"predictions": [*map(asdict, predictor.best(found, top))]}
 
 
 def timeline_row(predictor: Predictor, timeline: Timeline, top: int) -> Entry:
@@ -73,10 +73,10 @@ def timeline_row(predictor: Predictor, timeline: Timeline, top: int) -> Entry:
         "warning": timeline.problem,
         "duration": timeline.duration,
         "dropped": timeline.dropped,
-        "predictions": _plain(predictor.best(mean, top)),
-        "timeline": _plain(timeline.segments),
+        "predictions": [*map(asdict, predictor.best(mean, top))],
+        "timeline": [*map(asdict, timeline.segments)],
         "windows": [
-            {"start": w.start, "end": w.end, "predictions": _plain(predictor.best(w.scores, top))}
+            {"start": w.start, "end": w.end, "predictions": [*map(asdict, predictor.best(w.scores, top))]}
             for w in timeline.windows
         ],
     }
@@ -120,7 +120,3 @@ def _csv_rows(entries: Iterable[Entry]) -> Iterator[list[Any]]:
 def _span(part: Entry) -> list[str]:
     """Seconds of a segment; empty for a whole video."""
     return [f"{part['start']:.3f}", f"{part['end']:.3f}"] if "start" in part else ["", ""]
-
-
-def _plain(items: Sequence[Prediction] | Sequence[Segment]) -> list[dict[str, Any]]:
-    return [asdict(item) for item in items]

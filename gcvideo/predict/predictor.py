@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class Predictor:
         source: the checkpoint, for messages.
 
     Attributes:
+        shows_layers: whether attention, Grad-CAM and feature vectors can be had: not of an exported file.
         thresholds: scores (K,) above which a class is a label, where ``model.multi_label`` gives several; else None.
     """
 
@@ -60,16 +61,12 @@ class Predictor:
     ) -> None:
         self.model = model.eval()
         self.config = config
+        self.shows_layers = not isinstance(model, ExportedNetwork)
         self.classes = list(classes or map(str, range(config.model.num_classes)))
         self.source = source
         self.thresholds = np.full(len(self.classes), DEFAULT_THRESHOLD) if config.model.multi_label else None
         self.device: torch.device = next(model.parameters()).device
         self._networks: dict[tuple[str, bool], nn.Module] = {}  # for features, by layer and whether pooled
-
-    @property
-    def shows_layers(self) -> bool:
-        """Whether attention, Grad-CAM and feature vectors can be had: not of an exported file."""
-        return not isinstance(self.model, ExportedNetwork)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the checkpoint's network as a new folder to publish: config, weights as safetensors, and a model card.
@@ -85,15 +82,9 @@ class Predictor:
         precision = "bf16" if next(self.model.parameters()).dtype == torch.bfloat16 else "fp32"
         return {"path": os.path.abspath(self.source), "sha256": hash_file(self.source), "precision": precision}
 
-    @overload
-    def predict(self, video: Several, **options: Any) -> list[list[Prediction]]: ...
-
-    @overload
-    def predict(self, video: Video, **options: Any) -> list[Prediction]: ...
-
-    def predict(  # type: ignore[misc]  # the options of both are those named here
+    def predict(
         self, video: Video | Several, *, fps: float | None = None, top: int = 5, test: TestConfig | None = None
-    ) -> list[Prediction] | list[list[Prediction]]:
+    ) -> Any:
         """The best labels of a video, best first; of a list of videos, a list of such lists in their order.
 
         The same frames give the same result, in whichever form they come:
@@ -152,13 +143,7 @@ class Predictor:
             found = views.failure or ensemble_views(views, logits, multi_label=self.config.model.multi_label)
             yield self._scores(found, test) if isinstance(found, VideoScores) else found
 
-    @overload
-    def embed(self, video: Several, **options: Any) -> list[Embedding]: ...
-
-    @overload
-    def embed(self, video: Video, **options: Any) -> Embedding: ...
-
-    def embed(  # type: ignore[misc]  # the options of both are those named here
+    def embed(
         self,
         video: Video | Several,
         *,
@@ -168,7 +153,7 @@ class Predictor:
         window: float | None = None,
         step: float | None = None,
         test: TestConfig | None = None,
-    ) -> Embedding | list[Embedding]:
+    ) -> Any:
         """The feature vector of a video, or of each of its clips or windows; of a list of videos, a list of these.
 
             vector = predictor.embed("holiday.mp4").vectors[0]                    # (C,), the mean over all views
@@ -234,13 +219,7 @@ class Predictor:
             self._networks[key] = compile_network(network) if hasattr(self.model, "_orig_mod") else network
         return self._networks[key]
 
-    @overload
-    def timeline(self, source: Several, **options: Any) -> list[Timeline]: ...
-
-    @overload
-    def timeline(self, source: Video, **options: Any) -> Timeline: ...
-
-    def timeline(  # type: ignore[misc]  # the options of both are those named here
+    def timeline(
         self,
         source: Video | Several,
         *,
@@ -251,7 +230,7 @@ class Predictor:
         test: TestConfig | None = None,
         live: bool = False,
         on_window: Callable[[Window, FrameStream], bool | None] | None = None,
-    ) -> Timeline | list[Timeline]:
+    ) -> Any:
         """What happens when, in a video of any length: a window slides over it, in bounded memory.
 
         Args:
@@ -277,7 +256,7 @@ class Predictor:
         test = test or replace(self.config.test, crops=1)
         if isinstance(source, list | tuple):
             options: Any = {"fps": fps, "step": step, "smooth": smooth, "min_length": min_length, "live": live}
-            return [self.timeline(one, test=test, on_window=on_window, **options) for one in source]  # type: ignore[misc]
+            return [self.timeline(one, test=test, on_window=on_window, **options) for one in source]
         with open_frames(source, fps=fps, frame_rate=self.config.data.frame_rate) as stream:
             windows: deque[Window] = deque(maxlen=LIVE_WINDOWS if stream.live else None)
             views = SlidingWindows(stream, fps=stream.fps, step=step, data=self.config.data, test=test)
@@ -292,7 +271,7 @@ class Predictor:
                 if not live or not windows:
                     raise
         kept, seen = list(windows), views.duration
-        start = kept[0].start if kept and stream.live else 0.0
+        start = kept[0].start if stream.live else 0.0
         segments = make_timeline(kept, self.classes, duration=seen, start=start, smooth=smooth, min_length=min_length)
         return Timeline(segments, kept, seen, stream.problem, stream.dropped)
 

@@ -135,8 +135,6 @@ def make_timeline(
     within ``smooth / 2`` seconds, neighbours with the same best label become one segment, and, the shortest first,
     segments under ``min_length`` join the neighbour whose label scores higher in them.
     """
-    if not windows:
-        return []
     middles = np.array([(window.start + window.end) / 2 for window in windows])
     edges = np.concatenate([[start], (middles[1:] + middles[:-1]) / 2, [duration]])
     scores = np.stack([window.scores for window in windows]).astype(np.float64)

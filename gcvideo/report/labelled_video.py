@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from unicodedata import bidirectional, category
+from unicodedata import category
 
 import av
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
-from PIL import Image, ImageDraw, ImageFont, features
+from PIL import Image, ImageDraw, ImageFont
 
 from gcvideo.console import printable, warn
 from gcvideo.errors import GcvideoError
@@ -25,7 +25,6 @@ from gcvideo.video import FrameStream
 
 CONTAINERS = (".mp4", ".mkv", ".mov")
 INVISIBLE = ("Zs", "Cf", "Cc", "Cs")  # categories of characters that need no glyph
-MARKS = ("Mn", "Mc")  # of those that are joined with the letter before
 
 
 def annotate_video(source: str, destination: str | Path, segments: Sequence[Segment]) -> None:
@@ -43,8 +42,10 @@ def annotate_video(source: str, destination: str | Path, segments: Sequence[Segm
         VideoError: the source cannot be read.
         GcvideoError: the destination cannot be written.
     """
-    for problem in undrawable({segment.label for segment in segments}):
-        warn(f"{printable(str(destination))}: {problem}")
+    if missing := sorted({c for segment in segments for c in find_font(segment.label)[1]}):
+        characters = printable("".join(missing[:20])) + ("..." if len(missing) > 20 else "")
+        fix = "install one that has them (on Debian and Ubuntu: apt install fonts-noto-cjk fonts-noto-core)"
+        warn(f"{printable(str(destination))}: no font here has {characters}, which are drawn as boxes; {fix}")
     try:
         with replacing(destination) as temporary, av.open(f"file:{os.path.abspath(temporary)}", "w") as output:
             _copy(source, output, segments)
@@ -53,14 +54,13 @@ def annotate_video(source: str, destination: str | Path, segments: Sequence[Segm
         raise GcvideoError(f"{destination}: cannot be written ({reason})") from None
 
 
-def check_destination(source: str, destination: str | Path) -> Path:
+def check_destination(source: str, destination: str | Path) -> None:
     """Check that the name can be written to, before any work is done."""
     destination = Path(destination)
     if destination.suffix.lower() not in CONTAINERS:
         raise GcvideoError(f"{destination}: --save writes {', '.join(CONTAINERS)}; choose such a name")
     if destination.exists() and os.path.samefile(source, destination):
         raise GcvideoError(f"{destination}: is the video itself; choose another name for --save")
-    return destination
 
 
 def _copy(source: str, output: Any, segments: Sequence[Segment]) -> None:
@@ -107,23 +107,6 @@ def draw_label(rgb: np.ndarray, segment: Segment) -> None:
     band = _band(label, score, rgb.shape[1], max(12, len(rgb) // 12))[-len(rgb) :]
     bottom = rgb[-len(band) :]
     bottom[:] = bottom // 4 + band  # the picture shows through, dimmed, so that the text can be read on anything
-
-
-def undrawable(labels: set[str]) -> Iterator[str]:
-    """What is wrong with burnt-in labels on this machine, and the fix: one line for each kind."""
-    missing = sorted({c for label in labels for c in find_font(label)[1]})
-    if missing:
-        characters = printable("".join(missing[:20])) + ("..." if len(missing) > 20 else "")
-        yield (
-            f"no font on this machine has the characters {characters}, which are drawn as boxes; install one that has "
-            "them (on Debian and Ubuntu: apt install fonts-noto-cjk fonts-noto-core)"
-        )
-    shaped = sorted(label for label in labels for c in label if bidirectional(c) in ("R", "AL") or category(c) in MARKS)
-    if shaped and not features.check("raqm"):
-        yield (
-            f"right-to-left and joined letters, as in {printable(shaped[0])}, are drawn apart and in the wrong order; "
-            "that needs FriBiDi (on Debian and Ubuntu: apt install libfribidi0)"
-        )
 
 
 @functools.lru_cache(maxsize=256)

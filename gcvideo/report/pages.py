@@ -172,20 +172,9 @@ def write_maps(
         for number, (_, explanation) in enumerate(explained, start=1):
             save_maps(stem if number == 1 else f"{stem}_network{number}", explanation)
         if explained:
-            write_maps_page(f"{stem}.html", entry, explained)
+            networks = [(source, maps_for_page(explanation)) for source, explanation in explained]
+            write_page(f"{stem}.html", "maps.html.j2", title="Where the network looked", entry=entry, networks=networks)
             yield stem
-
-
-def write_maps_page(path: str | Path, entry: dict[str, Any], explained: Sequence[tuple[str, Explanation]]) -> None:
-    """Write the page of ``gcvideo predict --maps``: attention over the frames of a clip, for queries that one moves.
-
-    Args:
-        path: of the HTML file.
-        entry: of the video, as ``gcvideo predict --json`` writes it.
-        explained: for each network its name and where it looked in the video.
-    """
-    values = {"entry": entry, "networks": [(name, maps_for_page(explanation)) for name, explanation in explained]}
-    write_page(path, "maps.html.j2", title="Where the network looked", **values)
 
 
 def maps_for_page(explanation: Explanation) -> dict[str, Any]:

@@ -13,13 +13,6 @@ from gcvideo.errors import CheckpointError, ConfigError
 
 PREFIX = "hf:"
 CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"
-# Error of huggingface_hub -> what it means.
-REASONS = {
-    "RevisionNotFoundError": "the repository has no such revision",
-    "RepositoryNotFoundError": "no such repository, or a private or gated one: hf auth login, or set HF_TOKEN",
-    "LocalEntryNotFoundError": "the Hub cannot be reached, and nothing of this revision was downloaded before",
-    "HFValidationError": "write hf:org/name or hf:org/name@revision",
-}
 
 
 def is_hub(place: str | Path) -> bool:
@@ -42,7 +35,7 @@ def fetch(place: str | Path) -> Path:
         options = {"allow_patterns": [CONFIG, WEIGHTS], "endpoint": os.environ.get("HF_ENDPOINT")}
         return Path(hub.snapshot_download(repository, revision=revision or None, **options))
     except Exception as error:  # of the Hub's package, of its HTTP client, of the file system
-        raise CheckpointError(f"{place}: {_reason(hub, error)}") from None
+        raise CheckpointError(f"{place}: {' '.join(str(error).split())}") from None
 
 
 def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
@@ -60,7 +53,7 @@ def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a gcvideo network"))
     except Exception as error:
-        reason = f"{_reason(hub, error)}; the files are complete in {folder}"
+        reason = f"{' '.join(str(error).split())}; the files are complete in {folder}"
         raise CheckpointError(f"--push {repository}: {reason}") from None
 
 
@@ -78,16 +71,9 @@ def refuse_code(config: dict[str, Any], where: str | Path) -> None:
 
 def _hub() -> Any:
     try:
-        import huggingface_hub.errors
         import huggingface_hub.utils
     except ImportError:
         raise ConfigError("the Hub needs a further package: pip install 'gcvideo[hub]'") from None
     if not sys.stderr.isatty():
         huggingface_hub.utils.disable_progress_bars()
     return huggingface_hub
-
-
-def _reason(hub: Any, error: Exception) -> str:
-    known = (getattr(hub.errors, name) for name in REASONS)
-    usual = next(iter(str(error).splitlines()), type(error).__name__)
-    return next((text for kind, text in zip(known, REASONS.values(), strict=True) if isinstance(error, kind)), usual)

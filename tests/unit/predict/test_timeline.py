@@ -131,7 +131,6 @@ def test_a_timeline_has_no_gaps_and_starts_and_ends_with_the_video() -> None:
     segments = make_timeline(one_hot(0, 0, 1, 1, 2), ["a", "b", "c"], duration=6.0)
     assert spans(segments) == [(0, 2.5, "a"), (2.5, 4.5, "b"), (4.5, 6, "c")]
     assert segments[0].score == pytest.approx(0.9)
-    assert make_timeline([], ["a"], duration=0) == []
 
 
 def test_smoothing_outvotes_a_single_window() -> None:

@@ -19,7 +19,8 @@ from gcvideo.predict.labels import timeline_row
 from gcvideo.predict.predictor import load
 from gcvideo.report import page
 from gcvideo.report.maps import MIDDLE, Explanation, Layer
-from gcvideo.report.pages import score_for_page, write_maps_page, write_prediction_page, write_test_report
+from gcvideo.report.page import write_page
+from gcvideo.report.pages import maps_for_page, score_for_page, write_prediction_page, write_test_report
 from tests.browser import visit
 from tests.predictions import random_scores
 from tests.tiny import tiny_checkpoint, tiny_videos
@@ -323,7 +324,8 @@ def test_the_page_of_maps_moves_one_query_over_all_networks(tmp_path: Path) -> N
         ("gc", Explanation(frames, [Layer("shared", torch.ones(1, 2, 2, 2))], MIDDLE, None)),
     ]
     entry = {"video": EVIL[0], "predictions": [{"label": EVIL[1], "index": 0, "score": 1.0}]}
-    write_maps_page(tmp_path / "maps.html", entry, explained)
+    networks = [(name, maps_for_page(explanation)) for name, explanation in explained]
+    write_page(tmp_path / "maps.html", "maps.html.j2", title="Where the network looked", entry=entry, networks=networks)
     script = """
       const light = (row) => [...row.querySelectorAll("canvas")].map((canvas) => {
         const pixel = (x) => canvas.getContext("2d").getImageData(x * canvas.width, canvas.height / 2, 1, 1).data;
