@@ -49,9 +49,8 @@ class Journal:
             ConfigError: there is a file with another key.
         """
         if self.is_foreign:
-            raise ConfigError(
-                f"{self.path}: is of an unfinished job with another {made_by}; to start over: rm {self.path}*"
-            )
+            fix = f"choose another place, or start over: rm {self.path}*"
+            raise ConfigError(f"{self.path}: is of a job with another {made_by}; {fix}")
 
     def rows(self) -> list[Row]:
         """The rows of all items."""

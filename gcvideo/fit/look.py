@@ -1,6 +1,5 @@
 """A look at a user's videos: how many of each class, lengths, rates, sizes, damaged files, copies."""
 
-import base64
 import os
 import random
 import time
@@ -19,10 +18,9 @@ from gcvideo.data.records import VideoRecord
 from gcvideo.errors import DataError
 from gcvideo.journal import Row
 from gcvideo.prepare import verify
-from gcvideo.prepare.duplicates import FRAMES, alike, picture_hash
+from gcvideo.prepare.duplicates import alike
 from gcvideo.prepare.index import LIMITS, describe_video
 from gcvideo.prepare.jobs import run_jobs
-from gcvideo.video import open_video
 
 FIXED_CAMERA, MOST_NOTES = 0.2, 10  # share of videos that look alike from which that means nothing; notes on labels
 COLUMNS = {"duration": "seconds", "fps": "frames/s", "height": "height", "width": "width"}
@@ -146,21 +144,15 @@ def _open_all(paths: Sequence[str], deadline: float) -> dict[str, Row]:
     paths = list(dict.fromkeys(paths))
     random.Random(0).shuffle(paths)
     rows = _each(_examine, paths, "look", max(deadline, time.monotonic() + FEWEST_SECONDS))
-    sound = [path for path, row in rows.items() if row.get("kind") == "sound"]
+    sound = [path for path, row in rows.items() if row["kind"] in ("sound", "pyav")]
     decoded = _each(verify.verify_video, sound, "decode", deadline) if time.monotonic() < deadline else {}
     say(f"{len(rows):,} of {len(paths):,} files opened, {len(decoded):,} decoded to their ends; a tenth of the time")
     return {path: {"kind": "sound"} | rows.get(path, {}) | decoded.get(path, {}) for path in paths}
 
 
 def _examine(path: str) -> Row:
-    """What the index says about a video, and what ``verify_video`` does, as if it were sound."""
-    row = describe_video(path)
-    if "error" in row:
-        return row | {"kind": "refused", "reason": row["error"]}
-    with open_video(path) as video:
-        pictures = video.frames(np.linspace(0, len(video) - 1, FRAMES).round().astype(int))
-        row |= {"kind": "sound", "seconds": float(video.times[-1] - video.times[0])}
-    return row | {"print": base64.b64encode(picture_hash(pictures)).decode()}
+    """What the index says about a video, and what ``verify_video`` does without decoding all of it."""
+    return describe_video(path) | verify.verify_video(path, decode=False)
 
 
 def _each(function: Callable[[str], Row], paths: list[str], title: str, deadline: float) -> dict[str, Row]:
@@ -172,8 +164,7 @@ def _each(function: Callable[[str], Row], paths: list[str], title: str, deadline
 def _find_twins(videos: Videos) -> None:
     """Near-duplicates of every label; not those of which a fixed camera makes half of all videos look alike."""
     shown = [i for i, row in enumerate(videos.rows) if "print" in row and videos.records[i].start is None]
-    hashes = [base64.b64decode(videos.rows[i]["print"]) for i in shown]
-    pairs = list(alike(hashes, [videos.rows[i]["seconds"] for i in shown]))
+    pairs = list(alike([videos.rows[i] for i in shown]))
     often = Counter(i for pair in pairs for i in pair)
     most = max(3, 0.05 * len(shown))
     videos.twins = [(shown[i], shown[j]) for i, j in pairs if max(often[i], often[j]) <= most]

@@ -65,15 +65,14 @@ def download_kinetics(
         how many files the tar files of each split have, replacements left out.
 
     Raises:
-        DataError: the folder holds another data set, the disk is too small, or a file cannot be downloaded or unpacked;
-            the others are then complete.
+        ConfigError: the folder holds another edition.
+        DataError: the disk is too small, or a file cannot be downloaded or unpacked; the others are then complete.
     """
     (edition, suffixes, _), out = EDITIONS[name].values(), Path(out).expanduser()
     base = f"{base.rstrip('/')}/{edition}"
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out / "download.jsonl", {"format": 1, "edition": edition})
-    if journal.is_foreign:
-        raise DataError(f"{out}: holds another data set ({journal.path.name}); give another folder")
+    journal.require_own("edition of Kinetics")
     urls: dict[str, str] = {}  # "split/name" of a tar file -> its address
     for split in dict.fromkeys(splits):
         _save_annotation(f"{base}/annotations/{split}", suffixes[split], out / f"annotations/{split}.csv")

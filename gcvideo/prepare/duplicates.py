@@ -17,12 +17,15 @@ scenes two are, and both are true copies. Of 1,613 pairs of different clips of o
 Not found: copies that were cut in time, mirrored, or cropped by much.
 """
 
+import base64
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from gcvideo.journal import Row
 
 FRAMES, ROWS, STEPS = 8, 8, 8
 SAME, SAME_MOTION = 0.9, 0.7
@@ -30,27 +33,27 @@ NOISE = 1.0  # root mean square grey levels that coding alone may change
 BLOCK = 2048  # videos that are compared at a time
 
 
-def picture_hash(frames: np.ndarray) -> bytes:
-    """The hash of a video: 512 signed bytes.
+def picture_hash(frames: np.ndarray) -> str:
+    """The hash of a video: 512 signed bytes, in base 64.
 
     Args:
         frames: uint8 (8, H, W, 3) RGB, at even distances of time.
     """
     grey = (torch.from_numpy(frame).float().mean(dim=-1)[None] for frame in frames)
     cells = torch.cat([F.adaptive_avg_pool2d(image, (ROWS, STEPS + 1)) for image in grey])
-    return cells.diff(dim=-1).round().clamp(-127, 127).to(torch.int8).numpy().tobytes()
+    return base64.b64encode(cells.diff(dim=-1).round().clamp(-127, 127).to(torch.int8).numpy().tobytes()).decode()
 
 
-def alike(hashes: list[bytes], seconds: list[float]) -> Iterator[tuple[int, int]]:
+def alike(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
     """Pairs of videos that are alike, the smaller index first.
 
     Args:
-        hashes: from ``picture_hash``.
-        seconds: lengths of the videos.
+        rows: of the videos: their ``print``, from ``picture_hash``, and length in ``seconds``.
     """
-    steps = torch.tensor(np.frombuffer(b"".join(hashes), np.int8).reshape(-1, FRAMES, ROWS * STEPS))
-    lengths = torch.tensor(seconds)
-    for left, right in itertools.combinations_with_replacement(range(0, len(hashes), BLOCK), 2):
+    hashes = [np.frombuffer(base64.b64decode(row["print"]), np.int8) for row in rows]
+    steps = torch.tensor(np.array(hashes, np.int8)).reshape(-1, FRAMES, ROWS * STEPS)
+    lengths = torch.tensor([row["seconds"] for row in rows])
+    for left, right in itertools.combinations_with_replacement(range(0, len(rows), BLOCK), 2):
         whole, motion, still = _directions(steps[left : left + BLOCK])
         whole2, motion2, still2 = _directions(steps[right : right + BLOCK])
         length, length2 = lengths[left : left + BLOCK, None], lengths[right : right + BLOCK]

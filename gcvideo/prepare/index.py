@@ -140,7 +140,8 @@ def write_shards(
         ``fingerprint`` of the data set (see ``RecordTable.fingerprint``).
 
     Raises:
-        DataError: the annotation cannot be used, a video is missing, or the folder holds other shards.
+        DataError: the annotation cannot be used, or a video is missing.
+        ConfigError: the folder holds other shards.
     """
     folder = Path(folder).expanduser()
     records = load_records(annotation, root=root)
@@ -154,8 +155,7 @@ def write_shards(
         "shards": [{"name": name, "samples": len(samples)} for name, samples in shards.items()],
     }
     journal = Journal(folder / JOURNAL, manifest)
-    if journal.is_foreign:
-        raise DataError(f"{folder}: holds shards of other videos or settings; choose another folder")
+    journal.require_own("set of videos, seed or size of shards")
 
     def write(name: str) -> Row:
         """Write a shard; returns the path of each video in it, by the key of its sample."""

@@ -8,6 +8,7 @@ bystanders, noise and the artefacts of compression.
 import io
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,11 @@ from gcvideo.data.dataset import ClipBatch, ClipDataset
 from gcvideo.data.records import RecordTable
 from gcvideo.data.sampling import sample_rng
 from gcvideo.data.worker_pool import Hold
-from gcvideo.files import replacing, write_atomically
-from gcvideo.journal import Journal, Row
+from gcvideo.files import replacing
+from gcvideo.journal import Journal
 from gcvideo.prepare.bodies import ACTIONS, TABLE, Body, Motion, courses, value
-from gcvideo.prepare.jobs import scan
-from gcvideo.prepare.synthetic import ENCODER
+from gcvideo.prepare.synthetic import write_drawn
 from gcvideo.prepare.textures import Surface, textures
-from gcvideo.prepare.transcode import encode_frames
 
 Range = tuple[float, float]
 CLASSES = (
@@ -88,19 +87,12 @@ def write_samples(folder: str | Path, *, per_class: int = 4, seed: int = 0, work
         DataError: a video cannot be written.
     """
     folder = Path(folder).expanduser()
-
-    def sample(label: int, number: int) -> np.ndarray:
-        return draw_clip(label, np.random.default_rng((seed, label, number)), frames=16, size=96)
-
-    def write(path: str) -> Row:
-        write_atomically(path, encode_frames(sample(*videos[path]), fps=8, options=ENCODER))
-        return {}
-
+    draw = partial(draw_clip, frames=16, size=96)
     pairs = itertools.product(range(len(CLASSES)), range(per_class))
-    videos = {f"{folder / CLASSES[label]}/{number}.mp4": (label, number) for label, number in pairs}
+    videos = {f"{folder / CLASSES[label]}/{n}.mp4": (label, (seed, label, n)) for label, n in pairs}
     journal = Journal(folder / "motion.jsonl", {"seed": seed})
-    scan(write, list(videos), journal=journal, title="procedural motion", must=True, workers=workers)
-    rows = np.stack([sample(label, 0)[::2] for label in range(len(CLASSES))])
+    write_drawn(videos, draw, fps=8, journal=journal, title="procedural motion", workers=workers)
+    rows = np.stack([draw(label, np.random.default_rng((seed, label, 0)))[::2] for label in range(len(CLASSES))])
     rows = np.concatenate([rows, np.zeros_like(rows[: len(rows) % 2])])
     sheet = rows.reshape(2, -1, *rows.shape[1:]).transpose(1, 3, 0, 2, 4, 5).reshape(len(rows) // 2 * 96, -1, 3)
     with replacing(folder / "sheet.png") as temporary:

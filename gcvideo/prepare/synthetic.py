@@ -24,7 +24,7 @@ the two colours, both are zero: no f and g have a lower loss.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,16 +102,28 @@ def make_synthetic(
             videos[str(path)] = label, (seed, number, index)
         tables[split] = "".join(rows)
 
-    def make_video(path: str) -> Row:
-        label, own_seed = videos[path]
-        frames = draw(label, np.random.default_rng(own_seed))
-        write_atomically(path, encode_frames(frames, fps=FPS, options=ENCODER))
-        return {}
-
-    scan(make_video, list(videos), journal=journal, title="synthetic set", must=True, workers=workers)
+    write_drawn(videos, draw, fps=FPS, journal=journal, title="synthetic set", workers=workers)
     for split, table in tables.items():
         write_atomically(folder / f"{split}.csv", table.encode())
     return folder / "train.csv", folder / "val.csv"
+
+
+def write_drawn(videos: dict[str, tuple[int, Any]], draw: Callable[..., np.ndarray], *, fps: int, **job: Any) -> None:
+    """Draw and write videos that are not there yet: the same label and seed give the same bytes.
+
+    Args:
+        videos: path -> label and seed.
+        draw: label and generator -> frames, uint8 (T, H, W, 3) RGB.
+        fps: frames per second.
+        job: options of ``scan``.
+    """
+
+    def write(path: str) -> Row:
+        frames = draw(videos[path][0], np.random.default_rng(videos[path][1]))
+        write_atomically(path, encode_frames(frames, fps=fps, options=ENCODER))
+        return {}
+
+    scan(write, list(videos), must=True, **job)
 
 
 def draw_motion(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> tuple[np.ndarray, ...]:

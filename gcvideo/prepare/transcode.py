@@ -78,8 +78,8 @@ def transcode(
     share the work; the whole job puts it together. Of more than ``most`` videos a random sample is taken.
 
     Raises:
-        DataError: a folder that cannot be used, two videos that would get the same name, or a ``target`` that holds
-            videos transcoded with other settings.
+        DataError: a folder that cannot be used, or two videos that would get the same name.
+        ConfigError: ``target`` holds videos transcoded with other settings.
         PartDone: this is a part, and its videos are done.
     """
     source, target = Path(source).expanduser(), Path(target).expanduser()
@@ -95,8 +95,7 @@ def transcode(
         if count > 1:
             raise DataError(f"{source}: {count} videos would become {copy}; rename all but one")
     journal = Journal(target / JOURNAL, encoding._asdict(), rank=part.number - 1)
-    if journal.is_foreign:
-        raise DataError(f"{target}: holds videos transcoded with other settings; choose another folder")
+    journal.require_own("encoding")
     for path, copy in copies.items():
         if not os.path.isfile(copy):
             journal.forget(path)

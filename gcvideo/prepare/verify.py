@@ -1,6 +1,5 @@
 """Verify a data set: decode whole videos, compare rows and contents, and list what to leave out."""
 
-import base64
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -139,37 +138,45 @@ def report_path(quarantine: str | Path) -> Path:
     return Path(quarantine).with_suffix(".report.jsonl")
 
 
-def verify_video(path: str) -> Row:
+def verify_video(path: str, *, decode: bool = True) -> Row:
     """Decode a video from beginning to end, then read frames of it as training does.
 
-    Damage that decoders hide, by showing part of another picture, counts: decoding is strict.
+    Damage that decoders hide, by showing part of another picture, counts: decoding is strict. Unless ``decode``, only
+    the frames are read.
 
     Returns:
         ``kind``: "sound", "pyav", "damaged" or "refused", and the ``reason``; of what can be opened the number of
         ``frames``, ``seconds``, the damaged ``pictures`` (numbers from 0 in the order shown), the ``hash`` of the file
-        and the ``print`` of its pictures (``picture_hash`` in base 64).
+        and the ``print`` of its pictures (``picture_hash``).
     """
     row: Row = {}
     try:
         with local_path(path) as file, open_video(file) as video:
             count, times = len(video), video.times
-            row |= {"frames": count, "seconds": float(times[-1] - times[0]), "hash": hash_file(*list_files(file))}
-            row["timed"] = video.timed
-            row["pictures"], reason = strict_decode(file, count) if video.timed else check_frames(file)
-            pictures = [] if video.timed or reason else enumerate(list_files(file))
-            jpegs = [(n, name) for n, name in pictures if name.lower().endswith((".jpg", ".jpeg"))]
-            if hidden := [(n, Path(name).name) for n, name in jpegs if strict_decode(name, 1)[1]]:
-                row["pictures"], reason = [n for n, _ in hidden], f"{hidden[0][1]} holds damage that libjpeg conceals"
+            row |= {"frames": count, "seconds": float(times[-1] - times[0]), "timed": video.timed}
+            row["hash"] = hash_file(*list_files(file))
+            row["pictures"], reason = find_damage(file, count, timed=video.timed) if decode else ([], "")
             if reason:
                 return row | {"kind": "damaged", "reason": reason}
             why = video.reason if video.backend == "pyav" else "decord cannot read its pictures as the tables say"
             numbers = np.searchsorted(times, np.linspace(times[0], times[-1], FRAMES) - 1e-6).clip(0, count - 1)
-            row["print"] = base64.b64encode(picture_hash(video.frames(numbers))).decode()
+            row["print"] = picture_hash(video.frames(numbers))
             return row | ({"kind": "pyav", "reason": why} if video.backend == "pyav" else {"kind": "sound"})
     except VideoError as error:
         kind = "missing" if error.reason == "does not exist" else "refused"
         kind = "damaged" if row or isinstance(error, DamagedVideoError) else kind
         return row | {"kind": kind, "reason": error.reason}
+
+
+def find_damage(file: str, count: int, *, timed: bool) -> tuple[list[int], str]:
+    """What is damaged in a file or a folder of frames, as ``strict_decode`` says it."""
+    if timed:
+        return strict_decode(file, count)
+    pictures, reason = check_frames(file)
+    jpegs = [(n, name) for n, name in enumerate(list_files(file)) if name.lower().endswith((".jpg", ".jpeg"))]
+    if not reason and (hidden := [(n, Path(name).name) for n, name in jpegs if strict_decode(name, 1)[1]]):
+        return [n for n, _ in hidden], f"{hidden[0][1]} holds damage that libjpeg conceals"
+    return pictures, reason
 
 
 def strict_decode(file: str, expected: int) -> tuple[list[int], str]:
@@ -288,8 +295,7 @@ def _pairs(entries: Sequence[Entry], rows: dict[str, Row]) -> Iterator[Finding]:
             yield from _compare(one, two, "the same clip")
     shown = [(rows[next(iter(same.values()))[0].record.path], same) for same in contents.values()]
     shown = [(row, same) for row, same in shown if "print" in row]
-    hashes, seconds = [base64.b64decode(row["print"]) for row, _ in shown], [row["seconds"] for row, _ in shown]
-    for i, j in alike(hashes, seconds):
+    for i, j in alike([row for row, _ in shown]):
         for pair in itertools.product(shown[i][1].values(), shown[j][1].values()):
             one, two = sorted(pair, key=lambda entries: entries[0].order)
             yield from _compare(one, two, LOOKS_SAME)

@@ -88,7 +88,7 @@ def test_a_killed_job_is_resumed_each_video_once(
     assert [path.name for path in out.iterdir()] == ["labels.csv.partial"]
     for change in (["--crops", "1"], ["--top", "3"], ["--checkpoint", str(place / "runs/tiny")]):
         assert main([*words, *change]) == 2
-        assert "labels.csv.partial: is of an unfinished job with another checkpoint" in capsys.readouterr().err
+        assert "labels.csv.partial: is of a job with another checkpoint" in capsys.readouterr().err
     with (out / "labels.csv.partial").open("a") as file:
         file.write('\n{"path": "/cut/sho')
     added: list[str] = []

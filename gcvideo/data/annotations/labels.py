@@ -50,9 +50,7 @@ def load_classes(path: str | Path) -> tuple[str, ...]:
             twice = [name for i, name in enumerate(names) if name in names[:i]]
             raise ValueError(f"class {twice[0]!r} appears twice" if twice else "it holds no class names")
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(
-            f"{path}: not a readable list of classes ({error}); published: {', '.join(PUBLISHED_CLASSES)}"
-        ) from None
+        raise DataError(f"{path}: not a readable list of classes ({error}); published: {PUBLISHED_CLASSES}") from None
     return tuple(names)
 
 

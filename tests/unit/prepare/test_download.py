@@ -19,7 +19,7 @@ import pytest
 
 from gcvideo.cli import main
 from gcvideo.data.annotations import load_records
-from gcvideo.errors import DataError
+from gcvideo.errors import ConfigError, DataError
 from gcvideo.prepare import download
 from gcvideo.prepare.download import BASE, download_kinetics, unpack
 from tests.videos import moving_frames, write_video
@@ -313,7 +313,7 @@ def test_the_disk_must_be_large_enough(server, tmp_path, monkeypatch):
 
 def test_a_folder_holds_one_data_set(server, tmp_path):
     download_kinetics("kinetics400", tmp_path, splits=["val"], base=server.base)
-    with pytest.raises(DataError, match="holds another data set"):
+    with pytest.raises(ConfigError, match="another edition of Kinetics; choose another place"):
         download_kinetics("kinetics600", tmp_path, splits=["val"], base=server.base)
     with pytest.raises(DataError, match=r"ftp://.*: No connection adapters"):
         download_kinetics("kinetics400", tmp_path / "b", base="ftp://127.0.0.1")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from gcvideo.data.annotations import load_records
-from gcvideo.errors import DataError
+from gcvideo.errors import ConfigError, DataError
 from gcvideo.prepare.index import write_shards
 from gcvideo.video import open_video
 from gcvideo.video.tar_members import JOURNAL
@@ -94,7 +94,7 @@ def test_the_same_videos_give_the_same_bytes_and_finished_shards_are_kept(videos
 
 
 def test_a_set_is_not_mixed_with_another(videos, folder):
-    with pytest.raises(DataError, match="other videos or settings"):
+    with pytest.raises(ConfigError, match="another set of videos, seed or size"):
         write_shards(videos / "list.txt", folder, seed=1)
 
 

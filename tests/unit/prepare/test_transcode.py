@@ -12,7 +12,7 @@ import pytest
 from av.video.frame import PictureType
 
 from gcvideo.data.annotations import load_records
-from gcvideo.errors import DataError
+from gcvideo.errors import ConfigError, DataError
 from gcvideo.parts import Part
 from gcvideo.prepare import transcode as module
 from gcvideo.prepare.jobs import PartDone
@@ -174,7 +174,7 @@ def test_parts_make_every_copy_once(tree, tmp_path):
     assert len(times) == 3
     assert transcode(tree, out, SMALL, workers=1).videos == 3
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")} == times
-    with pytest.raises(DataError, match="transcoded with other settings"):
+    with pytest.raises(ConfigError, match="another encoding; choose another place"):
         transcode(tree, out, Encoding(short_side=48), workers=1, part=Part(1, 2))
 
 
@@ -186,7 +186,7 @@ def test_folders_that_cannot_be_used_are_refused(tree, tmp_path, clip):
     with pytest.raises(DataError, match="no folder of videos"):
         transcode(tmp_path / "nowhere", tmp_path / "out", SMALL)
     transcode(tree, tmp_path / "out", SMALL, workers=1)
-    with pytest.raises(DataError, match="other settings"):
+    with pytest.raises(ConfigError, match="another encoding"):
         transcode(tree, tmp_path / "out", Encoding(short_side=40))
     shutil.copy(clip, tree / "日本 語" / "-a b.avi")
     with pytest.raises(DataError, match="2 videos would become"):
