@@ -1,5 +1,6 @@
 """CUDA graphs: work on tensors that is recorded once for each shape of its inputs, and then launched as a whole."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -26,20 +27,17 @@ class CudaGraphs:
     """
 
     def __init__(
-        self, work: Callable[[Sequence[Tensor]], object], *, warm_up: int, recover: Callable[[], object]
+        self, work: Callable[[Sequence[Tensor]], object], *, warm_up: float, recover: Callable[[], object]
     ) -> None:
-        self._work, self.warm_up, self._recover = work, warm_up, recover
+        self._work, self._warm_up, self._recover = work, warm_up, recover
         self._calls = Counter[tuple[object, ...]]()
         self._graphs: dict[tuple[object, ...], tuple[torch.cuda.CUDAGraph, list[Tensor]]] = {}
         self._pool = torch.cuda.graph_pool_handle()
-        self._failed = False
 
     def __call__(self, inputs: Sequence[Tensor]) -> None:
         """Do the work on tensors on the device, on the current stream, which must not be the default one."""
         key = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
-        if key not in self._graphs and (
-            self._failed or self._calls[key] < self.warm_up or not self._record(key, inputs)
-        ):
+        if key not in self._graphs and (self._calls[key] < self._warm_up or not self._record(key, inputs)):
             self._calls[key] += 1
             self._work(inputs)
         else:
@@ -59,7 +57,7 @@ class CudaGraphs:
         except RuntimeError as error:
             failure = str(error.__context__ or error).splitlines()[0]  # the end of a failed recording fails, too
         if distributed.agree(int(failure != "")):
-            self._failed = True
+            self._warm_up = math.inf
             warn(f"without CUDA graphs, because a recording failed: {failure or 'on another process'}")
             self._recover()
             return False

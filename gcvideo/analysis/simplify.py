@@ -54,9 +54,8 @@ def share_maps(model: nn.Module, names: Collection[str]) -> nn.Module:
         names: of the blocks to replace ("res4.1.context").
     """
     model = copy.deepcopy(model).eval()
-    for name, block in non_local_blocks(model).items():
-        if name in names:
-            model.set_submodule(name, SharedMapBlock(block).eval())
+    for name in names:
+        model.set_submodule(name, SharedMapBlock(non_local_blocks(model)[name]).eval())
     return model
 
 

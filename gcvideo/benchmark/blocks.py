@@ -28,7 +28,7 @@ from gcvideo.benchmark import harness
 from gcvideo.benchmark.complexity import count
 from gcvideo.benchmark.peers.networks import PortedContextBlock, pytorchvideo_non_local
 from gcvideo.benchmark.timing import Contender, time_contenders
-from gcvideo.benchmark.workloads import block_forward, block_training, forward_pass, random_clips, without_zeros
+from gcvideo.benchmark.workloads import block_training, forward_pass, random_clips, without_zeros
 from gcvideo.capture import CudaGraphs
 from gcvideo.config import RunConfig
 from gcvideo.device import has_streams
@@ -128,7 +128,7 @@ def measure(
 
     contenders: dict[str, Contender] = {"floor.forward": floor_forward, "floor.train": floor_train}
     for name, block in blocks.items():
-        contenders[f"{name}.forward"] = partial(block_forward, block, x)
+        contenders[f"{name}.forward"] = partial(torch.no_grad()(block), x)
         contenders[f"{name}.train"] = partial(block_training, block, leaf, dy)
     if has_streams(device):  # as graphs, so that the host's time is not what is measured
         contenders = {name: as_graph(contender) for name, contender in contenders.items()}
@@ -177,8 +177,7 @@ def named_ratios(gc: Sequence[dict[str, Any]], non_local: Sequence[dict[str, Any
     ratios = {
         "gc.forward.floor": worst_median("forward.floor"),
         "gc.forward.floor.worst": max(row["forward.floor"] for row in gc),
-        "gc.train.floor.fp32": worst_median("train.floor", dtype="fp32"),
-        "gc.train.floor.bf16": worst_median("train.floor", dtype="bf16"),
+        **{f"gc.train.floor.{dtype}": worst_median("train.floor", dtype=dtype) for dtype in DTYPES},
         "gc.train.port": worst_median("train.port", dtype="bf16", layout="contiguous"),
     }
     if res3 := {row["dtype"]: row for row in non_local if row["stage"] == "res3"}:
@@ -214,7 +213,7 @@ def measure_scaling(
     torch.set_num_threads(1)
     for shape in shapes:
         x = torch.randn(1, channels, *shape, device=device).relu()
-        contenders = {name: partial(block_forward, block, x) for name, block in blocks.items()}
+        contenders = {name: partial(torch.no_grad()(block), x) for name, block in blocks.items()}
         times = time_contenders(contenders, rounds=rounds, device=device, title=f"blocks on {shape}").per_clip(1)
         for name, block in blocks.items():
             point = {"shape": list(shape), "positions": math.prod(shape), "macs": count(block, x.shape).macs}

@@ -102,8 +102,9 @@ def read_candidates(args: argparse.Namespace) -> list[Candidate]:
     for place, config in found:
         config = config_from_dict(config_to_dict(config), where=place, overrides=[*overrides, f"device={args.device}"])
         frames, size = args.frames or config.data.frames, args.size or config.data.crop
-        taken = [candidate.name for candidate in candidates]
-        name = next(name for name in (short_name(place), place, f"{place} ({len(taken) + 1})") if name not in taken)
+        taken, file = [candidate.name for candidate in candidates], Path(place)
+        short = file.parent.name if file.name == "config.yaml" else file.stem  # of its run, its file, or the model
+        name = next(name for name in (short, place, f"{place} ({len(taken) + 1})") if name not in taken)
         candidates.append(Candidate(name, config, (3, frames, size, size)))
     return candidates
 
@@ -119,12 +120,6 @@ def train_and_test(config: RunConfig) -> str:
         Trainer(config).fit(overwrite=True)
         run_test(load_trained(folder), output=folder)
     return str(folder)
-
-
-def short_name(place: str) -> str:
-    """The name of a config's file, of its run, or of a model."""
-    file = Path(place)
-    return file.parent.name if file.name == "config.yaml" else file.stem
 
 
 def measure_networks(

@@ -80,9 +80,8 @@ def receptive_field(config: ModelConfig) -> tuple[int, int, int]:
         model = build_model(replace(config, context=ContextConfig()))
     field, stride = np.ones(3, int), np.ones(3, int)
     for name, module in model.named_modules():
-        if (
-            isinstance(module, nn.Conv3d | nn.MaxPool3d) and "branch1" not in name
-        ):  # shortcuts see no more than branches
+        # Shortcuts (branch1) see no more than branches.
+        if isinstance(module, nn.Conv3d | nn.MaxPool3d) and "branch1" not in name:
             field += (np.broadcast_to(module.kernel_size, 3) - 1) * stride
             stride *= np.broadcast_to(module.stride, 3)
     frames, height, width = field.tolist()

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     pairs, rng = list(zip(*sides, strict=True)), np.random.default_rng(args.seed)
     seeds = [(pair, seed) for pair in pairs for seed in rng.integers(2**32, size=args.clips).tolist()]
     clips = [[draw_clip(path, seed) for path in pair] for pair, seed in seeds]
-    videos = [[all_views(path) for path in pair] for pair in pairs]
+    videos = [[peers.all_views(str(path), TEST) for path in pair] for pair in pairs]
     torch.set_num_threads(1)
     keep_freed_memory(64 << 20)  # as in the workers
     if hasattr(os, "sched_setaffinity"):  # the threads that decoders start stay on one core too
@@ -94,11 +94,11 @@ def measure(cases: Sequence[Any], ours: Callable[..., Any], peers: Mapping[str, 
         for case, *copies in cases:
             contenders: dict[str, Callable[[], Any]] = {n: partial(ours, case, backend=b) for n, b in OURS.items()}
             contenders |= {name: partial(peer, case) for name, peer in peers.items()}
-            contenders |= bare_decode(case) if isinstance(case, Clip) else {}
             for copy in copies:
                 contenders["ours, prepared"] = partial(ours, copy)
-                bound = bare_decode(copy) if isinstance(copy, Clip) else {}
-                contenders |= {f"prepared, {name}": decode for name, decode in bound.items()}
+            for bound, place in zip(("bound", "prepared, bound"), (case, *copies), strict=False):
+                if isinstance(place, Clip) and (decode := bare_decode(place)):
+                    contenders[bound] = decode
             for name, ms in time_contenders(contenders, rounds=repeats).milliseconds().items():
                 costs[name].append(ms)
             progress.advance()
@@ -134,12 +134,6 @@ def our_clip(clip: Clip, *, backend: str = "auto") -> torch.Tensor:
     with open_video(clip.path, backend=backend) as video:
         frames = video.frames(clip.indices, clip.box)
     return crop_and_resize(frames, (0, 0, *clip.box[2:]), (clip.size, clip.size), flip=True)
-
-
-def all_views(path: Path) -> Views:
-    """The 30 views of a video."""
-    with open_video(path) as video:
-        return Views(str(path), len(video), video.fps, TEST)
 
 
 def our_views(video: Views, *, backend: str = "auto") -> torch.Tensor:

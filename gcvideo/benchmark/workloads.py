@@ -99,12 +99,6 @@ def without_zeros(module: nn.Module, *, std: float = 0.1) -> Any:
     return module
 
 
-@torch.no_grad()
-def block_forward(block: nn.Module, x: Tensor) -> Tensor:
-    """Run one forward pass of a block without gradients."""
-    return block(x)
-
-
 def block_training(block: nn.Module, x: Tensor, dy: Tensor) -> None:
     """Run forward and backward pass of a block; x is a leaf with a gradient, dy the gradient of the output."""
     x.grad = None

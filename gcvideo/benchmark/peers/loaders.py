@@ -62,6 +62,12 @@ class Views(NamedTuple):
     test: TestConfig
 
 
+def all_views(path: str, test: TestConfig) -> Views:
+    """The views of a video, which is opened for its length."""
+    with open_video(path) as video:
+        return Views(path, len(video), video.fps, test)
+
+
 def mmaction2_clip(clip: Clip) -> np.ndarray:
     """mmaction2's SlowOnly recipe: DecordInit, SampleFrames, DecordDecode, Resize, RandomResizedCrop, Resize, Flip,
     FormatShape (configs/recognition/slowonly). Normalisation happens on the device, as ours does.
@@ -141,12 +147,10 @@ def libav_frames(path: str, indices: np.ndarray, fps: float) -> list[np.ndarray]
     found: dict[int, np.ndarray] = {}
     wanted, last = set(indices.tolist()), int(indices.max())
     with av.open(path) as container:
-        stream = container.streams.video[0]
+        stream: Any = container.streams.video[0]
         stream.thread_count = 1
-        assert stream.time_base is not None
         container.seek(round(int(indices.min()) / fps / stream.time_base), stream=stream)
         for frame in container.decode(stream):
-            assert frame.pts is not None
             index = round(float(frame.pts * stream.time_base) * fps)
             if index in wanted:
                 found[index] = reformatter.reformat(frame, format="rgb24").to_ndarray()
@@ -155,11 +159,11 @@ def libav_frames(path: str, indices: np.ndarray, fps: float) -> list[np.ndarray]
     return [found[index] for index in indices.tolist()]
 
 
-def bare_decode(clip: Clip) -> dict[str, Callable[[], None]]:
+def bare_decode(clip: Clip) -> Callable[[], None] | None:
     """The bound of reading a clip, ready to be timed: decode the pictures that the clip needs, and convert its frames.
 
     Which pictures these are, and their bytes, are found beforehand. Nothing is checked, copied, cropped or resized.
-    Only MP4 files of H.264 and HEVC can be planned so; others have no bound.
+    Only MP4 files of H.264 and HEVC can be planned so; None for others.
     """
     import av
     from av.video.reformatter import VideoReformatter
@@ -167,7 +171,7 @@ def bare_decode(clip: Clip) -> dict[str, Callable[[], None]]:
     with open_video(clip.path, backend="pyav") as video:
         source = video._source
         if not isinstance(source, Mp4Video):
-            return {}
+            return None
         data, track = source.needed(clip.indices), source.track
     wanted, packets = {*track.table.order[clip.indices].tolist()}, list[av.Packet]()
     for sample, piece in data.items():
@@ -182,7 +186,7 @@ def bare_decode(clip: Clip) -> dict[str, Callable[[], None]]:
                 if frame.pts in wanted:
                     reformatter.reformat(frame, format="rgb24", interpolation="BILINEAR", threads=1)
 
-    return {"bound": decode}
+    return decode
 
 
 def decord_clip(clip: Clip) -> Tensor:

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gcvideo.benchmark.peers.loaders import MEAN, STD, Views, per_view_video
+from gcvideo.benchmark.peers.loaders import MEAN, STD, all_views, per_view_video
 from gcvideo.benchmark.timing import Contender
 from gcvideo.benchmark.workloads import STEADY_LR
 from gcvideo.config import TestConfig
 from gcvideo.layers import ContextBlock, NonLocalBlock
-from gcvideo.video import open_video
 
 
 def slow_r50(frames: int, crop: int) -> nn.Module:
@@ -52,9 +51,8 @@ def training_step(clips: Tensor, device: torch.device) -> Contender:
 @torch.no_grad()
 def classify_video(network: nn.Module, video: str, device: torch.device, test: TestConfig) -> np.ndarray:
     """Mean softmax (K,) of a video's views, with one decode and one forward pass a view."""
-    with open_video(video) as reader:
-        views = Views(video, len(reader), reader.fps, test)
-    scores = [network(view[None].to(device)).softmax(dim=1)[0] for view in per_view_video(views)]
+    views = per_view_video(all_views(video, test))
+    scores = [network(view[None].to(device)).softmax(dim=1)[0] for view in views]
     return torch.stack(scores).mean(dim=0).cpu().numpy()
 
 

@@ -60,7 +60,7 @@ def test_all_ways_read_the_same_views(folder, monkeypatch):
     monkeypatch.setattr(loader_benchmark.TEST, "clips", 3)
     monkeypatch.setattr(loader_benchmark.TEST, "short_side", 96)
     monkeypatch.setattr(loader_benchmark.TEST, "crop", 96)
-    video = loader_benchmark.all_views(folder / "old" / "a.mp4")
+    video = peers.all_views(str(folder / "old" / "a.mp4"), loader_benchmark.TEST)
     assert video == Views(str(folder / "old" / "a.mp4"), 70, 30.0, loader_benchmark.TEST)
     ours = our_views(video)
     assert ours.shape == (9, 3, 8, 96, 96)
