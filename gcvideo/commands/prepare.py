@@ -142,9 +142,8 @@ def transcode(args: argparse.Namespace) -> dict[str, Any]:
 def labels(args: argparse.Namespace) -> dict[str, Any]:
     """Make a list of the labels of exports, and name what could not be used."""
     marks = [mark for export in args.export for mark in read_export(export)]
-    made = write_label_list(
-        marks, args.out, videos=args.videos or args.export[0].parent, field=args.field, fps=args.fps
-    )
+    videos = args.videos or args.export[0].parent
+    made = write_label_list(marks, args.out, videos=videos, field=args.field, fps=args.fps)
     for problem in made["problems"]:
         warn(printable(f"left out: {problem}"))
     return {"list": str(args.out), **made}

@@ -95,10 +95,8 @@ def rescore(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
         **(details(predictions, thresholds=predictions.info.get("thresholds")) or summary(score(predictions))),
     }
     if len(names) > 1:
-        results["networks"] = [
-            {"predictions": name, "weight": weight, **one.accuracy()}
-            for name, weight, one in zip(names, weights, several, strict=True)
-        ]
+        each = zip(names, weights, several, strict=True)
+        results["networks"] = [{"predictions": name, "weight": w, **one.accuracy()} for name, w, one in each]
     if args.compare:
         other = Predictions.load(args.compare)
         other.ensemble = args.ensemble or other.ensemble

@@ -143,16 +143,12 @@ def _open_all(paths: Sequence[str], deadline: float) -> dict[str, Row]:
     """Rows as ``verify_video`` gives them: of all files opened, and of as many decoded as there is time for."""
     paths = list(dict.fromkeys(paths))
     random.Random(0).shuffle(paths)
-    rows = _each(_examine, paths, "look", max(deadline, time.monotonic() + FEWEST_SECONDS))
+    until = max(deadline, time.monotonic() + FEWEST_SECONDS)
+    rows = _each(lambda path: describe_video(path) | verify.verify_video(path, decode=False), paths, "look", until)
     sound = [path for path, row in rows.items() if row["kind"] in ("sound", "pyav")]
     decoded = _each(verify.verify_video, sound, "decode", deadline) if time.monotonic() < deadline else {}
     say(f"{len(rows):,} of {len(paths):,} files opened, {len(decoded):,} decoded to their ends; a tenth of the time")
     return {path: {"kind": "sound"} | rows.get(path, {}) | decoded.get(path, {}) for path in paths}
-
-
-def _examine(path: str) -> Row:
-    """What the index says about a video, and what ``verify_video`` does without decoding all of it."""
-    return describe_video(path) | verify.verify_video(path, decode=False)
 
 
 def _each(function: Callable[[str], Row], paths: list[str], title: str, deadline: float) -> dict[str, Row]:

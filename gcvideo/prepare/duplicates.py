@@ -58,8 +58,7 @@ def alike(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
         whole2, motion2, still2 = _directions(steps[right : right + BLOCK])
         length, length2 = lengths[left : left + BLOCK, None], lengths[right : right + BLOCK]
         near = (whole @ whole2.T >= SAME) & ((length - length2).abs() <= 0.2 + 0.01 * length)
-        if near.any():
-            near &= (motion @ motion2.T >= SAME_MOTION) | (still[:, None] & still2)
+        near &= (motion @ motion2.T >= SAME_MOTION) | (still[:, None] & still2)
         for i, j in near.nonzero().tolist():
             if left + i < right + j:
                 yield left + i, right + j

@@ -248,8 +248,7 @@ def read_lists(
                 labels = record.label if isinstance(record.label, tuple) else (record.label,)
                 texts = [str(records.classes[label] if records.classes else label) for label in labels]
                 known = SEVERAL.join(texts) if -1 not in labels else None
-                line = row.line if row else 0
-                entries.append(Entry((number, order), name, line, record, known, records.classes))
+                entries.append(Entry((number, order), name, row.line if row else 0, record, known, records.classes))
     return entries, findings
 
 
