@@ -11,7 +11,7 @@ from gcvideo.files import write_json
 from gcvideo.predict.embedding import Embedding
 from gcvideo.predict.predictor import load
 from gcvideo.predict.vectors import VectorIndex
-from gcvideo.report.pages import write_search_page
+from gcvideo.report.page import write_page
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, {"query": query, "index": args.index, "found": found})
     if args.html:
-        write_search_page(args.html, [query, *found], index)
+        values = {"rows": [query, *found], "info": index.info, "vectors": len(index.paths)}
+        write_page(args.html, "search.html.j2", title="Similar videos", **values)
         console.say(f"page: {printable(args.html)}")
     return 0
 

@@ -103,18 +103,15 @@ def write_lines(path: str | Path, entries: Iterable[Entry]) -> None:
 def write_csv(path: str | Path, entries: Iterable[Entry]) -> None:
     """Write a row a label; segments in order of time where there is a timeline, else labels by rank; or the error."""
     with replacing(path) as new, new.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        csv.writer(file).writerows(_csv_rows(entries))
-
-
-def _csv_rows(entries: Iterable[Entry]) -> Iterator[list[Any]]:
-    yield ["video", "start", "end", "rank", "label", "score", "error"]
-    for entry in entries:
-        span = _span(entry)
-        if not entry["predictions"]:  # an error; or of several labels a video, none is above its threshold
-            yield [entry["video"], *span, "", "", "", entry["error"]]
-        for rank, part in enumerate(entry.get("timeline") or entry["predictions"], start=1):
-            place = [*_span(part), 1] if "start" in part else [*span, rank]
-            yield [entry["video"], *place, part["label"], f"{part['score']:.6f}", ""]
+        write = csv.writer(file).writerow
+        write(["video", "start", "end", "rank", "label", "score", "error"])
+        for entry in entries:
+            span = _span(entry)
+            if not entry["predictions"]:  # an error; or of several labels a video, none is above its threshold
+                write([entry["video"], *span, "", "", "", entry["error"]])
+            for rank, part in enumerate(entry.get("timeline") or entry["predictions"], start=1):
+                place = [*_span(part), 1] if "start" in part else [*span, rank]
+                write([entry["video"], *place, part["label"], f"{part['score']:.6f}", ""])
 
 
 def _span(part: Entry) -> list[str]:

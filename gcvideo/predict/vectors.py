@@ -5,8 +5,6 @@ an ``.npz`` file the arrays ``path``, ``starts``, ``ends`` and ``vectors``. Both
 the metadata ``gcvideo`` of the schema, the array ``info``.
 """
 
-from __future__ import annotations
-
 import base64
 import glob
 import io
@@ -123,7 +121,7 @@ class VectorIndex:
     info: dict[str, Any]
 
     @classmethod
-    def load(cls, place: str | Path) -> VectorIndex:
+    def load(cls, place: str | Path) -> "VectorIndex":
         """Read a Parquet file of ``gcvideo embed``, or all its parts: by its name, their folder or a pattern.
 
         Raises:

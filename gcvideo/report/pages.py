@@ -1,4 +1,4 @@
-"""The pages that people read: reports of tests and runs, the predictions of videos, and what a search found.
+"""The pages that people read: reports of tests and runs, and the predictions of videos.
 
 Each function gathers plain values for one template of ``templates/``, which says how they are shown.
 """
@@ -17,7 +17,6 @@ from gcvideo.config import config_to_dict, load_config
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.scoring import Scoring, details, score, summary
 from gcvideo.predict.predictor import Predictor
-from gcvideo.predict.vectors import VectorIndex
 from gcvideo.report.maps import Explanation, Place, explain_video, map_stems, save_maps
 from gcvideo.report.page import write_page
 from gcvideo.report.pictures import data_uri
@@ -86,18 +85,6 @@ def write_prediction_page(
         videos.append({**entry, "maps": maps_for_page(explanation) if explanation else None})
     values = {"videos": videos, "predictor": predictor, "most_maps": MOST_MAPS, "refresh": refresh}
     write_page(path, "predictions.html.j2", title="Predictions", **values)
-
-
-def write_search_page(path: str | Path, rows: Sequence[dict[str, Any]], index: VectorIndex) -> None:
-    """Write the page of ``gcvideo search --html``: the query and what is nearest to it, with thumbnails.
-
-    Args:
-        path: of the HTML file.
-        rows: the query, without a similarity, and what ``index.nearest`` gave.
-        index: that was searched.
-    """
-    values = {"rows": rows, "info": index.info, "vectors": len(index.paths)}
-    write_page(path, "search.html.j2", title="Similar videos", **values)
 
 
 def score_for_page(predictions: Predictions) -> dict[str, Any] | None:
