@@ -27,6 +27,7 @@ from gcvideo.prepare.bodies import ACTIONS, TABLE, Body, Motion, courses, value
 from gcvideo.prepare.synthetic import write_drawn
 from gcvideo.prepare.textures import Surface, textures
 
+Range = tuple[float, float]
 CLASSES = (
     *(f"shape {name}" for name in TABLE["planes"]),
     *(f"camera {name}" for name in TABLE["camera"]),
@@ -160,12 +161,7 @@ def _shaky_camera(u: np.ndarray, rng: Generator) -> Motion:
 
 
 def _shape(
-    motion: Motion,
-    camera: Motion,
-    side: int,
-    rng: Generator,
-    radius: tuple[float, float],
-    centre: complex | None = None,
+    motion: Motion, camera: Motion, side: int, rng: Generator, radius: Range, centre: complex | None = None
 ) -> Callable[[Image.Image, int], None]:
     """What draws a frame of a textured polygon of a random radius in a range that moves about its own centre."""
     count = int(rng.integers(3, 16))
