@@ -6,8 +6,6 @@ begin at 0 or 1, with zeros in front of them or not, and alone decide on the ord
 means frames 10 to 39 as a video of their own.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Iterator

@@ -6,8 +6,6 @@ every length is checked against what is there, here or where the bytes are unpac
 followed.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 For frames by index, in files that can be sought, see ``gcvideo.video.reader``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import math
