@@ -1,5 +1,7 @@
 """Config of videos and clips: ``data.*``, ``data.augment.*``, and the views of a test: ``test.*``."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal

@@ -1,5 +1,7 @@
 """Config of the network: ``model.*`` and ``model.context.*``."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from typing import Any, Literal
 

@@ -5,6 +5,8 @@ Typed dataclasses. The docstring's ``Attributes:`` section documents each field 
 ``ConfigError`` that names the key. ``gcvideo.config.load`` fills them from YAML files and ``key=value`` overrides.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal

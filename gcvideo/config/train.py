@@ -1,5 +1,7 @@
 """Config of training: ``optim.*`` and ``train.*``."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from typing import Literal
 
