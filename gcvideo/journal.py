@@ -49,7 +49,7 @@ class Journal:
             ConfigError: there is a file with another key.
         """
         if self.is_foreign:
-            fix = f"choose another place, or start over: rm {self.path}*"
+            fix = f"choose another place, or start over: remove what it wrote, and {self.path}*"
             raise ConfigError(f"{self.path}: is of a job with another {made_by}; {fix}")
 
     def rows(self) -> list[Row]:
