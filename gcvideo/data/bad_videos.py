@@ -29,7 +29,7 @@ class Quarantine:
     """Which records are bad, visible to all processes, and the file that keeps this.
 
     - A record that killed a worker process is suspect: it is read once more, with the other decoder. If it kills again,
-      it is bad at once.
+      it is bad at once. Both hold from the epoch that was read on, as the one before may still be under way.
     - A record that no decoder could read is bad from the epoch *after the next* on, as the next one is being read by
       then. Some videos are damaged in places: one clip of them can be read and another cannot. As a record's state
       never changes within an epoch, an epoch is the same whenever, and on whichever process, the damage is found; so a
@@ -56,7 +56,7 @@ class Quarantine:
 
     Attributes:
         bad_from: int32 (len(records),), the epoch from which each record is bad.
-        suspect: bool (len(records),).
+        suspect_from: int32 (len(records),), the epoch from which each record is read by the other decoder.
         reasons: of bad records, by id.
         listed: the records that the list names.
     """
@@ -73,9 +73,8 @@ class Quarantine:
         self._training = training
         self.path = Path(path) if path is not None else None
         count = max(len(records), 1)
-        self.bad_from = np.frombuffer(mmap.mmap(-1, 4 * count), dtype=np.int32)
-        self.bad_from[:] = NEVER
-        self.suspect = np.frombuffer(mmap.mmap(-1, count), dtype=bool)
+        self.bad_from, self.suspect_from = np.frombuffer(mmap.mmap(-1, 8 * count), dtype=np.int32).reshape(2, -1)
+        self.bad_from[:] = self.suspect_from[:] = NEVER
         self.reasons: dict[str, str] = {}
         self.listed: list[Failure] = []
         self._found: list[tuple[Failure, int]] = []  # what the other processes have not been told
@@ -102,16 +101,21 @@ class Quarantine:
         """Whether a record is to be skipped in this epoch."""
         return bool(self.bad_from[index] <= epoch)
 
+    def is_suspect(self, index: int, epoch: int) -> bool:
+        """Whether a record killed a process in this epoch or before."""
+        return bool(self.suspect_from[index] <= epoch)
+
     def failure(self, index: int) -> Failure:
         """The failure of a bad record."""
         record = self.records[index]
         return Failure(record.id, record.path, self.reasons.get(record.id, "quarantined"))
 
-    def strike(self, index: int, reason: str) -> None:
-        """Note that a worker process died on this record."""
-        if self.suspect[index]:
-            self.add(self.failure(index)._replace(reason=reason), from_epoch=ALWAYS)
-        self.suspect[index] = True
+    def strike(self, place: int, reason: str) -> None:
+        """Note that a worker process died on the record at a place of all epochs: ``epoch * len(records) + index``."""
+        epoch, index = divmod(place, len(self.records))
+        if self.is_suspect(index, epoch):
+            self.add(self.failure(index)._replace(reason=reason), from_epoch=epoch)
+        self.suspect_from[index] = min(self.suspect_from[index], epoch)
 
     def add(self, failure: Failure, *, from_epoch: int) -> Failure:
         """Declare a record bad, in the file too; returns the failure with the reason that was found first."""

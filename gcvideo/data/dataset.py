@@ -179,11 +179,11 @@ class _VideoDataset:
         record = self.records[index]
         if self.quarantine.is_bad(index, epoch):
             raise VideoError(record.path, self.quarantine.failure(index).reason)
-        hold(index)
+        hold(epoch * len(self.records) + index)
         seconds = {"data.target_fps": self.data.target_fps, "a segment": record.end, "a window": self.windows}
         needing = [what for what, value in seconds.items() if value is not None]
         backends = [self.data.backend, "decord" if self.data.backend == "pyav" else "pyav"]
-        if self.quarantine.suspect[index]:
+        if self.quarantine.is_suspect(index, epoch):
             del backends[0]  # it killed a process
         errors = []
         for backend in backends:
@@ -243,7 +243,7 @@ class ClipDataset(_VideoDataset):
         Args:
             epoch: from 0.
             slot: from 0.
-            hold: called with the index of each record before it is read.
+            hold: called with ``epoch * len(records) + index`` of each record before it is read.
 
         Raises:
             DataError: no video can be read: something other than the videos is broken.

@@ -253,6 +253,23 @@ def test_a_run_resumed_among_half_damaged_videos_sees_the_same_clips(harm, tmp_p
                 assert ours.failures == theirs.failures
 
 
+def test_a_death_in_an_epoch_that_is_read_ahead_changes_nothing_in_the_one_before(harm, tmp_path):
+    dataset = clips(4, quarantine=tmp_path / "a.jsonl")
+    first, second = (train_loader(dataset, batch_size=1, seed=0, epoch=epoch, workers=1) for epoch in (0, 1))
+    wanted = list(first)
+    late = wanted[-1].indices.item()
+    pool = second.make_pool()
+    harm[late] = signal.SIGKILL
+    assert len(list(second.stream(pool))) == 4
+    pool.close()
+    assert dataset.quarantine.is_bad(late, 1)
+    assert not dataset.quarantine.is_bad(late, 0)
+    harm.clear()
+    # Nor in a run that is resumed in that epoch.
+    resumed = train_loader(clips(4, quarantine=tmp_path / "a.jsonl"), batch_size=1, seed=0, epoch=0, start_step=3)
+    assert same(next(iter(resumed)), wanted[-1])
+
+
 def test_a_video_that_one_decoder_dies_of_is_read_by_the_other(harm):
     harm[3] = {"auto": signal.SIGSEGV}
     dataset = clips(8)
