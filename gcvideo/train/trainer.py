@@ -123,6 +123,7 @@ class Trainer:
                 with contextlib.closing(logger):
                     log.announce(state, parts.train_set, parts.val_set)
                     self._train(parts, stop, logger)
+                distributed.on_main(self.checkpoints.wait)  # results are of weights that are on the disk
                 results = log.training_results(state)
                 if distributed.is_main():  # the results of a test are kept if they are of this very network
                     tested = self.folder.test_results() if state.position.step == first_step else {}
@@ -283,6 +284,7 @@ class Trainer:
         parts.guard.check_losses()
         parts.guard.check_weights(parts.step.network, parts.step.tested_network, step=parts.state.position.step)
         checkpoint = parts.state.state_dict()
+        distributed.on_main(self.checkpoints.wait)  # all processes hear that the last one could not be written
         if distributed.is_main():
             self.checkpoints.save_in_thread(checkpoint, best=best)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import mmap
@@ -30,6 +31,7 @@ from gcvideo.eval.metrics import TrainMeter
 from gcvideo.eval.predictions import Predictions
 from gcvideo.models.resnet3d import build_model
 from gcvideo.report.pages import write_run_report
+from gcvideo.train import checkpoint
 from gcvideo.train import dry_run as trials
 from gcvideo.train import trainer as trainer_module
 from gcvideo.train.batch_norm import measure_batch_norms
@@ -627,6 +629,29 @@ def test_a_full_disk_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]
     assert error[-1].startswith("gcvideo train: ")
     assert "No space left on device" in error[-1]
     assert not any("Traceback" in line for line in error)
+
+
+@pytest.mark.slow
+def test_results_are_told_of_weights_that_are_on_the_disk_only(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = train_config(place, "full_at_the_end", train={"epochs": 1})
+    write = checkpoint.save_checkpoint
+
+    def save(path: Path, state: dict[str, Any]) -> None:
+        if state["epoch"] == 1:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, state)
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", save)
+    assert run_train(config) == 2
+    output, error = capsys.readouterr()
+    assert "trained in" not in output
+    assert "step_00000002.pt: No space left on device" in error.splitlines()[-1]
+    assert not (config.run_dir / "results.json").exists()
+    monkeypatch.undo()
+    assert run_train(config, "--resume") == 0
+    assert last_state(config)["epoch"] == 1
 
 
 # --- watchfulness ----------------------------------------------------------------------------------------------------
