@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gcvideo.data.annotations.labels import Kind
 from gcvideo.data.annotations.table import SUBSETS, Annotation, Find, Row, find_file, make_table
@@ -199,7 +199,9 @@ def choose_layout(annotation: Annotation, find: Find) -> Layout:
             return max(values) >= limit
         return len(values) < 2 or values[0] >= values[1] or values == [0, frames]
 
-    if length > 1 and not any(tells(frames, rest[:-1]) for frames, rest in usual if len(rest) == length):
+    told = [tells(frames, rest[:-1]) for frames, rest in usual if len(rest) == length > 1]
+    # Where the number of classes is unknown, the larger of two labels of a few rows is no number of frames.
+    if length > 1 and not (any(told) if annotation.limit or length > 2 or not numbers else 2 * sum(told) > len(told)):
         header, other = ",".join(layout.columns), "path,start,end,label" if "offset" in middle else "path,labels"
         fix = f"add a header line, {header} or {other}, and separate by commas"
         raise DataError(f"{annotation.path}:1: the rows may be {layout} or `{other}`; {fix}")
@@ -214,15 +216,22 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     data = path.read_bytes()
     text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     if path.suffix == ".jsonl":
-        rows = [dict(json.loads(line)) for line in text.split("\n") if line.strip()]
+        rows = [_json_row(path, number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
         names = [name for name in dict.fromkeys(itertools.chain(*rows)) if ALIASES.get(name, name) in KNOWN]
-        cells = [names, *([row.get(name) for name in names] for row in rows)]
+        cells: list[list[Any]] = [names, *([row.get(name) for name in names] for row in rows)]
         joined = [["|".join(map(str, cell)) if isinstance(cell, list) else cell for cell in row] for row in cells]
         table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows(joined)
         text = table.getvalue()
     lines = enumerate(text.split("\n"), start=path.suffix != ".jsonl")
     return ((number, line.strip(" \r\ufeff")) for number, line in lines if not NO_ROW.fullmatch(line))
+
+
+def _json_row(path: Path, number: int, text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError):
+        raise DataError(f"{path}:{number}: expected a JSON object, found {text[:80]!r}") from None
 
 
 def _seconds(text: str | None) -> float:

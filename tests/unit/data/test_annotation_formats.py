@@ -63,6 +63,10 @@ def test_variants_of_lists(root, lines):
         # one number of columns in all rows
         (["jump/1.mp4 0 2", "run/2.mp4 1"], r"list:1: the rows may be `path frames label` or `path,labels`"),
         (
+            ["jump/1.mp4 0 2", "run/2.mp4 3 1", "run/2.mp4 1 2"],  # labels that are not sorted
+            r"list:1: the rows may be `path frames label` or `path,labels`",
+        ),
+        (
             ["jump/1.mp4 0", "run/2.mp4 1 2"],
             r"list:2: .*run/2.mp4 1: no such video file; the rows are read as `path label`; other columns need a",
         ),
