@@ -77,6 +77,9 @@ def make_recipe(
     Raises:
         ConfigError: the settings contradict each other.
     """
+    for name, seconds in (("window", window), ("step", step)):
+        if seconds is not None and not 1e-3 <= seconds < np.inf:
+            raise ConfigError(f"{name}: must be at least 1 ms, not {seconds:g} s")
     windows = None if window is None and step is None else Windows(window, step)
     pool = pool or ("clip" if windows else "video")
     if pool not in get_args(Pool):

@@ -34,6 +34,7 @@ Several: TypeAlias = list[Any] | tuple[Any, ...]
 ANY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 LIVE = re.compile(rf"camera:\d+$|{URL.pattern}")
 LISTS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
+OWN_RATE = "tells its own frame rate; fps is for arrays, iterators and folders of frames"
 SECONDS_AT_ONCE = 30.0  # of windows, so that a file of any length fits into memory
 
 
@@ -130,6 +131,8 @@ def input_views(
     for kind, name in kinds:
         if kind == "path" and LIVE.match(name):
             raise VideoError(name, "is a stream, which only a timeline reads; or download it first")
+    if fps is not None and videos and not any(map(_is_folder, videos)) and "frames" not in dict(kinds):
+        raise VideoError(kinds[0][1], OWN_RATE)
     if videos and all(kind == "path" for kind, _ in kinds):
         return input_views(RecordTable.of_files([*map(os.fspath, videos)]), workers=workers, **views)  # type: ignore[arg-type]
     places = [f" (number {i} of {len(videos)})" if len(videos) > 1 else "" for i in range(1, len(videos) + 1)]
@@ -160,12 +163,14 @@ def open_frames(video: Video, *, fps: float | None = None, frame_rate: float | N
     """The frames of a video of any kind, one after the other; see ``input_views``, and ``open_video`` for the rate."""
     kind, name = _kind(video)
     source: Any = video
-    if kind == "path" and is_frame_folder(os.fspath(source)):
+    if _is_folder(source):
         folder = open_video(os.fspath(source))
         frames = (folder.frames([i])[0] for i in range(len(folder)))
         return _Frames(frames, _rate(fps or frame_rate, name), name, len(folder))
     if kind == "frames":
         return _Frames(source, _rate(fps, name), name)
+    if fps is not None:
+        raise VideoError(name, OWN_RATE)
     return FrameStream(os.fspath(source) if kind == "path" else _open(source, name), name=name)
 
 
@@ -222,6 +227,10 @@ def _kind(video: object) -> tuple[Literal["path", "bytes", "file", "frames"], st
         type(video).__name__,
         "is no video: give a path, bytes, an open binary file, an array (T, H, W, 3), or an iterator of frames",
     )
+
+
+def _is_folder(video: object) -> bool:
+    return isinstance(video, str | os.PathLike) and is_frame_folder(os.fspath(video))
 
 
 def _rate(fps: float | None, name: str) -> float:

@@ -102,8 +102,7 @@ class Predictor:
                 frames uint8 (H, W, 3), such as a camera loop that ends (arrays, tensors or PIL pictures); or a list or
                 tuple of any of these.
             fps: frames per second of arrays, tensors, iterators and folders of frames. It may be left out where
-                ``data.target_fps`` is not set, since then clips are cut by counting frames. Files tell their own rate,
-                which is taken.
+                ``data.target_fps`` is not set, since then clips are cut by counting frames. Files tell their own rate.
             top: how many labels; of a network of several labels a video, all above their thresholds, or none.
             test: which views to look at; by default those that the run was tested with.
 

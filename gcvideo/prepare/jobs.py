@@ -140,6 +140,8 @@ def scan(
 
 def reason_of(error: Exception) -> str:
     """Why a job failed, in one line."""
+    if isinstance(error, MemoryError):
+        return "needs more memory than a worker process may use"
     if isinstance(error, GcvideoError):
         return error.reason if isinstance(error, VideoError) else str(error)
     text = " ".join(str(getattr(error, "strerror", None) or error).split())  # an OSError's text repeats its number

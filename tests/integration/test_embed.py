@@ -139,6 +139,8 @@ def test_lists_and_other_kinds_of_videos(predictor: Predictor, place: Path) -> N
         ({"layer": "res6"}, "its layers are head, stem, res2, res3, res4, res5"),
         ({"pool": "mean"}, "'mean' is none of video, clip, none"),
         ({"pool": "video", "window": 1.0}, "leave out pool or the windows"),
+        ({"window": 0.0}, "window: must be at least 1 ms"),
+        ({"step": float("nan")}, "step: must be at least 1 ms"),
     ],
 )
 def test_options_that_cannot_be_honoured(predictor: Predictor, options: dict[str, Any], reason: str) -> None:
