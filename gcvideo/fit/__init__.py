@@ -6,6 +6,5 @@
 ``plan``       choices with reasons, which become the config of the run
 ``run``        trials, training, tests
 ``verdict``    how good it is, what looks wrong and what to do next, in words
-``page``       ``fit.html``
 =============  =====================================================================================================
 """
