@@ -13,6 +13,7 @@ from gcvideo import distributed
 from gcvideo.console import warn
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import DataError
+from gcvideo.files import write_atomically
 
 ALWAYS, NEVER = 0, np.iinfo(np.int32).max
 
@@ -125,9 +126,11 @@ class Quarantine:
             self.bad_from[rows] = from_epoch
             self._found.append((failure, from_epoch))
             if self.path is not None and distributed.is_main():
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({**failure._asdict(), "from_epoch": from_epoch}) + "\n")
+                lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
+                if lines and not lines[-1].endswith("}"):  # was cut short, as on a full disk
+                    lines.pop()
+                lines.append(json.dumps({**failure._asdict(), "from_epoch": from_epoch}) + "\n")
+                write_atomically(self.path, "\n".join(lines).encode())
         return failure._replace(reason=self.reasons[failure.id])
 
     def _read(self, path: Path, *, whole: bool) -> list[int]:

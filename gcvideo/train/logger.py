@@ -176,7 +176,7 @@ def training_results(state: TrainState) -> dict[str, Any]:
         "validation": {**state.validation, **state.details},
         "best": state.best,
         "stopped_early": state.stops_early,
-        "epochs": config.train.epochs,
+        "epochs": state.schedule.config.train.epochs,  # fewer than asked for where time was short
         "steps": state.position.step,
         "seconds": state.clock.seconds,
         "data_seconds": data,

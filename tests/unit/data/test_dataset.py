@@ -12,7 +12,7 @@ import torch
 
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data import dataset as dataset_module
-from gcvideo.data.bad_videos import Quarantine
+from gcvideo.data.bad_videos import Failure, Quarantine
 from gcvideo.data.crops import crop_and_resize, crop_boxes, random_short_side_box, resize_short_side
 from gcvideo.data.dataset import ClipDataset, ViewDataset, make_views
 from gcvideo.data.records import RecordTable
@@ -145,6 +145,9 @@ def test_quarantine_files_of_other_processes_and_tools(folder, tmp_path):
     quarantine.share()  # a last line that is cut short is left out
     assert [quarantine.is_bad(1, epoch) for epoch in (2, 3, 4)] == [False, True, True]
     assert not quarantine.is_bad(2, 9)
+    quarantine.add(Failure("0.mp4", "x", "w"), from_epoch=2)  # takes the place of that line
+    quarantine.share()
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["4.mp4", "0.mp4"]
     path.write_text(
         '{"id": "1.mp4", "path": "x", "reason": "z"}\n{"id": "elsewhere.mp4", "path": "x", "reason": "z"}\n'
     )
