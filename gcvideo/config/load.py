@@ -102,8 +102,13 @@ def _resolve(sources: Sequence[tuple[str, dict[str, Any]]], overrides: Sequence[
     for where, values in (*sources, *_parse_overrides(overrides)):
         with _named_errors(where):
             _assign(config, values)
-    with _named_errors(sources[-1][0]):
-        return typing.cast(RunConfig, OmegaConf.to_object(config))
+    try:
+        with _named_errors(where):
+            return typing.cast(RunConfig, OmegaConf.to_object(config))
+    except ConfigError:
+        if overrides:  # is it the last one that contradicts the rest, or does the rest contradict itself?
+            _resolve(sources, overrides[:-1])
+        raise
 
 
 @functools.cache

@@ -87,7 +87,7 @@ class TrainConfig:
         sync_batch_norm: processes whose batch norms share statistics; 1: each its own (PySlowFast), 0: all together.
         multigrid: multigrid training (Wu et al. 2020): none, or long (smaller clips in larger batches in the first
             phases). The learning-rate schedule and ``train.epochs`` are taken as they are; PySlowFast trains 1.5 times
-            as many epochs with it. Its short cycle is not offered.
+            as many epochs with it. The short cycle (short, both) is not offered: such configs can be tested only.
         multigrid_cycles: long cycles before the last phase of multigrid training.
         static_graph: tell DistributedDataParallel that every step uses the same layers, which saves it a search.
         val_every: epochs between validations; 0: only at the end.
@@ -117,7 +117,7 @@ class TrainConfig:
     ema: float = 0.0
     precise_bn: int = 0
     sync_batch_norm: int = 1
-    multigrid: Literal["none", "long"] = "none"
+    multigrid: Literal["none", "long", "short", "both"] = "none"
     multigrid_cycles: int = 3
     static_graph: bool = False
     val_every: int = 1

@@ -148,6 +148,10 @@ def epoch_shapes(config: RunConfig) -> list[Shape]:
             although the network takes differences of frames.
     """
     train, data, epochs = config.train, config.data, math.ceil(config.train.epochs)
+    if train.multigrid in ("short", "both"):  # so that an older network can still be tested
+        raise ConfigError(
+            f"train.multigrid: {train.multigrid!r}: the short cycle is not offered; set it to long or none"
+        )
     shapes = [Shape(1, data.frames, data.crop)] if train.multigrid == "none" else long_shapes(data.frames, data.crop)
     if config.model.frame_difference and shapes[0].frames < 2:
         raise ConfigError(

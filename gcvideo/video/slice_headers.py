@@ -5,6 +5,7 @@ headers say in which order a decoder outputs the pictures (picture order count, 
 container must agree with. Sections below are those of ISO/IEC 14496-10 (H.264) and ISO/IEC 23008-2 (HEVC).
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple
@@ -19,6 +20,8 @@ _HEVC_ENDS = (36, 37)  # of a sequence or of the stream: leading pictures behind
 _FILM_GRAIN, _DISPLAY_ORIENTATION = 19, 47  # SEI payload types (section D.1)
 _SLICE_HEAD = 20  # bytes of a slice that hold its picture order count
 _MESSAGES_HEAD = 4096  # bytes of an SEI unit that are searched for messages
+# x264 before core 34 predicted direct blocks of B pictures otherwise than the standard, and libavcodec follows it.
+_OLD_X264 = re.compile(rb"x264 - core 0*([12]?\d|3[0-3])\D")
 _NEXT_PERIOD = 1 << 40  # more than any picture order count
 
 
@@ -81,9 +84,11 @@ def read_picture(sample: Buffer, info: StreamInfo) -> Picture:
             if bytes(unit).rstrip(b"\0") not in info.sets:
                 change = "the parameter sets of the stream change"
         elif kind == sei:
-            messages = _messages(unescape(unit[1 if avc else 2 : _MESSAGES_HEAD]))
-            if not {_FILM_GRAIN, _DISPLAY_ORIENTATION}.isdisjoint(messages):
+            content = unescape(unit[1 if avc else 2 : _MESSAGES_HEAD])
+            if not {_FILM_GRAIN, _DISPLAY_ORIENTATION}.isdisjoint(_messages(content)):
                 change = "messages in the stream turn pictures or add grain"
+            elif avc and _OLD_X264.search(content):
+                change = "by an old x264, whose version decoders must have read"
         elif not avc and kind in _HEVC_ENDS:
             change = "a sequence ends within the stream"
     if not first:

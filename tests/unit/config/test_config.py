@@ -162,11 +162,19 @@ def test_errors_in_overrides_quote_the_override(tmp_path, override, message):
     assert re.search(message, str(caught.value)), str(caught.value)
 
 
+@pytest.mark.parametrize("harmless", [[], ["seed=3"], ["optim.nesterov=false", "seed=3"]])
 @pytest.mark.parametrize("harm", ["optim.schedule=step", "optim.lr=${nothing}", "data.short_side=[320,256]"])
-def test_the_key_that_contradicts_the_rest_is_named(tmp_path, harm):
+def test_the_override_that_contradicts_the_rest_is_the_one_that_is_named(tmp_path, harm, harmless):
     path = write(tmp_path, "name: run")
-    with pytest.raises(ConfigError, match=re.escape(f"{path}: {harm.partition('=')[0]}: ")):
-        load_config(path, [harm, "seed=3"])
+    for overrides in ([harm, *harmless], [*harmless, harm]):
+        with pytest.raises(ConfigError, match=re.escape(f"override {harm!r}: ")):
+            load_config(path, overrides)
+
+
+def test_a_file_that_contradicts_itself_is_named_before_its_overrides(tmp_path):
+    path = write(tmp_path, "name: run\nseed: -1")
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: seed: must be 0 or more")):
+        load_config(path, ["optim.nesterov=false"])
 
 
 def test_an_override_may_mend_what_another_contradicts(tmp_path):

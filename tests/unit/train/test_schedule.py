@@ -118,6 +118,13 @@ def test_epochs_that_leave_out_a_shape_are_refused(tmp_path: Path, cycles: int, 
             assert set(shapes) == set(long_shapes(4, 64))
 
 
+@pytest.mark.parametrize("kind", ["short", "both"])
+def test_the_short_cycle_is_refused_in_training_alone(tmp_path: Path, kind: str) -> None:
+    config = train_config(tmp_path, train={"multigrid": kind})  # so that an older network can still be tested
+    with pytest.raises(ConfigError, match=rf"train\.multigrid: '{kind}': the short cycle is not offered"):
+        Schedule(config, 1000)
+
+
 def test_differences_of_frames_need_two_frames_in_every_shape(tmp_path: Path) -> None:
     def plan(frames: int, multigrid: str) -> Schedule:
         data, train = {"frames": frames, "crop": 64, "short_side": [64, 72]}, {"multigrid": multigrid, "epochs": 30}

@@ -11,7 +11,7 @@ from gcvideo.errors import DamagedVideoError, VideoError
 from gcvideo.video import FrameStream, open_video
 from gcvideo.video import reader as reader_module
 from gcvideo.video.mp4_tables import read_tables
-from tests.boxes import WIDTH, filtered, read_number
+from tests.boxes import WIDTH, decode_in_order, filtered, read_number
 from tests.reading import COUNT, INSTALLED, WITH_TORCHCODEC, assert_right, x264
 from tests.videos import decode_all, moving_frames, remux, write_video
 from tests.zoo import STREAMS
@@ -277,6 +277,19 @@ def test_a_still_picture_is_no_recording_that_was_cut_short(folder):
     path = write_video(folder / "one.avif", moving_frames(1), codec="libsvtav1")
     with open_video(path) as reader:
         assert (len(reader), reader.backend) == (1, "pyav")
+
+
+def test_direct_blocks_by_an_old_x264(folder):
+    """Whose version note, in the first picture alone, libavcodec follows."""
+    path = STREAMS["h264_b2_gop12.mp4"].make(folder)
+    data = path.read_bytes()
+    at = data.index(b"x264 - core ") + 12
+    old = folder / "core_33.mp4"
+    old.write_bytes(data[:at] + b"033" + data[at + 3 :])
+    whole = decode_in_order(old)
+    with open_video(old) as reader:
+        assert "old x264" in reader.reason
+        assert (reader.frames([20])[0] == whole[20]).all()
 
 
 def test_a_display_matrix_of_45_degrees_is_refused(folder):
