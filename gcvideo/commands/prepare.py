@@ -31,6 +31,10 @@ def run(args: argparse.Namespace) -> int:
         results = {task.__name__: task for task in tasks}[args.subcommand](args)
     except PartDone as done:
         say(str(done))
+        if args.json:
+            part = Part.from_args(args)
+            results = {"part": part.number, "of": part.count, "videos": done.videos, "failed": done.failed}
+            write_json(part.file(args.json), results)
         return 0
     shown = [(name, value) for name, value in results.items() if not isinstance(value, (list, dict))]
     if shown:
@@ -59,8 +63,12 @@ def download(args: argparse.Namespace) -> dict[str, Any]:
     for split, count in files.items():
         out = args.out / f"{split}.parquet"
         if not out.exists():
-            places = {"annotation": args.out / f"annotations/{split}.csv", "root": args.out / split, "out": out}
-            index(argparse.Namespace(classes=None, workers=args.workers, part=None, **places))
+            places = {"annotation": args.out / f"annotations/{split}.csv", "root": args.out / split}
+            unknown = {*(load_records(**places).classes or ())} - {*load_classes(args.name)}
+            if unknown:
+                warn(f"{split}.csv: {min(unknown)!r} is no class of {args.name}; labels follow its own sorted names")
+            classes = None if unknown else args.name  # all of them in the published order, also those without videos
+            index(argparse.Namespace(out=out, classes=classes, workers=args.workers, part=None, **places))
         records, published = load_records(out), kinetics.EDITIONS[args.name]["videos"][split]
         counts = {"files": count, "published": published, "indexed": len(records), "missing": len(records.missing)}
         results[split] = {"index": str(out), **counts, "fingerprint": records.fingerprint}

@@ -140,8 +140,8 @@ def write_shards(
         ``fingerprint`` of the data set (see ``RecordTable.fingerprint``).
 
     Raises:
-        DataError: the annotation cannot be used, or a video is missing.
-        ConfigError: the folder holds other shards.
+        DataError: the annotation cannot be used, a video is missing, or the folder holds other shards.
+        ConfigError: the same, of this version.
     """
     folder = Path(folder).expanduser()
     records = load_records(annotation, root=root)
@@ -156,6 +156,9 @@ def write_shards(
     }
     journal = Journal(folder / JOURNAL, manifest)
     journal.require_own("set of videos, seed or size of shards")
+    earlier = folder / MANIFEST  # perhaps of a version without a journal
+    if earlier.exists() and not manifest.items() <= json.loads(earlier.read_text()).items():
+        raise DataError(f"{folder}: holds shards of other videos or settings; choose another folder")
 
     def write(name: str) -> Row:
         """Write a shard; returns the path of each video in it, by the key of its sample."""

@@ -22,6 +22,7 @@ class PartDone(Exception):
     """A part of a job has done its share of the videos; the whole job puts the parts together."""
 
     def __init__(self, part: Part, videos: int, failed: int) -> None:
+        self.videos, self.failed = videos, failed
         done = f"{part} is done ({videos:,} videos, {failed:,} failed)"
         super().__init__(f"{done}; when all are, run the command once without --part, in one process, to join them")
 

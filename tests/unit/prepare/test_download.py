@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from gcvideo.cli import main
-from gcvideo.data.annotations import load_records
+from gcvideo.data.annotations import load_classes, load_records
 from gcvideo.errors import ConfigError, DataError
 from gcvideo.prepare import download
 from gcvideo.prepare.download import BASE, download_kinetics, unpack
@@ -438,3 +438,14 @@ def test_a_killed_download_loses_nothing(server, tmp_path):
     assert "/400/train/part_0.tar.gz" not in [path for path, _ in server.bodies()]  # was complete before the kill
     assert "bytes=0-" not in [asked for path, asked in server.bodies() if path == cut]
     assert (tmp_path / "train/notes.txt").stat().st_size == 200_000
+
+
+@pytest.mark.slow
+def test_labels_are_in_published_order_unless_the_annotation_has_others(server, tmp_path, capsys):
+    command = ["prepare", "download", "kinetics400", "--splits", "val", "--base", server.base]
+    assert main([*command, str(tmp_path / "a")]) == 0
+    assert load_records(tmp_path / "a/val.parquet").classes == load_classes("kinetics400")
+    server.files["/400/annotations/val.csv"] = (HEADER + f'"juggling, badly",{IDS[0]},3,13,val\n').encode()
+    assert main([*command, str(tmp_path / "b")]) == 0
+    assert load_records(tmp_path / "b/val.parquet").classes == ("juggling, badly",)
+    assert "val.csv: 'juggling, badly' is no class of kinetics400" in capsys.readouterr().err

@@ -98,6 +98,16 @@ def test_a_set_is_not_mixed_with_another(videos, folder):
         write_shards(videos / "list.txt", folder, seed=1)
 
 
+def test_nor_with_one_of_a_version_that_kept_no_journal(videos, folder, tmp_path):
+    old = tmp_path / "old"
+    old.mkdir()
+    for path in folder.iterdir():
+        if path.name != JOURNAL:
+            (old / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(DataError, match="old: holds shards of other videos or settings"):
+        write_shards(videos / "list.txt", old, seed=1)
+
+
 def test_a_damaged_shard_is_written_again(videos, folder, tmp_path):
     size = (videos / "clip.mp4").stat().st_size
     for path in folder.iterdir():

@@ -447,8 +447,9 @@ def test_parts_put_together_are_one_run_and_each_video_is_decoded_once(place, cl
         with monkeypatch.context() as patch:
             for name, value in zip(names, (number, 3)):  # noqa: B905
                 patch.setenv(name, str(value))
-            assert main([*call, *out, *part]) == 0
+            assert main([*call, *out, *part, "--json", str(place / "p.json")]) == 0
         assert not (place / "parts" / "bad.jsonl").exists()
+    assert json.loads((place / "p.part-2-of-3.json").read_text()) == {"part": 2, "of": 3, "videos": 2, "failed": 0}
     assert sorted(log.read_text().split()) == [*(f"{i}.mp4" for i in range(1, 6)), "damaged.mp4"]
     assert main([*call, *out, "--json", str(place / "parts.json")]) == 1
     assert len(log.read_text().split()) == 6  # nothing was decoded again
