@@ -26,8 +26,11 @@ def files(tmp_path_factory):
     return folder, {name: STREAMS[name].make(folder).read_bytes() for name in SOURCES}
 
 
-def check(path, indices) -> None:
-    """Every frame that comes is that of a decode in order, or where lengths differ, one of its frames."""
+def check(path, indices, source) -> None:
+    """Every frame that comes is that of a decode in order, or where lengths differ, one of its or the source's frames.
+
+    libavformat takes a time scale above 2 ** 31 for a negative one, and ends after the first picture.
+    """
     try:
         with open_video(path) as reader:
             count, shape = len(reader), (reader.height, reader.width)
@@ -41,6 +44,8 @@ def check(path, indices) -> None:
         whole = decode_in_order(path)
     if not whole or whole[0].shape[:2] != shape:  # or where it is turned by the new matrix
         return
+    if len(whole) != count:
+        whole += decode_in_order(source)
     turned = [whole, [f[:, ::-1] for f in whole], [f[::-1] for f in whole], [f[::-1, ::-1] for f in whole]]
     for index, frame in zip(wanted, frames, strict=True):
         candidates = [view[index] for view in turned] if len(whole) == count else [f for view in turned for f in view]
@@ -64,4 +69,4 @@ def test_changed_tables_give_right_frames_or_an_error(data, files):
         content[at : at + 4] = value.to_bytes(4, "big")
     path = folder / "changed.mp4"
     path.write_bytes(content)
-    check(path, data.draw(st.lists(st.integers(0, 23), min_size=1, max_size=4)))
+    check(path, data.draw(st.lists(st.integers(0, 23), min_size=1, max_size=4)), folder / name)
