@@ -25,11 +25,12 @@ def _own_needs() -> dict[str, float]:
     """Of this process and its workers."""
     family = [Path("/proc/self"), *(Path(f"/proc/{child.pid}") for child in multiprocessing.active_children())]
     descriptors = [[*Path(process, "fd").iterdir()] for process in family]
-    batches = [file for file in descriptors[0] if file.is_symlink() and "memfd:batch" in str(file.readlink())]
+    batches = [file.stat() for file in descriptors[0] if file.is_symlink() and "memfd:batch" in str(file.readlink())]
+    sizes = {batch.st_ino: batch.st_size for batch in batches}  # a mapped file has two descriptors
     return {
         "workers": len(family) - 1,
         "memory, shared parts divided, GB": sum(map(_pss, family)) / 1e9,
-        "of it batches on their way, GB": sum(file.stat().st_size for file in batches) / 1e9,
+        "of it batches on their way, GB": sum(sizes.values()) / 1e9,
         "file descriptors of the main process": len(descriptors[0]),
         "file descriptors of all": sum(map(len, descriptors)),
     }
