@@ -280,7 +280,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 def versions() -> dict[str, str]:
     """Versions of what a result depends on, for checkpoints and reports."""
     found = {"gcvideo": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
-    for package in ("torchvision", "pytorchvideo", "numpy", "av", "decord", "torchcodec"):
+    for package in ("torchvision", "pytorchvideo", "numpy", "av", "decord"):
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     if torch.cuda.is_available():

@@ -6,15 +6,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from gcvideo.video import VideoReader, open_video, why_missing
+from gcvideo.video import VideoReader, open_video
 from tests.videos import decode_all, moving_frames, write_video
 
-NO_TORCHCODEC = why_missing("torchcodec")
-needs_torchcodec = pytest.mark.skipif(NO_TORCHCODEC is not None, reason=NO_TORCHCODEC or "")
-WITH_TORCHCODEC = pytest.param("torchcodec", marks=needs_torchcodec)
-INSTALLED = ("decord", "pyav") if NO_TORCHCODEC else ("decord", "pyav", "torchcodec")
+INSTALLED = ("decord", "pyav")
 COUNT = 45
 RNG = np.random.default_rng(0)
 X265 = "log-level=none:pools=none:frame-threads=1:scenecut=0:"

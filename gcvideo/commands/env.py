@@ -27,7 +27,6 @@ def run(args: argparse.Namespace) -> None:
         "gcvideo in": str(Path(__file__).parents[1]),
         "decoder pyav": f"FFmpeg {av.ffmpeg_version_info}",
         "decoder decord": why_missing("decord") or " ".join(name for name in decord if name.startswith("libavcodec")),
-        "decoder torchcodec": why_missing("torchcodec") or "FFmpeg of this machine",
         "device auto": runtime.gpu_problem() or runtime.pick_device().type,
         "cores of the machine": os.cpu_count() or 0,
         "cores for this process": distributed.cores(),

@@ -20,8 +20,6 @@ cut short, encrypted, without pictures, huge,         refused, with the reason
 turned by other angles than multiples of 90 degrees
 ====================================================  =======================================================
 
-torchcodec reads only where it is asked to, and of these files only those that decord may read.
-
 Frames are those that a decode of the whole file from its first picture gives, in the order in which the decoder
 outputs them. They are turned and mirrored as the display matrix says (by multiples of 90 degrees; other matrices are
 refused). They are not stretched to the pixel aspect ratio and not cut to the clean aperture: rows and columns are those
@@ -29,7 +27,7 @@ of the decoded picture, cropped as the codec says. A frame of another size than 
 
 Damage inside a picture is another matter. libavcodec hides it, by showing part of a neighbouring picture, and marks
 some of these pictures. PyAV tells of the mark, which is an error here, also where only another picture refers to the
-marked one; decord and torchcodec do not tell. ``gcvideo prepare verify`` finds such files.
+marked one; decord does not tell. ``gcvideo prepare verify`` finds such files.
 """
 
 from __future__ import annotations
@@ -53,9 +51,8 @@ from gcvideo.video.mp4_tables import Mp4Track, read_tables
 from gcvideo.video.pyav_decoder import MAX_PIXELS, DamageError, LibavVideo, decode_with_pyav
 from gcvideo.video.slice_headers import read_picture, why_not_in_order
 from gcvideo.video.tar_members import local_path
-from gcvideo.video.torchcodec_decoder import decode_with_torchcodec, why_no_torchcodec
 
-BACKENDS = ("auto", "decord", "pyav", "torchcodec")
+BACKENDS = ("auto", "decord", "pyav")
 # frames() gives at most so many bytes at a time.
 MAX_BYTES = 4 << 30
 
@@ -67,7 +64,7 @@ def open_video(path: str | Path, *, backend: str = "auto", frame_rate: float | N
         path: the file; a folder of frames (see ``gcvideo.video.frame_folder``); or a video in a tar shard (see
             ``gcvideo.video.tar_members``), which is read into memory.
         backend: ``auto`` takes decord where it reads the file rightly, else PyAV. ``decord`` refuses the files that
-            only PyAV reads rightly, and so does ``torchcodec``.
+            only PyAV reads rightly.
         frame_rate: frames per second of a folder of frames, which tells none; files tell their own.
 
     Raises:
@@ -126,7 +123,7 @@ class VideoReader(AbstractContextManager["VideoReader"]):
 
     @property
     def backend(self) -> str:
-        """Who decodes: ``decord``, ``pyav``, ``torchcodec`` or ``pillow``; ``memory`` where nobody needs to."""
+        """Who decodes: ``decord``, ``pyav`` or ``pillow``; ``memory`` where nobody needs to."""
         return self._source.backend
 
     def __len__(self) -> int:
@@ -257,7 +254,7 @@ class Mp4Video:
         self._counted = counted
 
 
-_DECODERS = {"decord": decode_with_decord, "pyav": decode_with_pyav, "torchcodec": decode_with_torchcodec}
+_DECODERS = {"decord": decode_with_decord, "pyav": decode_with_pyav}
 
 
 def _open_source(path: str, backend: str, fps: float | None) -> tuple[Mp4Video | LibavVideo | FrameFolder, str]:
@@ -281,9 +278,7 @@ def _open_source(path: str, backend: str, fps: float | None) -> tuple[Mp4Video |
 
 def why_missing(backend: str) -> str | None:
     """Why a backend cannot be used on this machine, and what to do; None where it can."""
-    if backend == "decord" and not has_decord():
-        return "decord is not installed; use backend pyav or auto"
-    return why_no_torchcodec() if backend == "torchcodec" else None
+    return "decord is not installed; use backend pyav or auto" if backend == "decord" and not has_decord() else None
 
 
 def _why_only_pyav(track: Mp4Track) -> str | None:
@@ -298,8 +293,7 @@ def _why_only_pyav(track: Mp4Track) -> str | None:
 
 
 def _one_line(error: Exception) -> str:
-    # PyAV's errors are OSErrors, whose text repeats the path; those of decord and torchcodec begin with a place in
-    # their source.
+    # PyAV's errors are OSErrors, whose text repeats the path; those of decord begin with a place in its source.
     text = str(getattr(error, "strerror", None) or error).partition("Check failed: ")
     lines = re.sub(r"^.*\.(cpp|h):\d+, ", "", (text[2] or text[0]).strip()).splitlines()
     return lines[0] if lines else type(error).__name__

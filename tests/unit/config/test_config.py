@@ -109,6 +109,10 @@ def test_kinds_fill_in_their_own_defaults(tmp_path, kind, expected):
         ("data: {val: val.txt}", "data.val: expected `key: value` lines, found 'val.txt'"),
         ("model: {context: {stages: [res3]}}", "model.context.stages: expected `key: value` lines"),
         ("model: {options: 3}", "model.options: expected `key: value` lines, found 3"),
+        (
+            "data: {backend: torchcodec}",
+            r"data.backend: .*'torchcodec', expected one of \['auto', 'decord', 'pyav'\]",
+        ),
         ("data: {short_side: [256, x]}", "data.short_side: .*'x'.* could not be converted to Integer"),
         ("name: x\nname: y", "duplicate key name"),
         ("name: a/b", "name: 'a/b' cannot name a run folder"),

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from gcvideo.video import open_video, why_missing
+from gcvideo.video import open_video
 from tests import fuzz
 from tests.videos import moving_frames, write_video
 
-NO_TORCHCODEC = why_missing("torchcodec")
-needs_torchcodec = pytest.mark.skipif(NO_TORCHCODEC is not None, reason=NO_TORCHCODEC or "")
 COUNT = int(os.environ.get("GCVIDEO_FUZZ", "100"))
 
 
@@ -25,7 +23,7 @@ def files(tmp_path_factory):
     return list(fuzz.damaged_files(tmp_path_factory.mktemp("fuzz"), COUNT, seed=0))
 
 
-@pytest.mark.parametrize("backend", ["auto", "pyav", pytest.param("torchcodec", marks=needs_torchcodec)])
+@pytest.mark.parametrize("backend", ["auto", "pyav"])
 def test_damaged_files(files, backend):
     results = fuzz.read_all([path for _, path in files], backend)
     assert len(results) == len(files)
@@ -56,10 +54,7 @@ def test_deaths_and_hangs_are_noticed(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "suffix"),
-    [
-        *(("decord", "mp4"), ("pyav", "mp4"), ("pyav", "mkv"), ("pyav", "avi")),
-        pytest.param("torchcodec", "mp4", marks=needs_torchcodec),
-    ],
+    [("decord", "mp4"), ("pyav", "mp4"), ("pyav", "mkv"), ("pyav", "avi")],
 )
 def test_memory_does_not_grow(backend, suffix, tmp_path):
     """Less than 20 MB for any number of files opened, without what the allocator keeps for itself."""

@@ -86,9 +86,6 @@ def test_files_cut_without_encoding(source, start, folder):
     cut = remux(path, folder / f"cut_{start}_{source}", start=start, end=1.6)
     assert_right(cut, "auto")
     assert_right(cut, "pyav")
-    if "torchcodec" in INSTALLED:
-        with contextlib.suppress(VideoError):
-            assert_right(cut, "torchcodec")
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])

@@ -12,7 +12,7 @@ from gcvideo.video import FrameStream, open_video
 from gcvideo.video import reader as reader_module
 from gcvideo.video.mp4_tables import read_tables
 from tests.boxes import WIDTH, decode_in_order, filtered, read_number
-from tests.reading import COUNT, INSTALLED, WITH_TORCHCODEC, assert_right, x264
+from tests.reading import COUNT, INSTALLED, assert_right, x264
 from tests.videos import decode_all, moving_frames, remux, write_video
 from tests.zoo import STREAMS
 
@@ -79,7 +79,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-@pytest.mark.parametrize("backend", ["auto", "decord", "pyav", WITH_TORCHCODEC])
+@pytest.mark.parametrize("backend", ["auto", "decord", "pyav"])
 def test_bad_files(name, backend, tmp_path):
     content, reason = BAD_FILES[name]
     (tmp_path / name).write_bytes(content)
@@ -205,7 +205,7 @@ def test_who_reads_it_and_why(name, folder):
         assert reader.backend == decoder
     with open_video(path, backend="pyav") as reader:
         assert reader.backend == "pyav"
-    if refusal and "decord" in INSTALLED:
+    if refusal:
         with pytest.raises(VideoError, match=rf"decord cannot be trusted with it \({refusal}"):
             open_video(path, backend="decord")
 
@@ -241,9 +241,8 @@ def test_colours_that_cannot_be_converted_are_refused_by_every_backend(suffix, f
     filtered("h264_metadata=matrix_coefficients=8")(source, path)
     with open_video(path) as reader, pytest.raises(VideoError, match="cannot be decoded"):
         reader.frames([0])
-    if "decord" in INSTALLED:
-        with pytest.raises(VideoError, match="decord cannot be trusted with it"):
-            open_video(path, backend="decord")
+    with pytest.raises(VideoError, match="decord cannot be trusted with it"):
+        open_video(path, backend="decord")
 
 
 def test_times_of_joined_recordings_rise_at_the_rate_of_the_file(folder):
