@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gcvideo.data.bad_videos import Failure
+from gcvideo.data.records import Failure
 from gcvideo.eval.predictions import Predictions, VideoScores
 
 

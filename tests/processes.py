@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 
 from gcvideo.cli import main
-from gcvideo.journal import Journal
+from gcvideo.files import Journal
 
 # What most of them import. The first process of a test run starts the parent, whichever test that is.
 PRELOAD = [

@@ -10,10 +10,9 @@ from gcvideo.analysis import networks
 from gcvideo.analysis.attention_stats import MEASURES, PAPER, PAPER_TABLES, block_statistics, summarize
 from gcvideo.benchmark import harness
 from gcvideo.console import percent
-from gcvideo.data.bad_videos import Failure
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import make_views
-from gcvideo.data.records import RecordTable
+from gcvideo.data.records import Failure, RecordTable
 from gcvideo.errors import ConfigError
 from gcvideo.eval.trained import TrainedNetwork
 from gcvideo.layers import TracedBlock, record_attention

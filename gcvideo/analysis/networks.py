@@ -9,10 +9,9 @@ import numpy as np
 
 from gcvideo import console
 from gcvideo.config import RunConfig, config_to_dict
-from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import VideoViews, ViewDataset
 from gcvideo.data.loader import Loader, eval_loader
-from gcvideo.data.records import RecordTable
+from gcvideo.data.records import Failure, RecordTable
 from gcvideo.errors import DataError
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.test_run import protocol, test_records

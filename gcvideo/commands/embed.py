@@ -9,7 +9,7 @@ from dataclasses import replace
 from gcvideo import distributed
 from gcvideo.arguments import chosen_views
 from gcvideo.console import printable, warn
-from gcvideo.data.bad_videos import Failure
+from gcvideo.data.records import Failure
 from gcvideo.errors import ConfigError
 from gcvideo.files import require_writable, write_json
 from gcvideo.parts import Part

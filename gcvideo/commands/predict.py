@@ -24,8 +24,7 @@ from gcvideo.arguments import chosen_views
 from gcvideo.console import printable
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, VideoError
-from gcvideo.files import hash_file, write_json
-from gcvideo.journal import Journal
+from gcvideo.files import Journal, hash_file, write_json
 from gcvideo.parts import Part
 from gcvideo.predict.ensemble import Ensemble
 from gcvideo.predict.inputs import find_videos

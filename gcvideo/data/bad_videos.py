@@ -5,25 +5,16 @@ import json
 import mmap
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from gcvideo import distributed
 from gcvideo.console import warn
-from gcvideo.data.records import RecordTable
+from gcvideo.data.records import Failure, RecordTable
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically
 
 ALWAYS, NEVER = 0, np.iinfo(np.int32).max
-
-
-class Failure(NamedTuple):
-    """A video that could not be read, and why."""
-
-    id: str
-    path: str
-    reason: str
 
 
 class Quarantine:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.augment import ClipAugment, build_clip_augment
-from gcvideo.data.bad_videos import Failure, Quarantine
+from gcvideo.data.bad_videos import Quarantine
 from gcvideo.data.crops import crop_and_resize, random_box, resize_short_side, view_boxes
-from gcvideo.data.records import RecordTable, VideoRecord, frames_between
+from gcvideo.data.records import Failure, RecordTable, VideoRecord, frames_between
 from gcvideo.data.sampling import Windows, random_clip, sample_rng, uniform_clips
 from gcvideo.data.worker_pool import Hold
 from gcvideo.errors import ConfigError, DamagedVideoError, DataError, VideoError

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +74,14 @@ class VideoRecord:
     def frame_range(self, times: np.ndarray) -> tuple[int, int]:
         """First frame of the segment, and the one after its last; see ``span``."""
         return frames_between(times - times[0], *self.span(times))
+
+
+class Failure(NamedTuple):
+    """A video that could not be read, and why."""
+
+    id: str
+    path: str
+    reason: str
 
 
 class RecordTable:

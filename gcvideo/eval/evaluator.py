@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from gcvideo import distributed
 from gcvideo.config import DataConfig, TestConfig
-from gcvideo.data.bad_videos import Failure
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import VideoViews, make_views
+from gcvideo.data.records import Failure
 from gcvideo.device import has_streams
 from gcvideo.eval.metrics import label_ranks, sigmoid, softmax
 from gcvideo.eval.predictions import Predictions, VideoScores

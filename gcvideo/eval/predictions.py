@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from gcvideo.data.bad_videos import Failure
+from gcvideo.data.records import Failure
 from gcvideo.errors import DataError
 from gcvideo.eval.metrics import label_ranks, score_classes
 from gcvideo.files import write_atomically

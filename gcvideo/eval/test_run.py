@@ -12,10 +12,9 @@ from torch import nn
 
 from gcvideo import console, distributed
 from gcvideo.config import RunConfig, TestConfig, config_to_dict
-from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import ViewDataset
 from gcvideo.data.loader import eval_loader
-from gcvideo.data.records import RecordTable
+from gcvideo.data.records import Failure, RecordTable
 from gcvideo.data.splits import load_split
 from gcvideo.device import describe, versions
 from gcvideo.errors import CheckpointError, DataError
@@ -23,8 +22,7 @@ from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.eval.scoring import details
 from gcvideo.eval.trained import TrainedNetwork
-from gcvideo.files import hash_file, write_json
-from gcvideo.journal import Journal
+from gcvideo.files import Journal, hash_file, write_json
 
 
 def run_test(

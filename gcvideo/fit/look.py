@@ -16,7 +16,7 @@ from gcvideo.data.annotations import load_classes, looks_like, videos_under
 from gcvideo.data.annotations.table import SUBSETS
 from gcvideo.data.records import VideoRecord
 from gcvideo.errors import DataError
-from gcvideo.journal import Row
+from gcvideo.files import Row
 from gcvideo.prepare import verify
 from gcvideo.prepare.duplicates import alike
 from gcvideo.prepare.index import LIMITS, describe_video

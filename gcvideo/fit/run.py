@@ -22,12 +22,11 @@ from gcvideo.errors import ConfigError
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.test_run import run_test
 from gcvideo.eval.trained import load_trained
-from gcvideo.files import write_json
+from gcvideo.files import Journal, Row, write_json
 from gcvideo.fit.look import Videos, look
 from gcvideo.fit.plan import Plan, plan_clips, plan_epochs, plan_rate, plan_training
 from gcvideo.fit.split import find_groups, folds, hold_out
 from gcvideo.fit.verdict import accuracy, judge
-from gcvideo.journal import Journal, Row
 from gcvideo.prepare.index import write_index
 from gcvideo.prepare.jobs import scan
 from gcvideo.prepare.transcode import LIMITS, Encoding, costs, encode_video

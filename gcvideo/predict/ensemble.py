@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from gcvideo.config import TestConfig
-from gcvideo.data.bad_videos import Failure
-from gcvideo.data.records import RecordTable
+from gcvideo.data.records import Failure, RecordTable
 from gcvideo.errors import ConfigError
 from gcvideo.predict.inputs import rereadable
 from gcvideo.predict.predictor import Predictor

@@ -16,10 +16,9 @@ from torch import Tensor
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.annotations import load_records, videos_under
 from gcvideo.data.annotations.table import SHARD_FILES, Readings
-from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import VideoViews, ViewDataset, Windows, cut_views
 from gcvideo.data.loader import Loader, eval_loader
-from gcvideo.data.records import RecordTable, VideoRecord
+from gcvideo.data.records import Failure, RecordTable, VideoRecord
 from gcvideo.errors import VideoError
 from gcvideo.video import FrameStream, StreamFrame, open_video
 from gcvideo.video.frame_folder import FrameArray, is_frame_folder

@@ -14,10 +14,8 @@ import numpy as np
 
 from gcvideo.config import TestConfig
 from gcvideo.console import Progress
-from gcvideo.data.bad_videos import Failure
-from gcvideo.data.records import RecordTable
-from gcvideo.files import replacing
-from gcvideo.journal import Journal
+from gcvideo.data.records import Failure, RecordTable
+from gcvideo.files import Journal, replacing
 from gcvideo.predict.predictor import Predictor
 from gcvideo.predict.timeline import Timeline
 

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from gcvideo.config import RunConfig, TestConfig
-from gcvideo.data.dataset import Failure
-from gcvideo.data.records import RecordTable
+from gcvideo.data.records import Failure, RecordTable
 from gcvideo.errors import CheckpointError, ConfigError, VideoError
 from gcvideo.eval.evaluator import ensemble_views, view_outputs
 from gcvideo.eval.metrics import DEFAULT_THRESHOLD, sigmoid, softmax

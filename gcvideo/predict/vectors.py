@@ -23,11 +23,9 @@ import pyarrow.parquet as pq
 from gcvideo.config import TestConfig
 from gcvideo.console import Progress
 from gcvideo.data.annotations.folders import VIDEO_SUFFIXES
-from gcvideo.data.bad_videos import Failure
-from gcvideo.data.records import RecordTable
+from gcvideo.data.records import Failure, RecordTable
 from gcvideo.errors import DataError
-from gcvideo.files import replacing, write_atomically
-from gcvideo.journal import Journal, Row
+from gcvideo.files import Journal, Row, replacing, write_atomically
 from gcvideo.parts import Part
 from gcvideo.predict.embedding import Embedding, Recipe
 from gcvideo.predict.predictor import Predictor

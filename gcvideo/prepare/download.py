@@ -25,8 +25,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from gcvideo.errors import DataError
-from gcvideo.files import write_atomically
-from gcvideo.journal import Journal
+from gcvideo.files import Journal, write_atomically
 from gcvideo.prepare.jobs import scan
 from gcvideo.video.stream import without_credentials
 

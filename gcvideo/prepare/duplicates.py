@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gcvideo.journal import Row
+from gcvideo.files import Row
 
 FRAMES, ROWS, STEPS = 8, 8, 8
 SAME, SAME_MOTION = 0.9, 0.7

@@ -26,8 +26,7 @@ import yaml
 from gcvideo.data.annotations import load_records
 from gcvideo.data.records import RecordTable, VideoRecord
 from gcvideo.errors import DataError
-from gcvideo.files import hash_file, replacing, write_json
-from gcvideo.journal import Journal, Row
+from gcvideo.files import Journal, Row, hash_file, replacing, write_json
 from gcvideo.parts import WHOLE, Part
 from gcvideo.prepare.jobs import reason_of, scan, stamp_of
 from gcvideo.video import open_video

@@ -8,7 +8,7 @@ from gcvideo import distributed
 from gcvideo.console import Progress
 from gcvideo.data.worker_pool import Hold, WorkerPool
 from gcvideo.errors import DataError, GcvideoError, VideoError
-from gcvideo.journal import Journal, Row
+from gcvideo.files import Journal, Row
 from gcvideo.parts import WHOLE, Part
 from gcvideo.video.frame_folder import list_files
 from gcvideo.video.pyav_decoder import DecodeError

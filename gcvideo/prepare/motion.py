@@ -21,8 +21,7 @@ from gcvideo.data.dataset import ClipBatch, ClipDataset
 from gcvideo.data.records import RecordTable
 from gcvideo.data.sampling import sample_rng
 from gcvideo.data.worker_pool import Hold
-from gcvideo.files import replacing
-from gcvideo.journal import Journal
+from gcvideo.files import Journal, replacing
 from gcvideo.prepare.bodies import ACTIONS, TABLE, Body, Motion, courses, value
 from gcvideo.prepare.synthetic import write_drawn
 from gcvideo.prepare.textures import Surface, textures

@@ -33,8 +33,7 @@ import numpy as np
 import yaml
 
 from gcvideo.errors import DataError
-from gcvideo.files import write_atomically
-from gcvideo.journal import Journal, Row
+from gcvideo.files import Journal, Row, write_atomically
 from gcvideo.prepare.jobs import scan
 from gcvideo.prepare.transcode import encode_frames
 

@@ -16,8 +16,7 @@ import yaml
 
 from gcvideo.data.annotations import load_records, videos_under
 from gcvideo.errors import DataError, VideoError
-from gcvideo.files import replacing, write_atomically
-from gcvideo.journal import Journal, Row
+from gcvideo.files import Journal, Row, replacing, write_atomically
 from gcvideo.parts import WHOLE, Part
 from gcvideo.prepare.jobs import run_jobs, scan
 from gcvideo.video import open_video

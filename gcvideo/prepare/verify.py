@@ -14,8 +14,7 @@ from gcvideo.data.annotations import load_records, looks_like
 from gcvideo.data.annotations.table import EVERY_SUBSET, Readings
 from gcvideo.data.records import VideoRecord
 from gcvideo.errors import DamagedVideoError, VideoError
-from gcvideo.files import hash_file, write_atomically
-from gcvideo.journal import Journal, Row
+from gcvideo.files import Journal, Row, hash_file, write_atomically
 from gcvideo.parts import WHOLE, Part
 from gcvideo.prepare.duplicates import FRAMES, alike, picture_hash
 from gcvideo.prepare.jobs import reason_of, scan

@@ -10,8 +10,7 @@ from gcvideo import device as runtime
 from gcvideo import distributed
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict, flatten
 from gcvideo.console import say, warn
-from gcvideo.data.bad_videos import Failure
-from gcvideo.data.records import RecordTable
+from gcvideo.data.records import Failure, RecordTable
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.train.schedule import Position, Schedule
 from gcvideo.train.step import TrainStep

@@ -11,7 +11,7 @@ import pytest
 from gcvideo.benchmark import compare
 from gcvideo.cli import main
 from gcvideo.config import load_config, save_config
-from gcvideo.data.bad_videos import Failure
+from gcvideo.data.records import Failure
 from gcvideo.eval.predictions import Predictions, VideoScores
 
 TINY = ["model.depth=18", "model.width=4", "model.num_classes=4", "--frames", "2", "--size", "64", "--rounds", "2"]

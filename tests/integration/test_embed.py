@@ -23,7 +23,7 @@ from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import ViewDataset, make_views
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import CheckpointError, ConfigError, DataError, VideoError
-from gcvideo.journal import Journal
+from gcvideo.files import Journal
 from gcvideo.predict import inputs
 from gcvideo.predict.embedding import make_recipe
 from gcvideo.predict.predictor import Predictor

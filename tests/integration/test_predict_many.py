@@ -12,7 +12,7 @@ import pytest
 
 from gcvideo.cli import main
 from gcvideo.errors import DataError
-from gcvideo.journal import Journal
+from gcvideo.files import Journal
 from gcvideo.predict.inputs import find_videos
 from tests.processes import gcvideo as command_of_rank
 from tests.processes import killed_after_rows, start_ranks, wait

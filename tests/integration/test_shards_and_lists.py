@@ -12,7 +12,7 @@ from gcvideo.cli import main
 from gcvideo.config import RunConfig, save_config
 from gcvideo.eval import test_run as testing
 from gcvideo.eval.predictions import Predictions
-from gcvideo.journal import Journal
+from gcvideo.files import Journal
 from tests.tiny import tiny_checkpoint
 from tests.training import last_state, make_videos, same_tensors, train_config
 

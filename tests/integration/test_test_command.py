@@ -22,8 +22,7 @@ from gcvideo.config import config_from_dict
 from gcvideo.data.records import RecordTable
 from gcvideo.eval import test_run as testing
 from gcvideo.eval.predictions import Predictions, VideoScores
-from gcvideo.files import hash_file
-from gcvideo.journal import Journal
+from gcvideo.files import Journal, hash_file
 from gcvideo.train.checkpoint import load_checkpoint, save_checkpoint
 from tests.processes import gcvideo, start_ranks, wait, wait_for
 from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos

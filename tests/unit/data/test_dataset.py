@@ -12,10 +12,10 @@ import torch
 
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data import dataset as dataset_module
-from gcvideo.data.bad_videos import Failure, Quarantine
+from gcvideo.data.bad_videos import Quarantine
 from gcvideo.data.crops import crop_and_resize, crop_boxes, random_short_side_box, resize_short_side
 from gcvideo.data.dataset import ClipDataset, ViewDataset, make_views
-from gcvideo.data.records import RecordTable
+from gcvideo.data.records import Failure, RecordTable
 from gcvideo.data.sampling import random_clip, sample_rng, uniform_clips
 from gcvideo.errors import ConfigError, DamagedVideoError, DataError, VideoError
 from gcvideo.video import open_video

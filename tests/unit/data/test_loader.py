@@ -21,10 +21,9 @@ import torch
 
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data import dataset as dataset_module
-from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import ClipBatch, ClipDataset, ViewDataset, make_views
 from gcvideo.data.loader import epoch_order, eval_loader, train_loader
-from gcvideo.data.records import RecordTable
+from gcvideo.data.records import Failure, RecordTable
 from gcvideo.data.worker_pool import WorkerPool
 from gcvideo.errors import DataError, VideoError
 from tests.processes import run_apart, wait

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from gcvideo.config import DataConfig, TestConfig
-from gcvideo.data.bad_videos import Failure
 from gcvideo.data.dataset import VideoViews
+from gcvideo.data.records import Failure
 from gcvideo.errors import DataError
 from gcvideo.eval.evaluator import evaluate, view_batches, view_outputs, views_per_batch
 from gcvideo.eval.metrics import label_ranks
 from gcvideo.eval.predictions import Predictions, VideoScores
-from gcvideo.journal import Journal
+from gcvideo.files import Journal
 
 CLASSES = 7
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

@@ -11,7 +11,7 @@ import pytest
 
 from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
-from gcvideo.journal import Journal
+from gcvideo.files import Journal
 from gcvideo.parts import Part
 from gcvideo.prepare.index import make_index
 from gcvideo.prepare.jobs import PartDone, scan

@@ -20,7 +20,7 @@ from gcvideo.data.annotations import load_records
 from gcvideo.data.bad_videos import Quarantine
 from gcvideo.data.splits import load_split
 from gcvideo.errors import DataError
-from gcvideo.journal import Journal
+from gcvideo.files import Journal
 from gcvideo.parts import Part
 from gcvideo.prepare import verify as verifying
 from gcvideo.prepare.jobs import PartDone, stamp_of

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcvideo.data.bad_videos import Failure
+from gcvideo.data.records import Failure
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.predict.labels import timeline_row
 from gcvideo.predict.predictor import load
