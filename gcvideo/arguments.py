@@ -9,10 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gcvideo.errors import ConfigError
-from gcvideo.files import require_writable
+from gcvideo.files import read_yaml, require_writable
 
 TEXT_OPTIONS = ("json", "json_lines", "html", "csv", "markdown")  # files that are written after all the work
 FILE_OPTIONS = (*TEXT_OPTIONS, "save")
@@ -25,8 +23,7 @@ TYPES = {"int": int, "float": float, "path": Path, "list": lambda text: text.spl
 @functools.cache
 def read_options() -> dict[str, dict[str, Any]]:
     """The options of commands, as ``commands/options.yaml`` has them."""
-    text = (Path(__file__).parent / "commands" / "options.yaml").read_text(encoding="utf-8")
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return dict(read_yaml(__file__, "commands/options.yaml"))
 
 
 def add_options(parser: argparse.ArgumentParser, section: str) -> None:

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from gcvideo.errors import ConfigError
 
 Row = dict[str, Any]  # JSON values
@@ -52,6 +54,12 @@ def write_json(path: str | Path, value: Any) -> None:
     text = json.dumps(_finite(value), indent=2, allow_nan=False)
     text = NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text)  # a row of a matrix on one line
     write_atomically(path, (text + "\n").encode())
+
+
+def read_yaml(module: str, name: str) -> Any:
+    """The content of a YAML file of the package, by its place beside a module, whose ``__file__`` is given."""
+    text = (Path(module).parent / name).read_text(encoding="utf-8")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def hash_file(*paths: str | Path) -> str:

@@ -19,15 +19,14 @@ The mean cosine over all pairs needs no pair: it is |sum_i u_i|^2 / N^2, with u_
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 
 from gcvideo.device import to_float64
+from gcvideo.files import read_yaml
 from gcvideo.layers import BlockTrace, NonLocalBlock
 from gcvideo.layers.context import AttentionPool
 
@@ -36,7 +35,7 @@ MOST_PAIRS = 20_000  # of maps that are compared for the divergence
 SOFTMAX_KINDS = ("gaussian", "embedded_gaussian")
 
 # Table -> its rows, of the GCNet paper from memory; the file says more.
-PAPER_TABLES: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text("utf-8"))
+PAPER_TABLES: dict[str, Any] = read_yaml(__file__, "paper.yaml")
 PAPER: dict[str, dict[str, float | None]] = PAPER_TABLES["attention"]
 
 _ELEMENTS = 1 << 22  # numbers that are held in float64 at a time while pairs of maps are compared

@@ -10,20 +10,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from gcvideo import console
+from gcvideo.files import read_yaml
 
 Contender = Callable[[], object]
 CPU = torch.device("cpu")
 # Benchmark -> name of a ratio -> (over, under).
-RATIOS = yaml.safe_load(Path(__file__).with_name("ratios.yaml").read_text(encoding="utf-8"))
+RATIOS = read_yaml(__file__, "ratios.yaml")
 
 
 @dataclass(frozen=True)

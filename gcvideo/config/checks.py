@@ -3,14 +3,12 @@
 import difflib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gcvideo.errors import ConfigError
+from gcvideo.files import read_yaml
 
-_RANGES = yaml.safe_load(Path(__file__).with_name("ranges.yaml").read_text(encoding="utf-8"))
+_RANGES = read_yaml(__file__, "ranges.yaml")
 _LIES: dict[str, Callable[[float], bool]] = {
     "above 0": lambda number: number > 0,
     "0 or more": lambda number: number >= 0,

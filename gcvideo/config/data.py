@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 from gcvideo import distributed
 from gcvideo.config.checks import check_ranges
 from gcvideo.errors import ConfigError
+from gcvideo.files import read_yaml
 
 # Values of ``data.augment`` by the name of the preset.
-AUGMENT_PRESETS: dict[str, dict[str, Any]] = yaml.safe_load(
-    Path(__file__).with_name("augment.yaml").read_text(encoding="utf-8")
-)
+AUGMENT_PRESETS: dict[str, dict[str, Any]] = read_yaml(__file__, "augment.yaml")
 
 
 @dataclass(kw_only=True)

@@ -4,17 +4,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from gcvideo.data.annotations.table import SUBSETS
+from gcvideo.files import read_yaml
 
 ENOUGH = 5  # groups, of which a fifth can be held out: coarser parts of names with fewer groups are taken last
 MOST_ALIKE = 0.8  # of the videos of a class are called alike where their names shall show sources
-_RULES = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text(encoding="utf-8"))
+_RULES = read_yaml(__file__, "names.yaml")
 GENERIC = re.compile(_RULES["generic"], re.VERBOSE)
 SOURCES = {what: re.compile(pattern, re.VERBOSE) for what, pattern in _RULES["sources"].items()}
 

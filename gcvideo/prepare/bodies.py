@@ -1,14 +1,14 @@
 """Jointed bodies of procedural motion: how a body moves in each action of ``motions.yaml``, and its picture."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-TABLE: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("motions.yaml").read_text("utf-8"))
+from gcvideo.files import read_yaml
+
+TABLE: dict[str, Any] = read_yaml(__file__, "motions.yaml")
 ACTIONS: dict[str, dict[str, Any]] = TABLE["bodies"]
 
 # A motion in the plane is (z, b), complex (T,): a point p goes to z p + b, in widths of the frame, y downwards.

@@ -20,17 +20,16 @@ from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
-import yaml
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from gcvideo.errors import DataError
-from gcvideo.files import Journal, write_atomically
+from gcvideo.files import Journal, read_yaml, write_atomically
 from gcvideo.prepare.jobs import scan
 from gcvideo.video.stream import without_credentials
 
 BASE = "https://s3.amazonaws.com/kinetics"
-EDITIONS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("kinetics.yaml").read_text("utf-8"))
+EDITIONS: dict[str, dict[str, Any]] = read_yaml(__file__, "kinetics.yaml")
 REPLACEMENTS = "replacement_for_corrupted_k400.tgz"
 TIMEOUT = 60  # seconds without a byte
 TRIES, FIRST_WAIT = 6, 1.0  # further tries of a request, and the seconds before them, which double

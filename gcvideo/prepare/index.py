@@ -21,19 +21,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from gcvideo.data.annotations import load_records
 from gcvideo.data.records import RecordTable, VideoRecord
 from gcvideo.errors import DataError
-from gcvideo.files import Journal, Row, hash_file, replacing, write_json
+from gcvideo.files import Journal, Row, hash_file, read_yaml, replacing, write_json
 from gcvideo.parts import WHOLE, Part
 from gcvideo.prepare.jobs import reason_of, scan, stamp_of
 from gcvideo.video import open_video
 from gcvideo.video.frame_folder import is_frame_folder, list_files
 from gcvideo.video.tar_members import INDEX, JOURNAL, MANIFEST, Member, local_path
 
-COLUMNS: dict[str, str] = yaml.safe_load(Path(__file__).with_name("index.yaml").read_text(encoding="utf-8"))
+COLUMNS: dict[str, str] = read_yaml(__file__, "index.yaml")
 SCHEMA = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
 LIMITS: dict[str, Any] = {"seconds": 120, "memory": 4 << 30}
 

@@ -30,14 +30,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from gcvideo.errors import DataError
-from gcvideo.files import Journal, Row, write_atomically
+from gcvideo.files import Journal, Row, read_yaml, write_atomically
 from gcvideo.prepare.jobs import scan
 from gcvideo.prepare.transcode import encode_frames
 
-CLASSES: tuple[str, ...] = tuple(yaml.safe_load(Path(__file__).with_name("synthetic.yaml").read_text("utf-8")))
+CLASSES: tuple[str, ...] = tuple(read_yaml(__file__, "synthetic.yaml"))
 WIDTH, HEIGHT = 72, 60  # pixels
 FRAMES, FPS = 48, 20
 SECONDS = math.ceil(FRAMES / FPS)

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
-import yaml
 
 from gcvideo.data.annotations import load_records, videos_under
 from gcvideo.errors import DataError, VideoError
-from gcvideo.files import Journal, Row, replacing, write_atomically
+from gcvideo.files import Journal, Row, read_yaml, replacing, write_atomically
 from gcvideo.parts import WHOLE, Part
 from gcvideo.prepare.jobs import run_jobs, scan
 from gcvideo.video import open_video
@@ -24,7 +23,7 @@ from gcvideo.video.mp4_tables import PREPARED
 from gcvideo.video.pyav_decoder import orientation_of
 
 # Name -> options of libx264.
-PRESETS: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_name("presets.yaml").read_text("utf-8"))
+PRESETS: dict[str, dict[str, str]] = read_yaml(__file__, "presets.yaml")
 CRF = "23"  # libx264's default quality
 JOURNAL = "transcode.jsonl"
 LIMITS: dict[str, Any] = {"seconds": 3600, "memory": 8 << 30}

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
-import yaml
 
 from gcvideo.data.annotations import load_records, looks_like
 from gcvideo.data.annotations.table import EVERY_SUBSET, Readings
 from gcvideo.data.records import VideoRecord
 from gcvideo.errors import DamagedVideoError, VideoError
-from gcvideo.files import Journal, Row, hash_file, write_atomically
+from gcvideo.files import Journal, Row, hash_file, read_yaml, write_atomically
 from gcvideo.parts import WHOLE, Part
 from gcvideo.prepare.duplicates import FRAMES, alike, picture_hash
 from gcvideo.prepare.jobs import reason_of, scan
@@ -23,7 +22,7 @@ from gcvideo.video.frame_folder import check_frames, list_files
 from gcvideo.video.tar_members import local_path
 
 # Kind of finding -> what it means; the file says more.
-KINDS: dict[str, str] = yaml.safe_load(Path(__file__).with_name("verify.yaml").read_text(encoding="utf-8"))
+KINDS: dict[str, str] = read_yaml(__file__, "verify.yaml")
 SOUND = ("pyav", "repeated")
 ONLY_REPORTED = (*SOUND, "alike")
 SUBSETS = ("train", "val", "test")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from matplotlib.figure import Figure
 
 from gcvideo.config import config_to_dict, load_config
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.scoring import Scoring, details, score, summary
+from gcvideo.files import read_yaml
 from gcvideo.predict.predictor import Predictor
 from gcvideo.report.maps import Explanation, Place, explain_video, map_stems, save_maps
 from gcvideo.report.page import write_page
@@ -29,7 +29,7 @@ MOST_POINTS = 200  # of a curve; more are averaged
 MOST_MAPS = 20  # videos with attention maps: each adds some 100 kB to the page, and two passes through the network
 
 # Title -> "y", "factor" and "curves"; the file says more.
-CURVES = yaml.safe_load(Path(__file__).with_name("curves.yaml").read_text(encoding="utf-8"))
+CURVES = read_yaml(__file__, "curves.yaml")
 
 
 def write_test_report(path: str | Path, results: dict[str, Any], predictions: Predictions) -> None:

@@ -14,13 +14,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
+from gcvideo.files import read_yaml
 
 _ESCAPED_FIELD = re.compile(r"\\\{(\w+)\\\}")
-TABLES = yaml.safe_load(Path(__file__).with_name("formats.yaml").read_text(encoding="utf-8"))
+TABLES = read_yaml(__file__, "formats.yaml")
 WORDS = {field: {word: word for word in words} for field, words in TABLES["words"].items()}
 
 
