@@ -5,6 +5,7 @@ import ctypes
 import os
 import platform
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from glob import glob
 from importlib import metadata
@@ -59,6 +60,14 @@ def pick_device(setting: str = "auto") -> torch.device:
 def has_streams(device: torch.device) -> bool:
     """Whether copies from page-locked memory run beside the work of a device, each in a stream of its own."""
     return device.type == "cuda"
+
+
+def start_copy_to_host(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Copy a tensor as it is now; a call of the result waits for the device as far as that copy, and gives it."""
+    streams = has_streams(tensor.device)
+    copy = torch.empty_like(tensor, device="cpu", pin_memory=streams).copy_(tensor, non_blocking=streams)
+    wait = torch.accelerator.current_stream(tensor.device).record_event().synchronize if streams else None
+    return lambda: copy if wait is None else (wait(), copy)[1]
 
 
 def page_lock(memory: np.ndarray) -> None:

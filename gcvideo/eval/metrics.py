@@ -1,5 +1,7 @@
 """Metrics: ranks, confusions, calibration and average precision; loss and accuracy of a training while it runs."""
 
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gcvideo import distributed
+from gcvideo.device import start_copy_to_host
 
 DEFAULT_THRESHOLD = 0.5
 NO_STEP = 2**63 - 1
@@ -109,8 +112,8 @@ def score_classes(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np
 class TrainMeter:
     """Loss and accuracy of the steps since the last reading, kept on the device.
 
-    ``add`` never makes the host wait for the device; ``read`` does, once. So a loop that reads every N steps lets the
-    host run ahead for N steps. A loss that is not finite is remembered with its step, however late it is read.
+    Counting never makes the host wait for the device; reading does, and ``read_later`` for what is long done. A loss
+    that is not finite is remembered with its step, however late it is read.
 
     Args:
         device: where losses and logits are.
@@ -121,6 +124,7 @@ class TrainMeter:
         self._sums = torch.zeros(6, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
         self._no_step = torch.tensor(NO_STEP, device=device)
         self._first_bad = self._no_step.clone()
+        self._waiting = deque[tuple[Callable[[], Tensor], Callable[[dict[str, float]], object]]]()
 
     @torch.no_grad()
     def add(self, step: int | Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -143,18 +147,31 @@ class TrainMeter:
         """The first step with a loss of this process that is not finite, else ``NO_STEP``. Waits for the device."""
         return int(self._first_bad)
 
-    def read(self) -> dict[str, float]:
-        """Means since the last reading, over all processes: ``loss``, ``top1`` (a fraction), ``grad_norm`` if any; and
-        the numbers of ``steps`` and of ``clips`` in them.
+    def read_later(self, use: Callable[[dict[str, float]], object], *, leave: int = 0) -> None:
+        """End the present count and begin the next; ``use`` is called with the means of the one that ended.
 
-        Every process must call it. Waits for the device.
+        These are, over all processes, ``loss``, ``top1`` (a fraction), ``grad_norm`` if any; and the numbers of
+        ``steps`` and of ``clips`` in them. Every process must call it.
+
+        Args:
+            use: called now, or where more counts are waiting than may be left.
+            leave: counts that may wait for a later call, so that the host need not wait for the device now.
         """
-        loss, right, clips, norm, micro_batches, steps = distributed.all_reduce(self._sums).tolist()
+        self._waiting.append((start_copy_to_host(distributed.all_reduce(self._sums)), use))
         self._sums.zero_()
-        return {
-            "loss": loss / max(micro_batches, 1),
-            "top1": right / max(clips, 1),
-            **({"grad_norm": norm / steps} if norm else {}),
-            "steps": steps / distributed.world_size(),
-            "clips": clips,
-        }
+        self.finish(leave=leave)
+
+    def finish(self, *, leave: int = 0) -> None:
+        """Use all waiting counts, or all but the newest ``leave``. Waits for the device."""
+        while len(self._waiting) > leave:
+            copied, use = self._waiting.popleft()
+            loss, right, clips, norm, micro_batches, steps = copied().tolist()
+            means = {"loss": loss / max(micro_batches, 1), "top1": right / max(clips, 1)}
+            norms = {"grad_norm": norm / steps} if norm else {}
+            use({**means, **norms, "steps": steps / distributed.world_size(), "clips": clips})
+
+    def read(self) -> dict[str, float]:
+        """The means of ``read_later`` now. Waits for the device."""
+        found: list[dict[str, float]] = []
+        self.read_later(found.append)
+        return found[0]

@@ -82,6 +82,16 @@ class MetricsLogger:
         if self._wandb is not None:
             self._wandb.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
+    def write_steps(
+        self, means: dict[str, float], data: float, compute: float, *, step: int, **at: float
+    ) -> dict[str, float]:
+        """Append a line on steps and return it, of the means of their ``TrainMeter`` and their seconds together."""
+        steps, clips = means.pop("steps"), means.pop("clips")
+        speed = {"clips_per_second": clips / (data + compute)}
+        row = {**means, **speed, "data_seconds": data / steps, "compute_seconds": compute / steps}
+        self.write("train", step=step, **at, **row)
+        return row
+
     def close(self) -> None:
         """Write everything to the disk."""
         if self._file is not None:

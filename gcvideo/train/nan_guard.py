@@ -1,5 +1,6 @@
 """Non-finite losses, weights and scores: the training stops and names the videos of the batch."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,17 @@ class NonFiniteGuard:
         if distributed.agree(int(not finite)):
             raise TrainingError(f"the weights are not finite after {step} steps. {ADVICE}")
 
-    def check_losses(self) -> None:
+    def check_losses(self, mean: float = math.nan) -> None:
         """Check the losses since the last check. Every process must call it. Waits for the device.
+
+        Args:
+            mean: over all processes, if it is known: where it is finite, there is nothing to look for.
 
         Raises:
             TrainingError: on every process, if any of them had a loss that is not finite.
         """
+        if math.isfinite(mean):
+            return
         bad = self.meter.first_bad_step()
         first = -distributed.agree(-bad)  # of any process
         if first == NO_STEP:

@@ -106,7 +106,6 @@ class Trainer:
             Stopped: a signal came; a checkpoint has been saved.
             GcvideoError: config, data or checkpoint cannot be used, or the training has become non-finite.
         """
-        config = self.config
         with StopSignals() as stop, contextlib.ExitStack() as stack:
             stack.callback(self.folder.leave)
             stack.callback(self.checkpoints.wait)
@@ -118,7 +117,7 @@ class Trainer:
                 if resume and (checkpoint := self.checkpoints.load_latest()):
                     state.load_state_dict(checkpoint)
                 distributed.on_main(lambda: self.folder.claim(overwrite=overwrite))
-                first_step, wandb = state.position.step, config.train.wandb
+                first_step, wandb = state.position.step, self.config.train.wandb
                 logger = MetricsLogger(self.folder.path, step=first_step, epoch=state.resumed_at, wandb=wandb)
                 with contextlib.closing(logger):
                     log.announce(state, parts.train_set, parts.val_set)
@@ -220,26 +219,24 @@ class Trainer:
             self._save(parts, best=improved)
 
     def _log(self, parts: Parts, batches: Prefetcher, logger: MetricsLogger, progress: Progress, lr: float) -> None:
-        """Log the means of the last steps: the only place in an epoch where the host waits for the device."""
-        state, means = parts.state, parts.step.meter.read()
-        parts.guard.check_losses()
-        steps, clips = means.pop("steps"), means.pop("clips")
-        data, compute = (seconds / steps for seconds in state.clock.lap(batches.reset()))
-        if state.clock.laps == 2:  # the first one warms up
-            reading = log.reading_seconds(self.config, self.pool, waited=data)
-            say(log.bounds(clips / steps, reading, compute, data=self.config.data))
-        progress.advance(0, loss=means["loss"], lr=lr, data=f"{1000 * data:.0f} ms", compute=f"{1000 * compute:.0f} ms")
-        logger.write(
-            "train",
-            step=state.position.step,
-            epoch=parts.schedule.time(state.position),
-            lr=lr,
-            **means,
-            clips_per_second=clips / steps / (data + compute),
-            data_seconds=data,
-            compute_seconds=compute,
-            seconds=state.clock.seconds,
-        )
+        """Log the means of the last steps; on a GPU one log late, so that the host need not wait for the device."""
+        clock, position, schedule = parts.state.clock, parts.state.position, parts.schedule
+        clips = self.config.train.batch_size * schedule.shapes[position.epoch].batch
+        data, compute = clock.lap(batches.reset())
+        step, laps = position.step, clock.laps
+        at = {"epoch": schedule.time(position), "lr": lr, "seconds": clock.seconds}
+
+        def write(means: dict[str, float]) -> None:
+            parts.guard.check_losses(means["loss"])
+            row = logger.write_steps(means, data, compute, step=step, **at)
+            if laps == 2:  # the first one warms up
+                reading = log.reading_seconds(self.config, self.pool, waited=row["data_seconds"])
+                say(log.bounds(clips, reading, row["compute_seconds"], data=self.config.data))
+            times = {name: f"{1000 * row[f'{name}_seconds']:.0f} ms" for name in ("data", "compute")}
+            progress.advance(0, loss=row["loss"], lr=lr, **times)
+
+        late = runtime.has_streams(self.device) and position.epoch_step < schedule.steps(position.epoch)
+        parts.step.meter.read_later(write, leave=int(late))
 
     def _validate(self, parts: Parts, val_set: ViewDataset, stop: StopSignals, logger: MetricsLogger) -> bool:
         """Compute clip and video accuracy on the validation videos; returns whether it is the best so far."""
@@ -280,6 +277,7 @@ class Trainer:
 
     def _save(self, parts: Parts, *, best: bool = False) -> None:
         """Write a checkpoint, after checking that losses and weights are finite. Every process must call it."""
+        parts.step.meter.finish()  # a run that resumes from here does not repeat the steps of a log
         parts.train_set.quarantine.share()
         parts.guard.check_losses()
         parts.guard.check_weights(parts.step.network, parts.step.tested_network, step=parts.state.position.step)

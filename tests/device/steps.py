@@ -53,6 +53,8 @@ def count(step: TrainStep, batches: Iterable[ClipBatch], *, warm_up: int, steps:
     milliseconds = 1000 * (time.process_time() - began) / steps
     after = null.cuda_counts()
     calls = {name: (after[name] - before[name]) / steps for name in after}
+    step.meter.read_later(len, leave=1)
+    calls["log_syncs"] = null.cuda_counts()["syncs"] - after["syncs"]
     return calls | {"ms": milliseconds, "seeds": len(seeds), "drawn": draws.get_offset()}
 
 

@@ -26,6 +26,11 @@ def test_nothing_in_a_step_waits_for_the_device_or_allocates_on_it(counts: Count
     assert not any(waits.values()), waits
 
 
+@pytest.mark.parametrize("case", ["gc", "gc.graph"])
+def test_a_log_does_not_wait_for_the_steps_it_is_about(counts: Counts, case: str) -> None:
+    assert counts[case]["log_syncs"] == 0
+
+
 @pytest.mark.parametrize("kind", MOST_LAUNCHES)
 def test_a_block_launches_few_kernels(counts: Counts, kind: str) -> None:
     added = (counts[kind]["launches"] - counts["plain"]["launches"]) / BLOCKS

@@ -32,6 +32,17 @@ def test_a_reading_is_the_mean_since_the_last() -> None:
     assert train.read() == {"loss": 5.0, "top1": 0.0, "steps": 1.0, "clips": 2.0}
 
 
+def test_a_reading_may_wait_for_the_next_one() -> None:
+    train, found = meter(), list[float]()
+    for number in range(3):
+        train.add(number, torch.tensor(float(number)), torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))
+        train.add_step(None)
+        train.read_later(lambda means: found.append(means["loss"]), leave=1)
+        assert found == list(range(number))
+    train.finish()
+    assert found == [0, 1, 2]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_the_first_loss_that_is_no_number_is_remembered(value: float) -> None:
     train = meter()
