@@ -1,7 +1,7 @@
 """Benchmark of context and non-local blocks: against memory bandwidth, the original code, and each other.
 
 Measured: milliseconds of a forward pass and of forward and backward pass ("train") of one block. Ratios are medians of
-times of the same round (see ``timing.py``). "port" is the 2D code of GCNet turned into 3D line by line, "peer" is
+times of the same round (see ``harness.py``). "port" is the 2D code of GCNet turned into 3D line by line, "peer" is
 pytorchvideo's non-local block, "compiled" (on a GPU) is gcvideo's block through ``torch.compile``.
 
 The bound is the memory that a block must touch. A forward pass reads x twice and writes y; the backward pass reads dy,
@@ -24,10 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gcvideo.benchmark import harness
 from gcvideo.benchmark.complexity import count
-from gcvideo.benchmark.peers.networks import PortedContextBlock, pytorchvideo_non_local
-from gcvideo.benchmark.timing import Contender, time_contenders
+from gcvideo.benchmark.harness import Contender, finish, set_up, time_contenders
+from gcvideo.benchmark.peers import PortedContextBlock, pytorchvideo_non_local
 from gcvideo.benchmark.workloads import block_training, forward_pass, random_clips, without_zeros
 from gcvideo.capture import CudaGraphs
 from gcvideo.config import RunConfig
@@ -64,7 +63,7 @@ class Case(NamedTuple):
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
-    device, _, machine = harness.set_up(args)
+    device, _, machine = set_up(args)
     batches = args.batch or ([1, 8] if device.type == "cpu" else [8, 32])
     cases = [Case(*case) for case in product(STAGES, batches, LAYOUTS, DTYPES)]
     few = [Case(*case) for case in product(STAGES, [1], ["contiguous"], DTYPES) if args.nl_rounds]
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     title = "GC over floor, port over GC, GC over compiled, peer over NL, NL over GC (own_nl), peer over GC (peer_nl)"
     rows = [{key: value for key, value in row.items() if key != "ms"} for row in [*gc, *non_local]]
     results = {"figures": ratios, "gc": gc, "non_local": non_local, "machine": machine}
-    harness.finish(args, results, {title: rows})
+    finish(args, results, {title: rows})
 
 
 def gc_blocks(channels: int) -> dict[str, nn.Module]:

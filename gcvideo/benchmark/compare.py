@@ -2,8 +2,8 @@
 
 Measured in one run on one machine: parameters; multiply-adds of a clip; milliseconds a clip of a forward pass and of a
 training step; peak memory in bytes; clips per second by batch size; and how the cost of one block grows with its
-features. Ratios are to the first network in the same round, and medians over the rounds (see ``timing.py``). Bound: the
-first network, if it is the one without blocks.
+features. Ratios are to the first network in the same round, and medians over the rounds (see ``harness.py``). Bound:
+the first network, if it is the one without blocks.
 """
 
 import argparse
@@ -16,10 +16,9 @@ import torch
 from gcvideo import console
 from gcvideo.analysis.networks import load_predictions
 from gcvideo.analysis.statistics import changed_videos, compare_accuracy
-from gcvideo.benchmark import harness
 from gcvideo.benchmark.blocks import measure_scaling
 from gcvideo.benchmark.complexity import count_config, read_configs
-from gcvideo.benchmark.timing import Contender, pick_clock, time_contenders
+from gcvideo.benchmark.harness import Contender, finish, pick_clock, set_up, time_contenders
 from gcvideo.benchmark.workloads import forward_pass, peak_memory, random_clips, training_step
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict, load_config
 from gcvideo.errors import ConfigError
@@ -54,7 +53,7 @@ class Candidate(NamedTuple):
 
 def run(args: argparse.Namespace) -> None:
     """Measure, show, and write what was asked for."""
-    device, _, machine = harness.set_up(args)
+    device, _, machine = set_up(args)
     candidates = read_candidates(args)
     if args.quick:
         args.predictions = [[train_and_test(candidate.config)] for candidate in candidates]
@@ -75,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     for row, accuracy in zip(results["networks"], accuracies, strict=True):
         row["accuracy"] = accuracy
     console.say(render("comparison.txt.j2", results=results).rstrip())
-    harness.finish(args, results, {})
+    finish(args, results, {})
     plots = plots_of(results)
     if args.html:
         write_comparison(args.html, results, plots, [places[0] for places in args.predictions or ()])

@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from torch.profiler import profile
 
 from gcvideo.benchmark import blocks, harness
-from gcvideo.benchmark.timing import time_contenders
 from gcvideo.benchmark.train import matmul_peak, matmul_share
 from gcvideo.benchmark.workloads import NETWORKS, cuda_peak, forward_pass, random_clips, training_step, without_zeros
 from gcvideo.config import RunConfig
@@ -107,7 +106,7 @@ def check_steps(args: argparse.Namespace, device: torch.device, batch: int) -> I
         config = replace(configs[name], train=replace(configs[name].train, cuda_graph=mode == "graph"))
         compile = mode == "compiled"
         steps[f"{name}.{mode}"] = training_step(config, clips, device=device, precision="auto", compile=compile)
-    times = time_contenders(steps, rounds=args.rounds, device=device, warmup=4, title=f"{batch} clips")
+    times = harness.time_contenders(steps, rounds=args.rounds, device=device, warmup=4, title=f"{batch} clips")
     ms = times.milliseconds()
     for name, mode in names:
         share = matmul_share(configs[name], shape, 1000 * batch / ms[f"{name}.eager"], peak)
@@ -131,5 +130,5 @@ def check_steps(args: argparse.Namespace, device: torch.device, batch: int) -> I
     pool = WorkerPool[int, ClipBatch](lambda task, hold: item, workers=1, on_death=print, pin_memory=True)
     batches = Prefetcher(pool.map(range(calls * (args.rounds + 1))), device)
     contenders = {"fed": partial(graph.func, batches, **graph.keywords), "graph": graph}
-    times = time_contenders(contenders, rounds=args.rounds, device=device, calls=calls, title="fed")
+    times = harness.time_contenders(contenders, rounds=args.rounds, device=device, calls=calls, title="fed")
     yield f"fed.{batch}", times.ratio("fed", "graph"), 1.1

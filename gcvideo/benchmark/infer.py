@@ -3,7 +3,7 @@
 Measured: milliseconds from a video file to its mean softmax, decoding included. Theirs is pytorchvideo's slow_r50 in
 plain float32, with one decode and one forward pass a view, as PySlowFast's loaders do it. gcvideo decodes the video
 once and runs the optimized network (batch norms folded, bfloat16 where the device is faster in it), eager and compiled.
-Matrix units for bf16 bring most of the advantage. Ratios are medians of times of the same round (see ``timing.py``).
+Matrix units for bf16 bring most of the advantage. Ratios are medians of times of the same round (see ``harness.py``).
 One round before warms the contenders up; the compiled ones compile in it. ``onnxruntime`` and ``openvino`` run the gc
 network as an ONNX file in float32, inside the same multi-view test.
 """
@@ -17,13 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gcvideo.benchmark import harness
-from gcvideo.benchmark.peers import networks as peers
-from gcvideo.benchmark.timing import Contender, time_contenders
+from gcvideo.benchmark import harness, peers
 from gcvideo.benchmark.workloads import NETWORKS
 from gcvideo.config import DataConfig, RunConfig, TestConfig
 from gcvideo.eval.optimize import optimize_for_inference
-from gcvideo.models import create_model, model_config
+from gcvideo.models import build_model, model_config
 from gcvideo.predict.export import export_network
 from gcvideo.predict.exported import ExportedNetwork
 from gcvideo.predict.predictor import Predictor
@@ -43,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         video = args.video or make_video(Path(folder) / "video.mp4")
         contenders = {name: tester(name, video, test, device, precision) for name in args.contenders}
-        times = time_contenders(contenders, rounds=args.rounds, device=device, title="infer")
+        times = harness.time_contenders(contenders, rounds=args.rounds, device=device, title="infer")
     took = times.milliseconds()
     results = {"figures": times.ratios("infer"), "milliseconds": took, "machine": machine}
     count = test.clips * test.crops
@@ -59,19 +57,18 @@ def make_video(path: Path) -> str:
     return str(path)
 
 
-def tester(name: str, video: str, test: TestConfig, device: torch.device, precision: str) -> Contender:
+def tester(name: str, video: str, test: TestConfig, device: torch.device, precision: str) -> harness.Contender:
     """A function that reads the video from its file and predicts its class."""
     torch.manual_seed(0)
     if name == THEIRS:
         network = peers.slow_r50(DataConfig().frames, test.crop).to(device).eval()
         return partial(peers.classify_video, network, video, device, test)
+    kind = "gc" if name in EXPORTED else name.removesuffix("_compiled")
+    config = RunConfig(name=name, model=model_config(NETWORKS[kind]), test=test)
+    network = build_model(config.model)
     if name in EXPORTED:
-        config = RunConfig(name=name, model=model_config(NETWORKS["gc"]), test=test)
-        content, *_ = export_network(create_model(NETWORKS["gc"]).eval(), config, format=".onnx", dynamic=[])
-        exported = ExportedNetwork(content, suffix=".onnx", name=name, device=device, engine=name)
-        return partial(Predictor(exported, config=config).predict, video, test=test)
-    plain_name = name.removesuffix("_compiled")
-    network = create_model(NETWORKS[plain_name]).to(device)
-    optimized = optimize_for_inference(network, precision=precision, compile=name != plain_name)
-    predictor = Predictor(optimized, config=RunConfig(model=model_config(NETWORKS[plain_name])))
-    return partial(predictor.predict, video, test=test)
+        content, *_ = export_network(network.eval(), config, format=".onnx", dynamic=[])
+        network = ExportedNetwork(content, suffix=".onnx", name=name, device=device, engine=name)
+    else:
+        network = optimize_for_inference(network.to(device), precision=precision, compile=name != kind)
+    return partial(Predictor(network, config=config).predict, video, test=test)

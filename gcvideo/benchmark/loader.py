@@ -20,10 +20,8 @@ import numpy as np
 import torch
 
 from gcvideo import console
-from gcvideo.benchmark import harness
-from gcvideo.benchmark.peers import loaders as peers
-from gcvideo.benchmark.peers.loaders import Clip, Views, bare_decode
-from gcvideo.benchmark.timing import RATIOS, time_contenders
+from gcvideo.benchmark import harness, peers
+from gcvideo.benchmark.peers import Clip, Views, bare_decode
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data.annotations import videos_under
 from gcvideo.data.crops import crop_and_resize, random_short_side_box
@@ -99,7 +97,7 @@ def measure(cases: Sequence[Any], ours: Callable[..., Any], peers: Mapping[str, 
             for bound, place in zip(("bound", "prepared, bound"), (case, *copies), strict=False):
                 if isinstance(place, Clip) and (decode := bare_decode(place)):
                     contenders[bound] = decode
-            for name, ms in time_contenders(contenders, rounds=repeats).milliseconds().items():
+            for name, ms in harness.time_contenders(contenders, rounds=repeats).milliseconds().items():
                 costs[name].append(ms)
             progress.advance()
     return {name: fmean(values) for name, values in costs.items() if len(values) == len(cases)}
@@ -110,7 +108,7 @@ def ratios_of(kind: str, costs: Mapping[str, float]) -> dict[str, float]:
     bounds = {f"{kind}.bound": ("ours", "bound"), f"prepared.{kind}.bound": ("ours, prepared", "prepared, bound")}
     return {name: costs[ours] / costs[bound] for name, (ours, bound) in bounds.items() if bound in costs} | {
         pattern.format(f"{kind}.{name}"): cost / costs[ours]
-        for ours, pattern in RATIOS["loader"].items()
+        for ours, pattern in harness.RATIOS["loader"].items()
         if ours in costs
         for name, cost in costs.items()
         if not name.startswith("ours") and not name.endswith("bound")

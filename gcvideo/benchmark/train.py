@@ -2,9 +2,9 @@
 
 Measured: milliseconds from a batch of uint8 clips to updated weights: scale and normalise, forward, loss, backward, SGD
 with momentum. gcvideo's is the trainer's own step with its automatic choice of precision and memory layout;
-pytorchvideo's is plain float32. Ratios are medians of times of the same round (see ``timing.py``): a ratio below 1 is a
-step that takes less time. Bound: the speed of a large matrix product on the same device, of which each network's share
-is given; on a GPU also for the largest batch that fits into memory (--up-to).
+pytorchvideo's is plain float32. Ratios are medians of times of the same round (see ``harness.py``): a ratio below 1 is
+a step that takes less time. Bound: the speed of a large matrix product on the same device, of which each network's
+share is given; on a GPU also for the largest batch that fits into memory (--up-to).
 """
 
 import argparse
@@ -13,10 +13,8 @@ from typing import Any
 import torch
 
 from gcvideo import device as runtime
-from gcvideo.benchmark import harness
+from gcvideo.benchmark import harness, peers
 from gcvideo.benchmark.complexity import count_config
-from gcvideo.benchmark.peers import networks as peers
-from gcvideo.benchmark.timing import time_contenders
 from gcvideo.benchmark.workloads import NETWORKS, cuda_peak, random_clips, training_step
 from gcvideo.config import RunConfig
 from gcvideo.models import model_config
@@ -36,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
         name: peers.training_step(clips, device) if name == THEIRS else training_step(configs[name], clips, **how)
         for name in args.contenders
     }
-    times = time_contenders(steps, rounds=args.rounds, device=device, warmup=WARM_UP, title="train")
+    times = harness.time_contenders(steps, rounds=args.rounds, device=device, warmup=WARM_UP, title="train")
     took, peak = times.milliseconds(), matmul_peak(device, precision)
     networks = {name: {"batch": args.batch, "ms": ms} for name, ms in took.items()}
     if device.type == "cuda":
@@ -63,7 +61,7 @@ def matmul_peak(device: torch.device, precision: str) -> float:
     """Operations a second of a large matrix product, two for each multiply-add: the most that a step could reach."""
     size, calls = (8192, 20) if device.type == "cuda" else (1024, 5)
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-    times = time_contenders({"product": lambda: a @ a}, rounds=3, device=device, calls=calls)
+    times = harness.time_contenders({"product": lambda: a @ a}, rounds=3, device=device, calls=calls)
     return 2000 * size**3 / times.milliseconds()["product"]
 
 
@@ -96,7 +94,7 @@ def at_the_limit(
         step = None  # frees the memory of the smaller batch
         try:
             step = training_step(config, random_clips((size, *shape)), device=device, **how)
-            ms = time_contenders({"step": step}, rounds=rounds, device=device).milliseconds()["step"]
+            ms = harness.time_contenders({"step": step}, rounds=rounds, device=device).milliseconds()["step"]
         except RuntimeError as error:
             if not runtime.out_of_memory(error):
                 raise

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gcvideo.benchmark.timing import Contender
+from gcvideo.benchmark.harness import Contender
 from gcvideo.config import RunConfig
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import ClipBatch

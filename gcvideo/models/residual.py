@@ -1,14 +1,9 @@
 """Residual blocks of a 3D ResNet."""
 
-import warnings
-
+from pytorchvideo.layers.drop_path import DropPath
 from torch import Tensor, nn
 
 from gcvideo.config import ModelConfig
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # its activations are TorchScript functions
-    from pytorchvideo.layers.drop_path import DropPath
 
 
 class ResBlock(nn.Module):

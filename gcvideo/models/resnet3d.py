@@ -43,7 +43,7 @@ from gcvideo.layers import ContextBlock, NonLocalBlock
 from gcvideo.models.residual import ResBlock, expansion
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # its activations are TorchScript functions
+    warnings.simplefilter("ignore", FutureWarning)  # it imports losses that are TorchScript functions
     from pytorchvideo.models.head import create_res_basic_head
     from pytorchvideo.models.stem import create_res_basic_stem
 

@@ -13,7 +13,7 @@ import torch
 from gcvideo.arguments import read_options
 from gcvideo.benchmark import train as train_benchmark
 from gcvideo.benchmark.complexity import count_config
-from gcvideo.benchmark.timing import CPU, Times
+from gcvideo.benchmark.harness import CPU, Times
 from gcvideo.benchmark.train import at_the_limit, matmul_peak, matmul_share
 from gcvideo.benchmark.workloads import NETWORKS, random_clips
 from gcvideo.cli import main

@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gcvideo.benchmark import blocks
-from gcvideo.benchmark.peers.networks import PortedContextBlock, pytorchvideo_non_local
-from gcvideo.benchmark.timing import CPU
+from gcvideo.benchmark.harness import CPU
+from gcvideo.benchmark.peers import PortedContextBlock, pytorchvideo_non_local
 from gcvideo.cli import main
 from gcvideo.layers import NonLocalBlock, gc_block
 

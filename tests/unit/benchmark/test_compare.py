@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gcvideo.benchmark.compare import read_candidates
-from gcvideo.benchmark.timing import CPU
+from gcvideo.benchmark.harness import CPU
 from gcvideo.benchmark.workloads import peak_memory, random_clips, training_step
 from gcvideo.config import DataConfig, RunConfig, save_config
 from gcvideo.models import model_config

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from gcvideo.benchmark import infer as infer_benchmark
+from gcvideo.benchmark import peers
+from gcvideo.benchmark.harness import CPU
 from gcvideo.benchmark.infer import make_video
-from gcvideo.benchmark.peers import networks as peers
-from gcvideo.benchmark.timing import CPU
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, TestConfig
 from gcvideo.predict.predictor import Predictor

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from gcvideo.benchmark import loader as loader_benchmark
+from gcvideo.benchmark import peers
 from gcvideo.benchmark.loader import our_clip, our_views, ratios_of
-from gcvideo.benchmark.peers import loaders as peers
-from gcvideo.benchmark.peers.loaders import Clip, Views
+from gcvideo.benchmark.peers import Clip, Views
 from gcvideo.cli import main
 from tests.videos import moving_frames, write_video
 

@@ -11,7 +11,7 @@ import torch
 from gcvideo.analysis import statistics
 from gcvideo.analysis.statistics import changed_videos, compare_accuracy
 from gcvideo.benchmark.blocks import measure_scaling
-from gcvideo.benchmark.timing import CPU, Times
+from gcvideo.benchmark.harness import CPU, Times
 from gcvideo.report.comparison import beside, plots_of, write_comparison
 from gcvideo.report.maps import MIDDLE, Explanation, Layer
 from gcvideo.report.page import render
