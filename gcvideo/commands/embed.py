@@ -12,11 +12,11 @@ from gcvideo.console import printable, warn
 from gcvideo.data.records import Failure
 from gcvideo.errors import ConfigError
 from gcvideo.files import require_writable, write_json
-from gcvideo.parts import Part
 from gcvideo.predict.embedding import make_recipe
 from gcvideo.predict.inputs import find_videos
 from gcvideo.predict.predictor import load
 from gcvideo.predict.vectors import embed_to
+from gcvideo.prepare.jobs import Part
 from gcvideo.video.stream import without_credentials
 
 

@@ -25,7 +25,6 @@ from gcvideo.console import printable
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, VideoError
 from gcvideo.files import Journal, hash_file, write_json
-from gcvideo.parts import Part
 from gcvideo.predict.ensemble import Ensemble
 from gcvideo.predict.inputs import find_videos
 from gcvideo.predict.labels import (
@@ -40,7 +39,7 @@ from gcvideo.predict.labels import (
 )
 from gcvideo.predict.predictor import Predictor, load
 from gcvideo.predict.timeline import Timeline, Window, make_timeline
-from gcvideo.prepare.jobs import PartDone
+from gcvideo.prepare.jobs import Part, PartDone
 from gcvideo.report import pages
 from gcvideo.report.labelled_video import annotate_video, check_destination
 from gcvideo.video import FrameStream

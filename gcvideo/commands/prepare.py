@@ -13,14 +13,13 @@ from gcvideo.data.annotations import load_classes, load_records
 from gcvideo.data.annotations.exports import read_export, write_label_list
 from gcvideo.errors import DataError
 from gcvideo.files import write_atomically, write_json
-from gcvideo.parts import Part
 from gcvideo.prepare import download as kinetics
 from gcvideo.prepare import motion as moving
 from gcvideo.prepare import synthetic as sets
 from gcvideo.prepare import transcode as copying
 from gcvideo.prepare import verify as verifying
 from gcvideo.prepare.index import make_index, write_shards
-from gcvideo.prepare.jobs import PartDone
+from gcvideo.prepare.jobs import Part, PartDone
 from gcvideo.prepare.transcode import PRESETS, Encoding
 
 

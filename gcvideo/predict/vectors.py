@@ -26,9 +26,9 @@ from gcvideo.data.annotations.folders import VIDEO_SUFFIXES
 from gcvideo.data.records import Failure, RecordTable
 from gcvideo.errors import DataError
 from gcvideo.files import Journal, Row, replacing, write_atomically
-from gcvideo.parts import Part
 from gcvideo.predict.embedding import Embedding, Recipe
 from gcvideo.predict.predictor import Predictor
+from gcvideo.prepare.jobs import Part
 
 METADATA = b"gcvideo"
 PART = re.compile(r"(.*)\.part-\d+-of-(\d+)\.parquet", re.DOTALL)

@@ -26,8 +26,7 @@ from gcvideo.data.annotations import load_records
 from gcvideo.data.records import RecordTable, VideoRecord
 from gcvideo.errors import DataError
 from gcvideo.files import Journal, Row, hash_file, read_yaml, replacing, write_json
-from gcvideo.parts import WHOLE, Part
-from gcvideo.prepare.jobs import reason_of, scan, stamp_of
+from gcvideo.prepare.jobs import WHOLE, Part, reason_of, scan, stamp_of
 from gcvideo.video import open_video
 from gcvideo.video.frame_folder import is_frame_folder, list_files
 from gcvideo.video.tar_members import INDEX, JOURNAL, MANIFEST, Member, local_path

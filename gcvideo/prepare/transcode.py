@@ -16,8 +16,7 @@ import numpy as np
 from gcvideo.data.annotations import load_records, videos_under
 from gcvideo.errors import DataError, VideoError
 from gcvideo.files import Journal, Row, read_yaml, replacing, write_atomically
-from gcvideo.parts import WHOLE, Part
-from gcvideo.prepare.jobs import run_jobs, scan
+from gcvideo.prepare.jobs import WHOLE, Part, run_jobs, scan
 from gcvideo.video import open_video
 from gcvideo.video.mp4_tables import PREPARED
 from gcvideo.video.pyav_decoder import orientation_of

@@ -14,9 +14,8 @@ from gcvideo.data.annotations.table import EVERY_SUBSET, Readings
 from gcvideo.data.records import VideoRecord
 from gcvideo.errors import DamagedVideoError, VideoError
 from gcvideo.files import Journal, Row, hash_file, read_yaml, write_atomically
-from gcvideo.parts import WHOLE, Part
 from gcvideo.prepare.duplicates import FRAMES, alike, picture_hash
-from gcvideo.prepare.jobs import reason_of, scan
+from gcvideo.prepare.jobs import WHOLE, Part, reason_of, scan
 from gcvideo.video import open_video
 from gcvideo.video.frame_folder import check_frames, list_files
 from gcvideo.video.tar_members import local_path

@@ -12,9 +12,8 @@ import pytest
 from gcvideo.data.annotations import load_records
 from gcvideo.errors import DataError
 from gcvideo.files import Journal
-from gcvideo.parts import Part
 from gcvideo.prepare.index import make_index
-from gcvideo.prepare.jobs import PartDone, scan
+from gcvideo.prepare.jobs import Part, PartDone, scan
 from tests.processes import killed_after_rows
 from tests.videos import moving_frames, write_video
 

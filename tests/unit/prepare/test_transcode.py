@@ -13,9 +13,8 @@ from av.video.frame import PictureType
 
 from gcvideo.data.annotations import load_records
 from gcvideo.errors import ConfigError, DataError
-from gcvideo.parts import Part
 from gcvideo.prepare import transcode as module
-from gcvideo.prepare.jobs import PartDone
+from gcvideo.prepare.jobs import Part, PartDone
 from gcvideo.prepare.transcode import JOURNAL, PRESETS, Encoding, copy_annotation, encode_video, scaled_size, transcode
 from gcvideo.video import open_video
 from tests.processes import killed_after_rows

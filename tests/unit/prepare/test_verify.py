@@ -21,9 +21,8 @@ from gcvideo.data.bad_videos import Quarantine
 from gcvideo.data.splits import load_split
 from gcvideo.errors import DataError
 from gcvideo.files import Journal
-from gcvideo.parts import Part
 from gcvideo.prepare import verify as verifying
-from gcvideo.prepare.jobs import PartDone, stamp_of
+from gcvideo.prepare.jobs import Part, PartDone, stamp_of
 from gcvideo.prepare.verify import Finding, report_path, verify, verify_video
 from tests.processes import killed_after_rows
 from tests.videos import moving_frames, remux, write_video

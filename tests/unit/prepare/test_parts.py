@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from gcvideo.errors import ConfigError
-from gcvideo.parts import Part
+from gcvideo.prepare.jobs import Part
 
 LAUNCHERS = (
     "RANK",
