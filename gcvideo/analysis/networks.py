@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from gcvideo.data.dataset import VideoViews, ViewDataset
 from gcvideo.data.loader import Loader, eval_loader
 from gcvideo.data.records import Failure, RecordTable
 from gcvideo.errors import DataError
-from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.test_run import protocol, test_records
 from gcvideo.eval.trained import TrainedNetwork, load_trained
 
@@ -37,12 +35,6 @@ def view_loader(config: RunConfig, records: RecordTable) -> Loader[VideoViews]:
     """All views of each video, decoded by the config's workers."""
     dataset = ViewDataset(records, data=config.data, test=config.test)
     return eval_loader(dataset, rank=0, world_size=1, workers=min(config.data.worker_count, len(records)))
-
-
-def load_predictions(place: str) -> Predictions:
-    """The predictions of an earlier test: the file, or the folder of its run."""
-    path = Path(place).expanduser()
-    return Predictions.load(path / "predictions.npz" if path.is_dir() else path)
 
 
 def about(network: TrainedNetwork, records: RecordTable, failures: Sequence[Failure]) -> dict[str, Any]:

@@ -34,10 +34,10 @@ class SharedMapBlock(nn.Module):
     would measure its batch before the mean is taken, so only evaluation mode is defined.
 
     Args:
-        block: is kept as it is, weights shared.
+        block: a ``NonLocalBlock``, kept as it is, weights shared.
     """
 
-    def __init__(self, block: NonLocalBlock) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.block = block
 
@@ -55,13 +55,8 @@ def share_maps(model: nn.Module, names: Collection[str]) -> nn.Module:
     """
     model = copy.deepcopy(model).eval()
     for name in names:
-        model.set_submodule(name, SharedMapBlock(non_local_blocks(model)[name]).eval())
+        model.set_submodule(name, SharedMapBlock(model.get_submodule(name)).eval())
     return model
-
-
-def non_local_blocks(model: nn.Module) -> dict[str, NonLocalBlock]:
-    """The non-local blocks of a network by name, in order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, NonLocalBlock)}
 
 
 def accuracy_lost(original: Predictions, simplified: Predictions) -> dict[str, Any]:
@@ -105,7 +100,7 @@ def simplify(network: TrainedNetwork, records: RecordTable, *, each: bool = Fals
         records: the videos to test on.
         each: also simplify each block alone.
     """
-    names = list(non_local_blocks(network.model))
+    names = [name for name, block in network.model.named_modules() if isinstance(block, NonLocalBlock)]
     if not names:
         raise ConfigError(f"{network.path}: this network has no non-local block to simplify")
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 
 from gcvideo import console
-from gcvideo.analysis.networks import load_predictions
 from gcvideo.analysis.statistics import changed_videos, compare_accuracy
 from gcvideo.benchmark.blocks import measure_scaling
 from gcvideo.benchmark.complexity import count_config, read_configs
@@ -22,11 +21,12 @@ from gcvideo.benchmark.harness import Contender, finish, pick_clock, set_up, tim
 from gcvideo.benchmark.workloads import forward_pass, peak_memory, random_clips, training_step
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict, load_config
 from gcvideo.errors import ConfigError
+from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.test_run import run_test
 from gcvideo.eval.trained import load_trained
 from gcvideo.prepare.synthetic import make_synthetic
-from gcvideo.report.comparison import plots_of, write_comparison
 from gcvideo.report.page import render
+from gcvideo.report.pages import plots_of, write_comparison
 from gcvideo.report.plots import png
 from gcvideo.train.trainer import Trainer
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     accuracies: Sequence[dict[str, Any] | None] = [None] * len(candidates)
     changed = None
     if args.predictions:
-        tests = [[load_predictions(place) for place in places] for places in args.predictions]
+        tests = [[Predictions.load(place) for place in places] for places in args.predictions]
         names = [candidate.name for candidate in candidates]
         accuracies, changed = compare_accuracy(names, tests), changed_videos(names, tests)
     results: dict[str, Any] = {

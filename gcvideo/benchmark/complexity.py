@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gcvideo.analysis.attention_stats import PAPER_TABLES
+from gcvideo.analysis.attention import PAPER_TABLES
 from gcvideo.benchmark import harness
 from gcvideo.config import ContextConfig, ModelConfig, RunConfig, is_path, load_config
 from gcvideo.errors import ConfigError

@@ -259,7 +259,9 @@ class Predictions:
 
     @classmethod
     def load(cls, path: str | Path) -> Predictions:
-        """Read ``predictions.npz``; a ``DataError`` names a file that is not one."""
+        """Read ``predictions.npz``, or that of a run by its folder; a ``DataError`` names a file that is not one."""
+        path = Path(path).expanduser()
+        path = path / "predictions.npz" if path.is_dir() else path
         try:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}

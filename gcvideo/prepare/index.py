@@ -31,8 +31,7 @@ from gcvideo.video import open_video
 from gcvideo.video.frame_folder import is_frame_folder, list_files
 from gcvideo.video.tar_members import INDEX, JOURNAL, MANIFEST, Member, local_path
 
-COLUMNS: dict[str, str] = read_yaml(__file__, "index.yaml")
-SCHEMA = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+SCHEMA = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in read_yaml(__file__, "index.yaml").items()])
 LIMITS: dict[str, Any] = {"seconds": 120, "memory": 4 << 30}
 
 

@@ -161,6 +161,7 @@ def explain(
 def explain_video(predictor: Predictor, entry: dict[str, Any], **options: Any) -> Explanation | None:
     """``explain`` the label of a video's middle by the centre crop of the clip there.
 
+    The label is that of the timeline in the middle, else the best one.
     None if it cannot be read or has no label, or if the predictor shows no layers.
 
     Args:
@@ -174,17 +175,9 @@ def explain_video(predictor: Predictor, entry: dict[str, Any], **options: Any) -
     views = ViewDataset(records, data=predictor.config.data, test=test)[0]
     if views.failure:
         return None
-    return explain(predictor, make_views(views)[1:2], label_in_the_middle(entry), **options)
-
-
-def label_in_the_middle(entry: dict[str, Any]) -> int:
-    """Class of the middle of a video, of which maps show a clip: that of the timeline there, else the best one.
-
-    Args:
-        entry: as ``gcvideo predict --json`` writes it.
-    """
     segments = (each for each in entry.get("timeline", ()) if each["end"] >= entry["duration"] / 2)
-    return int(next(segments, entry["predictions"][0])["index"])
+    target = next(segments, entry["predictions"][0])["index"]
+    return explain(predictor, make_views(views)[1:2], target, **options)
 
 
 def map_stems(folder: str | Path, videos: Sequence[str]) -> list[Path]:

@@ -119,7 +119,7 @@ def predict(folder: Path, device: torch.device) -> Tensor:
 
 def analyze(device: torch.device) -> Tensor:
     """Measures of attention maps; pairs of them are drawn."""
-    from gcvideo.analysis.attention_stats import mean_cosine_distance, mean_evenness, mean_js_divergence
+    from gcvideo.analysis.attention import mean_cosine_distance, mean_evenness, mean_js_divergence
 
     maps = torch.rand(300, 20, generator=torch.Generator().manual_seed(0)).softmax(1).to(device)
     found = mean_js_divergence(maps)

@@ -252,9 +252,9 @@ def command(argv: list[str]) -> int:
 
     Figure.savefig = savefig_without_svg  # type: ignore[method-assign]
     if any("motion" in word for word in argv):
-        from gcvideo.prepare import motion, textures
+        from gcvideo.prepare import motion
 
-        textures.TEXTURES = 5
+        motion.TEXTURES = 5
         if argv[1:3] == ["prepare", "motion"]:
             motion.CLASSES = motion.CLASSES[::16]
     if argv[1:3] == ["benchmark", "train"]:  # whose networks have no options

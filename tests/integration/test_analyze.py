@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gcvideo.analysis import attention_stats
+from gcvideo.analysis import attention
 from gcvideo.cli import main
 from gcvideo.layers.non_local import INSTANTIATIONS
 from tests.tiny import tiny_checkpoint, tiny_videos
@@ -44,7 +44,7 @@ def analyze(place: Path, *arguments: str) -> dict[str, Any]:
 def test_attention_of_every_instantiation(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(attention_stats, "MOST_PAIRS", 500)
+    monkeypatch.setattr(attention, "MOST_PAIRS", 500)
     path = checkpoint(place, "nl", instantiation=kind)
     found = analyze(place, "attention", path, "data.stride=1", "test.crop=36")
     shown = capsys.readouterr().out

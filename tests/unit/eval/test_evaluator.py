@@ -207,7 +207,7 @@ def test_predictions_survive_a_round_trip(tmp_path):
     result.info = {"fingerprint": "abc"}
     result.save(tmp_path / "predictions.npz")
     again = Predictions.load(tmp_path / "predictions.npz")
-    assert again.ids == result.ids
+    assert again.ids == result.ids == Predictions.load(tmp_path).ids  # the folder of a run stands for its file
     assert again.failures == result.failures
     assert again.classes == result.classes
     assert again.paths == result.paths

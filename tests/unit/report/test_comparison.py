@@ -12,9 +12,9 @@ from gcvideo.analysis import statistics
 from gcvideo.analysis.statistics import changed_videos, compare_accuracy
 from gcvideo.benchmark.blocks import measure_scaling
 from gcvideo.benchmark.harness import CPU, Times
-from gcvideo.report.comparison import beside, plots_of, write_comparison
 from gcvideo.report.maps import MIDDLE, Explanation, Layer
 from gcvideo.report.page import render
+from gcvideo.report.pages import beside, plots_of, write_comparison
 from tests.predictions import right_or_wrong
 from tests.tiny import tiny_checkpoint
 from tests.videos import moving_frames, write_video

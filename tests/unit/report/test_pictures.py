@@ -22,8 +22,8 @@ from gcvideo.report.maps import (
     MIDDLE,
     Place,
     explain,
+    explain_video,
     grad_cam,
-    label_in_the_middle,
     map_of_query,
     places,
     query_sheet,
@@ -161,11 +161,15 @@ def test_grad_cam_that_shows_nothing_says_so(tmp_path: Path) -> None:
     assert explain(predictor, clip, 2).layers[0].name == "Grad-CAM for up: 0 everywhere"
 
 
-def test_maps_of_a_timeline_explain_the_label_of_its_middle() -> None:
-    best = {"predictions": [{"label": "a", "index": 7, "score": 0.5}]}
-    assert label_in_the_middle(best) == 7
+def test_maps_of_a_timeline_explain_the_label_of_its_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gcvideo.report.maps.explain", lambda predictor, clip, target: target)
+    write_video(tmp_path / "a.mp4", moving_frames(8, 32, 32))
+    predictor = load(tiny_checkpoint(tmp_path), device="cpu", precision="fp32")
+    best = {"video": str(tmp_path / "a.mp4"), "predictions": [{"label": "a", "index": 7, "score": 0.5}]}
+    assert explain_video(predictor, best) == 7
     segments = [{"start": 0.0, "end": 4.0, "index": 7}, {"start": 4.0, "end": 6.5, "index": 3}]
-    assert label_in_the_middle({**best, "duration": 10.0, "timeline": [*segments, {"end": 10.0, "index": 7}]}) == 3
+    timeline = {"duration": 10.0, "timeline": [*segments, {"end": 10.0, "index": 7}]}
+    assert explain_video(predictor, {**best, **timeline}) == 3
 
 
 def test_maps_are_brought_to_the_size_of_the_clip_and_scaled() -> None:

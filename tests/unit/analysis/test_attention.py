@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from gcvideo.analysis.attention_stats import (
+from gcvideo.analysis.attention import (
     MEASURES,
     PAPER,
     block_statistics,
@@ -76,7 +76,7 @@ def test_divergence_of_all_pairs_is_that_of_the_double_loop(monkeypatch: pytest.
     found = mean_js_divergence(maps)
     assert found["jsd"] == pytest.approx(expected, abs=1e-12)
     assert (found["jsd_pairs"], found["jsd_sampled"], found["jsd_error"]) == (36, False, 0)
-    monkeypatch.setattr("gcvideo.analysis.attention_stats._ELEMENTS", 30)  # five pairs at a time
+    monkeypatch.setattr("gcvideo.analysis.attention._ELEMENTS", 30)  # five pairs at a time
     assert mean_js_divergence(maps)["jsd"] == pytest.approx(expected, abs=1e-12)
 
 
