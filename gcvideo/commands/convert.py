@@ -15,10 +15,8 @@ from gcvideo.files import write_json
 from gcvideo.models import build_model
 from gcvideo.train.checkpoint import FORMAT
 from gcvideo.weights import convert
-from gcvideo.weights.infer import model_fields
-from gcvideo.weights.naming import BLOCK_FORMATS, GCVIDEO, Naming
+from gcvideo.weights.naming import BLOCK_FORMATS, GCVIDEO, Naming, model_fields
 from gcvideo.weights.reading import Weights, read_weights, write_weights
-from gcvideo.weights.report import Report
 
 
 def run(args: argparse.Namespace) -> None:
@@ -49,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     console.say(f"wrote {args.target}")
 
 
-def _convert_network(weights: Weights, args: argparse.Namespace) -> tuple[dict[str, Any], list[Report]]:
+def _convert_network(weights: Weights, args: argparse.Namespace) -> tuple[dict[str, Any], list[convert.Report]]:
     """By way of gcvideo's own names, so that there is one table a toolkit instead of one a pair."""
     if "mmcv" in (args.origin, args.destination):
         raise ConfigError(f"{args.source}: mmcv means one context block; this is none in {args.origin}")

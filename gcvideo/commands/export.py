@@ -18,7 +18,7 @@ from gcvideo.predict.export import export_network
 from gcvideo.predict.exported import SUFFIXES
 from gcvideo.predict.pretrained import save_pretrained, shareable
 from gcvideo.predict.quantize import quantize
-from gcvideo.weights.hub import PREFIX, is_hub, push, refuse_code
+from gcvideo.weights.reading import PREFIX, is_hub, push, refuse_code
 
 # The largest difference from the network itself that is accepted, relative to its largest logit (at least 1).
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}

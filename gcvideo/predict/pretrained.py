@@ -13,8 +13,7 @@ from gcvideo.console import percent
 from gcvideo.errors import ConfigError
 from gcvideo.eval.trained import TrainedNetwork
 from gcvideo.files import hash_file, write_atomically
-from gcvideo.weights.hub import CARD, CONFIG, PREFIX, WEIGHTS
-from gcvideo.weights.reading import write_weights
+from gcvideo.weights.reading import CARD, CONFIG, PREFIX, WEIGHTS, write_weights
 
 # Keys of ``data`` that name places or belong to the machine.
 OF_THE_MACHINE = ("train", "val", "test", "classes", "quarantine", "workers", "backend", "worker_memory")

@@ -2,13 +2,9 @@
 
 ==============  ====================================================================================================
 ``load``        loading into a network: a checkpoint restored, or initial weights of any toolkit
-``reading``     reading of files without running code that they may hide
-``hub``         published networks on the Hugging Face Hub
-``naming``      names of tensors in each toolkit; ``formats.yaml`` holds the tables
-``inflate``     inflation of 2D kernels to 3D
-``infer``       config of the network that a file of weights belongs to
-``convert``     conversion of state dicts between toolkits
-``report``      account of every tensor
+``reading``     files of weights, read without running code that they may hide; the Hugging Face Hub
+``naming``      names of tensors in each toolkit, and the config that they show; ``formats.yaml`` holds the tables
+``convert``     conversion of state dicts between toolkits, inflation of 2D kernels to 3D, account of every tensor
 ==============  ====================================================================================================
 """
 

@@ -1,6 +1,9 @@
 """Conversion of weights between toolkits, by way of gcvideo's own names; every tensor is accounted for."""
 
-from collections.abc import Container, Mapping
+import re
+from collections import defaultdict
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,11 +11,58 @@ from torch import Tensor, nn
 
 from gcvideo.config import ModelConfig
 from gcvideo.errors import CheckpointError
-from gcvideo.weights.inflate import fit, with_dims
 from gcvideo.weights.naming import FORMATS, GCVIDEO, TABLES, Naming, Part
-from gcvideo.weights.report import Report
 
 State = dict[str, Tensor]
+
+
+@dataclass
+class Report:
+    """Account of one conversion, inflation or loading: what was copied, dropped, unmatched and missing.
+
+    Attributes:
+        source: the file or network the tensors came from.
+        copied: keys of the result whose values came from the source.
+        dropped: keys of the source that the result does not need, with the reason.
+        unmatched: keys of the source that found no place in the result, with the reason.
+        missing: keys of the result that the source has nothing for, with what became of them.
+        notes: remarks that hold for the whole (assumptions, differences between the toolkits).
+    """
+
+    source: str = ""
+    copied: list[str] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
+    unmatched: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Report as text: one line per reason, its keys gathered as ``res4.{0,1,2}.branch``."""
+        result = [f"{self.source}: {len(self.copied)} tensors copied"]
+        kinds = {"dropped": self.dropped, "not matched": self.unmatched, "not in the source": self.missing}
+        for title, entries in kinds.items():
+            by_reason: defaultdict[str, list[str]] = defaultdict(list)
+            for key, reason in entries.items():
+                by_reason[reason].append(key)
+            for reason, keys in by_reason.items():
+                result.append(f"{title} ({len(keys)}): {', '.join(gather(keys))}: {reason}")
+        return result + [f"note: {note}" for note in self.notes]
+
+
+def gather(keys: list[str]) -> list[str]:
+    """Short list of keys: those that differ only in the number of their block become one. No key is lost.
+
+    >>> gather(["res4.0.a.weight", "res4.2.a.weight", "head.bias"])
+    ['res4.{0,2}.a.weight', 'head.bias']
+    """
+    numbers: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for key in keys:
+        before, number, after = re.fullmatch(r"(.*?)(\.\d+\.|$)(.*)", key).groups()  # type: ignore[union-attr]
+        numbers[before, after].append(number.strip("."))
+    return [
+        f"{before}.{{{','.join(found)}}}.{after}" if len(found) > 1 else ".".join(filter(None, (before, *found, after)))
+        for (before, after), found in numbers.items()
+    ]
 
 
 def find_naming(tensors: Mapping[str, Tensor], *, where: str, format: str | None = None) -> Naming:
@@ -48,10 +98,10 @@ def check_limits(naming: Naming, config: ModelConfig, *, where: str) -> None:
     for limit in naming.limits if config.context.kind != "none" else ():
         if limit.get("instantiation", config.context.instantiation) == config.context.instantiation:
             found.append((f"context.{limit['field']}", getattr(config.context, limit["field"]), limit["allowed"]))
-    for field, value, allowed in found:
+    for name, value, allowed in found:
         if value not in allowed:
             raise CheckpointError(
-                f"{where}: model.{field} is {value}, which {naming.title} does not know: it has "
+                f"{where}: model.{name} is {value}, which {naming.title} does not know: it has "
                 f"{' or '.join(map(str, allowed))}; the weights would fit and the network be another"
             )
 
@@ -152,3 +202,39 @@ def halved(content: Any) -> Any:
     if isinstance(content, Mapping):
         return {key: halved(value) for key, value in content.items()}
     return content.half() if isinstance(content, Tensor) and content.dim() > 1 else content
+
+
+def inflate(kernel: Tensor, frames: int) -> Tensor:
+    """Inflated kernel: a 2D kernel repeated over time.
+
+    A 2D kernel repeated T times and divided by T gives for T equal frames what the 2D kernel gives for one of them
+    (Carreira and Zisserman 2017, section 2.1). So an inflated network sees a still picture exactly as the 2D network
+    does, except for frames so near either end that the zero padding in time reaches them. The context of a context or
+    non-local block is that of the whole clip, so behind such blocks the padding reaches all frames.
+
+    Args:
+        kernel: (C_out, C_in, H, W).
+        frames: T.
+
+    Returns:
+        (C_out, C_in, T, H, W), each frame a T-th of the kernel.
+    """
+    return kernel.unsqueeze(2).repeat(1, 1, frames, 1, 1) / frames
+
+
+def fit(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """Tensor in the shape wanted, or None where that takes more than inflation or dimensions of size one."""
+    if tensor.shape == tuple(shape):
+        return tensor
+    if tensor.dim() == 4 and len(shape) == 5 and tensor.shape == (*shape[:2], *shape[3:]):
+        return inflate(tensor, shape[2])
+    if [size for size in tensor.shape if size > 1] == [size for size in shape if size > 1]:
+        return tensor.reshape(*shape)  # (C, D) is (C, D, 1, 1, 1): a linear map is a convolution with a kernel of one
+    return None
+
+
+def with_dims(tensor: Tensor, dims: int) -> Tensor:
+    """Tensor with ``dims`` dimensions: trailing ones of size one are appended or removed."""
+    while tensor.dim() > dims and tensor.shape[-1] == 1:
+        tensor = tensor.squeeze(-1)
+    return tensor.reshape(*tensor.shape, *[1] * (dims - tensor.dim()))

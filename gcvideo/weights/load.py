@@ -18,11 +18,9 @@ from gcvideo.config import RunConfig
 from gcvideo.console import say
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.models.resnet3d import ResNet3d, build_model
-from gcvideo.weights.convert import find_naming, to_gcvideo
-from gcvideo.weights.hub import CONFIG, PREFIX, WEIGHTS, fetch, is_hub, refuse_code
+from gcvideo.weights.convert import Report, find_naming, to_gcvideo
 from gcvideo.weights.naming import GCVIDEO
-from gcvideo.weights.reading import Weights, read_weights
-from gcvideo.weights.report import Report
+from gcvideo.weights.reading import CONFIG, PREFIX, WEIGHTS, Weights, fetch, is_hub, read_weights, refuse_code
 
 MOTION = "motion"  # the weights that come with gcvideo, see docs/motion.md
 # Fields of ModelConfig that the shapes of a plain network's weights depend on.

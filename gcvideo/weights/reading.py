@@ -1,14 +1,19 @@
-"""Reading of weight files without running code that they may hide; atomic writing.
+"""Files of weights: read without running code that they may hide, written, fetched from the Hugging Face Hub.
 
 A pickle is a program. ``torch.load(weights_only=True)`` and safetensors read tensors and plain values alone; a file
 that needs more (Caffe2's ``.pkl``, checkpoints that hold a toolkit's own objects) is refused, unless the caller states
 that its source is trusted.
+
+A published network is a folder with ``config.yaml``, ``model.safetensors`` and ``README.md``; see ``pretrained``. The
+Hub downloads it into its cache: weights and config, never code.
 """
 
 import io
 import json
+import os
 import pickle
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,8 +26,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from gcvideo.errors import CheckpointError
+from gcvideo.config import flatten, is_path
+from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.files import write_atomically
+
+PREFIX = "hf:"  # of places on the Hub
+CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "README.md"  # of a published network
 
 # First bytes of torch's older file format (pickled magic number); since 1.6 it writes zip archives.
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -135,3 +144,67 @@ def read_file(path: Path, *, unsafe_pickle: bool = False) -> Any:
         raise CheckpointError(
             f"{path}: not a checkpoint, or cut short ({' '.join(str(error).split())[:200]})"
         ) from None
+
+
+def is_hub(place: str | Path) -> bool:
+    """Whether a place is a repository of the Hub: ``hf:org/name`` or, with a revision, ``hf:org/name@v1``."""
+    return str(place).startswith(PREFIX)
+
+
+def fetch(place: str | Path) -> Path:
+    """Folder of a published network in the local cache, downloaded if the Hub has a newer one.
+
+    Without a network connection, what was downloaded before is taken.
+
+    Raises:
+        CheckpointError: there is no such repository or revision, or it needs a token.
+        ConfigError: the package huggingface_hub is not installed.
+    """
+    hub = _hub()
+    repository, _, revision = str(place).removeprefix(PREFIX).partition("@")
+    try:
+        options = {"allow_patterns": [CONFIG, WEIGHTS], "endpoint": os.environ.get("HF_ENDPOINT")}
+        return Path(hub.snapshot_download(repository, revision=revision or None, **options))
+    except Exception as error:  # of the Hub's package, of its HTTP client, of the file system
+        raise CheckpointError(f"{place}: {' '.join(str(error).split())}") from None
+
+
+def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
+    """Upload a folder to ``org/name``, which is made if it does not exist; returns the address of the commit.
+
+    The token is the one of ``hf auth login``, or the environment variable HF_TOKEN.
+
+    Raises:
+        CheckpointError: the Hub refuses it.
+        ConfigError: the package huggingface_hub is not installed.
+    """
+    hub, repository = _hub(), repository.removeprefix(PREFIX)
+    api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a gcvideo network"))
+    except Exception as error:
+        reason = f"{' '.join(str(error).split())}; the files are complete in {folder}"
+        raise CheckpointError(f"--push {repository}: {reason}") from None
+
+
+def refuse_code(config: dict[str, Any], where: str | Path) -> None:
+    """Refuse a config that names own parts, whose code would have to run.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    for key, value in flatten(config).items():
+        if isinstance(value, str) and is_path(value) and "/" not in value:  # a place has "/", which no dotted path has
+            fix = "own code, which does not go through the Hub; share the folder itself"
+            raise CheckpointError(f"{where}: {key} is {value!r}, {fix}")
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub.utils
+    except ImportError:
+        raise ConfigError("the Hub needs a further package: pip install 'gcvideo[hub]'") from None
+    if not sys.stderr.isatty():
+        huggingface_hub.utils.disable_progress_bars()
+    return huggingface_hub

@@ -21,7 +21,7 @@ from gcvideo.cli import main
 from gcvideo.config import load_config
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.train.checkpoint import load_checkpoint
-from gcvideo.weights.hub import refuse_code
+from gcvideo.weights.reading import refuse_code
 from tests.tiny import CLASSES, tiny_checkpoint, tiny_videos
 
 constants = pytest.importorskip("huggingface_hub.constants")

@@ -13,11 +13,9 @@ from torch import Tensor
 from gcvideo.config import ModelConfig, config_from_dict
 from gcvideo.errors import CheckpointError
 from gcvideo.models import build_model
-from gcvideo.weights.convert import check_limits, find_naming, naming_to_write, rename, to_gcvideo
-from gcvideo.weights.infer import model_fields
-from gcvideo.weights.naming import FORMATS, GCVIDEO
+from gcvideo.weights.convert import Report, check_limits, find_naming, naming_to_write, rename, to_gcvideo
+from gcvideo.weights.naming import FORMATS, GCVIDEO, model_fields
 from gcvideo.weights.reading import Weights
-from gcvideo.weights.report import Report
 from tests.parity import foreign
 from tests.parity.foreign import Spec, randomize_norms
 

@@ -10,8 +10,7 @@ from gcvideo.config import config_from_dict
 from gcvideo.layers import ContextBlock
 from gcvideo.models import build_model
 from gcvideo.weights.convert import find_naming, naming_to_write, rename, to_gcvideo
-from gcvideo.weights.infer import model_fields
-from gcvideo.weights.naming import BLOCK_FORMATS, GCVIDEO
+from gcvideo.weights.naming import BLOCK_FORMATS, GCVIDEO, model_fields
 from gcvideo.weights.reading import Weights
 from tests.parity.foreign import MmcvContextBlock, randomize_norms
 

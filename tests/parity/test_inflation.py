@@ -12,8 +12,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from gcvideo.errors import CheckpointError
 from gcvideo.models import create_model
 from gcvideo.weights import load_initial_weights
-from gcvideo.weights.convert import find_naming, to_gcvideo
-from gcvideo.weights.inflate import fit, inflate
+from gcvideo.weights.convert import find_naming, fit, inflate, to_gcvideo
 from tests.parity.foreign import MmcvContextBlock, randomize_norms
 
 timm = pytest.importorskip("timm")

@@ -19,7 +19,7 @@ from gcvideo.models import build_model
 from gcvideo.prepare.motion import CLASSES, draw_clip
 from gcvideo.train.checkpoint import save_checkpoint
 from gcvideo.weights import load_initial_weights, restore_model
-from gcvideo.weights.report import Report
+from gcvideo.weights.convert import Report
 from tests.training import train_config
 
 LABELS = ["left", "right", "up", "down"]
