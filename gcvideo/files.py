@@ -49,11 +49,17 @@ def write_atomically(path: str | Path, content: bytes | memoryview) -> None:
         temporary.write_bytes(content)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write a value as indented JSON: complete or not at all. NaN and infinity, which JSON has not, become null."""
-    text = json.dumps(_finite(value), indent=2, allow_nan=False)
-    text = NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text)  # a row of a matrix on one line
-    write_atomically(path, (text + "\n").encode())
+def write_json(path: str | Path | None, value: Any) -> None:
+    """Write a value as indented JSON: complete or not at all. NaN and infinity, which JSON has not, become null.
+
+    Args:
+        path: of the file; None writes nothing, so that a command can pass what ``--json`` says.
+        value: dicts, lists and plain values.
+    """
+    if path:
+        text = json.dumps(_finite(value), indent=2, allow_nan=False)
+        text = NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text)  # a row of a matrix on one line
+        write_atomically(path, (text + "\n").encode())
 
 
 def read_yaml(module: str, name: str) -> Any:

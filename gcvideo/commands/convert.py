@@ -35,8 +35,7 @@ def run(args: argparse.Namespace) -> None:
         content, reports = _convert_network(weights, args)
     for line in (line for report in reports for line in report.lines()):
         console.say(line)
-    if args.json:
-        write_json(args.json, [asdict(report) for report in reports])
+    write_json(args.json, [asdict(report) for report in reports])
     lost = [f"{key} found no place: {reason}" for report in reports for key, reason in report.unmatched.items()]
     lost += [f"{key} has no weights: {reason}" for report in reports for key, reason in report.missing.items()]
     if lost and not args.partial:

@@ -39,5 +39,4 @@ def run(args: argparse.Namespace) -> None:
     report = collect_env.get_pretty_env_info().splitlines()
     theirs = [line for line in report if not line.startswith("Vulnerability")]
     print(*(f"{name}: {value}" for name, value in found.items()), "", *theirs, sep="\n")
-    if args.json:
-        write_json(args.json, {**found, "torch": theirs})
+    write_json(args.json, {**found, "torch": theirs})

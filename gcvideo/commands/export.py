@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from gcvideo import console
 from gcvideo.config import RunConfig, TestConfig, config_to_dict
-from gcvideo.console import percent
+from gcvideo.console import percent, say
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.eval.trained import TrainedNetwork, load_trained
 from gcvideo.files import require_writable, write_atomically, write_json
@@ -48,17 +47,16 @@ def run(args: argparse.Namespace) -> None:
     varying = ", ".join(("N", *about["dynamic"]))
     accuracy = f"logits within {error:.1e} of the network's" if not args.int8 else "logits as below"
     size = f"{len(content) / 2**20:.1f} MiB, {about['precision']}"
-    console.say(f"wrote {args.target}: {size}, clips {about['clip']}, of which {varying} may vary; {accuracy}")
+    say(f"wrote {args.target}: {size}, clips {about['clip']}, of which {varying} may vary; {accuracy}")
     if found := results.get("int8"):
         if found["top1_before"] is not None:
-            console.say(f"top-1 before: {percent(found['top1_before'])}, after: {percent(found['top1_after'])}")
-        console.say(
+            say(f"top-1 before: {percent(found['top1_before'])}, after: {percent(found['top1_after'])}")
+        say(
             f"on the {found['videos']} videos of the calibration, one clip each: the same best label for "
             f"{percent(found['same_label'])}; scores differ by {found['mean_difference']:.2g} on average, by "
             f"{found['largest_difference']:.2g} at most"
         )
-    if args.json:
-        write_json(args.json, {"file": args.target, "bytes": len(content), **results, **about})
+    write_json(args.json, {"file": args.target, "bytes": len(content), **results, **about})
 
 
 def _publish(args: argparse.Namespace, folder: Path) -> None:
@@ -71,12 +69,11 @@ def _publish(args: argparse.Namespace, folder: Path) -> None:
     if args.push:
         refuse_code(config_to_dict(shareable(network.config)), args.model)
     save_pretrained(network, folder, repository=args.push and args.push.removeprefix(PREFIX))
-    console.say(f"wrote {args.target}: look at its README.md, the model card, before others do")
+    say(f"wrote {args.target}: look at its README.md, the model card, before others do")
     if args.push:
         results["commit"] = push(folder, args.push, private=args.private)
-        console.say(f"uploaded: {results['commit']}; gcvideo.load('hf:{args.push.removeprefix(PREFIX)}') reads it")
-    if args.json:
-        write_json(args.json, results)
+        say(f"uploaded: {results['commit']}; gcvideo.load('hf:{args.push.removeprefix(PREFIX)}') reads it")
+    write_json(args.json, results)
 
 
 def _load(args: argparse.Namespace) -> TrainedNetwork:

@@ -21,6 +21,5 @@ def run(args: argparse.Namespace) -> int:
     except Stopped as signal:
         warn(f"stopped by {signal}; the same command starts again, or says how to finish the training")
         return EXIT_CODE
-    if args.json:
-        write_json(args.json, results)
+    write_json(args.json, results)
     return 0

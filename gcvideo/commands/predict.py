@@ -19,24 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from gcvideo import console
 from gcvideo.arguments import chosen_views
-from gcvideo.console import printable
+from gcvideo.console import Progress, clock, duration, printable, say, warn
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError, VideoError
 from gcvideo.files import Journal, hash_file, write_json
+from gcvideo.predict import labels
 from gcvideo.predict.ensemble import Ensemble
 from gcvideo.predict.inputs import find_videos
-from gcvideo.predict.labels import (
-    Entry,
-    label_records,
-    read_spool,
-    score_rows,
-    spool,
-    timeline_row,
-    write_csv,
-    write_lines,
-)
 from gcvideo.predict.predictor import Predictor, load
 from gcvideo.predict.timeline import Timeline, Window, make_timeline
 from gcvideo.prepare.jobs import Part, PartDone
@@ -83,13 +73,14 @@ def run(args: argparse.Namespace) -> int:
         elif by_window:
             lines = opened.enter_context(open(args.json_lines, "a", encoding="utf-8"))
         outputs = [Path(file) for file in (*files, args.html, args.maps) if file]
-        kept = opened.enter_context(spool(outputs[0].parent)) if outputs and part.is_whole else None
+        kept = opened.enter_context(labels.spool(outputs[0].parent)) if outputs and part.is_whole else None
         slider = _Slider(predictor, args, lines)
         test = replace(predictor.config.test, **chosen_views(args))
-        rows = slider.rows if sliding else partial(score_rows, predictor, top=args.top, test=test, workers=args.workers)
+        score = partial(labels.score_rows, predictor, top=args.top, test=test, workers=args.workers)
+        rows = slider.rows if sliding else score
         entries = itertools.chain(
             ({"video": each.path, "error": each.reason, "predictions": []} for each in part.share(refused)),
-            label_records(mine, rows, journal=journal, progress=quiet and not sliding),
+            labels.label_records(mine, rows, journal=journal, progress=quiet and not sliding),
             map(slider.entry, part.share(live)),
         )
         for entry in entries:
@@ -100,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
                 print(json.dumps(entry), file=kept)
             _show(entry, quiet)
         if not part.is_whole:
-            console.say(str(PartDone(part, total, failed)))
+            say(str(PartDone(part, total, failed)))
             return 0
         if kept is not None:
             _write(args, predictor, members, kept, lines=not by_window)
@@ -140,16 +131,16 @@ class _Slider:
         self.predictor, self.args, self.lines = predictor, args, lines
         self.lengths = {"smooth": args.smooth, "min_length": args.min_length}
 
-    def rows(self, records: RecordTable) -> Iterator[Entry]:
+    def rows(self, records: RecordTable) -> Iterator[labels.Entry]:
         """What is found in each file; see ``label_records``."""
         return (self.row(record.path, record.path, live=False) for record in records)
 
-    def entry(self, source: str) -> Entry:
+    def entry(self, source: str) -> labels.Entry:
         """The entry of a live source."""
         name = without_credentials(source)
         return {"video": name, "error": None, "predictions": [], **self.row(source, name, live=True)}
 
-    def row(self, source: str, name: str, *, live: bool) -> Entry:
+    def row(self, source: str, name: str, *, live: bool) -> labels.Entry:
         """The timeline of a source as plain values, or the error."""
         test = replace(self.predictor.config.test, **{"crops": 1, **chosen_views(self.args)})
         if live:
@@ -159,57 +150,56 @@ class _Slider:
         place: Any = sys.stdin.buffer if live and source == "-" else source
         options = {"step": self.args.step, "test": test, "live": live, "on_window": self.on_window, **self.lengths}
         try:
-            with console.Progress("windows", unit="windows") as self.progress:
+            with Progress("windows", unit="windows") as self.progress:
                 timeline = self.predictor.timeline(place, **options)
         except VideoError as error:
             return {"error": error.reason}
         if timeline.dropped:
-            console.warn(f"{name}: {timeline.dropped} frames came faster than they could be scored, and were left out")
+            warn(f"{name}: {timeline.dropped} frames came faster than they could be scored, and were left out")
         if self.args.save:
             annotate_video(source, self.args.save, timeline.segments)
-            console.say(f"annotated video: {printable(self.args.save)}")
-        return timeline_row(self.predictor, timeline, self.args.top)
+            say(f"annotated video: {printable(self.args.save)}")
+        return labels.timeline_row(self.predictor, timeline, self.args.top)
 
     def on_window(self, window: Window, stream: FrameStream) -> bool:
         """Returns whether ``--seconds`` are over."""
-        predictions = self.predictor.best(window.scores, self.args.top)
-        total = "" if stream.expected is None or self.live else f" of {console.duration(stream.expected / stream.fps)}"
-        self.progress.advance(1, at=f"{console.duration(window.end)}{total}")
+        predictor, args = self.predictor, self.args
+        predictions = predictor.best(window.scores, args.top)
+        total = "" if stream.expected is None or self.live else f" of {duration(stream.expected / stream.fps)}"
+        self.progress.advance(1, at=f"{duration(window.end)}{total}")
         best = predictions[0]
         if self.live and self.label != best.label:
             self.label = best.label
-            console.say(f"{console.clock(window.start)}  {100 * best.score:6.2f} %  {printable(best.label)}")
+            say(f"{clock(window.start)}  {100 * best.score:6.2f} %  {printable(best.label)}")
         if self.lines:
-            line: Entry = {"video": self.name, "start": window.start, "end": window.end}
+            line: labels.Entry = {"video": self.name, "start": window.start, "end": window.end}
             line |= {"predictions": [*map(asdict, predictions)], "dropped": stream.dropped - self.dropped}
             line |= {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds")} if self.live else {}
             print(json.dumps(line), file=self.lines, flush=True)
             self.dropped = stream.dropped
         began = time.monotonic()
-        if self.live and self.args.html:
+        if self.live and args.html:
             self.recent.append(window)
             if began >= self.page_due:
                 kept, end = list(self.recent), window.end
-                segments = make_timeline(
-                    kept, self.predictor.classes, duration=end, start=kept[0].start, **self.lengths
-                )
-                row = timeline_row(self.predictor, Timeline(segments, kept, end, None, stream.dropped), self.args.top)
+                segments = make_timeline(kept, predictor.classes, duration=end, start=kept[0].start, **self.lengths)
+                row = labels.timeline_row(predictor, Timeline(segments, kept, end, None, stream.dropped), args.top)
                 entry = {"video": self.name, "error": None, **row}
-                pages.write_prediction_page(self.args.html, self.predictor, [entry], refresh=REFRESH)
+                pages.write_prediction_page(args.html, predictor, [entry], refresh=REFRESH)
                 self.page_due = began + max(REFRESH, 20 * (time.monotonic() - began))
-        return self.args.seconds is not None and window.end >= self.args.seconds
+        return args.seconds is not None and window.end >= args.seconds
 
 
-def _show(entry: Entry, quiet: bool) -> None:
+def _show(entry: labels.Entry, quiet: bool) -> None:
     """Print one video: its name, then a line for each label or segment; or one line with the error."""
     name = printable(entry["video"])
     if not quiet and entry["error"] is None:
-        console.say(name)
+        say(name)
         for part in entry.get("timeline") or entry["predictions"]:
-            span = f"{console.clock(part['start'])} to {console.clock(part['end'])}  " if "start" in part else ""
-            console.say(f"  {span}{100 * part['score']:6.2f} %  {printable(part['label'])}")
+            span = f"{clock(part['start'])} to {clock(part['end'])}  " if "start" in part else ""
+            say(f"  {span}{100 * part['score']:6.2f} %  {printable(part['label'])}")
     if problem := entry["error"] or entry.get("warning"):
-        console.warn(f"{name}: {printable(problem)}", every_process=True)
+        warn(f"{name}: {printable(problem)}", every_process=True)
 
 
 def _write(
@@ -217,14 +207,14 @@ def _write(
 ) -> None:
     """Write the files that were asked for; only JSON and pages need all entries in memory."""
     if args.csv:
-        write_csv(args.csv, read_spool(kept))
+        labels.write_csv(args.csv, labels.read_spool(kept))
     if args.json_lines and lines:
-        write_lines(args.json_lines, read_spool(kept))
+        labels.write_lines(args.json_lines, labels.read_spool(kept))
     if args.json:
-        write_json(args.json, {"checkpoint": predictor.source, "videos": [*read_spool(kept)]})
+        write_json(args.json, {"checkpoint": predictor.source, "videos": [*labels.read_spool(kept)]})
     if args.maps:
-        for stem in pages.write_maps(args.maps, members, [*read_spool(kept)], query=tuple(args.query)):
-            console.say(f"maps: {printable(str(stem))}.html, and pictures as .png, .gif and .mp4")
+        for stem in pages.write_maps(args.maps, members, [*labels.read_spool(kept)], query=tuple(args.query)):
+            say(f"maps: {printable(str(stem))}.html, and pictures as .png, .gif and .mp4")
     if args.html:
-        pages.write_prediction_page(args.html, predictor, [*read_spool(kept)])
-        console.say(f"page: {printable(args.html)}")
+        pages.write_prediction_page(args.html, predictor, [*labels.read_spool(kept)])
+        say(f"page: {printable(args.html)}")

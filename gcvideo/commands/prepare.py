@@ -20,7 +20,6 @@ from gcvideo.prepare import transcode as copying
 from gcvideo.prepare import verify as verifying
 from gcvideo.prepare.index import make_index, write_shards
 from gcvideo.prepare.jobs import Part, PartDone
-from gcvideo.prepare.transcode import PRESETS, Encoding
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,8 +37,7 @@ def run(args: argparse.Namespace) -> int:
     shown = [(name, value) for name, value in results.items() if not isinstance(value, (list, dict))]
     if shown:
         table(shown, columns=(args.subcommand, ""))
-    if args.json:
-        write_json(args.json, results)
+    write_json(args.json, results)
     if args.subcommand == "transcode":
         return int(any(result["failures"] for result in results.values()))
     return int(bool(results.get("problems")))
@@ -128,8 +126,8 @@ def transcode(args: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {"most": args.compare, "workers": args.workers, "part": Part.from_args(args)}
     done = {}
     with tempfile.TemporaryDirectory(prefix="gcvideo-presets-") as folder:
-        for preset in PRESETS if args.compare else [args.preset]:
-            encoding = Encoding(preset=preset, short_side=args.short_side, audio=args.audio)
+        for preset in copying.PRESETS if args.compare else [args.preset]:
+            encoding = copying.Encoding(preset=preset, short_side=args.short_side, audio=args.audio)
             out = Path(folder) / preset if args.compare else args.out
             done[preset] = copying.transcode(args.source, out, encoding, **options)
     rows = []

@@ -4,8 +4,7 @@ import argparse
 
 import numpy as np
 
-from gcvideo import console
-from gcvideo.console import printable
+from gcvideo.console import clock, printable, say, table
 from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.files import write_json
 from gcvideo.predict.embedding import Embedding
@@ -25,17 +24,16 @@ def run(args: argparse.Namespace) -> int:
     query = {"path": args.query, "start": float(starts[chosen].min()), "end": float(ends[chosen].max())}
     found = index.nearest(vectors[chosen].mean(axis=0), top=args.top, leave_out=own)
     rows = [
-        [rank, f"{row['similarity']:.3f}", *map(console.clock, (row["start"], row["end"])), printable(row["path"])]
+        [rank, f"{row['similarity']:.3f}", *map(clock, (row["start"], row["end"])), printable(row["path"])]
         for rank, row in enumerate(found, start=1)
     ]
     columns = ["rank", "similarity", "from", "to", "video"]
-    console.table(rows, columns=columns, title=f"nearest to {printable(args.query)}")
-    if args.json:
-        write_json(args.json, {"query": query, "index": args.index, "found": found})
+    table(rows, columns=columns, title=f"nearest to {printable(args.query)}")
+    write_json(args.json, {"query": query, "index": args.index, "found": found})
     if args.html:
         values = {"rows": [query, *found], "info": index.info, "vectors": len(index.paths)}
         write_page(args.html, "search.html.j2", title="Similar videos", **values)
-        console.say(f"page: {printable(args.html)}")
+        say(f"page: {printable(args.html)}")
     return 0
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from gcvideo import console, distributed
-from gcvideo.console import printable
 from gcvideo.errors import ConfigError, DataError
 from gcvideo.eval.predictions import Predictions
 from gcvideo.files import write_json
@@ -26,9 +25,8 @@ def run(args: argparse.Namespace) -> int:
 
         console.say(render("test.txt.j2", results=results, rescored=args.from_predictions).strip("\n"))
         for failure in results.get("failures", ())[:10]:
-            console.warn(f"{printable(failure['path'] or failure['id'])}: {printable(failure['reason'])}")
-        if args.json:
-            write_json(args.json, results)
+            console.warn(console.printable(f"{failure['path'] or failure['id']}: {failure['reason']}"))
+        write_json(args.json, results)
         if args.html and predictions is not None:
             from gcvideo.report.pages import write_test_report
 

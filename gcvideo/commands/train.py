@@ -44,6 +44,6 @@ def run(args: argparse.Namespace) -> int:
                 from gcvideo.report.pages import write_run_report
 
                 write_run_report(config.run_dir)
-        if args.json and distributed.is_main():
+        if distributed.is_main():
             write_json(args.json, results)
     return 0

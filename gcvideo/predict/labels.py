@@ -15,7 +15,7 @@ import numpy as np
 from gcvideo.config import TestConfig
 from gcvideo.console import Progress
 from gcvideo.data.records import Failure, RecordTable
-from gcvideo.files import Journal, replacing
+from gcvideo.files import Journal, Row, replacing
 from gcvideo.predict.predictor import Predictor
 from gcvideo.predict.timeline import Timeline
 
@@ -23,11 +23,7 @@ Entry = dict[str, Any]  # what ``gcvideo predict --json`` writes about one video
 
 
 def label_records(
-    records: RecordTable,
-    make_rows: Callable[[RecordTable], Iterator[Entry]],
-    *,
-    journal: Journal | None = None,
-    progress: bool = False,
+    records: RecordTable, make_rows: Callable[[RecordTable], Iterator[Row]], *, journal: Journal | None, progress: bool
 ) -> Iterator[Entry]:
     """An entry for each record, in order: its labels, and its timeline if wanted; or the error.
 
