@@ -4,8 +4,6 @@ Only rank 0 prints. On a terminal progress is a live bar; elsewhere (a pipe, a b
 seconds. Between ``log_to(path)`` and its end everything is also written to that file, as plain lines.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import sys
@@ -63,9 +61,8 @@ def aligned(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> list[st
 def log_to(path: str | Path) -> Iterator[None]:
     """Write everything printed inside the ``with`` block to the end of a file as well, and the error that ends it."""
     global _log_file
-    with Path(path if distributed.is_main() else os.devnull).open(
-        "a", encoding="utf-8", errors="backslashreplace"
-    ) as _log_file:
+    place = Path(path if distributed.is_main() else os.devnull)
+    with place.open("a", encoding="utf-8", errors="backslashreplace") as _log_file:
         try:
             yield
         except GcvideoError as error:
@@ -124,7 +121,7 @@ class Progress:
         """Units per second since the job began."""
         return (self.done - self.start) / max(time.monotonic() - self._began, 1e-9)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -197,8 +197,7 @@ class Journal:
         file, place = self._places[item]
         with file.open("rb") as opened:
             opened.seek(place)
-            entry: Row = json.loads(opened.readline())
-        return entry
+            return dict(json.loads(opened.readline()))
 
     def _read(self, file: Path) -> bool:
         """Note the rows of a file; returns whether it has this key."""

@@ -93,11 +93,9 @@ class ClipMixer:
 
     def __init__(self, augment: AugmentConfig, *, num_classes: int, clips: int | None = None) -> None:
         if clips is not None and clips <= augment.clips_per_video:
-            raise ConfigError(
-                "data.augment: mixup and cutmix need clips of two videos or more, and one process takes "
-                f"{clips} of a single video at a time (data.augment.clips_per_video={augment.clips_per_video}); raise "
-                "train.batch_size or lower train.accumulate"
-            )
+            found = f"{clips} of a single video at a time (data.augment.clips_per_video={augment.clips_per_video})"
+            need = f"mixup and cutmix need clips of two videos or more, and one process takes {found}"
+            raise ConfigError(f"data.augment: {need}; raise train.batch_size or lower train.accumulate")
         self.num_classes = num_classes
         self.augment = augment
         from torchvision.transforms import v2

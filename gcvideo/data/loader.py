@@ -175,9 +175,7 @@ def train_loader(
     augment = dataset.data.augment
     videos = batch_size // augment.clips_per_video
     if videos * augment.clips_per_video != batch_size:
-        raise ConfigError(
-            f"data.augment.clips_per_video: does not divide the {batch_size} clips that a process takes at a time"
-        )
+        raise ConfigError(f"data.augment.clips_per_video: does not divide the {batch_size} clips of a micro-batch")
     dataset.quarantine.share()
     labels, step = dataset.records.labels if augment.class_balanced else None, videos * accumulate * world_size
     order = epoch_order(len(dataset), seed=seed, epoch=epoch, global_batch=step, labels=labels)

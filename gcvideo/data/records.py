@@ -135,8 +135,7 @@ class RecordTable:
     @classmethod
     def of_files(cls, paths: Sequence[str | Path]) -> RecordTable:
         """Unlabelled videos, for prediction: the ids are the paths."""
-        names = [str(path) for path in paths]
-        return cls(ids=names, paths=names, labels=[-1] * len(names))
+        return cls.of_records([VideoRecord(str(path), -1, str(path)) for path in paths])
 
     @classmethod
     def of_records(cls, records: Sequence[VideoRecord]) -> RecordTable:

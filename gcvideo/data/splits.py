@@ -53,10 +53,9 @@ def load_split(
         raise ConfigError(f"model.multi_label: false, but {records.source} gives videos several labels; {fix}")
     source, found = records.source, classes or records.classes
     if found is not None and len(found) != num_classes:
-        raise ConfigError(
-            f"model.num_classes: {num_classes}, but {data.classes or source} names {len(found)} classes; set "
-            f"model.num_classes={len(found)}, or data.classes= to a list of all: a file, {', '.join(PUBLISHED_CLASSES)}"
-        )
+        names = f"{data.classes or source} names {len(found)} classes; set model.num_classes={len(found)}"
+        fix = f"data.classes= to a list of all: a file, {', '.join(PUBLISHED_CLASSES)}"
+        raise ConfigError(f"model.num_classes: {num_classes}, but {names}, or {fix}")
     if name == "validation" and classes is None and found is not None:
         raise DataError(f"{source}: has class names, but the labels for training are numbers; set data.classes")
     if name == "validation" and not (records.labels >= 0).any():

@@ -8,8 +8,6 @@ of workers or on which of them died.
 Tensors travel through anonymous memory files, so a small ``/dev/shm``, as containers have, is enough.
 """
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import gc
@@ -22,7 +20,6 @@ import resource
 import signal
 import tempfile
 import time
-import typing
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
@@ -151,14 +148,14 @@ class WorkerPool(Generic[Task, Result]):
                 page_lock(self._maps[file])
         parts = np.split(self._maps[file][: sum(sizes)], np.cumsum(sizes)[:-1])
         buffers = [part if self.pin_memory and len(part) >= LARGE else part.copy() for part in parts]
-        result = pickle.loads(packed, buffers=buffers)
+        result: Result = pickle.loads(packed, buffers=buffers)
         self._done += 1
         self._send()
         if isinstance(result, Exception):
             raise result
-        return typing.cast(Result, result)
+        return result
 
-    def _start(self, number: int) -> _Worker:
+    def _start(self, number: int) -> "_Worker":
         self._held[number] = NOTHING
         if not self._files:
             in_memory = hasattr(os, "memfd_create")  # macOS has none
@@ -181,7 +178,7 @@ class WorkerPool(Generic[Task, Result]):
             else:
                 self._idle_deaths, self._measured, self._busy = 0, self._measured + 1, self._busy + seconds
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: "_Worker") -> None:
         """Restart a dead worker, report its item, and resend its tasks."""
         worker.process.join(timeout=10)
         number = self._running.index(worker)

@@ -218,10 +218,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     if path.suffix == ".jsonl":
         rows = [_json_row(path, number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
         names = [name for name in dict.fromkeys(itertools.chain(*rows)) if ALIASES.get(name, name) in KNOWN]
-        cells: list[list[Any]] = [names, *([row.get(name) for name in names] for row in rows)]
-        joined = [["|".join(map(str, cell)) if isinstance(cell, list) else cell for cell in row] for row in cells]
         table = io.StringIO()
-        csv.writer(table, lineterminator="\n").writerows(joined)
+        csv.writer(table, lineterminator="\n").writerows([names, *([row.get(name) for name in names] for row in rows)])
         text = table.getvalue()
     lines = enumerate(text.split("\n"), start=path.suffix != ".jsonl")
     return ((number, line.strip(" \r\ufeff")) for number, line in lines if not NO_ROW.fullmatch(line))
@@ -229,7 +227,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _json_row(path: Path, number: int, text: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(text))
+        cells = dict(json.loads(text)).items()
+        return {name: "|".join(map(str, cell)) if isinstance(cell, list) else cell for name, cell in cells}
     except (ValueError, TypeError):
         raise DataError(f"{path}:{number}: expected a JSON object, found {text[:80]!r}") from None
 
