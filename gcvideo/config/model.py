@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gcvideo.config.checks import check_kind, check_ranges
-from gcvideo.config.objects import is_path
+from gcvideo.config.checks import check_kind, check_ranges, is_path
 from gcvideo.errors import ConfigError
 
 STAGES = ("res2", "res3", "res4", "res5")

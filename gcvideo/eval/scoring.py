@@ -8,15 +8,7 @@ import numpy as np
 
 from gcvideo.console import percent
 from gcvideo.errors import DataError
-from gcvideo.eval.metrics import (
-    calibration,
-    confusion_matrix,
-    label_ranks,
-    score_classes,
-    sigmoid,
-    softmax,
-    wilson_interval,
-)
+from gcvideo.eval import metrics
 from gcvideo.eval.predictions import Predictions
 
 NOT_LEARNED = (
@@ -72,14 +64,15 @@ def score(predictions: Predictions) -> Scoring:
     scores = labelled.scores.astype(np.float64)
     # Scores are probabilities, except that the mean of logits is not and the largest softmax of any view does not sum
     # to 1.
-    probabilities = softmax(scores) if labelled.ensemble == "logits" else scores / scores.sum(axis=1, keepdims=True)
+    totals = scores.sum(axis=1, keepdims=True)
+    probabilities = metrics.softmax(scores) if labelled.ensemble == "logits" else scores / totals
     predicted = np.where(np.isnan(labelled.scores), -np.inf, labelled.scores).argmax(axis=1)
     return Scoring(
         predictions=labelled,
         probabilities=probabilities,
         predicted=predicted,
-        ranks=label_ranks(labelled.scores, labelled.labels),
-        confusion=confusion_matrix(labelled.labels, predicted, scores.shape[1]),
+        ranks=metrics.label_ranks(labelled.scores, labelled.labels),
+        confusion=metrics.confusion_matrix(labelled.labels, predicted, scores.shape[1]),
         classes=labelled.classes or [str(k) for k in range(scores.shape[1])],
     )
 
@@ -121,7 +114,7 @@ def against_guessing(scoring: Scoring) -> dict[str, Any]:
         "context", all this in words; and "verdict", what to do where the network is no better than guessing, else "".
     """
     videos, hits = len(scoring.labels), int(scoring.right.sum())
-    low, high = wilson_interval(hits, videos)
+    low, high = metrics.wilson_interval(hits, videos)
     chance, largest = 1 / len(scoring.classes), float(np.bincount(scoring.labels).max()) / videos
     guess, verdict = max(chance, largest), ""
     if hits / videos <= guess < 1:
@@ -159,8 +152,8 @@ def summarize_sets(predictions: Predictions, thresholds: Sequence[float] | None 
     """
     known = predictions.select(predictions.known)
     scores, truth = known.scores.astype(np.float64), known.labels == 1
-    scores = sigmoid(scores) if known.ensemble == "logits" else scores
-    precisions, limits = score_classes(scores, truth)
+    scores = metrics.sigmoid(scores) if known.ensemble == "logits" else scores
+    precisions, limits = metrics.score_classes(scores, truth)
     limits = limits if thresholds is None else np.asarray(thresholds)
     chosen, names = scores > limits, known.classes or [*map(str, range(scores.shape[1]))]
     hits, given, shown = (each.sum(axis=0) for each in (chosen & truth, chosen, truth))
@@ -190,6 +183,6 @@ def summary(scoring: Scoring) -> dict[str, Any]:
         "mean_class_top1": sum(row["top1"] for row in rows) / len(rows),
         "per_class": rows,
         "worst_pairs": worst_pairs(scoring),
-        "calibration": calibration(scoring.probabilities.max(axis=1), scoring.right),
+        "calibration": metrics.calibration(scoring.probabilities.max(axis=1), scoring.right),
         "confusion": scoring.confusion.tolist(),
     }
