@@ -1,5 +1,8 @@
 """The errors a user can cause. Commands print them as one line and exit with code 2."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class GcvideoError(Exception):
     """Base of every error whose message is meant for the user: what is wrong, where, and the fix."""
@@ -45,3 +48,9 @@ class InputShapeError(GcvideoError, ValueError):
 
 class TrainingError(GcvideoError):
     """A training that has to stop, because its loss, weights or scores are not finite."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """End of an error message: "; did you mean 'optim.lr'?", or nothing where no name is close."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -5,15 +5,14 @@ checkpoint that holds one, runs the code that its dotted paths name: run only co
 know.
 """
 
-import difflib
 import math
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from gcvideo.errors import ConfigError
+from gcvideo.errors import ConfigError, nearest
 from gcvideo.files import read_yaml
 
 _RANGES = read_yaml(__file__, "ranges.yaml")
@@ -45,12 +44,6 @@ def check_kind(key: str, value: str, kinds: Sequence[str]) -> None:
         raise ConfigError(
             f"{key}: {value!r} is not one of {', '.join(kinds)}, nor a path module:name{nearest(value, kinds)}"
         )
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """End of an error message: "; did you mean 'optim.lr'?", or nothing where no name is close."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def is_path(text: str) -> bool:

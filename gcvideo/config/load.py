@@ -19,11 +19,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from gcvideo.config.checks import nearest
 from gcvideo.config.data import AUGMENT_PRESETS, AugmentConfig
 from gcvideo.config.reference import nearest_key
 from gcvideo.config.schema import RunConfig
-from gcvideo.errors import ConfigError
+from gcvideo.errors import ConfigError, nearest
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -7,8 +7,7 @@ import dataclasses
 from typing import Any, cast
 
 from gcvideo.config import ContextConfig, ModelConfig, config_from_dict
-from gcvideo.config.checks import nearest
-from gcvideo.errors import ConfigError
+from gcvideo.errors import ConfigError, nearest
 from gcvideo.models.resnet3d import ResNet3d, build_model
 
 __all__ = ["MODELS", "ResNet3d", "build_model", "create_model", "model_config"]

@@ -5,8 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gcvideo.config.checks import nearest
-from gcvideo.errors import ConfigError
+from gcvideo.errors import ConfigError, nearest
 
 HEAD = "head"
 

@@ -10,8 +10,7 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from gcvideo.config.checks import nearest
-from gcvideo.errors import DataError
+from gcvideo.errors import DataError, nearest
 
 Kind = Literal["any", "names", "numbers"]
 
