@@ -26,7 +26,7 @@ PRELOAD = [
     "tests.docs.world",
     "tests.training",
     "gcvideo.predict.predictor",
-    "gcvideo.eval.test_run",
+    "gcvideo.eval.trained",
     "gcvideo.prepare.transcode",
     "gcvideo.report.pages",
     "torch.utils.tensorboard",

@@ -12,8 +12,7 @@ from gcvideo.data.dataset import VideoViews, ViewDataset
 from gcvideo.data.loader import Loader, eval_loader
 from gcvideo.data.records import Failure, RecordTable
 from gcvideo.errors import DataError
-from gcvideo.eval.test_run import protocol, test_records
-from gcvideo.eval.trained import TrainedNetwork, load_trained
+from gcvideo.eval.trained import TrainedNetwork, load_trained, protocol, test_records
 
 
 def load(args: argparse.Namespace, *, defaults: tuple[str, ...] = ()) -> tuple[TrainedNetwork, RecordTable]:

@@ -22,8 +22,7 @@ from gcvideo.benchmark.workloads import forward_pass, peak_memory, random_clips,
 from gcvideo.config import RunConfig, config_from_dict, config_to_dict, load_config
 from gcvideo.errors import ConfigError
 from gcvideo.eval.predictions import Predictions
-from gcvideo.eval.test_run import run_test
-from gcvideo.eval.trained import load_trained
+from gcvideo.eval.trained import load_trained, run_test
 from gcvideo.prepare.synthetic import make_synthetic
 from gcvideo.report.page import render
 from gcvideo.report.pages import plots_of, write_comparison
@@ -58,20 +57,17 @@ def run(args: argparse.Namespace) -> None:
     if args.quick:
         args.predictions = [[train_and_test(candidate.config)] for candidate in candidates]
     console.say(f"{len(candidates)} networks on {machine}")
-    accuracies: Sequence[dict[str, Any] | None] = [None] * len(candidates)
-    changed = None
-    if args.predictions:
-        tests = [[Predictions.load(place) for place in places] for places in args.predictions]
-        names = [candidate.name for candidate in candidates]
-        accuracies, changed = compare_accuracy(names, tests), changed_videos(names, tests)
+    names = [candidate.name for candidate in candidates]
+    tests = [[Predictions.load(place) for place in places] for places in args.predictions or ()]
+    accuracies = compare_accuracy(names, tests) if tests else []
     results: dict[str, Any] = {
         "networks": measure_networks(candidates, args, device=device),
         "scaling": None if "scaling" in args.skip else scaling(args.rounds, device),
-        "changed": changed,
+        "changed": changed_videos(names, tests) if tests else None,
         "machine": machine,
         "clock": pick_clock(device),
     }
-    for row, accuracy in zip(results["networks"], accuracies, strict=True):
+    for row, accuracy in zip(results["networks"], accuracies, strict=False):  # none without predictions
         row["accuracy"] = accuracy
     console.say(render("comparison.txt.j2", results=results).rstrip())
     finish(args, results, {})

@@ -60,8 +60,7 @@ def mean_of_tests(args: argparse.Namespace) -> tuple[dict[str, Any], None]:
 
 
 def _test(args: argparse.Namespace) -> tuple[dict[str, Any], Predictions]:
-    from gcvideo.eval.test_run import run_test
-    from gcvideo.eval.trained import load_trained
+    from gcvideo.eval.trained import load_trained, run_test
 
     network = load_trained(args.checkpoint, overrides=args.overrides, engine="onnxruntime")
     output = Path(args.output).expanduser() if args.output else network.run_folder

@@ -20,8 +20,7 @@ from gcvideo.console import duration, percent, printable, say, sparing
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError
 from gcvideo.eval.predictions import Predictions
-from gcvideo.eval.test_run import run_test
-from gcvideo.eval.trained import load_trained
+from gcvideo.eval.trained import load_trained, run_test
 from gcvideo.files import Journal, Row, write_json
 from gcvideo.fit.look import Videos, look
 from gcvideo.fit.plan import Plan, plan_clips, plan_epochs, plan_rate, plan_training

@@ -210,8 +210,7 @@ class AttentionPool(nn.Module):
         """
         dtype = _autocast_dtype(x_NCTHW)
         if values_NPD is None:
-            pooled_NC, attention_NP, x_NCTHW = _AttentionPool.apply(x_NCTHW, self.weight, dtype)
-            return pooled_NC, attention_NP, x_NCTHW
+            return _AttentionPool.apply(x_NCTHW, self.weight, dtype)
         logits_NP = F.linear(x_NCTHW.to(dtype).flatten(2).transpose(1, 2), self.weight.to(dtype)).squeeze(2)
         attention_NP = logits_NP.softmax(1, dtype=torch.promote_types(dtype, torch.float32)).to(values_NPD.dtype)
         return torch.bmm(attention_NP.unsqueeze(1), values_NPD).squeeze(1), attention_NP.detach(), x_NCTHW

@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -57,15 +58,12 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, BlockTrace]]:
     traces: dict[str, BlockTrace] = {}
     blocks = {name: block for name, block in model.named_modules() if isinstance(block, TracedBlock)}
 
-    def traced(name: str, block: nn.Module) -> Any:
-        def forward(x: Tensor) -> Tensor:
-            y, traces[name] = type(block).forward(block, x, return_attention=True)
-            return y
-
-        return forward
+    def forward(name: str, block: TracedBlock, x: Tensor) -> Tensor:
+        y, traces[name] = type(block).forward(block, x, return_attention=True)
+        return y
 
     for name, block in blocks.items():
-        block.forward = traced(name, block)
+        block.forward = partial(forward, name, block)
     try:
         yield traces
     finally:

@@ -25,7 +25,7 @@ from gcvideo.data.loader import eval_loader
 from gcvideo.errors import ConfigError, DataError, InputShapeError
 from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.optimize import fold_batch_norms, to_half
-from gcvideo.eval.test_run import test_records
+from gcvideo.eval.trained import test_records
 from gcvideo.predict.exported import FORMAT, METADATA, ExportedNetwork, quiet
 
 # Smallest sizes to try of a dimension that may vary: some layers make a special case of a single position.

@@ -10,7 +10,7 @@ import pytest
 
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, save_config
-from gcvideo.eval import test_run as testing
+from gcvideo.eval import trained as testing
 from gcvideo.eval.predictions import Predictions
 from gcvideo.files import Journal
 from tests.tiny import tiny_checkpoint

@@ -20,7 +20,7 @@ from torch.nn.functional import nll_loss
 from gcvideo.cli import main
 from gcvideo.config import config_from_dict
 from gcvideo.data.records import RecordTable
-from gcvideo.eval import test_run as testing
+from gcvideo.eval import trained as testing
 from gcvideo.eval.predictions import Predictions, VideoScores
 from gcvideo.files import Journal, hash_file
 from gcvideo.train.checkpoint import load_checkpoint, save_checkpoint
