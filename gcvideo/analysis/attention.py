@@ -41,6 +41,7 @@ from gcvideo.eval.trained import TrainedNetwork
 from gcvideo.files import read_yaml
 from gcvideo.layers import BlockTrace, NonLocalBlock, TracedBlock, record_attention
 from gcvideo.layers.context import AttentionPool
+from gcvideo.predict.inputs import input_views
 
 # One clip from the middle of each video, its centre crop: many videos tell more than many views of a few.
 ONE_VIEW = ("test.clips=1", "test.crops=1", "test.whole_frame=false")
@@ -92,7 +93,7 @@ def analyze(network: TrainedNetwork, records: RecordTable) -> dict[str, Any]:
     failures: list[Failure] = []
     total = len(records) * config.test.clips * config.test.crops
     with console.Progress("attention", total=total, unit="clips") as progress:
-        for video in networks.view_loader(config, records):
+        for video in input_views(records, data=config.data, test=config.test, workers=config.data.worker_count):
             if video.failure is not None:
                 failures.append(video.failure)
                 continue
@@ -104,12 +105,8 @@ def analyze(network: TrainedNetwork, records: RecordTable) -> dict[str, Any]:
                 found = {name: block_statistics(blocks[name], trace, seed=seed) for name, trace in traces.items()}
                 measured.append({"video": video.id, "blocks": found})
                 progress.advance()
-    return {
-        **networks.about(network, records, failures),
-        **summarize(network.model, measured),
-        "paper_from_memory_unverified": PAPER,
-        "clips": measured,
-    }
+    results = {**networks.about(network, records, failures), **summarize(network.model, measured)}
+    return {**results, "paper_from_memory_unverified": PAPER, "clips": measured}
 
 
 def rows_of(results: dict[str, Any]) -> list[dict[str, Any]]:

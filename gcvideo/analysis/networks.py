@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 
 from gcvideo import console
-from gcvideo.config import RunConfig, config_to_dict
-from gcvideo.data.dataset import VideoViews, ViewDataset
-from gcvideo.data.loader import Loader, eval_loader
+from gcvideo.config import config_to_dict
 from gcvideo.data.records import Failure, RecordTable
 from gcvideo.errors import DataError
 from gcvideo.eval.trained import TrainedNetwork, load_trained, protocol, test_records
@@ -28,12 +26,6 @@ def load(args: argparse.Namespace, *, defaults: tuple[str, ...] = ()) -> tuple[T
         chosen = np.random.default_rng(network.config.seed).choice(len(records), args.videos, replace=False)
         records = records.select(np.sort(chosen))
     return network, records
-
-
-def view_loader(config: RunConfig, records: RecordTable) -> Loader[VideoViews]:
-    """All views of each video, decoded by the config's workers."""
-    dataset = ViewDataset(records, data=config.data, test=config.test)
-    return eval_loader(dataset, rank=0, world_size=1, workers=min(config.data.worker_count, len(records)))
 
 
 def about(network: TrainedNetwork, records: RecordTable, failures: Sequence[Failure]) -> dict[str, Any]:

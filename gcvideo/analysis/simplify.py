@@ -24,6 +24,7 @@ from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.trained import TrainedNetwork
 from gcvideo.layers import NonLocalBlock
+from gcvideo.predict.inputs import input_views
 
 
 class SharedMapBlock(nn.Module):
@@ -104,12 +105,12 @@ def simplify(network: TrainedNetwork, records: RecordTable, *, each: bool = Fals
     if not names:
         raise ConfigError(f"{network.path}: this network has no non-local block to simplify")
 
-    config = network.config
+    how: dict[str, Any] = {"data": network.config.data, "test": network.config.test}
 
     def test(model: nn.Module, title: str) -> Predictions:
         with console.Progress(title, total=len(records), unit="videos") as progress:
-            views, note = networks.view_loader(config, records), lambda _: progress.advance()
-            return evaluate(model, views, test=config.test, data=config.data, on_video=note)
+            loader = input_views(records, workers=network.config.data.worker_count, **how)
+            return evaluate(model, loader, on_video=lambda _: progress.advance(), **how)
 
     original = test(network.model, "original")
     results = {**networks.about(network, records, original.failures), "original": original.accuracy(), "simplified": []}

@@ -24,9 +24,8 @@ from gcvideo.errors import ConfigError
 from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.trained import load_trained, run_test
 from gcvideo.prepare.synthetic import make_synthetic
-from gcvideo.report.page import render
+from gcvideo.report.page import png, render
 from gcvideo.report.pages import plots_of, write_comparison
-from gcvideo.report.plots import png
 from gcvideo.train.trainer import Trainer
 
 # Preset, and whether it is --quick -> its networks.

@@ -31,7 +31,7 @@ from gcvideo.predict.predictor import Predictor, load
 from gcvideo.predict.timeline import Timeline, Window, make_timeline
 from gcvideo.prepare.jobs import Part, PartDone
 from gcvideo.report import pages
-from gcvideo.report.labelled_video import annotate_video, check_destination
+from gcvideo.report.pictures import annotate_video, check_destination
 from gcvideo.video import FrameStream
 from gcvideo.video.stream import without_credentials
 

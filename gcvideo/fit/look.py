@@ -176,8 +176,5 @@ def _describe(videos: Videos) -> None:
             videos.note(f"{name}: a single video to train on, so none can be held out to test the class; add more")
         seen = [[r[key] for i in own if (r := videos.rows[i]).get(key)] for key in COLUMNS]
         rows.append([printable(name), *counts, *(f"{np.median(column or [np.nan]):.4g}" for column in seen)])
-    table(
-        rows,
-        columns=("class", *verify.SUBSETS, *COLUMNS.values()),
-        title=f"{len(videos.records):,} videos of {len(videos.classes)} classes; medians",
-    )
+    title = f"{len(videos.records):,} videos of {len(videos.classes)} classes; medians"
+    table(rows, columns=("class", *verify.SUBSETS, *COLUMNS.values()), title=title)

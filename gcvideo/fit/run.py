@@ -20,12 +20,12 @@ from gcvideo.console import duration, percent, printable, say, sparing
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError
 from gcvideo.eval.predictions import Predictions
+from gcvideo.eval.scoring import accuracy, judge
 from gcvideo.eval.trained import load_trained, run_test
 from gcvideo.files import Journal, Row, write_json
 from gcvideo.fit.look import Videos, look
 from gcvideo.fit.plan import Plan, plan_clips, plan_epochs, plan_rate, plan_training
 from gcvideo.fit.split import find_groups, folds, hold_out
-from gcvideo.fit.verdict import accuracy, judge
 from gcvideo.prepare.index import write_index
 from gcvideo.prepare.jobs import scan
 from gcvideo.prepare.transcode import LIMITS, Encoding, costs, encode_video
@@ -119,10 +119,8 @@ class Fit:
         """Make small copies of the videos in the run's folder, where a few of them show that this saves time."""
         both = zip(self.videos.records, self.videos.rows, strict=True)
         lengths = {record.path: row.get("duration") or 0.0 for record, row in both if os.path.isfile(record.path)}
-        folder, encoding = (
-            self.plan.config.run_dir / "videos",
-            Encoding(short_side=max(self.plan.config.data.short_side)),
-        )
+        folder = self.plan.config.run_dir / "videos"
+        encoding = Encoding(short_side=max(self.plan.config.data.short_side))
         copies = {path: str(folder / str(number) / f"{Path(path).stem}.mp4") for number, path in enumerate(lengths)}
         journal = Journal(folder / "copies.jsonl", encoding._asdict())
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,19 +180,18 @@ def explain_video(predictor: Predictor, entry: dict[str, Any], **options: Any) -
     return explain(predictor, make_views(views)[1:2], target, **options)
 
 
-def map_stems(folder: str | Path, videos: Sequence[str]) -> list[Path]:
+def map_stems(folder: str | Path, videos: Sequence[str]) -> Iterator[Path]:
     """Where the maps of each video go: ``folder/NAME_maps``, without the suffix.
 
     A number is added if a file of that name is one of the videos, or belongs to another video of the same name.
     """
     taken = {os.path.splitext(os.path.abspath(video))[0] for video in videos}
-    stems: list[Path] = []
     for video in videos:
         stem = Path(folder) / f"{Path(video).stem[:100]}_maps"
         tried = itertools.chain([stem], (stem.with_name(f"{stem.name}_{n}") for n in itertools.count(2)))
-        stems.append(next(path for path in tried if os.path.abspath(path) not in taken))
-        taken.add(os.path.abspath(stems[-1]))
-    return stems
+        stem = next(path for path in tried if os.path.abspath(path) not in taken)
+        taken.add(os.path.abspath(stem))
+        yield stem
 
 
 def save_maps(stem: str | Path, explanation: Explanation) -> None:

@@ -16,13 +16,12 @@ from matplotlib.figure import Figure
 from gcvideo.config import config_to_dict, load_config
 from gcvideo.errors import CheckpointError
 from gcvideo.eval.predictions import Predictions
-from gcvideo.eval.scoring import Scoring, details, score, summary
+from gcvideo.eval.scoring import details, score, summary, video_row
 from gcvideo.files import read_yaml
 from gcvideo.predict.predictor import Predictor, load
 from gcvideo.report.maps import Explanation, Place, explain_video, map_stems, save_maps
-from gcvideo.report.page import write_page
+from gcvideo.report.page import Series, line_plot, write_page
 from gcvideo.report.pictures import data_uri
-from gcvideo.report.plots import Series, line_plot
 from gcvideo.train.logger import read_metrics
 
 MOST_CLASSES = 24  # of a confusion matrix that can be read; of more classes only the most confused ones are shown
@@ -65,7 +64,7 @@ def write_run_report(folder: str | Path) -> Path:
     predictions = Predictions.load(file) if file.exists() else None
     values = {"results": results, "tested": tested, "predictions": predictions, "config": config_to_dict(config)}
     values |= {"scored": score_for_page(predictions) if predictions else None}
-    values |= {"curves": _curves(read_metrics(folder / "metrics.jsonl"))}
+    values |= {"curves": list(_curves(read_metrics(folder / "metrics.jsonl")))}
     write_page(folder / "report.html", "run.html.j2", title=f"Run {config.name}", **values)
     return folder / "report.html"
 
@@ -116,17 +115,8 @@ def _most_confused(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]
     return {**shown, "totals": counts[chosen].sum(axis=1).tolist(), "of": np.count_nonzero(both)}
 
 
-def video_row(scoring: Scoring, i: int) -> dict[str, Any]:
-    """What a page shows of the i-th video: its class, what it was taken for with which confidence, and the rank."""
-    videos, names, taken_for = scoring.predictions, scoring.classes, scoring.predicted[i]
-    row = {"id": videos.ids[i], "path": (videos.paths or videos.ids)[i], "class": names[scoring.labels[i]]}
-    confidence = float(scoring.probabilities[i, taken_for])
-    return {**row, "taken_for": names[taken_for], "rank": int(scoring.ranks[i]) + 1, "confidence": confidence}
-
-
-def _curves(lines: Sequence[dict[str, Any]]) -> list[Figure]:
+def _curves(lines: Sequence[dict[str, Any]]) -> Iterator[Figure]:
     """Plots of the lines of ``metrics.jsonl`` over the epochs."""
-    plots = []
     for title, plot in CURVES.items():
         series = []
         for name, place in plot["curves"].items():
@@ -138,8 +128,7 @@ def _curves(lines: Sequence[dict[str, Any]]) -> list[Figure]:
                 means = [np.mean(points[start : start + size], axis=0) for start in range(0, len(points), size)]
                 series.append(Series(name, means, marks=kind == "val"))
         if series:
-            plots.append(line_plot(series, title=title, x="epoch", y=plot["y"]))
-    return plots
+            yield line_plot(series, title=title, x="epoch", y=plot["y"])
 
 
 def write_maps(

@@ -14,8 +14,8 @@ from matplotlib import font_manager
 from PIL import features
 
 from gcvideo.predict.timeline import Segment
-from gcvideo.report import labelled_video
-from gcvideo.report.labelled_video import annotate_video, draw_label, find_font
+from gcvideo.report import pictures
+from gcvideo.report.pictures import annotate_video, draw_label, find_font
 from gcvideo.video import FrameStream
 from tests.videos import moving_frames, write_video
 
@@ -27,10 +27,10 @@ def fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The fonts of the machine: none but matplotlib's own, and those that a test adds."""
     found: list[str] = []
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: found)
-    for cached in (labelled_video.find_font, labelled_video._band):
+    for cached in (pictures.find_font, pictures._band):
         cached.cache_clear()
     yield found
-    for cached in (labelled_video.find_font, labelled_video._band):
+    for cached in (pictures.find_font, pictures._band):
         cached.cache_clear()
 
 
@@ -73,13 +73,13 @@ def test_a_font_of_the_machine_is_found(fonts: list[str], tmp_path: Path) -> Non
     (tmp_path / "damaged.ttf").write_bytes(b"no font")
     fonts += [str(tmp_path / "damaged.ttf"), str(make_font(tmp_path / "half.ttf", "跳"))]
     fonts.append(str(make_font(tmp_path / "whole.ttf", CHINESE)))
-    for cached in (labelled_video.find_font, labelled_video._band):
+    for cached in (pictures.find_font, pictures._band):
         cached.cache_clear()
-    assert labelled_video.find_font(CHINESE) == (str(tmp_path / "whole.ttf"), set())
+    assert pictures.find_font(CHINESE) == (str(tmp_path / "whole.ttf"), set())
     drawn = band(CHINESE)
     assert (drawn > 200).sum() > 150, "two black squares"
     assert not np.array_equal(drawn, boxes)
-    assert labelled_video.find_font("jump")[0].endswith("DejaVuSans.ttf")
+    assert pictures.find_font("jump")[0].endswith("DejaVuSans.ttf")
 
 
 @pytest.mark.skipif(not features.check("raqm"), reason="needs FriBiDi")

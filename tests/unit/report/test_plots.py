@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcvideo.report.plots import COLOURS, INK, Series, line_plot, png, svg
+from gcvideo.report.page import COLOURS, INK, Series, line_plot, png, svg
 
 SERIES = [
     Series("GC", [(4, 1.0), (64, 16.0)], dots=[(8, 1.5), (8, 2.5)]),

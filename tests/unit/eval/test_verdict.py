@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gcvideo.eval.predictions import Predictions, VideoScores
-from gcvideo.fit.verdict import judge
+from gcvideo.eval.scoring import judge
 from gcvideo.report.page import render
 
 CLASSES = ["a", "b", "c", "d"]
