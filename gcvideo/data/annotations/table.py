@@ -217,8 +217,8 @@ def read_index(annotation: Annotation) -> RecordTable:
     names = ("classes", "root", "missing", "shards")
     stored, home, missing, shards = (json.loads((schema.metadata or {}).get(name.encode(), b"null")) for name in names)
     sets = columns["label"].combine_chunks()
-    counted = columns.set_column(2, "label", pc.list_value_length(sets)) if several else columns
-    known = counted.filter(pc.field("label") >= 0).group_by(["path", *spans])
+    texts = pc.binary_join(sets.cast(pa.list_(pa.string())), " ") if several else sets.cast(pa.string())
+    known = columns.set_column(2, "label", texts).filter(pc.field("label") != "-1").group_by(["path", *spans])
     if (pc.max(known.aggregate([("label", "count_distinct")])["label_count_distinct"]).as_py() or 0) > 1:
         raise DataError(f"{path}: one video has two labels; remove one of its rows")
     root = annotation.root if annotation.root_given else path.parent / (home or ".")

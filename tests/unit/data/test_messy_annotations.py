@@ -170,6 +170,7 @@ def test_folders_of_splits_are_no_classes(tmp_path, names):
         ({"label": [2**40, 0]}, "Integer value 1099511627776 not in range"),
         ({"path": pa.array(["jump/1.mp4", None])}, "Casting field .path. with null values"),
         ({"path": ["jump/1.mp4", "jump/1.mp4"]}, "one video has two labels"),
+        ({"path": ["jump/1.mp4"] * 2, "label": [[0, 1], [0, 2]]}, "one video has two labels"),
     ],
 )
 def test_indexes_of_others_are_refused_with_the_column(root, columns, message):
