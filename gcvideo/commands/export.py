@@ -13,9 +13,8 @@ from gcvideo.errors import CheckpointError, ConfigError
 from gcvideo.eval.trained import TrainedNetwork, load_trained
 from gcvideo.files import require_writable, write_atomically, write_json
 from gcvideo.models import create_model
-from gcvideo.predict.export import export_network, quantize
+from gcvideo.predict.export import export_network, quantize, save_pretrained, shareable
 from gcvideo.predict.exported import SUFFIXES
-from gcvideo.predict.pretrained import save_pretrained, shareable
 from gcvideo.weights.reading import PREFIX, is_hub, push, refuse_code
 
 # The largest difference from the network itself that is accepted, relative to its largest logit (at least 1).

@@ -1,4 +1,7 @@
-"""Export a network as ONNX or as an exported program of PyTorch, check it against the network, quantise it."""
+"""Export a network: as ONNX or an exported program of PyTorch, checked against it; quantised; as a folder to publish.
+
+A published network is a folder with ``config.yaml``, ``model.safetensors`` and a model card, ``README.md``.
+"""
 
 import contextlib
 import copy
@@ -14,10 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import Environment, FileSystemLoader
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from gcvideo.config import RunConfig, config_to_dict, is_path
+from gcvideo import __version__
+from gcvideo.config import DataConfig, RunConfig, config_to_dict, is_path, save_config
+from gcvideo.console import percent
 from gcvideo.data.annotations import load_records
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import ViewDataset, make_views
@@ -25,8 +31,10 @@ from gcvideo.data.loader import eval_loader
 from gcvideo.errors import ConfigError, DataError, InputShapeError
 from gcvideo.eval.evaluator import evaluate
 from gcvideo.eval.optimize import fold_batch_norms, to_half
-from gcvideo.eval.trained import test_records
+from gcvideo.eval.trained import TrainedNetwork, test_records
+from gcvideo.files import hash_file, write_atomically
 from gcvideo.predict.exported import FORMAT, METADATA, ExportedNetwork, quiet
+from gcvideo.weights.reading import CARD, CONFIG, PREFIX, WEIGHTS, write_weights
 
 # Smallest sizes to try of a dimension that may vary: some layers make a special case of a single position.
 LEAST = {"T": (1, 2, 4, 8), "H": (32, 64, 128, 256), "W": (32, 64, 128, 256)}
@@ -37,6 +45,8 @@ MOST_VIDEOS = 64  # to calibrate with
 # --int8: convolutions and what lies between them. The softmax of attention and layer norms stay in float32, and so does
 # the last layer, which costs next to nothing and decides.
 QUANTISED = ["Conv", "Add", "Relu", "MaxPool"]
+# Keys of ``data`` that name places or belong to the machine.
+OF_THE_MACHINE = ("train", "val", "test", "classes", "quarantine", "workers", "backend", "worker_memory")
 
 
 def export_network(
@@ -263,3 +273,56 @@ def quantize(
         "mean_difference": float(difference.mean()),
         "largest_difference": float(difference.max()),
     }
+
+
+def save_pretrained(network: TrainedNetwork, folder: str | Path, *, repository: str | None = None) -> None:
+    """Write a network as a folder to publish, which ``gcvideo.load`` reads; paths of the machine are left out.
+
+    The card is filled from the run: its accuracy is that of ``results.json`` if this very checkpoint was tested.
+
+    Args:
+        network: from a checkpoint.
+        folder: new or empty.
+        repository: ``org/name`` on the Hub, for the card.
+
+    Raises:
+        ConfigError: the folder holds something.
+    """
+    folder = Path(folder).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: is not empty; give a new folder")
+    state = {key: network.checkpoint.get(key) for key in ("classes", "fingerprint", "epoch", "step", "best")}
+    state["thresholds"] = network.thresholds
+    card = _card(network, state, f"{PREFIX}{repository}" if repository else str(folder))
+    write_weights(folder / WEIGHTS, {"model": network.model.state_dict(), **state})
+    save_config(shareable(network.config), folder / CONFIG)
+    write_atomically(folder / CARD, card.encode())
+
+
+def shareable(config: RunConfig) -> RunConfig:
+    """Config without the places and settings of the machine that it ran on."""
+    fresh = DataConfig()
+    data = replace(config.data, **{name: getattr(fresh, name) for name in OF_THE_MACHINE})
+    return replace(config, output="runs", device="auto", data=data, model=replace(config.model, weights=None))
+
+
+def _card(network: TrainedNetwork, state: dict[str, Any], place: str) -> str:
+    config = network.config
+    model = config.model
+    blocks = "" if model.context.kind == "none" else f" with {model.context.kind} blocks in {model.context.stages}"
+    # The accuracy of the run, if this very checkpoint was tested.
+    file = network.run_folder / "results.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    tested = results.get("checkpoint", {}).get("sha256")
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), trim_blocks=True)
+    return environment.get_template("model_card.md.j2").render(
+        **{**state, "classes": state["classes"] or []},
+        name=place.removeprefix(PREFIX).rpartition("/")[2],
+        place=place,
+        network=(model.arch if is_path(model.arch) else f"{model.arch}, ResNet-{model.depth}") + blocks,
+        parameters=sum(parameter.numel() for parameter in network.model.parameters()),
+        results=results if "video" in results and tested == hash_file(network.path) else None,
+        percent=percent,
+        version=__version__,
+        **{key: config_to_dict(config)[key] for key in ("data", "model")},
+    )

@@ -23,9 +23,9 @@ from gcvideo.eval.trained import load_trained
 from gcvideo.files import hash_file
 from gcvideo.models.features import HEAD, FeatureNetwork
 from gcvideo.predict.embedding import Embedding, Pool, Recipe, make_recipe
+from gcvideo.predict.export import save_pretrained
 from gcvideo.predict.exported import ExportedNetwork
 from gcvideo.predict.inputs import Several, Video, input_views, open_frames
-from gcvideo.predict.pretrained import save_pretrained
 from gcvideo.predict.timeline import LIVE_WINDOWS, SlidingWindows, Timeline, Window, make_timeline
 from gcvideo.video import FrameStream
 

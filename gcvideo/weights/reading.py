@@ -4,8 +4,8 @@ A pickle is a program. ``torch.load(weights_only=True)`` and safetensors read te
 that needs more (Caffe2's ``.pkl``, checkpoints that hold a toolkit's own objects) is refused, unless the caller states
 that its source is trusted.
 
-A published network is a folder with ``config.yaml``, ``model.safetensors`` and ``README.md``; see ``pretrained``. The
-Hub downloads it into its cache: weights and config, never code.
+A published network is a folder with ``config.yaml``, ``model.safetensors`` and ``README.md``; see ``save_pretrained``.
+The Hub downloads it into its cache: weights and config, never code.
 """
 
 import io
