@@ -7,24 +7,29 @@ Ctrl-C ends a camera, a stream or standard input as its end would; before the fi
 
 import argparse
 import contextlib
+import csv
 import itertools
 import json
+import os
 import sys
+import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from gcvideo.arguments import chosen_views
+from gcvideo.config import TestConfig
 from gcvideo.console import Progress, clock, duration, printable, say, warn
-from gcvideo.data.records import RecordTable
+from gcvideo.data.records import Failure, RecordTable
 from gcvideo.errors import ConfigError, VideoError
-from gcvideo.files import Journal, hash_file, write_json
-from gcvideo.predict import labels
+from gcvideo.files import Journal, Row, hash_file, replacing, write_json
 from gcvideo.predict.ensemble import Ensemble
 from gcvideo.predict.inputs import find_videos
 from gcvideo.predict.predictor import Predictor, load
@@ -34,6 +39,8 @@ from gcvideo.report import pages
 from gcvideo.report.pictures import annotate_video, check_destination
 from gcvideo.video import FrameStream
 from gcvideo.video.stream import without_credentials
+
+Entry = dict[str, Any]  # what ``--json`` writes about one video
 
 # Options that the labels depend on.
 DECIDING = ("top", "clips", "crops", "fast", "fps", "timeline", "step", "smooth", "min_length", "seconds")
@@ -73,14 +80,13 @@ def run(args: argparse.Namespace) -> int:
         elif by_window:
             lines = opened.enter_context(open(args.json_lines, "a", encoding="utf-8"))
         outputs = [Path(file) for file in (*files, args.html, args.maps) if file]
-        kept = opened.enter_context(labels.spool(outputs[0].parent)) if outputs and part.is_whole else None
+        kept = opened.enter_context(spool(outputs[0].parent)) if outputs and part.is_whole else None
         slider = _Slider(predictor, args, lines)
         test = replace(predictor.config.test, **chosen_views(args))
-        score = partial(labels.score_rows, predictor, top=args.top, test=test, workers=args.workers)
-        rows = slider.rows if sliding else score
+        rows = slider.rows if sliding else partial(score_rows, predictor, top=args.top, test=test, workers=args.workers)
         entries = itertools.chain(
             ({"video": each.path, "error": each.reason, "predictions": []} for each in part.share(refused)),
-            labels.label_records(mine, rows, journal=journal, progress=quiet and not sliding),
+            label_records(mine, rows, journal=journal, progress=quiet and not sliding),
             map(slider.entry, part.share(live)),
         )
         for entry in entries:
@@ -121,6 +127,44 @@ def _check(
         )
 
 
+def label_records(
+    records: RecordTable, make_rows: Callable[[RecordTable], Iterator[Row]], *, journal: Journal | None, progress: bool
+) -> Iterator[Entry]:
+    """An entry for each record, in order: its labels, and its timeline if wanted; or the error.
+
+    Args:
+        records: files, and segments of them.
+        make_rows: says what is found in each of some records, or the error; ``score_rows``, or of timelines.
+        journal: rows of earlier runs, which are not made a second time; new ones are added, but not errors.
+        progress: show it.
+    """
+    items = [os.path.abspath(str(record)) for record in records]  # wherever the command is started
+    done = [journal is not None and item in journal for item in items]
+    rows = make_rows(records.select([index for index, known in enumerate(done) if not known]))
+    bar = Progress("predict", total=len(done), unit="videos", start=sum(done)) if progress else None
+    with bar or contextlib.nullcontext():
+        for record, item, known in zip(records, items, done, strict=True):
+            entry: Entry = {"video": record.path, "error": None, "predictions": []}
+            entry |= {} if record.start is None else {"start": record.start, "end": record.end}
+            row = journal.find(item) or {} if journal is not None and known else next(rows)
+            if journal is not None and not known and row.get("error") is None:
+                journal.add(item, row)
+            if bar is not None and not known:
+                bar.advance()
+            yield entry | row
+
+
+def score_rows(
+    predictor: Predictor, records: RecordTable, *, top: int, test: TestConfig, workers: int
+) -> Iterator[Entry]:
+    """The ``top`` labels of each record by the views of ``test``, or the error; ``workers`` decode ahead."""
+    for found in predictor.score_files(records, test=test, workers=workers):
+        if isinstance(found, Failure):
+            yield {"error": found.reason}
+        else:
+            yield {"predictions": [*map(asdict, predictor.best(found, top))]}
+
+
 class _Slider:
     """Slides the window over one source after the other; says, writes and shows each window as soon as it is scored.
 
@@ -131,16 +175,16 @@ class _Slider:
         self.predictor, self.args, self.lines = predictor, args, lines
         self.lengths = {"smooth": args.smooth, "min_length": args.min_length}
 
-    def rows(self, records: RecordTable) -> Iterator[labels.Entry]:
+    def rows(self, records: RecordTable) -> Iterator[Entry]:
         """What is found in each file; see ``label_records``."""
         return (self.row(record.path, record.path, live=False) for record in records)
 
-    def entry(self, source: str) -> labels.Entry:
+    def entry(self, source: str) -> Entry:
         """The entry of a live source."""
         name = without_credentials(source)
         return {"video": name, "error": None, "predictions": [], **self.row(source, name, live=True)}
 
-    def row(self, source: str, name: str, *, live: bool) -> labels.Entry:
+    def row(self, source: str, name: str, *, live: bool) -> Entry:
         """The timeline of a source as plain values, or the error."""
         test = replace(self.predictor.config.test, **{"crops": 1, **chosen_views(self.args)})
         if live:
@@ -159,7 +203,7 @@ class _Slider:
         if self.args.save:
             annotate_video(source, self.args.save, timeline.segments)
             say(f"annotated video: {printable(self.args.save)}")
-        return labels.timeline_row(self.predictor, timeline, self.args.top)
+        return timeline_row(self.predictor, timeline, self.args.top)
 
     def on_window(self, window: Window, stream: FrameStream) -> bool:
         """Returns whether ``--seconds`` are over."""
@@ -172,7 +216,7 @@ class _Slider:
             self.label = best.label
             say(f"{clock(window.start)}  {100 * best.score:6.2f} %  {printable(best.label)}")
         if self.lines:
-            line: labels.Entry = {"video": self.name, "start": window.start, "end": window.end}
+            line: Entry = {"video": self.name, "start": window.start, "end": window.end}
             line |= {"predictions": [*map(asdict, predictions)], "dropped": stream.dropped - self.dropped}
             line |= {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds")} if self.live else {}
             print(json.dumps(line), file=self.lines, flush=True)
@@ -183,14 +227,30 @@ class _Slider:
             if began >= self.page_due:
                 kept, end = list(self.recent), window.end
                 segments = make_timeline(kept, predictor.classes, duration=end, start=kept[0].start, **self.lengths)
-                row = labels.timeline_row(predictor, Timeline(segments, kept, end, None, stream.dropped), args.top)
+                row = timeline_row(predictor, Timeline(segments, kept, end, None, stream.dropped), args.top)
                 entry = {"video": self.name, "error": None, **row}
                 pages.write_prediction_page(args.html, predictor, [entry], refresh=REFRESH)
                 self.page_due = began + max(REFRESH, 20 * (time.monotonic() - began))
         return args.seconds is not None and window.end >= args.seconds
 
 
-def _show(entry: labels.Entry, quiet: bool) -> None:
+def timeline_row(predictor: Predictor, timeline: Timeline, top: int) -> Entry:
+    """A timeline as plain values; ``predictions`` are those of the mean over the windows."""
+    mean = np.mean([window.scores for window in timeline.windows], axis=0)
+    return {
+        "warning": timeline.problem,
+        "duration": timeline.duration,
+        "dropped": timeline.dropped,
+        "predictions": [*map(asdict, predictor.best(mean, top))],
+        "timeline": [*map(asdict, timeline.segments)],
+        "windows": [
+            {"start": w.start, "end": w.end, "predictions": [*map(asdict, predictor.best(w.scores, top))]}
+            for w in timeline.windows
+        ],
+    }
+
+
+def _show(entry: Entry, quiet: bool) -> None:
     """Print one video: its name, then a line for each label or segment; or one line with the error."""
     name = printable(entry["video"])
     if not quiet and entry["error"] is None:
@@ -207,14 +267,46 @@ def _write(
 ) -> None:
     """Write the files that were asked for; only JSON and pages need all entries in memory."""
     if args.csv:
-        labels.write_csv(args.csv, labels.read_spool(kept))
+        write_csv(args.csv, read_spool(kept))
     if args.json_lines and lines:
-        labels.write_lines(args.json_lines, labels.read_spool(kept))
+        with replacing(args.json_lines) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(entry)}\n" for entry in read_spool(kept))
     if args.json:
-        write_json(args.json, {"checkpoint": predictor.source, "videos": [*labels.read_spool(kept)]})
+        write_json(args.json, {"checkpoint": predictor.source, "videos": [*read_spool(kept)]})
     if args.maps:
-        for stem in pages.write_maps(args.maps, members, [*labels.read_spool(kept)], query=tuple(args.query)):
+        for stem in pages.write_maps(args.maps, members, [*read_spool(kept)], query=tuple(args.query)):
             say(f"maps: {printable(str(stem))}.html, and pictures as .png, .gif and .mp4")
     if args.html:
-        pages.write_prediction_page(args.html, predictor, [*labels.read_spool(kept)])
+        pages.write_prediction_page(args.html, predictor, [*read_spool(kept)])
         say(f"page: {printable(args.html)}")
+
+
+def spool(folder: Path) -> IO[str]:
+    """A file for entries as JSON lines until they are written out; it has no name and vanishes with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryFile("w+", dir=folder, encoding="utf-8")
+
+
+def read_spool(file: IO[str]) -> Iterator[Entry]:
+    """The entries from the first on, one at a time."""
+    file.seek(0)
+    return map(json.loads, file)
+
+
+def write_csv(path: str | Path, entries: Iterable[Entry]) -> None:
+    """Write a row a label; segments in order of time where there is a timeline, else labels by rank; or the error."""
+    with replacing(path) as new, new.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        write = csv.writer(file).writerow
+        write(["video", "start", "end", "rank", "label", "score", "error"])
+        for entry in entries:
+            span = _span(entry)
+            if not entry["predictions"]:  # an error; or of several labels a video, none is above its threshold
+                write([entry["video"], *span, "", "", "", entry["error"]])
+            for rank, part in enumerate(entry.get("timeline") or entry["predictions"], start=1):
+                place = [*_span(part), 1] if "start" in part else [*span, rank]
+                write([entry["video"], *place, part["label"], f"{part['score']:.6f}", ""])
+
+
+def _span(part: Entry) -> list[str]:
+    """Seconds of a segment; empty for a whole video."""
+    return [f"{part['start']:.3f}", f"{part['end']:.3f}"] if "start" in part else ["", ""]

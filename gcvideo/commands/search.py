@@ -27,8 +27,7 @@ def run(args: argparse.Namespace) -> int:
         [rank, f"{row['similarity']:.3f}", *map(clock, (row["start"], row["end"])), printable(row["path"])]
         for rank, row in enumerate(found, start=1)
     ]
-    columns = ["rank", "similarity", "from", "to", "video"]
-    table(rows, columns=columns, title=f"nearest to {printable(args.query)}")
+    table(rows, columns=["rank", "similarity", "from", "to", "video"], title=f"nearest to {printable(args.query)}")
     write_json(args.json, {"query": query, "index": args.index, "found": found})
     if args.html:
         values = {"rows": [query, *found], "info": index.info, "vectors": len(index.paths)}

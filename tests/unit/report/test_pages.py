@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from gcvideo.commands.predict import timeline_row
 from gcvideo.data.records import Failure
 from gcvideo.eval.predictions import Predictions, VideoScores
-from gcvideo.predict.labels import timeline_row
 from gcvideo.predict.predictor import load
 from gcvideo.report import page
 from gcvideo.report.maps import MIDDLE, Explanation, Layer
