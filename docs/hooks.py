@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gcvideo.config import reference_markdown
+from gcvideo.config.load import reference_markdown
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -4,7 +4,7 @@ import argparse
 
 from gcvideo import console, distributed
 from gcvideo.config import load_config
-from gcvideo.config.reference import help_lines
+from gcvideo.config.load import help_lines
 from gcvideo.errors import ConfigError
 from gcvideo.files import write_json
 

@@ -2,8 +2,7 @@
 
 =====================================  ================================================================================
 ``schema``, ``model``, ``data``        the dataclasses: every key with its type, default, documentation and checks
-``load``                               YAML files, their bases, and overrides
-``reference``                          the documentation of the keys: ``--help-config``, and the page of the site
+``load``                               YAML files, their bases, and overrides; the documentation of the keys
 ``checks``                             range checks, and dotted paths ``module:name`` to a user's own parts
 =====================================  ================================================================================
 """
@@ -12,5 +11,4 @@ from gcvideo.config.checks import import_object, is_path
 from gcvideo.config.data import AUGMENT_PRESETS, AugmentConfig, DataConfig, SplitConfig, TestConfig
 from gcvideo.config.load import config_from_dict, config_to_dict, flatten, load_config, save_config, shipped_configs
 from gcvideo.config.model import ContextConfig, ModelConfig
-from gcvideo.config.reference import reference_markdown
 from gcvideo.config.schema import OptimConfig, RunConfig, TrainConfig

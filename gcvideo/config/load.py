@@ -1,26 +1,34 @@
-"""Loading of configs: YAML files with ``_base_`` and ``key=value`` overrides into the dataclasses of ``schema``.
+"""Run configs: read from YAML files with ``_base_`` and ``key=value`` overrides, and the documentation of every key.
 
-``load_config`` reads the file and its bases, merges the overrides, checks every key and type through an OmegaConf
-structured config and returns plain dataclasses whose ``__post_init__`` rejects values that contradict each other. Every
-error is a one-line ``ConfigError`` that names the file, the key and the nearest key that exists.
+``load_config`` reads a file and its bases, merges ``key=value`` overrides, checks every key and type through an
+OmegaConf structured config and returns the dataclasses of ``schema``, whose ``__post_init__`` rejects values that
+contradict each other. Every error is a one-line ``ConfigError`` that names the file, the key and the nearest key that
+exists.
+
+Type, default and documentation of a key come from the dataclasses and their docstrings: ``gcvideo train --help-config
+[KEY]`` prints them (``help_lines``), and the documentation site shows them (``reference_markdown``).
 """
 
 import copy
 import dataclasses
+import difflib
 import functools
+import inspect
 import json
+import math
+import re
+import textwrap
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from gcvideo.config.data import AUGMENT_PRESETS, AugmentConfig
-from gcvideo.config.reference import nearest_key
 from gcvideo.config.schema import RunConfig
 from gcvideo.errors import ConfigError, nearest
 
@@ -46,7 +54,7 @@ def save_config(config: RunConfig, path: str | Path) -> None:
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
     """Config as plain dicts, lists and scalars: safe inside a checkpoint, JSON or YAML."""
-    return typing.cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(config))))  # tuples become lists
+    return json.loads(json.dumps(dataclasses.asdict(config)))  # tuples become lists
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -85,14 +93,14 @@ def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Iterator[tuple[str, 
     if path in seen:
         raise ConfigError(f"{path}: _base_ refers back to itself through {' -> '.join(p.name for p in seen)}")
     with _named_errors(str(path)):
-        values = OmegaConf.to_container(OmegaConf.load(path))
+        values: Any = OmegaConf.to_container(OmegaConf.load(path))
         if not isinstance(values, dict):
             raise ConfigError(f"expected `key: value` lines, found a {type(values).__name__}")
         base = values.pop("_base_", None)
         base = find_config(base, beside=path.parent) if base else None
     if base:
         yield from _with_bases(base, (*seen, path))
-    yield str(path), typing.cast(dict[str, Any], values)
+    yield str(path), values
 
 
 def _resolve(sources: Sequence[tuple[str, dict[str, Any]]], overrides: Sequence[str]) -> RunConfig:
@@ -164,3 +172,88 @@ def _named_errors(where: str) -> Iterator[None]:
     except (OmegaConfBaseException, ConfigError, OSError, UnicodeDecodeError, TypeError) as error:
         key = getattr(error, "full_key", None)
         raise ConfigError(f"{where}: {f'{key}: ' if key else ''}{str(error).splitlines()[0]}") from None
+
+
+class Key(NamedTuple):
+    """One config key: its dotted name, type, default (as YAML) and documentation; a section has no type or default."""
+
+    name: str
+    type: str
+    default: str
+    doc: str
+
+
+def field_docs(schema: type) -> dict[str, str]:
+    """Documentation of each field, from the ``Attributes:`` section of a dataclass's Google-style docstring."""
+    section = re.search(r"^Attributes:\n(.*?)(?=^\S|\Z)", inspect.getdoc(schema) or "", re.DOTALL | re.MULTILINE)
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def config_keys(schema: type = RunConfig, prefix: str = "") -> Iterator[Key]:
+    """All keys of a config section in the order of their declaration, each section before its keys."""
+    hints, docs = typing.get_type_hints(schema), field_docs(schema)
+    for entry in dataclasses.fields(schema):
+        name, hint = f"{prefix}{entry.name}", hints[entry.name]
+        if dataclasses.is_dataclass(hint):
+            presets = f" Presets: {_yaml(AUGMENT_PRESETS)[1:-1]}." if hint is AugmentConfig else ""
+            yield Key(name, "", "", docs[entry.name] + presets)
+            yield from config_keys(typing.cast(type, hint), f"{name}.")
+        else:
+            yield Key(name, _type(str(entry.type)), _default(entry), docs[entry.name])
+
+
+def help_lines(key: str = "") -> list[str]:
+    """Lines of help for one key, for all keys of a section, or for all keys (``key`` empty).
+
+    Raises:
+        ConfigError: there is no such key; names the nearest one.
+    """
+    keys = list(config_keys())
+    chosen = [entry for entry in keys if not key or entry.name == key or entry.name.startswith(f"{key}.")]
+    if not chosen:
+        raise ConfigError(f"--help-config {key}: no such key{nearest_key(key)}")
+    lines = []
+    for entry in chosen:
+        lines.append(f"{entry.name}: {entry.type} = {entry.default}" if entry.type else f"{entry.name}.*")
+        lines += textwrap.wrap(entry.doc, 112, initial_indent="    ", subsequent_indent="    ")
+    return lines
+
+
+def nearest_key(key: str) -> str:
+    """End of an error message about an unknown key: the key with the nearest last word, of its own section if any."""
+    section, _, word = key.rpartition(".")
+    names = sorted((entry.name for entry in config_keys()), key=lambda name: name.rpartition(".")[0] == section)
+    by_word = {name.rpartition(".")[2]: name for name in names}
+    near = difflib.get_close_matches(word, by_word, n=1)
+    return f"; did you mean {by_word[near[0]]!r}?" if near else "; gcvideo train --help-config lists the keys"
+
+
+def reference_markdown() -> str:
+    """Markdown with a heading and a table (key, type, default, meaning) for each section of the config."""
+    lines = []
+    keys = [Key("", "", "", (inspect.getdoc(RunConfig) or "").splitlines()[0]), *config_keys()]
+    for section in (entry for entry in keys if not entry.type):
+        own = [entry for entry in keys if entry.type and entry.name.rpartition(".")[0] == section.name]
+        lines += ["", f"## `{section.name}`" if section.name else "## Top level", "", section.doc, ""]
+        lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
+        for entry in own:
+            lines.append(f"| `{entry.name}` | `{entry.type}` | `{entry.default}` | {entry.doc} |")
+    return "\n".join(lines) + "\n"
+
+
+def _type(annotation: str) -> str:
+    """Type as a user reads it: the choices of a ``Literal``, otherwise the annotation."""
+    choices = re.sub(r"Literal\[(.*?)\]", lambda match: re.sub("['\"]", "", match[1]).replace(", ", " / "), annotation)
+    return choices.replace("|", "/").replace("None", "null")
+
+
+def _default(entry: dataclasses.Field[Any]) -> str:
+    value = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+    return _yaml(list(value) if isinstance(value, tuple) else "" if value == MISSING else value)
+
+
+def _yaml(value: Any) -> str:
+    """Value as a line of YAML."""
+    line = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf)
+    return line.removesuffix("\n").removesuffix("\n...")
