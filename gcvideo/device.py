@@ -186,10 +186,9 @@ def bf16_is_faster(device: torch.device) -> bool:
 
 def cpu_info() -> dict[str, str]:
     """What Linux says about the first processor; always with "flags", which may be empty."""
-    try:
+    first = ""
+    with suppress(OSError):
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-    except OSError:
-        first = ""
     pairs = (line.partition(":") for line in first.splitlines())
     return {"flags": "", **{key.strip(): value.strip() for key, _, value in pairs}}
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gcvideo.benchmark.complexity import count
 from gcvideo.benchmark.harness import Contender, finish, set_up, time_contenders
@@ -54,11 +54,6 @@ class Case(NamedTuple):
     batch: int
     layout: str
     dtype: str
-
-    def tensor(self, device: torch.device) -> Tensor:
-        """Noise (N, C, T, H, W) of the case's layout and dtype."""
-        x = torch.randn(self.batch, *STAGES[self.stage], device=device, dtype=DTYPES[self.dtype])
-        return x.contiguous(memory_format=LAYOUTS[self.layout])
 
 
 def run(args: argparse.Namespace) -> None:
@@ -108,12 +103,12 @@ def measure(
         make: the blocks by name, from channels.
         backend: of ``torch.compile``, for gcvideo's GC block compiled as one more contender; None: without it.
     """
-    blocks: dict[str, Any] = make(STAGES[case.stage][0])
-    blocks = {name: block.to(device, DTYPES[case.dtype]) for name, block in blocks.items()}
+    shape, layout, dtype = (case.batch, *STAGES[case.stage]), LAYOUTS[case.layout], DTYPES[case.dtype]
+    blocks: dict[str, Any] = {name: block.to(device, dtype) for name, block in make(shape[1]).items()}
     if backend:
         torch.compiler.reset()  # its limit of compilations counts those of other cases too
         blocks["compiled"] = torch.compile(blocks["ours"], backend=backend, fullgraph=True)
-    x, dy = case.tensor(device), case.tensor(device)
+    x, dy = (torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=layout) for _ in range(2))
     y, dx, leaf = torch.empty_like(x), torch.empty_like(x), x.detach().requires_grad_()
 
     def floor_forward() -> None:

@@ -27,7 +27,6 @@ from gcvideo.predict.exported import ExportedNetwork
 from gcvideo.predict.predictor import Predictor
 from gcvideo.report.pictures import save_animation
 
-THEIRS = "pytorchvideo"
 EXPORTED = ["onnxruntime", "openvino"]  # what runs the gc network as an ONNX file
 
 
@@ -36,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     device, precision, machine = harness.set_up(args)
     if not args.contenders:
         installed = [name for name in EXPORTED if find_spec(name) and find_spec("onnxscript")]
-        args.contenders = [THEIRS, "gc", "gc_compiled", "plain", "plain_compiled", *installed]
+        args.contenders = [peers.NAME, "gc", "gc_compiled", "plain", "plain_compiled", *installed]
     test = TestConfig(clips=args.clips, crops=args.crops, crop=args.crop, short_side=args.crop)
     with tempfile.TemporaryDirectory() as folder:
         video = args.video or make_video(Path(folder) / "video.mp4")
@@ -60,7 +59,7 @@ def make_video(path: Path) -> str:
 def tester(name: str, video: str, test: TestConfig, device: torch.device, precision: str) -> harness.Contender:
     """A function that reads the video from its file and predicts its class."""
     torch.manual_seed(0)
-    if name == THEIRS:
+    if name == peers.NAME:
         network = peers.slow_r50(DataConfig().frames, test.crop).to(device).eval()
         return partial(peers.classify_video, network, video, device, test)
     kind = "gc" if name in EXPORTED else name.removesuffix("_compiled")

@@ -19,19 +19,18 @@ from gcvideo.benchmark.workloads import NETWORKS, cuda_peak, random_clips, train
 from gcvideo.config import RunConfig
 from gcvideo.models import model_config
 
-THEIRS = "pytorchvideo"
 WARM_UP = 3  # rounds in which a CPU's heap still grows; its page faults can double the time of a step
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print tables, and write the results."""
     device, precision, machine = harness.set_up(args)
-    configs = {name: RunConfig(model=model_config(NETWORKS[name])) for name in args.contenders if name != THEIRS}
+    configs = {name: RunConfig(model=model_config(NETWORKS[name])) for name in args.contenders if name != peers.NAME}
     how: dict[str, Any] = {"device": device, "precision": args.precision, "compile": args.compile}
     shape = (3, args.frames, args.crop, args.crop)
     clips = random_clips((args.batch, *shape))
     steps = {
-        name: peers.training_step(clips, device) if name == THEIRS else training_step(configs[name], clips, **how)
+        name: peers.training_step(clips, device) if name == peers.NAME else training_step(configs[name], clips, **how)
         for name in args.contenders
     }
     times = harness.time_contenders(steps, rounds=args.rounds, device=device, warmup=WARM_UP, title="train")

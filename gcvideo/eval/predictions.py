@@ -145,13 +145,12 @@ class Predictions:
     def select(self, keep: np.ndarray | Sequence[bool]) -> Predictions:
         """The videos where ``keep`` (V,) bool is true, or those at the indices in it, with all failures."""
         kept = np.asarray(keep)
-        counts: dict[str, Any] = {name: getattr(self, name)[kept] for name in COUNTS}
         return replace(
             self,
             ids=np.array(self.ids, object)[kept].tolist(),
             paths=np.array(self.paths, object)[kept].tolist() if self.paths else [],
             averages={name: scores[kept] for name, scores in self.averages.items()},
-            **counts,
+            **{name: getattr(self, name)[kept] for name in COUNTS},
         )
 
     @classmethod
@@ -173,7 +172,7 @@ class Predictions:
             return first  # with its own checkpoint
         aligned = [one.aligned_with(first, names=(name, names[0])) for name, one in zip(names, several, strict=True)]
         summed = ("views", "clip_top1", "clip_top5")
-        totals: dict[str, Any] = {name: np.sum([getattr(one, name) for one in aligned], axis=0) for name in summed}
+        totals = {name: np.sum([getattr(one, name) for one in aligned], axis=0) for name in summed}
         info = {**first.info, "checkpoint": {"average_of": [one.info.get("checkpoint") for one in several]}}
         averages = {
             name: np.average([one.averages[name] for one in aligned], axis=0, weights=weights).astype(np.float32)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gcvideo.arguments import read_options
+from gcvideo.benchmark import peers
 from gcvideo.benchmark import train as train_benchmark
 from gcvideo.benchmark.complexity import count_config
 from gcvideo.benchmark.harness import CPU, Times
@@ -55,7 +56,7 @@ def test_shares_count_three_forward_passes_of_two_operations(tmp_path: Path) -> 
 
 
 def test_every_contender_can_be_asked_for() -> None:
-    assert read_options()["benchmark train"]["--contenders"]["choices"] == [train_benchmark.THEIRS, *NETWORKS]
+    assert read_options()["benchmark train"]["--contenders"]["choices"] == [peers.NAME, *NETWORKS]
 
 
 def test_a_batch_of_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
