@@ -19,6 +19,8 @@ def run(args: argparse.Namespace) -> int:
     for option in ("ensemble", "subset", "compare", "weights"):
         if getattr(args, option) and not args.from_predictions:
             raise ConfigError(f"--{option} re-scores a predictions.npz: give one with --from-predictions FILE")
+    if args.mean and args.html:
+        raise ConfigError("--html: is the page of one test, and --mean is of several: leave one of the two out")
     results, predictions = (mean_of_tests if args.mean else rescore if args.from_predictions else _test)(args)
     if distributed.is_main():
         from gcvideo.report.page import render

@@ -89,6 +89,7 @@ def test_its_results_are_averaged_with_those_of_other_splits(
         ([runs[0]], "--mean: give at least two runs, each once"),
         ([runs[0], runs[1], runs[0]], "--mean: give at least two runs, each once"),
         ([runs[0], str(tmp_path / "other.json")], "was tested by 1 clips x 1 crops of 32, softmax, but"),
+        ([*runs, "--html", str(tmp_path / "mean.html")], "--html: is the page of one test"),
         ([runs[0], str(tmp_path / "training.json")], "training.json: holds no results of a test; run gcvideo test"),
     ]:
         assert main(["test", "--mean", *arguments]) == 2
