@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from gcvideo import console
 from gcvideo.analysis import networks
 from gcvideo.benchmark import harness
-from gcvideo.console import percent
 from gcvideo.data.crops import normalize
 from gcvideo.data.dataset import make_views
 from gcvideo.data.records import Failure, RecordTable
@@ -48,7 +47,6 @@ ONE_VIEW = ("test.clips=1", "test.crops=1", "test.whole_frame=false")
 
 MEASURES = ("input", "gathered", "output", "attention", "jsd", "evenness")
 MOST_PAIRS = 20_000  # of maps that are compared for the divergence
-SOFTMAX_KINDS = ("gaussian", "embedded_gaussian")
 
 # Table -> its rows, of the GCNet paper from memory; the file says more.
 PAPER_TABLES: dict[str, Any] = read_yaml(__file__, "paper.yaml")
@@ -71,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
             error = f"standard error of the draw {row['jsd_error']:.1g}"
             console.say(f"{row['block']}: JSD from {row['jsd_pairs']:,} pairs drawn for each clip, {error}")
         if row["empty_maps"]:
-            empty = percent(row["empty_maps"])
+            empty = console.percent(row["empty_maps"])
             console.say(f"{row['block']}: {empty} of the queries attend to nothing; they are left out")
 
 
@@ -205,7 +203,7 @@ def block_statistics(block: nn.Module, trace: BlockTrace, *, seed: int = 0) -> d
     assert maps is not None
     seen = {"gathered": _tokens(trace.context), "output": _tokens(trace.output), "attention": maps}
     found |= {key: mean_cosine_distance(vectors) for key, vectors in seen.items()}
-    if block.instantiation not in SOFTMAX_KINDS:
+    if block.instantiation not in ("gaussian", "embedded_gaussian"):  # the two of a softmax
         return {**found, "empty_maps": float((maps == 0).all(1).float().mean())}
     return {**found, **mean_js_divergence(maps, max_pairs=MOST_PAIRS, seed=seed), "evenness": mean_evenness(maps)}
 

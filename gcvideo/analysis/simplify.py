@@ -17,7 +17,6 @@ from gcvideo import console
 from gcvideo.analysis import networks
 from gcvideo.analysis.statistics import mcnemar
 from gcvideo.benchmark import harness
-from gcvideo.console import percent
 from gcvideo.data.records import RecordTable
 from gcvideo.errors import ConfigError
 from gcvideo.eval.evaluator import evaluate
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         if "mcnemar" in row:
             points, p_value = 0 - 100 * row["top1_lost"], row["mcnemar"]["p_value"]
             rows[-1] |= {"points": f"{points:+.2f}", "McNemar p": f"{p_value:.3g}"}
-        rows[-1]["same prediction"] = percent(row["agreement"])
+        rows[-1]["same prediction"] = console.percent(row["agreement"])
     harness.finish(args, results, {title: rows})
 
 
@@ -123,4 +122,4 @@ def simplify(network: TrainedNetwork, records: RecordTable, *, each: bool = Fals
 
 def _accuracies(accuracy: dict[str, Any]) -> dict[str, str]:
     shown = {"video top-1": ("video", "top1"), "video top-5": ("video", "top5"), "clip top-1": ("clip", "top1")}
-    return {name: percent(accuracy[kind][top]) for name, (kind, top) in shown.items() if accuracy}
+    return {name: console.percent(accuracy[kind][top]) for name, (kind, top) in shown.items() if accuracy}

@@ -39,7 +39,6 @@ class Videos:
         classes: names in label order.
         labels: (V,) the label of each video, of several the rarest.
         multi_label: whether videos have several labels or none.
-        twins: pairs of places of videos that show the same pictures.
         notes: lines that the user should read, also on the page.
     """
 
@@ -50,7 +49,6 @@ class Videos:
     classes: tuple[str, ...] = ()
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     multi_label: bool = False
-    twins: list[tuple[int, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
@@ -121,7 +119,6 @@ def look(
         found = f"only the class {order[0]!r} has" if counts else "no class has"
         fix = "give each class a folder of its videos, or list them with `path label` lines"
         raise DataError(f"{source}: {found} videos to train on, and a classifier needs two classes; {fix}")
-    _find_twins(videos)
     _describe(videos)
     return videos
 
@@ -157,13 +154,16 @@ def _each(function: Callable[[str], Row], paths: list[str], title: str, deadline
     return {path: {"kind": "failed", "reason": error} if row is None else row for path, row, error in jobs}
 
 
-def _find_twins(videos: Videos) -> None:
-    """Near-duplicates of every label; not those of which a fixed camera makes half of all videos look alike."""
+def find_twins(videos: Videos) -> list[tuple[int, int]]:
+    """Pairs of places of videos that show the same pictures, of every label.
+
+    Not those of which a fixed camera makes half of all videos look alike.
+    """
     shown = [i for i, row in enumerate(videos.rows) if "print" in row and videos.records[i].start is None]
     pairs = list(alike([videos.rows[i] for i in shown]))
     often = Counter(i for pair in pairs for i in pair)
     most = max(3, 0.05 * len(shown))
-    videos.twins = [(shown[i], shown[j]) for i, j in pairs if max(often[i], often[j]) <= most]
+    return [(shown[i], shown[j]) for i, j in pairs if max(often[i], often[j]) <= most]
 
 
 def _describe(videos: Videos) -> None:

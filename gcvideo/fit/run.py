@@ -23,7 +23,7 @@ from gcvideo.eval.predictions import Predictions
 from gcvideo.eval.scoring import accuracy, judge
 from gcvideo.eval.trained import load_trained, run_test
 from gcvideo.files import Journal, Row, write_json
-from gcvideo.fit.look import Videos, look
+from gcvideo.fit.look import Videos, find_twins, look
 from gcvideo.fit.plan import Plan, plan_clips, plan_epochs, plan_rate, plan_training
 from gcvideo.fit.split import find_groups, folds, hold_out
 from gcvideo.prepare.index import write_index
@@ -238,7 +238,7 @@ def carry_out(
 ) -> dict[str, Any]:
     """The rest of ``fit``: choose, try, train the runs of these names, of which the last is the classifier, test."""
     labels, folder, seed, total = videos.labels, plan.config.run_dir, plan.config.seed, 60 * asked.minutes
-    groups = find_groups([r.path for r in videos.records], labels, videos.classes, twins=videos.twins)
+    groups = find_groups([r.path for r in videos.records], labels, videos.classes, twins=find_twins(videos))
     if groups.shown_by:
         say(f"{groups.numbers.max() + 1} groups of videos from one source, by {groups.shown_by}")
     else:

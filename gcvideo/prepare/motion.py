@@ -6,7 +6,6 @@ bystanders, noise and the artefacts of compression.
 """
 
 import io
-import itertools
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -87,7 +86,7 @@ def write_samples(folder: str | Path, *, per_class: int = 4, seed: int = 0, work
     """
     folder = Path(folder).expanduser()
     draw = partial(draw_clip, frames=16, size=96)
-    pairs = itertools.product(range(len(CLASSES)), range(per_class))
+    pairs = np.ndindex(len(CLASSES), per_class)
     videos = {f"{folder / CLASSES[label]}/{n}.mp4": (label, (seed, label, n)) for label, n in pairs}
     journal = Journal(folder / "motion.jsonl", {"seed": seed})
     write_drawn(videos, draw, fps=8, journal=journal, title="procedural motion", workers=workers)

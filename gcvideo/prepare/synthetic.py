@@ -22,7 +22,6 @@ gradient is the mean of (prediction - label) given the cue, or given the rings. 
 the two colours, both are zero: no f and g have a lower loss.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -151,7 +150,7 @@ def draw_clip(label: int, rng: np.random.Generator, *, frames: int = FRAMES) -> 
     x_shift, y_shift, growth = draw_motion(label, rng, frames=frames)
     images = np.repeat(_draw_background(rng)[None], frames, axis=0)
     left, top = rng.uniform(0, (WIDTH, HEIGHT))
-    places = itertools.product(range(COLUMNS), range(ROWS))  # of a grid, each disc a little off
+    places = np.ndindex(COLUMNS, ROWS)  # of a grid, each disc a little off
     for (column, row), (right, down) in zip(places, rng.uniform(-0.25, 0.25, (COLUMNS * ROWS, 2)), strict=True):
         x = x_shift + np.float32(left + (column + right) * WIDTH / COLUMNS)
         y = y_shift + np.float32(top + (row + column % 2 / 2 + down) * HEIGHT / ROWS)

@@ -15,7 +15,6 @@ imports jinja2 and matplotlib: import it only where something is drawn.
 
 import base64
 import hashlib
-import html
 import io
 import json
 import re
@@ -26,7 +25,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
@@ -167,7 +166,7 @@ def svg(plot: Figure) -> str:
     content = buffer.getvalue()
     content = content[content.index("<svg") :].replace(INK, "currentColor")
     content = re.sub(r'(?<=<g) id="[^"]*"', "", content)  # several plots of a page would share these names
-    label = html.escape(plot.get_suptitle(), quote=True)
+    label = escape(plot.get_suptitle())
     look = f'role="img" aria-label="{label}" style="width:100%;max-width:{100 * plot.get_figwidth():.0f}px"'
     return re.sub(r'width="[^"]*" height="[^"]*"', lambda _: look, content, count=1)
 

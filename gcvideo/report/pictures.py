@@ -117,8 +117,7 @@ def save_animation(path: str | Path, frames: np.ndarray, *, fps: float = 8) -> N
     if Path(path).suffix == ".gif":
         images = [Image.fromarray(frame) for frame in frames]
         # 256 colours, dithered: else a map's smooth shades become bands, and the greys of a frame take its colours.
-        palettes = [image.quantize(256, method=Image.Quantize.FASTOCTREE) for image in images]
-        images = [image.quantize(palette=own) for image, own in zip(images, palettes, strict=True)]
+        images = [image.quantize(palette=image.quantize(256, method=Image.Quantize.FASTOCTREE)) for image in images]
         options = {"save_all": True, "append_images": images[1:], "duration": round(1000 / fps), "loop": 0}
         write_atomically(path, _encode(images[0], "GIF", **options))
     else:

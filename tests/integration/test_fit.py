@@ -15,7 +15,7 @@ from gcvideo.cli import main
 from gcvideo.config import load_config
 from gcvideo.data.annotations import load_records
 from gcvideo.fit import run
-from gcvideo.fit.look import look
+from gcvideo.fit.look import find_twins, look
 from gcvideo.fit.plan import Plan
 from tests.videos import write_frames, write_video
 
@@ -159,7 +159,7 @@ def test_pictures_of_a_fixed_camera_are_no_copies(tmp_path: Path) -> None:
     videos = look(tmp_path, deadline=0.0)
     assert [videos.parts.count(part) for part in ("train", "test")] == [4, 4]
     assert "as of a fixed camera" in videos.notes[0]
-    assert videos.twins == []
+    assert find_twins(videos) == []
 
 
 @pytest.mark.parametrize(
