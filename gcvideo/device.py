@@ -66,8 +66,14 @@ def start_copy_to_host(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
     """Copy a tensor as it is now; a call of the result waits for the device as far as that copy, and gives it."""
     streams = has_streams(tensor.device)
     copy = torch.empty_like(tensor, device="cpu", pin_memory=streams).copy_(tensor, non_blocking=streams)
-    wait = torch.accelerator.current_stream(tensor.device).record_event().synchronize if streams else None
-    return lambda: copy if wait is None else (wait(), copy)[1]
+    done = torch.accelerator.current_stream(tensor.device).record_event() if streams else None
+
+    def wait() -> torch.Tensor:
+        if done is not None:
+            done.synchronize()
+        return copy
+
+    return wait
 
 
 def page_lock(memory: np.ndarray) -> None:

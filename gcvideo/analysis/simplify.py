@@ -103,7 +103,8 @@ def simplify(network: TrainedNetwork, records: RecordTable, *, each: bool = Fals
     names = [name for name, block in network.model.named_modules() if isinstance(block, NonLocalBlock)]
     if not names:
         raise ConfigError(f"{network.path}: this network has no non-local block to simplify")
-
+    if network.config.model.multi_label:
+        raise ConfigError(f"{network.path}: top-1 is compared here, which a network of several labels a video has not")
     how: dict[str, Any] = {"data": network.config.data, "test": network.config.test}
 
     def test(model: nn.Module, title: str) -> Predictions:

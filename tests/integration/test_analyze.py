@@ -103,6 +103,7 @@ def test_simplify_reports_what_sharing_the_maps_costs(place: Path, capsys: pytes
         (["attention", "{gc}", "data.test.annotation=absent.txt"], "absent.txt"),
         (["attention", "{gc}", "data.test.annotation={bad}"], "no video can be read"),
         (["simplify", "{gc}"], "no non-local block"),
+        (["simplify", "{sets}"], "a network of several labels a video has not"),
         (["simplify", "{place}/absent.pt"], "no such checkpoint"),
     ],
 )
@@ -110,9 +111,12 @@ def test_a_wrong_command_gets_one_line_and_exit_code_2(
     place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     (place / "bad.txt").write_text("broken.mp4 1\n")
+    several = {"context": {"kind": "nl", "stages": {"res3": "all"}}, "multi_label": True}
+    tiny_checkpoint(place, model=several).rename(place / "sets.pt")
     names = {
         "gc": checkpoint(place, "gc"),
         "none": checkpoint(place, "none", stages={}),
+        "sets": str(place / "sets.pt"),
         "bad": str(place / "bad.txt"),
         "place": str(place),
     }
