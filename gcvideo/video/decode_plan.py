@@ -86,12 +86,9 @@ class SampleTable:
     def reorder(self) -> int:
         """The largest number of samples that precede a sample in decoding order and follow it in presentation.
 
-        Counted over the 16 samples before each one, the size of the largest decoded picture buffer.
+        The sample that has it is shown before all later ones, so that it stands as many places back in presentation.
         """
-        later = np.zeros(len(self.pts), np.int64)
-        for distance in range(1, min(MAX_REORDER + 1, len(self.pts))):
-            later[distance:] += self.pts[:-distance] > self.pts[distance:]
-        return int(later.max(initial=0))
+        return int((np.argsort(self.pts, kind="stable") - np.arange(len(self.pts))).max(initial=0))
 
     @property
     def starts_in_order(self) -> bool:

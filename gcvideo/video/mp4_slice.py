@@ -18,13 +18,21 @@ from gcvideo.video.mp4_tables import Mp4Track
 
 _UNITY_MATRIX = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 RATE = 30  # frames per second of the slice: any will do
+_MOST_AT_ONCE = 1 << 30  # bytes; Linux reads less than 2 GiB by one call
 
 
-def read_samples(file: int, track: Mp4Track, samples: Sequence[int]) -> dict[int, bytes]:
-    """The bytes of some samples."""
-    places = zip(track.size[samples].tolist(), track.offset[samples].tolist(), strict=True)
-    data = {sample: os.pread(file, *place) for sample, place in zip(samples, places, strict=True)}
-    if sum(map(len, data.values())) < track.size[samples].sum():
+def read_samples(file: int, track: Mp4Track, samples: Sequence[int]) -> dict[int, memoryview]:
+    """The bytes of some samples; where little lies between them, by one call."""
+    sizes, offsets = track.size[samples], track.offset[samples]
+    first, total = int(offsets.min()), int(sizes.sum())
+    extent = int((offsets + sizes).max()) - first
+    places = list(zip(samples, offsets.tolist(), sizes.tolist(), strict=True))
+    if extent <= min(2 * total, _MOST_AT_ONCE):
+        block = memoryview(os.pread(file, extent, first))
+        data = {sample: block[offset - first : offset - first + size] for sample, offset, size in places}
+    else:
+        data = {sample: memoryview(os.pread(file, size, offset)) for sample, offset, size in places}
+    if sum(map(len, data.values())) < total:
         raise OSError("the file has become shorter while it was read")
     return data
 

@@ -102,7 +102,6 @@ class VideoReader(AbstractContextManager["VideoReader"]):
         timed: whether the rate is known: of files always, of folders of frames where it was given.
         times: float64 (len,), presentation time of each frame in seconds, rising.
         codec: libavcodec's name.
-        keyframes: int64 (K,), frames at which decoding may start.
         reason: why PyAV reads the file, where nobody asked for it; else "".
     """
 
@@ -119,7 +118,11 @@ class VideoReader(AbstractContextManager["VideoReader"]):
         self.timed = getattr(source, "timed", True)
         self.times = source.times
         self.codec = source.codec
-        self.keyframes = source.keyframes
+
+    @property
+    def keyframes(self) -> np.ndarray:
+        """int64 (K,), frames at which decoding may start."""
+        return self._source.keyframes
 
     @property
     def backend(self) -> str:
@@ -149,7 +152,8 @@ class VideoReader(AbstractContextManager["VideoReader"]):
         top, left, height, width = box or (0, 0, self.height, self.width)
         if not len(indices):
             return np.empty((0, height, width, 3), np.uint8)
-        wanted, position = np.unique(indices, return_inverse=True)
+        rising = bool((indices[1:] > indices[:-1]).all())
+        wanted, position = (indices, None) if rising else np.unique(indices, return_inverse=True)
         if wanted[0] < 0 or wanted[-1] >= len(self):
             raise IndexError(f"{self.path}: frames {wanted[0]} to {wanted[-1]} of {len(self)}")
         if len(indices) * height * width * 3 > MAX_BYTES:
@@ -166,7 +170,7 @@ class VideoReader(AbstractContextManager["VideoReader"]):
             raise DamagedVideoError(self.path, f"cannot be decoded ({error})") from error
         except Exception as error:  # as in open_video
             raise VideoError(self.path, f"cannot be decoded ({_one_line(error)})") from error
-        return images if np.array_equal(wanted, indices) else images[position]
+        return images if rising else images[position]
 
     def close(self) -> None:
         """Close the file."""
@@ -200,7 +204,11 @@ class Mp4Video:
         self.orientation = track.orientation
         self.fps = track.fps
         self.times = track.table.seconds
-        self.keyframes = track.table.keyframes
+
+    @property
+    def keyframes(self) -> np.ndarray:
+        """int64 (K,), frames at which decoding may start."""
+        return self.track.table.keyframes
 
     def decode(self, wanted: np.ndarray) -> np.ndarray | Iterator[tuple[int, np.ndarray]]:
         """Frames by index, rising: uint8 (len(wanted), H, W, 3), or one by one as ``LibavVideo.decode`` gives them."""
