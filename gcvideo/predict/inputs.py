@@ -22,9 +22,9 @@ from gcvideo.data.records import Failure, RecordTable, VideoRecord
 from gcvideo.errors import VideoError
 from gcvideo.video import FrameStream, StreamFrame, open_video
 from gcvideo.video.frame_folder import FrameArray, is_frame_folder
-from gcvideo.video.mp4_slice import in_memory
 from gcvideo.video.reader import MAX_BYTES, VideoReader
 from gcvideo.video.stream import URL, without_credentials
+from gcvideo.video.tar_members import in_memory
 
 Frame: TypeAlias = np.ndarray | Tensor
 Video: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Frame | Iterable[Frame]

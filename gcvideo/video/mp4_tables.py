@@ -8,7 +8,7 @@ followed.
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -20,6 +20,7 @@ from gcvideo.video.slice_headers import Start, read_picture
 
 # First bytes of a key sample that are searched for its picture: parameter sets and messages come before it.
 _HEAD = 4096
+_MOST_AT_ONCE = 1 << 30  # bytes; Linux reads less than 2 GiB by one call
 # Comment in the files that gcvideo prepare transcode writes.
 PREPARED = b"gcvideo prepare transcode"
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
@@ -81,6 +82,22 @@ def read_tables(path: str) -> Mp4Track | str:
             return f"no {error.args[0].decode('latin-1')} box"
         except (struct.error, IndexError, ArithmeticError, ValueError) as error:
             return f"damaged tables ({error})"
+
+
+def read_samples(file: int, track: Mp4Track, samples: Sequence[int]) -> dict[int, memoryview]:
+    """The bytes of some samples; where little lies between them, by one call."""
+    sizes, offsets = track.size[samples], track.offset[samples]
+    first, total = int(offsets.min()), int(sizes.sum())
+    extent = int((offsets + sizes).max()) - first
+    places = list(zip(samples, offsets.tolist(), sizes.tolist(), strict=True))
+    if extent <= min(2 * total, _MOST_AT_ONCE):
+        block = memoryview(os.pread(file, extent, first))
+        data = {sample: block[offset - first : offset - first + size] for sample, offset, size in places}
+    else:
+        data = {sample: memoryview(os.pread(file, size, offset)) for sample, offset, size in places}
+    if sum(map(len, data.values())) < total:
+        raise OSError("the file has become shorter while it was read")
+    return data
 
 
 def _boxes(data: memoryview, start: int = 0) -> Iterator[tuple[bytes, memoryview]]:

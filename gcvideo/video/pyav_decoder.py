@@ -42,7 +42,7 @@ class DamageError(DecodeError):
 
 
 def decode_with_pyav(
-    track: Mp4Track, data: Mapping[int, bytes], wanted: Sequence[int]
+    track: Mp4Track, data: Mapping[int, Any], wanted: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Decode samples with libavcodec through PyAV; arguments as in ``decode_with_decord``, result of ``collect``."""
     codec: Any = av.CodecContext.create(track.info.codec, "r")

@@ -46,8 +46,7 @@ from gcvideo.errors import DamagedVideoError, VideoError
 from gcvideo.video.decode_plan import MAX_REORDER, DecodeError
 from gcvideo.video.decord_decoder import decode_with_decord, has_decord
 from gcvideo.video.frame_folder import FrameArray, FrameFolder, split_span
-from gcvideo.video.mp4_slice import read_samples
-from gcvideo.video.mp4_tables import Mp4Track, read_tables
+from gcvideo.video.mp4_tables import Mp4Track, read_samples, read_tables
 from gcvideo.video.pyav_decoder import MAX_PIXELS, DamageError, LibavVideo, decode_with_pyav
 from gcvideo.video.slice_headers import read_picture, why_not_in_order
 from gcvideo.video.tar_members import local_path
@@ -227,7 +226,7 @@ class Mp4Video:
         self.backend = "pyav"
         return decode_with_pyav(track, data, targets)
 
-    def needed(self, wanted: np.ndarray) -> dict[int, bytes]:
+    def needed(self, wanted: np.ndarray) -> dict[int, memoryview]:
         """The bytes of each sample that must be decoded to see frames; of none where frames must be counted."""
         if self._counted:
             return {}

@@ -8,12 +8,12 @@ tar puts in front of a member is read with it and must agree, so that another sh
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import NamedTuple
 
 from gcvideo.errors import VideoError
-from gcvideo.video.mp4_slice import in_memory
 
 # In a folder of shards: what every shard holds, the journal of their writing, and the table that training reads.
 MANIFEST = "shards.json"
@@ -55,6 +55,19 @@ def local_path(path: str) -> Iterator[str]:
     member = parse_member(path)
     with in_memory([read_member(member)]) if member else nullcontext(path) as local:
         yield local
+
+
+@contextmanager
+def in_memory(pieces: Iterable[bytes | memoryview]) -> Iterator[str]:
+    """A path under which a decoder of this process can open the pieces as one file, for as long as the context lasts.
+
+    decord dies by a segmentation fault on damaged input that it gets as a bytes object, so that it needs a path.
+    """
+    in_linux = hasattr(os, "memfd_create")
+    with open(os.memfd_create("slice.mp4"), "wb") if in_linux else tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        file.writelines(pieces)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}" if in_linux else str(file.name)
 
 
 def read_member(member: Member) -> bytes:

@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gcvideo.video.decode_plan import DecodeError
-from gcvideo.video.mp4_slice import in_memory, read_samples, write_slice
-from gcvideo.video.mp4_tables import Mp4Track, read_tables
+from gcvideo.video.decord_decoder import write_slice
+from gcvideo.video.mp4_tables import Mp4Track, read_samples, read_tables
 from gcvideo.video.parameter_sets import StreamInfo, parse_config
 from gcvideo.video.slice_headers import Start, nal_units, read_picture
+from gcvideo.video.tar_members import in_memory
 from tests.videos import decode_all, moving_frames, write_video
 
 COUNT = 30
@@ -91,9 +92,20 @@ def test_tables_agree_with_libavformat(name, request):
         assert list(track.table.starts) == [i for i, packet in enumerate(packets) if packet.is_keyframe]
         assert track.fps == pytest.approx(float(stream.average_rate))
     file = os.open(path, os.O_RDONLY)
-    chosen = [5, 0, 17]
-    assert [bytes(data) for data in read_samples(file, track, chosen).values()] == [bytes(packets[i]) for i in chosen]
+    for chosen in ([3, 4, 5, 6, 9, 10], [5, 0, 17]):  # by one call, and by several
+        data = read_samples(file, track, chosen)
+        assert [bytes(piece) for piece in data.values()] == [bytes(packets[i]) for i in chosen]
     os.close(file)
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read(plain, folder):
+    (folder / "cut.mp4").write_bytes(plain.read_bytes())
+    track = track_of(folder / "cut.mp4")
+    os.truncate(folder / "cut.mp4", int(track.offset[17]))
+    with open(folder / "cut.mp4", "rb") as file:
+        for chosen in ([16, 17], [0, 17]):
+            with pytest.raises(OSError, match="has become shorter"):
+                read_samples(file.fileno(), track, chosen)
 
 
 def test_disposable_pictures_are_those_that_libavcodec_skips(plain, plain_hevc):
