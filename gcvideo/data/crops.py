@@ -135,10 +135,8 @@ def crop_and_resize(frames: np.ndarray, box: Box, size: tuple[int, int], *, flip
     clip = torch.from_numpy(cut).permute(0, 3, 1, 2)
     if (height, width) != tuple(size):
         clip = F.interpolate(clip, size=size, mode="bilinear", antialias=True)
-    planes = clip.permute(1, 0, 2, 3).numpy()  # (3, T, height, width)
-    if flip:
-        planes = planes[..., ::-1]
-    # numpy mirrors and separates the channels in one copy, in half the time that torch takes for two.
+    planes = clip.permute(1, 0, 2, 3).numpy()[..., :: -1 if flip else 1]  # (3, T, height, width)
+    # numpy mirrors and separates the channels in one copy, in less time than torch takes for two.
     return torch.from_numpy(np.ascontiguousarray(planes))
 
 

@@ -159,8 +159,7 @@ class _VideoDataset:
     windows: Windows | None = None
 
     def __init__(self, records: RecordTable, *, data: DataConfig, quarantine: Quarantine) -> None:
-        missing = why_missing(data.backend)
-        if missing:  # else every video would go to the second decoder
+        if missing := why_missing(data.backend):  # else every video would go to the second decoder
             raise ConfigError(f"data.backend: {missing}")
         self.records = records
         self.data = data

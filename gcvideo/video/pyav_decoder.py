@@ -8,7 +8,6 @@ beginning. That is slow, and right.
 """
 
 import contextlib
-import functools
 import gc
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -80,8 +79,7 @@ def collect(
     """
     height, width = size
     place = {name: index for index, name in enumerate(wanted)}
-    # It keeps its tables from frame to frame. With threads of its own, each clip would pay for starting them.
-    convert = functools.partial(VideoReformatter().reformat, format="rgb24", interpolation="BILINEAR", threads=1)
+    converter = VideoReformatter()  # it keeps its tables from frame to frame
     for name, frame in frames:
         if frame.is_corrupt:
             raise DamageError("a picture is damaged")
@@ -92,7 +90,8 @@ def collect(
             raise DecodeError(f"the frame size changes from {size} to {(frame.height, frame.width)}")
         if orientation is not None and orientation_of(frame) != orientation:
             raise DecodeError("pictures are turned in different ways")
-        plane = convert(frame).planes[0]
+        # With threads of its own, each clip would pay for starting them.
+        plane = converter.reformat(frame, format="rgb24", interpolation="BILINEAR", threads=1).planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
         yield index, rows[:, : 3 * width].reshape(height, width, 3)
     if place:

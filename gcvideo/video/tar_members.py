@@ -76,7 +76,6 @@ def read_member(member: Member) -> bytes:
     Raises:
         VideoError: the shard does not hold it.
     """
-    found = False
     start, size = member.offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE + member.size
     try:
         with open(member.shard, "rb", buffering=0) as shard:
@@ -87,7 +86,6 @@ def read_member(member: Member) -> bytes:
         raise VideoError(member.path, f"its shard cannot be read ({error.strerror})") from None
     with suppress(tarfile.HeaderError):  # its checksum must be right
         info = tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
-        found = info.isreg() and (info.name, info.size) == (member.name, member.size)
-    if len(data) < size or not found:
-        raise VideoError(member.path, "is not at this place of its shard")
-    return data[tarfile.BLOCKSIZE :]
+        if len(data) == size and info.isreg() and (info.name, info.size) == (member.name, member.size):
+            return data[tarfile.BLOCKSIZE :]
+    raise VideoError(member.path, "is not at this place of its shard")
