@@ -266,9 +266,9 @@ _DECODERS = {"decord": decode_with_decord, "pyav": decode_with_pyav}
 
 def _open_source(path: str, backend: str, fps: float | None) -> tuple[Mp4Video | LibavVideo | FrameFolder, str]:
     """Open a file with the decoder that reads it rightly; and why PyAV, where nobody asked for it."""
-    if os.path.isdir(split_span(path)[0]):
-        return FrameFolder(path, fps), ""
     if not os.path.isfile(path):
+        if os.path.isdir(split_span(path)[0]):
+            return FrameFolder(path, fps), ""
         raise DecodeError("is not a file" if os.path.exists(path) else "does not exist")
     track = read_tables(path)
     refusal = track if isinstance(track, str) else _why_only_pyav(track)
