@@ -102,11 +102,10 @@ class FrameStream(contextlib.AbstractContextManager["FrameStream"]):
         self.fps = declared_fps(self._container, self._stream)
         self.expected = self._stream.frames or round(length * 1e-6 * self.fps) or None
         if isinstance(source, str) and (source.startswith("camera:") or URL.match(source)):
-            playlist = self._container.format.name in _PLAYLISTS
-            whole = source.startswith("http") and not playlist and self._container.size > 0  # its length is known
+            self._playlist = self._container.format.name in _PLAYLISTS
+            whole = source.startswith("http") and not self._playlist and self._container.size > 0  # its length is known
             self.live = not self.expected and not whole
             self.fps = self.fps if self.fps <= 1000 else 25.0  # some declare the ticks of their clock
-            self._playlist = playlist
 
     def _open(self) -> None:
         place, options = _what_to_open(self._source, self.timeout)
