@@ -124,14 +124,14 @@ def draw_clip(path: Path, seed: int) -> Clip:
             raise VideoError(path, f"is shorter than {FRAMES * STRIDE} frames; measure with longer videos")
         indices = int(rng.random() * (slack + 1)) + STRIDE * np.arange(FRAMES)
         box = random_short_side_box(video.height, video.width, short_side=(256, 320), crop=CROP, rng=rng)
-        return Clip(str(path), indices, video.fps, video.height, box, CROP)
+        return Clip(str(path), indices, video.fps, video.height, box, CROP, bool(rng.integers(2)))
 
 
 def our_clip(clip: Clip, *, backend: str = "auto") -> torch.Tensor:
     """Read a clip as ``ClipDataset`` does; uint8 (3, T, H, W)."""
     with open_video(clip.path, backend=backend) as video:
         frames = video.frames(clip.indices, clip.box)
-    return crop_and_resize(frames, (0, 0, *clip.box[2:]), (clip.size, clip.size), flip=True)
+    return crop_and_resize(frames, (0, 0, *clip.box[2:]), (clip.size, clip.size), flip=clip.flip)
 
 
 def our_views(video: Views, *, backend: str = "auto") -> torch.Tensor:

@@ -40,6 +40,7 @@ class Clip(NamedTuple):
         height: of its frames.
         box: top, left, height, width in source pixels.
         size: side of the result.
+        flip: whether it is mirrored, as every other one is in training.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Clip(NamedTuple):
     height: int
     box: tuple[int, int, int, int]
     size: int
+    flip: bool
 
 
 class Views(NamedTuple):
@@ -84,7 +86,8 @@ def mmaction2_clip(clip: Clip) -> np.ndarray:
     ratio = frames[0].shape[0] / clip.height
     top, left, box_height, box_width = (round(value * ratio) for value in clip.box)
     frames = [frame[top : top + box_height, left : left + box_width] for frame in frames]
-    frames = [np.ascontiguousarray(_resize(frame, (clip.size, clip.size))[:, ::-1]) for frame in frames]
+    step = -1 if clip.flip else 1
+    frames = [np.ascontiguousarray(_resize(frame, (clip.size, clip.size))[:, ::step]) for frame in frames]
     return np.ascontiguousarray(np.stack(frames)[None].transpose(0, 4, 1, 2, 3))
 
 
@@ -128,7 +131,8 @@ def pytorchvideo_clip(clip: Clip) -> Tensor:
     frames = F.interpolate(frames, size=(height, width), mode="bilinear", align_corners=False)
     top = min(round(clip.box[0] * scale), height - clip.size)
     left = min(round(clip.box[1] * scale), width - clip.size)
-    return frames[:, :, top : top + clip.size, left : left + clip.size].flip(-1)
+    cut = frames[:, :, top : top + clip.size, left : left + clip.size]
+    return cut.flip(-1) if clip.flip else cut.contiguous()
 
 
 def libav_clip(clip: Clip) -> Tensor:
@@ -139,7 +143,7 @@ def libav_clip(clip: Clip) -> Tensor:
         uint8 (3, T, H, W).
     """
     frames = libav_frames(clip.path, clip.indices, clip.fps)
-    return crop_and_resize(np.stack(frames), clip.box, (clip.size, clip.size), flip=True)
+    return crop_and_resize(np.stack(frames), clip.box, (clip.size, clip.size), flip=clip.flip)
 
 
 def libav_frames(path: str, indices: np.ndarray, fps: float) -> list[np.ndarray]:
@@ -200,7 +204,7 @@ def decord_clip(clip: Clip) -> Tensor:
         uint8 (3, T, H, W).
     """
     frames = _decord_frames(clip.path, clip.indices)
-    return crop_and_resize(frames, clip.box, (clip.size, clip.size), flip=True)
+    return crop_and_resize(frames, clip.box, (clip.size, clip.size), flip=clip.flip)
 
 
 def per_view_video(video: Views) -> list[Tensor]:

@@ -35,7 +35,7 @@ def build_clip_augment(data: DataConfig) -> ClipAugment | None:
         return None
 
     def apply(clip: Tensor, rng: np.random.Generator) -> Tensor:
-        shape = clip.shape
+        shape, clip = clip.shape, clip.contiguous()
         if transforms:
             # (C, T, H, W) -> (T, C, H, W), which torchvision takes for one image with a leading dimension -> back
             clip = clip.transpose(0, 1)

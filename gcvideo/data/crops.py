@@ -126,7 +126,8 @@ def crop_and_resize(frames: np.ndarray, box: Box, size: tuple[int, int], *, flip
         flip: mirror left and right.
 
     Returns:
-        uint8 (3, T, height, width), contiguous. Equal to torchvision's v2 ``crop`` and ``resize`` on uint8.
+        uint8 (3, T, height, width), channels last in memory, as most networks take it. Equal to torchvision's v2
+        ``crop`` and ``resize`` on uint8.
     """
     top, left, height, width = box
     # (T, H, W, 3) -> (T, 3, H, W): a channels-last view, for which torch has its fast uint8 kernel. numpy cuts it out
@@ -135,9 +136,7 @@ def crop_and_resize(frames: np.ndarray, box: Box, size: tuple[int, int], *, flip
     clip = torch.from_numpy(cut).permute(0, 3, 1, 2)
     if (height, width) != tuple(size):
         clip = F.interpolate(clip, size=size, mode="bilinear", antialias=True)
-    planes = clip.permute(1, 0, 2, 3).numpy()[..., :: -1 if flip else 1]  # (3, T, height, width)
-    # numpy mirrors and separates the channels in one copy, in less time than torch takes for two.
-    return torch.from_numpy(np.ascontiguousarray(planes))
+    return (clip.flip(3) if flip else clip).transpose(0, 1)
 
 
 def resize_short_side(frames: np.ndarray, short_side: int, convention: Convention = "pyslowfast") -> Tensor:
@@ -152,7 +151,8 @@ def resize_short_side(frames: np.ndarray, short_side: int, convention: Conventio
         uint8 (3, T, H', W'), contiguous.
     """
     height, width = frames.shape[1:3]
-    return crop_and_resize(frames, (0, 0, height, width), short_side_size(height, width, short_side, convention))
+    resized = crop_and_resize(frames, (0, 0, height, width), short_side_size(height, width, short_side, convention))
+    return torch.from_numpy(np.ascontiguousarray(resized.numpy()))  # in less time than torch takes
 
 
 def normalize(

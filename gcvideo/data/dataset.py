@@ -90,7 +90,7 @@ def cut_clips(
         rng: from ``sample_rng``; decides everything that is random.
 
     Returns:
-        uint8 (K, C, T, H, W).
+        uint8 (K, C, T, H, W); in memory channels last, unless they are augmented.
 
     Raises:
         VideoError: this decoder cannot read it.
@@ -108,8 +108,9 @@ def cut_clips(
     for frames in np.split(decoded, len(numbers)):
         box = (0, 0, *part[2:]) if part else random_box(video.height, video.width, data=data, rng=rng)
         clip = crop_and_resize(frames, box, (data.crop, data.crop), flip=rng.random() < data.flip)
-        clips.append(clip if augment is None else augment(clip, rng))
-    return torch.stack(clips)
+        clips.append(clip.permute(1, 2, 3, 0) if augment is None else augment(clip, rng))  # as they lie in memory
+    stacked = torch.stack(clips)
+    return stacked.permute(0, 4, 1, 2, 3) if augment is None else stacked
 
 
 def cut_views(

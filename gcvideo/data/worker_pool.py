@@ -270,7 +270,12 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return NotImplemented
-        return torch.from_numpy, (value.detach().contiguous().numpy(),)
+        order = sorted(range(value.ndim), key=value.stride, reverse=True)  # of its dimensions in memory, which is kept
+        return _tensor, (value.detach().permute(order).contiguous().numpy(), np.argsort(order).tolist())
+
+
+def _tensor(array: np.ndarray, dimensions: list[int]) -> Tensor:
+    return torch.from_numpy(array).permute(dimensions)
 
 
 def _pack(value: Any, file: BinaryIO) -> tuple[bytes, list[int]]:

@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def clip(folder):
-    return Clip(str(folder / "old" / "a.mp4"), 3 + 8 * np.arange(8), 30.0, 96, (4, 20, 80, 80), 56)
+    return Clip(str(folder / "old" / "a.mp4"), 3 + 8 * np.arange(8), 30.0, 96, (4, 20, 80, 80), 56, True)
 
 
 @pytest.fixture

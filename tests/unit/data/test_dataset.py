@@ -109,6 +109,7 @@ def test_bad_video_is_replaced_by_the_next_good_record_and_named(folder):
         frames = video.frames(random_clip(len(video), 4, 2, rng))
     box = random_short_side_box(*frames.shape[1:3], short_side=(32, 40), crop=32, rng=rng)
     assert torch.equal(sample.clips[0], crop_and_resize(frames, box, (32, 32), flip=rng.random() < 0.5))
+    assert sample.clips.is_contiguous(memory_format=torch.channels_last_3d)  # no network has to rearrange it
 
 
 def test_the_last_record_is_followed_by_the_first(folder):

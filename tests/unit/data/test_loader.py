@@ -348,6 +348,7 @@ def test_results_of_every_size_and_type_arrive_unchanged():
         rng = np.random.default_rng(task)
         return {
             "frames": torch.from_numpy(rng.integers(0, 256, (task, 7, 3), dtype=np.uint8)),
+            "channels last": torch.from_numpy(rng.random((1, 2, 5, 7, 3))).permute(0, 4, 1, 2, 3),
             "float": torch.from_numpy(rng.random(task)).transpose(0, 0),
             "text": str(task),
             "nested": [torch.tensor(task), None],
@@ -358,8 +359,9 @@ def test_results_of_every_size_and_type_arrive_unchanged():
     for size, got in zip(sizes, pool.map(sizes), strict=True):
         want = make(size, None)
         assert got["text"] == want["text"]
-        assert torch.equal(got["frames"], want["frames"])
-        assert torch.equal(got["float"], want["float"])
+        for name in ("frames", "channels last", "float"):
+            assert torch.equal(got[name], want[name])
+        assert got["channels last"].is_contiguous(memory_format=torch.channels_last_3d)
         assert got["nested"][0].item() == size
 
 
