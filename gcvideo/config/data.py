@@ -119,7 +119,8 @@ class DataConfig:
         quarantine: list of bad videos to leave out from the start: the output of ``gcvideo prepare verify``, or
             ``quarantine.jsonl`` of an earlier run. In training the next good video takes the place of each; in a test
             they count as failed. Rows of the annotation that it names, and that would be an error, are left out.
-        backend: decoder: auto (decord where it reads a file correctly, else PyAV), decord or pyav.
+        backend: decoder: auto (decord where it reads a file correctly, else PyAV), decord or pyav;
+            torchcodec, of older runs, is read as auto, which gives the same frames.
         workers: decoding processes of each process; 0: decode in the main process. auto: one for each core that the
             process may use, which are those of its machine or job divided among the processes there.
         video_timeout: time limit for decoding one video, in seconds; then its worker process is killed and the video
@@ -147,13 +148,14 @@ class DataConfig:
     mean: tuple[float, float, float] = (0.45, 0.45, 0.45)
     std: tuple[float, float, float] = (0.225, 0.225, 0.225)
     quarantine: str | None = None
-    backend: Literal["auto", "decord", "pyav"] = "auto"
+    backend: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
     workers: int | Literal["auto"] = "auto"
     video_timeout: float = 60.0
     worker_memory: float = 8.0
 
     def __post_init__(self) -> None:
         check_ranges("data", self)
+        self.backend = "auto" if self.backend == "torchcodec" else self.backend
         low, high = self.short_side
         if self.augment.crop == "short_side" and not self.crop <= low <= high:
             raise ConfigError(f"data.short_side: [{low}, {high}] must rise, from data.crop ({self.crop}) or more")

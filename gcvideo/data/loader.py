@@ -246,8 +246,10 @@ class Prefetcher:
         """The next batch; ``indices`` and ``failures`` stay on the host."""
         return next(self._batches)
 
-    def reset(self) -> float:
-        """The time waited since the last call, in seconds."""
+    def reset(self, *, finish: bool = False) -> float:
+        """The time waited since the last call, in seconds; with ``finish``, once the device has done its work."""
+        if finish and self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
         waited, self.waited = self.waited, 0.0
         return waited
 

@@ -222,7 +222,8 @@ class Trainer:
         """Log the means of the last steps; on a GPU one log late, so that the host need not wait for the device."""
         clock, position, schedule = parts.state.clock, parts.state.position, parts.schedule
         clips = self.config.train.batch_size * schedule.shapes[position.epoch].batch
-        data, compute = clock.lap(batches.reset())
+        late = runtime.has_streams(self.device) and position.epoch_step < schedule.steps(position.epoch)
+        data, compute = clock.lap(batches.reset(finish=not late))
         step, laps = position.step, clock.laps
         at = {"epoch": schedule.time(position), "lr": lr, "seconds": clock.seconds}
 
@@ -235,7 +236,6 @@ class Trainer:
             times = {name: f"{1000 * row[f'{name}_seconds']:.0f} ms" for name in ("data", "compute")}
             progress.advance(0, loss=row["loss"], lr=lr, **times)
 
-        late = runtime.has_streams(self.device) and position.epoch_step < schedule.steps(position.epoch)
         parts.step.meter.read_later(write, leave=int(late))
 
     def _validate(self, parts: Parts, val_set: ViewDataset, stop: StopSignals, logger: MetricsLogger) -> bool:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from gcvideo.cli import main
 from gcvideo.config import RunConfig, load_config
 from gcvideo.data.dataset import ClipBatch, ClipDataset
-from gcvideo.data.loader import epoch_order, eval_loader, train_loader
+from gcvideo.data.loader import Prefetcher, epoch_order, eval_loader, train_loader
 from gcvideo.data.splits import load_split
 from gcvideo.errors import ConfigError
 from gcvideo.eval.metrics import TrainMeter
@@ -305,6 +305,27 @@ def test_the_report_is_of_the_last_validation(finished: RunConfig) -> None:
     content = write_run_report(finished.run_dir).read_text()
     assert "8 videos of" in content
     assert 'aria-label="Loss"' in content
+
+
+def test_with_a_gpu_a_log_is_written_with_the_next_one_and_at_the_end_of_an_epoch(
+    place: Path, finished: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = SimpleNamespace(**{**vars(trainer_module.runtime), "has_streams": lambda device: True})
+    monkeypatch.setattr(trainer_module, "runtime", runtime)
+    config, logs = train_config(place, "late"), list[tuple[bool, int]]()
+
+    def reset(self: Prefetcher, *, finish: bool = False) -> float:
+        logs.append((finish, len(metrics(config))))
+        return 1e-3
+
+    monkeypatch.setattr(Prefetcher, "reset", reset)
+    Trainer(config).fit()
+    # Two steps an epoch. The time of the last one counts once the device has done its work.
+    assert logs == [(False, 0), (True, 0), (False, 2), (True, 2), (False, 4), (True, 4)]
+    rows, same = metrics(config), metrics(finished)
+    assert [(row["step"], row["epoch"], row["loss"]) for row in rows] == [
+        (row["step"], row["epoch"], row["loss"]) for row in same
+    ]
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

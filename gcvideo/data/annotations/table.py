@@ -217,10 +217,6 @@ def read_index(annotation: Annotation) -> RecordTable:
     names = ("classes", "root", "missing", "shards")
     stored, home, missing, shards = (json.loads((schema.metadata or {}).get(name.encode(), b"null")) for name in names)
     sets = columns["label"].combine_chunks()
-    texts = pc.binary_join(sets.cast(pa.list_(pa.string())), " ") if several else sets.cast(pa.string())
-    known = columns.set_column(2, "label", texts).filter(pc.field("label") != "-1").group_by(["path", *spans])
-    if (pc.max(known.aggregate([("label", "count_distinct")])["label_count_distinct"]).as_py() or 0) > 1:
-        raise DataError(f"{path}: one video has two labels; remove one of its rows")
     root = annotation.root if annotation.root_given else path.parent / (home or ".")
     stored = tuple(map(normalize, stored)) if stored is not None else None
     if stored is None and annotation.names_only:
@@ -235,6 +231,13 @@ def read_index(annotation: Annotation) -> RecordTable:
     limit = annotation.limit or len(classes or ()) or 1 << 31
     if len(labels) and not -1 <= labels.min() <= labels.max() < limit:
         raise DataError(f"{path}: has labels from {labels.min()} to {labels.max()}, expected 0 to {limit - 1}")
+    if several:
+        texts = pa.array([None if each is None else str(sorted(each)) for each in sets.to_pylist()], pa.string())
+    else:
+        texts = sets.cast(pa.string())
+    known = columns.set_column(2, "label", texts).filter(pc.field("label") != "-1").group_by(["path", *spans])
+    if (pc.max(known.aggregate([("label", "count_distinct")])["label_count_distinct"]).as_py() or 0) > 1:
+        raise DataError(f"{path}: one video has two labels; remove one of its rows")
     return RecordTable(
         ids=columns["id"].combine_chunks(),
         paths=columns["path"].combine_chunks(),

@@ -22,7 +22,7 @@ import torch
 from gcvideo.config import DataConfig, TestConfig
 from gcvideo.data import dataset as dataset_module
 from gcvideo.data.dataset import ClipBatch, ClipDataset, ViewDataset, make_views
-from gcvideo.data.loader import epoch_order, eval_loader, train_loader
+from gcvideo.data.loader import Prefetcher, epoch_order, eval_loader, train_loader
 from gcvideo.data.records import Failure, RecordTable
 from gcvideo.data.worker_pool import WorkerPool
 from gcvideo.errors import DataError, VideoError
@@ -369,6 +369,16 @@ def private_memory() -> int:
     """Bytes of this process that no other one shares."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+def test_the_time_waited_is_read_once_the_device_has_done_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waits.append)
+    batches = Prefetcher(iter(()), torch.device("meta"))
+    batches.reset()
+    assert not waits
+    batches.reset(finish=True)
+    assert waits == [torch.device("meta")]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="needs Linux's account of memory")

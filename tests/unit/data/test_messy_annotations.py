@@ -180,6 +180,12 @@ def test_indexes_of_others_are_refused_with_the_column(root, columns, message):
         load_records(root / "a.parquet")
 
 
+def test_sets_of_labels_have_no_order_in_an_index(root):
+    table = {"id": ["a", "b"], "path": ["b.mp4"] * 2, "label": [[0, 1], [1, 0]]}
+    pq.write_table(pa.table(table), root / "a.parquet")
+    assert len(load_records(root / "a.parquet")) == 2
+
+
 def test_segments_of_one_video_may_have_several_labels_in_an_index(root):
     table = {
         "id": ["a", "b", "c"],
