@@ -11,12 +11,21 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from gcvideo import __version__, distributed
 from gcvideo.arguments import add_options, read_options, require_writable_outputs
 from gcvideo.errors import ConfigError, DataError, GcvideoError
 
 PACKAGES = {"benchmark": "gcvideo.benchmark", "analyze": "gcvideo.analysis"}  # of commands with a module a subcommand
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Argument parser whose errors are one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake and exit with code 2."""
+        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help shows all\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +77,7 @@ def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | No
     rest = [f"./{word}" if word.startswith("-") and "." in word and os.path.isfile(word) else word for word in argv]
     while choices := commands_below(command):
         if not rest or rest[0] not in choices:
-            parser = argparse.ArgumentParser(prog=f"gcvideo {command}".strip(), description=about)
+            parser = OneLineParser(prog=f"gcvideo {command}".strip(), description=about)
             parser.add_argument("--version", action="version", version=f"gcvideo {__version__}")
             title = "commands; COMMAND --help explains one"
             subparsers = parser.add_subparsers(metavar="COMMAND", required=True, title=title)
@@ -79,7 +88,7 @@ def _parse(argv: Sequence[str]) -> tuple[Callable[[argparse.Namespace], int | No
         command, about = f"{command} {name}".strip(), choices[name]
     first = command.split()[0]
     place = f"{PACKAGES[first]}.{name}" if first in PACKAGES else f"gcvideo.commands.{first}"
-    parser = argparse.ArgumentParser(prog=f"gcvideo {command}")
+    parser = OneLineParser(prog=f"gcvideo {command}")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON")
     add_options(parser, command)
     parser.set_defaults(subcommand=name)

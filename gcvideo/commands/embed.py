@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
     part, in_one = Part.from_args(args), args.out.suffix == ".parquet"
     if in_one and args.pool == "none":
         raise ConfigError("--pool none: feature maps are not for Parquet files; give a folder as --out")
-    if args.out.suffix == ".npz":
-        raise ConfigError(f"--out: {args.out} would hold one video; give a folder, or a file that ends in .parquet")
+    if args.out.suffix in (".npz", ".npy", ".csv", ".json"):
+        raise ConfigError(f"--out: {args.out}: give a folder for an .npz file a video, or a file that ends in .parquet")
     require_writable(args.out, key="--out", folder=not in_one)
     records, live, refused = find_videos(args.videos, root=args.root)
     refused += [Failure(name, name, "is no file, but has no end") for name in map(without_credentials, live)]

@@ -73,7 +73,7 @@ def config_from_dict(values: dict[str, Any], *, where: str, overrides: Sequence[
 def find_config(path: str | Path, *, beside: Path = Path()) -> Path:
     """Path of a config: the file itself, from the folder ``beside``, or a shipped config of that name."""
     path, shipped = Path(path).expanduser(), shipped_configs()
-    for folder in (beside, shipped):
+    for folder in (beside, shipped, *[shipped.parent] * (path.parts[:1] == ("configs",))):
         if (folder / path).is_file():
             return folder / path
     names = [str(p.relative_to(shipped)) for p in shipped.rglob("*.yaml")]

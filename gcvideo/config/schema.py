@@ -188,7 +188,8 @@ class RunConfig:
         if self.data.augment.class_balanced and self.train.class_weights != "none":
             raise ConfigError("train.class_weights: data.augment.class_balanced balances the classes already; use one")
         if self.optim.warmup_epochs >= self.train.epochs:
-            raise ConfigError(f"optim.warmup_epochs: leaves nothing of train.epochs ({self.train.epochs:g})")
+            warmup, epochs = self.optim.warmup_epochs, self.train.epochs
+            raise ConfigError(f"optim.warmup_epochs: {warmup:g} leaves nothing of train.epochs={epochs:g}; lower it")
 
         odd = {"data.augment.class_balanced": self.data.augment.class_balanced, "train.focal": self.train.focal}
         odd |= {"train.class_weights": self.train.class_weights != "none"}

@@ -126,8 +126,8 @@ def crop_and_resize(frames: np.ndarray, box: Box, size: tuple[int, int], *, flip
         flip: mirror left and right.
 
     Returns:
-        uint8 (3, T, height, width), channels last in memory, as most networks take it. Equal to torchvision's v2
-        ``crop`` and ``resize`` on uint8.
+        uint8 (3, T, height, width), channels last in memory, as most networks take it; a view of ``frames`` where
+        nothing changes. Equal to torchvision's v2 ``crop`` and ``resize`` on uint8.
     """
     top, left, height, width = box
     # (T, H, W, 3) -> (T, 3, H, W): a channels-last view, for which torch has its fast uint8 kernel. numpy cuts it out

@@ -69,8 +69,9 @@ def load_split(
     if name in ("val", "test") and classes is None and found is not None:
         warn(f"{source}: the network has no class names; its labels are taken for the sorted ones of this file")
     labels = records.labels if records.sets is None else records.sets.flatten().to_numpy()
-    if name == "training" and found is None and set(labels) == set(range(1, num_classes)):
-        warn(f"{source}: no video has label 0; do the labels count from 1?")
+    if name == "training" and (empty := num_classes - len({*labels.tolist()} - {-1})):
+        hint = "; do the labels count from 1?" if found is None and 0 not in labels else ""
+        warn(f"{source}: {empty} of {num_classes} classes (model.num_classes) have no video{hint}")
     return unique
 
 

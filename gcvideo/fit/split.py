@@ -50,7 +50,8 @@ def find_groups(
     for what, sure, keys in _ways(paths, labels, classes):
         first: dict[Hashable, int] = {}
         numbers = np.array([i if key is None else first.setdefault(key, i) for i, key in enumerate(keys)], np.int64)
-        most = [np.bincount(numbers[own]).max() / own.sum() for own in (labels == k for k in np.unique(labels))]
+        told = {int(label) for label, key in zip(labels, keys, strict=True) if key is not None}
+        most = [np.bincount(numbers[own]).max() / own.sum() for own in (labels == k for k in told)]
         several = [share < 1 if sure else share <= MOST_ALIKE for share in most]
         count, known = len(first) + keys.count(None), len(keys) - keys.count(None)
         if count < len(paths) <= 2 * known and 2 * sum(several) >= len(several):

@@ -101,6 +101,11 @@ class MetricsLogger:
             self._wandb.finish()
 
 
+def times(row: dict[str, float]) -> dict[str, str]:
+    """Wait for clips and computing of a step, from a line on steps, for the screen."""
+    return {name: f"{1000 * row[f'{name}_seconds']:.0f} ms" for name in ("data", "compute")}
+
+
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a ``metrics.jsonl``; an incomplete last line is left out."""
     records = []

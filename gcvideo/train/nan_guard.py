@@ -72,16 +72,18 @@ class NonFiniteGuard:
         if distributed.agree(int(not finite)):
             raise TrainingError(f"the weights are not finite after {step} steps. {ADVICE}")
 
-    def check_losses(self, mean: float = math.nan) -> None:
+    def check_losses(self, mean: float = math.nan, *, before: int = 0) -> None:
         """Check the losses since the last check. Every process must call it. Waits for the device.
 
         Args:
-            mean: over all processes, if it is known: where it is finite, there is nothing to look for.
+            mean: of those before a step, over all processes, if it is known: where it is finite, they are sound.
+            before: the step.
 
         Raises:
             TrainingError: on every process, if any of them had a loss that is not finite.
         """
         if math.isfinite(mean):
+            self._recent = [batch for batch in self._recent if batch["step"] >= before]
             return
         bad = self.meter.first_bad_step()
         first = -distributed.agree(-bad)  # of any process

@@ -157,8 +157,11 @@ class TrainState:
         try:
             self.step.load_state_dict(state)
         except (RuntimeError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{state['path']}: does not fit the network of this config ({reason})") from None
+            reason = "; ".join(f"{key} {change}" for key, change in changes.items() if key.startswith("model."))
+            reason = reason or " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{state['path']}: does not fit the network of this config ({reason}); start a new run"
+            ) from None
         before = Schedule(config, state["records"])
         position = Position(state["step"], state["epoch"], state["epoch_step"])
         self.position, self.resumed_at = self.schedule.take_over(position, before), before.time(position)

@@ -119,7 +119,9 @@ class Trainer:
                 distributed.on_main(lambda: self.folder.claim(overwrite=overwrite))
                 first_step, wandb = state.position.step, self.config.train.wandb
                 logger = MetricsLogger(self.folder.path, step=first_step, epoch=state.resumed_at, wandb=wandb)
-                with contextlib.closing(logger):
+                with contextlib.closing(logger), contextlib.ExitStack() as last:
+                    if distributed.world_size() == 1:  # others would not take part in a check
+                        last.callback(parts.step.meter.finish)  # what a NaN has caused is told as the NaN
                     log.announce(state, parts.train_set, parts.val_set)
                     self._train(parts, stop, logger)
                 distributed.on_main(self.checkpoints.wait)  # results are of weights that are on the disk
@@ -228,13 +230,12 @@ class Trainer:
         at = {"epoch": schedule.time(position), "lr": lr, "seconds": clock.seconds}
 
         def write(means: dict[str, float]) -> None:
-            parts.guard.check_losses(means["loss"])
+            parts.guard.check_losses(means["loss"], before=step)
             row = logger.write_steps(means, data, compute, step=step, **at)
             if laps == 2:  # the first one warms up
                 reading = log.reading_seconds(self.config, self.pool, waited=row["data_seconds"])
                 say(log.bounds(clips, reading, row["compute_seconds"], data=self.config.data))
-            times = {name: f"{1000 * row[f'{name}_seconds']:.0f} ms" for name in ("data", "compute")}
-            progress.advance(0, loss=row["loss"], lr=lr, **times)
+            progress.advance(0, loss=row["loss"], lr=lr, **log.times(row))
 
         parts.step.meter.read_later(write, leave=int(late))
 
@@ -271,9 +272,8 @@ class Trainer:
         step, epoch = parts.step, parts.state.position.epoch
         if count := min(self.config.train.precise_bn, parts.schedule.steps(epoch) * self.config.train.accumulate):
             batches = Prefetcher(iter(self.loader(parts, epoch, most=count)), self.device)
-            clips = (step.prepare(batch.clips) for batch in batches)
             with step.autocast():
-                measure_batch_norms(step.tested_network, clips, count)
+                measure_batch_norms(step.tested_network, (step.prepare(batch.clips) for batch in batches), count)
 
     def _save(self, parts: Parts, *, best: bool = False) -> None:
         """Write a checkpoint, after checking that losses and weights are finite. Every process must call it."""

@@ -92,9 +92,9 @@ def read_samples(file: int, track: Mp4Track, samples: Sequence[int]) -> dict[int
     places = list(zip(samples, offsets.tolist(), sizes.tolist(), strict=True))
     if extent <= min(2 * total, _MOST_AT_ONCE):
         block = memoryview(os.pread(file, extent, first))
-        data = {sample: block[offset - first : offset - first + size] for sample, offset, size in places}
-    else:
-        data = {sample: memoryview(os.pread(file, size, offset)) for sample, offset, size in places}
+        if len(block) == extent:  # else what lies between the samples may not be readable
+            return {sample: block[offset - first : offset - first + size] for sample, offset, size in places}
+    data = {sample: memoryview(os.pread(file, size, offset)) for sample, offset, size in places}
     if sum(map(len, data.values())) < total:
         raise OSError("the file has become shorter while it was read")
     return data

@@ -48,11 +48,15 @@ def decode_with_pyav(
     codec.extradata = track.config
     codec.thread_count = 1
     codec.options = _STRICT_OPTIONS
-    packets = [av.Packet(piece) for piece in data.values()]
-    for sample, packet in zip(data, packets, strict=True):
-        packet.pts = sample
-    frames = (frame for packet in (*packets, None) for frame in codec.decode(packet))
-    return collect(((frame.pts, frame) for frame in frames), wanted, size=(track.info.height, track.info.width))
+
+    def frames() -> Iterator[Any]:
+        for sample, piece in data.items():
+            packet = av.Packet(piece)
+            packet.pts = sample
+            yield from codec.decode(packet)
+        yield from codec.decode(None)
+
+    return collect(((frame.pts, frame) for frame in frames()), wanted, size=(track.info.height, track.info.width))
 
 
 def collect(

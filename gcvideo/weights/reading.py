@@ -133,6 +133,8 @@ def read_file(path: Path, *, unsafe_pickle: bool = False) -> Any:
             elif unsafe_pickle and file.seek(0) == 0 and file.read(len(_TORCH_LEGACY)) != _TORCH_LEGACY:
                 file.seek(0)
                 return pickle.load(file, encoding="latin1")  # latin1: NumPy arrays pickled by Python 2
+            elif file.seek(0) == 0 and file.read(1) != pickle.PROTO:
+                raise ValueError("it is neither a zip file nor a pickle")
         return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))

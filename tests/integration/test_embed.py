@@ -219,8 +219,9 @@ def test_what_cannot_be_read_is_named_and_counted(
     embed(checkpoint, *names[1:], "--out", tmp_path / "none.parquet", expect=2)
     assert not (tmp_path / "none.parquet").exists()
     embed(checkpoint, *names, "--out", tmp_path / "v.parquet", "--pool", "none", expect=2)
+    embed(checkpoint, *names, "--out", tmp_path / "v.csv", expect=2)
     embed(checkpoint, *names, "--out", tmp_path / "v.npz", expect=2)
-    assert capsys.readouterr().err.count("give a folder") == 2
+    assert capsys.readouterr().err.count("give a folder") == 3
 
 
 def test_each_video_once_however_it_is_named(checkpoint: str, place: Path, tmp_path: Path) -> None:

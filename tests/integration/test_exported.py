@@ -162,8 +162,16 @@ def test_the_file_holds_all_that_preprocessing_needs(place: Path) -> None:
     assert (read.test, read.data.target_fps) == (config.test, 20.0)
 
 
+@pytest.mark.parametrize(
+    ("convention", "clips"), [("pyslowfast", 2), ("pyslowfast_offset", 1), ("pyslowfast_offset", 3)]
+)
 def test_the_script_of_the_docs_needs_no_gcvideo(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    convention: str,
+    clips: int,
 ) -> None:
     """With the usual views, as it says, and a frame rate to be reached."""
     page = (Path(__file__).parents[2] / "docs/testing.md").read_text()
@@ -171,7 +179,7 @@ def test_the_script_of_the_docs_needs_no_gcvideo(
     assert "gcvideo." not in (tmp_path / "label.py").read_text()
     model = onnx.load(place / "m.onnx")
     about = json.loads(model.metadata_props[-1].value)
-    about["test"] |= {"convention": "pyslowfast", "ensemble": "softmax", "crops": 3}
+    about["test"] |= {"convention": convention, "ensemble": "softmax", "clips": clips, "crops": 3}
     model.metadata_props[-1].value = json.dumps(about)
     onnx.save(model, tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)

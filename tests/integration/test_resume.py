@@ -249,5 +249,7 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_line(place: Path, cap
     assert train_in_processes(config) == [0]
     config.model.width = 8
     assert train_in_processes(config, resume=True) == [2]
-    assert "does not fit the network of this config" in complaints(config)[-1]
+    complaint = complaints(config)[-1]
+    assert "does not fit the network of this config (model.width was" in complaint
+    assert complaint.endswith("; start a new run")
     load_checkpoint(config.run_dir / "checkpoints" / "last.pt")

@@ -328,6 +328,22 @@ def test_with_a_gpu_a_log_is_written_with_the_next_one_and_at_the_end_of_an_epoc
     ]
 
 
+def test_a_log_that_waits_is_written_before_an_error_ends_the_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = SimpleNamespace(**{**vars(trainer_module.runtime), "has_streams": lambda device: True})
+    monkeypatch.setattr(trainer_module, "runtime", runtime)
+    config, step = train_config(place, "broken", train={"batch_size": 2}), TrainStep.step
+
+    def fail(self: TrainStep, batches: Any, *, number: int, lr: float) -> list[ClipBatch]:
+        if number == 2:
+            raise ValueError("the loss")
+        return step(self, batches, number=number, lr=lr)
+
+    monkeypatch.setattr(TrainStep, "step", fail)
+    with pytest.raises(ValueError, match="the loss"):
+        Trainer(config).fit()
+    assert [row["step"] for row in metrics(config)] == [1, 2]
+
+
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 

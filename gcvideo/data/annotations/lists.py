@@ -187,7 +187,8 @@ def choose_layout(annotation: Annotation, find: Find) -> Layout:
     if (lines and not rows) or length > 3:
         expected = f"`path label` of a video file in {annotation.root} (or a folder of numbered pictures)"
         where = f"{annotation.path}:{lines[0][0]}"
-        raise DataError(f"{where}: expected {expected}, found {lines[0][1]!r}; {OTHER_COLUMNS}")
+        fix = f"set root if its paths begin elsewhere; {OTHER_COLUMNS}"
+        raise DataError(f"{where}: expected {expected}, found {lines[0][1]!r}; {fix}")
     middle = ("offset", "frames", "label") if folder and length == 3 else COLUMNS[length]
     layout = Layout(separator, ("path", *middle))
     limit = annotation.limit or 1 + max((int(rest[-1]) for _, rest in numbers), default=0)

@@ -60,10 +60,14 @@ def test_every_tool_is_a_command_and_the_other_way_round():
     assert tools == set(commands_below("")) - {"demo"}
 
 
-def test_an_unknown_command_exits_with_2(capsys):
+@pytest.mark.parametrize("words", [["trian"], ["fit", "videos", "--minuts", "3"], ["prepare", "indx"]])
+def test_a_mistake_in_the_words_is_one_line_and_exit_code_2(words, capsys):
     with pytest.raises(SystemExit) as done:
-        main(["trian"])
+        main(words)
     assert done.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.endswith("--help shows all\n")
 
 
 def test_a_user_error_is_one_line_and_exit_code_2(tmp_path):

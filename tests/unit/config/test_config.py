@@ -202,7 +202,7 @@ def test_a_missing_config_names_the_nearest_shipped_one():
 
 def test_shipped_configs_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert find_config("kinetics400/slow_r50_8x8.yaml").is_file()
+    assert find_config("kinetics400/slow_r50_8x8.yaml") == find_config("configs/kinetics400/slow_r50_8x8.yaml")
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -92,11 +92,14 @@ def test_variants_of_lists(root, lines):
         # a first row that begins as a header could
         (["video 1.mp4 0", "run/2.mp4 x"], r"list:2: label 'x' is a name among numbers"),
         # two readings of a row
-        (["take 5 3"], r"list:1: expected `path label` .*, found 'take 5 3'; other columns need a header"),
+        (
+            ["take 5 3"],
+            r"list:1: expected `path label` .*, found 'take 5 3'; set root if its paths begin elsewhere; other columns",
+        ),
         # what the file looks like
         (
             ["0 jump/1.mp4"],
-            r"list:1: expected `path label` of a video file in .*, found '0 jump/1.mp4'; other columns need a header",
+            r"list:1: expected `path label` of a video file in .*, found '0 jump/1.mp4'; set root .*; other columns",
         ),
         (["0,jump/1.mp4,jump"], r"list:1: expected `path label` .*, found '0,jump/1.mp4,jump'"),
         (["jump,jump/1.mp4"], r"list:1: expected `path label` .*, found 'jump,jump/1.mp4'"),
@@ -420,7 +423,7 @@ def test_training_labels_without_0_are_mentioned(root, capsys):
     write(root / "list", "jump/1.mp4 1", "run/2.mp4 2", "walk/3.mp4 3")
     config = make_config(root, 4, train="list")
     load_split(config, config.data.train, name="training")
-    assert "no video has label 0; do the labels count from 1?" in capsys.readouterr().err
+    assert "1 of 4 classes (model.num_classes) have no video; do the labels count from 1?" in capsys.readouterr().err
 
 
 def test_without_duplicates():

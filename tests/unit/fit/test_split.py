@@ -89,6 +89,19 @@ def test_a_wrong_label_does_not_hide_the_source() -> None:
     assert len(set(found.numbers)) == 5
 
 
+def test_a_folder_called_otherwise_than_its_class_is_no_source() -> None:
+    paths = [
+        f"{folder}/v_{folder}_g{g:02}_c{c:02}.avi"
+        for folder in ("JumpRope", "PullUps")
+        for g in (1, 2, 3, 4)
+        for c in (1, 2)
+    ]
+    labels = np.repeat([0, 1], 8)
+    groups = find_groups(paths, labels, ["JumpRope", "chin-ups"])
+    assert "sub-folders" not in groups.shown_by
+    assert all(groups.numbers[i] == groups.numbers[i + 1] for i in range(0, 16, 2))
+
+
 def test_a_class_of_a_single_source_is_taken_apart_and_named() -> None:
     found = groups_of(
         [*each("{c}/day{g}_{k}.mp4", g=range(2), k=range(3))[:6], *(f"run/day7_{k}.mp4" for k in range(4))]

@@ -87,6 +87,12 @@ def test_a_plain_pickle_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "old.pt")
 
 
+def test_a_text_file_is_called_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("jump/1.mp4 0\n")
+    with pytest.raises(CheckpointError, match=r"list\.txt: not a checkpoint, or cut short \(it is neither a zip"):
+        load_checkpoint(tmp_path / "list.txt")
+
+
 def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, keep=2)
     for step in range(1, 5):

@@ -98,6 +98,14 @@ def test_tables_agree_with_libavformat(name, request):
     os.close(file)
 
 
+def test_what_lies_between_samples_need_not_be_readable(plain, monkeypatch):
+    track, pread = track_of(plain), os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, at: pread(file, min(size, int(track.size.max())), at))
+    with open(plain, "rb") as file:
+        data = read_samples(file.fileno(), track, [3, 4, 5])
+    assert [len(piece) for piece in data.values()] == track.size[3:6].tolist()
+
+
 def test_a_file_that_becomes_shorter_while_it_is_read(plain, folder):
     (folder / "cut.mp4").write_bytes(plain.read_bytes())
     track = track_of(folder / "cut.mp4")
