@@ -115,9 +115,11 @@ def test_an_interrupt_ends_a_stream_cleanly(
         else:
             os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     interrupt()
     files = ["--json-lines", str(tmp_path / "lines"), "--json", str(tmp_path / "a.json")]
     assert main(["predict", url_of(camera), "--checkpoint", checkpoint, *files]) == 0
+    signal.signal(signal.SIGINT, before)
     lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
     (entry,) = json.loads((tmp_path / "a.json").read_text())["videos"]
     assert lines[0] == {"video": "of yesterday"}, "lines are appended"
